@@ -1,0 +1,1 @@
+//! The benchmarks of the cqrs toolkit; see the README beside this file.

@@ -1,0 +1,1 @@
+//! From registrations and configuration to a running cqrs application

@@ -1,0 +1,1 @@
+//! The Kafka broker of the cqrs toolkit, on rdkafka

@@ -1,0 +1,1 @@
+//! The consumer runtime and the inbox port of the cqrs toolkit

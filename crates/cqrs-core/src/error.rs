@@ -1,0 +1,247 @@
+//! The error of the toolkit.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::ops::Deref;
+
+use crate::broker::{BrokerError, ErrorClass};
+
+/// The result of everything in this toolkit that can fail; `E` is [`Error`] unless you say otherwise.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+type Source = Box<dyn StdError + Send + Sync + 'static>;
+
+/// What went wrong, in the terms of who has to act on it.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ErrorKind {
+    /// A handler failed with an error of its own; [`Error::downcast_ref`] gives it back.
+    Handler,
+    /// No handler is bound to the request.
+    MissingHandler,
+    /// Maps, mediators or an application were put together wrongly; found when they are built.
+    Configuration,
+    /// An event or a message was refused before anything was written: too large, without a topic, not
+    /// serialisable, with a header that no broker can carry.
+    InvalidEvent,
+    /// An integration event was said where nothing can take it: neither a transaction nor a direct target.
+    NoTarget,
+    /// A received message could not be decoded. Trying again does not help.
+    Decode,
+    /// Events led to events without end.
+    EventFlood,
+    /// A transaction could not be begun or committed, or was begun inside another.
+    Transaction,
+    /// The database failed, is not reachable, or its tables are not those of this version.
+    Store,
+    /// The broker failed; [`Error::class`] says how.
+    Broker,
+    /// The operation took longer than it may.
+    Timeout,
+}
+
+impl ErrorKind {
+    fn describe(self) -> &'static str {
+        match self {
+            Self::Handler => "the handler failed",
+            Self::MissingHandler => "no handler is bound",
+            Self::Configuration => "the configuration is wrong",
+            Self::InvalidEvent => "the event was refused",
+            Self::NoTarget => "the event has nowhere to go",
+            Self::Decode => "the message cannot be decoded",
+            Self::EventFlood => "events lead to events without end",
+            Self::Transaction => "the transaction failed",
+            Self::Store => "the store failed",
+            Self::Broker => "the broker failed",
+            Self::Timeout => "the time is up",
+        }
+    }
+}
+
+/// The error of the toolkit: small (one pointer), with a kind, and with its cause kept.
+///
+/// Every error that implements [`std::error::Error`] becomes one of kind [`ErrorKind::Handler`] by `?`, so a
+/// handler that returns [`Result<T>`](Result) uses `?` on the errors of its database and its clients. To keep a
+/// type of your own, give the request an `error` type that is `From<Error>`.
+///
+/// Like `anyhow::Error` it does not implement [`std::error::Error`] itself (the blanket conversion would not be
+/// possible), but it dereferences to one, works as the source of a `#[error(transparent)]` variant, and
+/// turns into `anyhow::Error` and `Box<dyn Error>` by `?`.
+///
+/// ```
+/// use cqrs_core::{Error, ErrorKind};
+///
+/// fn parse(input: &str) -> cqrs_core::Result<u32> {
+///     Ok(input.parse::<u32>()?)
+/// }
+///
+/// let error = parse("five").unwrap_err();
+/// assert_eq!(error.kind(), ErrorKind::Handler);
+/// assert!(error.downcast_ref::<std::num::ParseIntError>().is_some());
+/// ```
+pub struct Error(Box<Inner>);
+
+struct Inner {
+    kind: ErrorKind,
+    message: Option<Box<str>>,
+    source: Option<Source>,
+    retryable: bool,
+}
+
+impl Error {
+    /// An error of a kind, with a message that says what was wrong and what to do.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self(Box::new(Inner {
+            kind,
+            message: Some(message.into().into_boxed_str()),
+            source: None,
+            retryable: false,
+        }))
+    }
+
+    /// A handler's own error, or a message: what `?` does, for types that are not [`std::error::Error`]
+    /// (`anyhow::Error`, `String`).
+    ///
+    /// ```
+    /// use cqrs_core::Error;
+    /// let error = Error::handler("the room is closed");
+    /// assert_eq!(error.to_string(), "the room is closed");
+    /// ```
+    pub fn handler(source: impl Into<Box<dyn StdError + Send + Sync + 'static>>) -> Self {
+        Self(Box::new(Inner {
+            kind: ErrorKind::Handler,
+            message: None,
+            source: Some(source.into()),
+            retryable: false,
+        }))
+    }
+
+    /// Adds the cause.
+    #[must_use]
+    pub fn with_source(mut self, source: impl Into<Box<dyn StdError + Send + Sync + 'static>>) -> Self {
+        self.0.source = Some(source.into());
+        self
+    }
+
+    /// Says whether doing the same again can succeed; errors are not retryable by default.
+    #[must_use]
+    pub fn with_retryable(mut self, retryable: bool) -> Self {
+        self.0.retryable = retryable;
+        self
+    }
+
+    /// What went wrong.
+    pub fn kind(&self) -> ErrorKind {
+        self.0.kind
+    }
+
+    /// Whether doing the same again can succeed.
+    pub fn is_retryable(&self) -> bool {
+        self.0.retryable
+    }
+
+    /// What the broker's failure means, where a broker failed.
+    pub fn class(&self) -> Option<ErrorClass> {
+        self.downcast_ref::<BrokerError>().map(BrokerError::class)
+    }
+
+    /// The cause, if it is a `T`.
+    pub fn downcast_ref<T: StdError + 'static>(&self) -> Option<&T> {
+        self.0.source.as_deref().and_then(|source| source.downcast_ref::<T>())
+    }
+}
+
+impl fmt::Display for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.message, &self.source) {
+            (Some(message), _) => f.write_str(message),
+            (None, Some(source)) => source.fmt(f),
+            (None, None) => f.write_str(self.kind.describe()),
+        }
+    }
+}
+
+impl fmt::Debug for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut out = f.debug_struct("Error");
+        out.field("kind", &self.kind);
+        if let Some(message) = &self.message {
+            out.field("message", message);
+        }
+        if let Some(source) = &self.source {
+            out.field("source", source);
+        }
+        out.field("retryable", &self.retryable).finish()
+    }
+}
+
+impl StdError for Inner {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        let source = self.source.as_deref().map(|source| source as &(dyn StdError + 'static));
+        // Without a message of ours the source *is* what is displayed, so the chain goes on behind it.
+        if self.message.is_some() { source } else { source.and_then(StdError::source) }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)?;
+        if f.alternate() {
+            let mut source = StdError::source(&*self.0);
+            while let Some(cause) = source {
+                write!(f, ": {cause}")?;
+                source = cause.source();
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl Deref for Error {
+    type Target = dyn StdError + Send + Sync + 'static;
+
+    fn deref(&self) -> &Self::Target {
+        &*self.0
+    }
+}
+
+impl<E: StdError + Send + Sync + 'static> From<E> for Error {
+    fn from(source: E) -> Self {
+        let any: &dyn std::any::Any = &source;
+        let (kind, retryable) = match any.downcast_ref::<BrokerError>() {
+            Some(broker) => (ErrorKind::Broker, broker.class().is_retryable()),
+            None => (ErrorKind::Handler, false),
+        };
+        Self(Box::new(Inner { kind, message: None, source: Some(Box::new(source)), retryable }))
+    }
+}
+
+impl From<Error> for Box<dyn StdError + Send + Sync + 'static> {
+    fn from(error: Error) -> Self {
+        error.0
+    }
+}
+
+impl From<Error> for Box<dyn StdError + Send + 'static> {
+    fn from(error: Error) -> Self {
+        error.0
+    }
+}
+
+impl From<Error> for Box<dyn StdError + 'static> {
+    fn from(error: Error) -> Self {
+        error.0
+    }
+}
+
+impl From<Error> for anyhow::Error {
+    fn from(error: Error) -> Self {
+        anyhow::Error::from_boxed(error.0)
+    }
+}

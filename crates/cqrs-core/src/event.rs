@@ -1,0 +1,213 @@
+//! What happened: domain events for this process, integration events for other services.
+
+use std::borrow::Cow;
+use std::future::Future;
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use uuid::Uuid;
+
+use crate::context::Context;
+use crate::error::Result;
+use crate::message::Headers;
+
+/// The kinds of events, as types: they decide where [`Context::emit`] takes an event.
+pub mod kind {
+    /// A [`DomainEvent`](super::DomainEvent): handled in this process.
+    #[derive(Debug)]
+    pub enum Domain {}
+    /// A [`NotificationEvent`](super::NotificationEvent): an integration event that carries ids.
+    #[derive(Debug)]
+    pub enum Notification {}
+    /// An [`EcstEvent`](super::EcstEvent): an integration event that carries the state.
+    #[derive(Debug)]
+    pub enum Ecst {}
+}
+
+/// The kinds of integration events, as they stand on the wire and in the outbox.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum EventKind {
+    /// Carries ids: something happened, ask for the rest.
+    Notification,
+    /// Event-carried state transfer: carries the state.
+    Ecst,
+}
+
+impl EventKind {
+    /// `notification` or `ecst`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Notification => "notification",
+            Self::Ecst => "ecst",
+        }
+    }
+
+    /// The kind that [`as_str`](Self::as_str) named.
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "notification" => Some(Self::Notification),
+            "ecst" => Some(Self::Ecst),
+            _ => None,
+        }
+    }
+}
+
+/// Something that happened. Derived by `DomainEvent`, `NotificationEvent` and `EcstEvent`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not an event",
+    label = "this is said or handled as an event",
+    note = "derive one of `DomainEvent`, `NotificationEvent`, `EcstEvent`"
+)]
+pub trait Event: Send + Sync + 'static {
+    /// The name of the event: in logs and, for integration events, on the wire.
+    const NAME: &'static str;
+
+    /// One of the types in [`kind`].
+    type Kind;
+}
+
+/// Something that happened, handled in this process by any number of handlers, in the order of their binding.
+///
+/// ```
+/// use cqrs_core::DomainEvent;
+///
+/// #[derive(DomainEvent)]
+/// struct RoomClosed { room: u32 }
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a domain event",
+    label = "a domain event is wanted here",
+    note = "derive `DomainEvent`; an event for other services (`NotificationEvent`, `EcstEvent`) is handled with `.subscribe(topic, handler)`"
+)]
+pub trait DomainEvent: Event<Kind = kind::Domain> {}
+
+/// Something that other services hear of. Use it through [`NotificationEvent`] or [`EcstEvent`].
+///
+/// ```
+/// use cqrs_core::NotificationEvent;
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Serialize, Deserialize, NotificationEvent)]
+/// #[event(topic = "meeting_room_notifications", key = room)]
+/// struct MeetingRoomClosed { room: u32 }
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not an integration event",
+    label = "an event for other services is wanted here",
+    note = "derive `NotificationEvent` or `EcstEvent`, with `#[event(topic = \"..\")]`, and `serde::Serialize`"
+)]
+pub trait IntegrationEvent: Event + Serialize {
+    /// Whether it is a notification or carries state.
+    const KIND: EventKind;
+
+    /// The topic (Kafka) or exchange (AMQP) it goes to.
+    const TOPIC: &'static str;
+
+    /// The version of the payload's schema. Default 1.
+    const VERSION: u32 = 1;
+
+    /// The key: events of one key reach every consumer in the order in which they were said. `None` means that
+    /// no order is wanted; an empty key is a key.
+    fn key(&self) -> Option<Bytes> {
+        None
+    }
+}
+
+/// An integration event that carries ids: whoever wants to know more, asks.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a notification event",
+    note = "derive `NotificationEvent`, with `#[event(topic = \"..\")]`"
+)]
+pub trait NotificationEvent: IntegrationEvent + Event<Kind = kind::Notification> {}
+
+/// An integration event that carries the state (event-carried state transfer).
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not an ECST event",
+    note = "derive `EcstEvent`, with `#[event(topic = \"..\")]`"
+)]
+pub trait EcstEvent: IntegrationEvent + Event<Kind = kind::Ecst> {}
+
+/// Handles events of type `E`: domain events of this process, or integration events that a consumer received.
+///
+/// For a received event, [`Context::message`] gives the id, the time and the headers.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not handle the event `{E}`",
+    label = "no `EventHandler<{E}>` for this type",
+    note = "write `impl EventHandler<{E}> for {Self} {{ async fn handle(&self, event: &{E}, cx: &Context<'_>) -> Result<()> }}`",
+    note = "a handler that wants a transaction implements `TransactionalEventHandler` and is registered with `.before_commit(..)` or `.subscribe_transactional(..)`"
+)]
+pub trait EventHandler<E: Event>: Send + Sync + 'static {
+    /// Does what has to be done because of the event.
+    fn handle(&self, event: &E, cx: &Context<'_>) -> impl Future<Output = Result<()>> + Send;
+}
+
+/// An integration event with what belongs to this one occurrence of it. [`Context::emit`] takes the bare event,
+/// too; use an envelope to set something by hand.
+///
+/// ```
+/// use cqrs_core::{Envelope, NotificationEvent};
+/// # use serde::Serialize;
+/// # #[derive(Serialize, NotificationEvent)]
+/// # #[event(topic = "rooms")]
+/// # struct MeetingRoomClosed { room: u32 }
+///
+/// let said = Envelope::new(MeetingRoomClosed { room: 5 })
+///     .with_key("building-a")
+///     .with_header("tenant", "blue");
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "an envelope does nothing until it is emitted or published"]
+pub struct Envelope<E> {
+    pub(crate) event: E,
+    pub(crate) id: Option<Uuid>,
+    pub(crate) timestamp: Option<DateTime<Utc>>,
+    pub(crate) topic: Option<Cow<'static, str>>,
+    pub(crate) key: Option<Option<Bytes>>,
+    pub(crate) headers: Headers,
+}
+
+impl<E: IntegrationEvent> Envelope<E> {
+    /// The event with everything else as it is by default: a new id (UUID version 7), the time at which it is said,
+    /// and the topic and key of its type.
+    pub fn new(event: E) -> Self {
+        Self { event, id: None, timestamp: None, topic: None, key: None, headers: Headers::new() }
+    }
+
+    /// Sets the event's id, by which consumers tell duplicates.
+    pub fn with_id(mut self, id: Uuid) -> Self {
+        self.id = Some(id);
+        self
+    }
+
+    /// Sets when it happened.
+    pub fn with_timestamp(mut self, timestamp: DateTime<Utc>) -> Self {
+        self.timestamp = Some(timestamp);
+        self
+    }
+
+    /// Sets the topic.
+    pub fn with_topic(mut self, topic: impl Into<Cow<'static, str>>) -> Self {
+        self.topic = Some(topic.into());
+        self
+    }
+
+    /// Sets the key.
+    pub fn with_key(mut self, key: impl Into<Bytes>) -> Self {
+        self.key = Some(Some(key.into()));
+        self
+    }
+
+    /// Takes the key away: this occurrence needs no order.
+    pub fn without_key(mut self) -> Self {
+        self.key = Some(None);
+        self
+    }
+
+    /// Adds a header.
+    pub fn with_header(mut self, name: impl Into<Cow<'static, str>>, value: impl Into<Bytes>) -> Self {
+        self.headers.append(name, value);
+        self
+    }
+}

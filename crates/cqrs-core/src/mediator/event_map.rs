@@ -1,0 +1,173 @@
+use std::any::{Any, TypeId};
+use std::collections::{BTreeSet, HashMap};
+use std::fmt;
+use std::future::Future;
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use serde::de::DeserializeOwned;
+
+use crate::codec::decode_payload;
+use crate::context::{AnyDomainEvent, Context};
+use crate::error::Result;
+use crate::event::{DomainEvent, EventHandler, IntegrationEvent};
+use crate::message::Message;
+
+/// Says which handlers an event goes to: any number of them, in the order of their binding.
+#[derive(Default)]
+#[must_use = "a map does nothing until a mediator is made of it"]
+pub struct EventMap {
+    domain: HashMap<TypeId, Vec<Box<dyn CallDomain>>>,
+    subscribed: HashMap<String, Vec<Subscribed>>,
+    problems: Vec<String>,
+}
+
+struct Subscribed {
+    topic: String,
+    handler: Arc<dyn MessageHandler>,
+}
+
+impl EventMap {
+    /// An empty map.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Binds a handler of a domain event.
+    pub fn bind<E: DomainEvent>(mut self, handler: impl EventHandler<E>) -> Self {
+        self.domain.entry(TypeId::of::<E>()).or_default().push(Box::new(BoundDomain(handler, PhantomData)));
+        self
+    }
+
+    /// Binds a handler of an integration event that is received from `topic`.
+    ///
+    /// The handler runs again when the message is delivered again. Where that must have no second effect, use an
+    /// inbox (`subscribe_transactional` of the bootstrap).
+    pub fn subscribe<E: IntegrationEvent + DeserializeOwned>(
+        self,
+        topic: impl Into<String>,
+        handler: impl EventHandler<E>,
+    ) -> Self {
+        self.subscribe_messages(topic, E::NAME, Arc::new(BoundMessage(handler, PhantomData)))
+    }
+
+    /// Binds a handler of the messages of one event name from one topic: what adapters build on.
+    pub fn subscribe_messages(
+        mut self,
+        topic: impl Into<String>,
+        event_name: impl Into<String>,
+        handler: Arc<dyn MessageHandler>,
+    ) -> Self {
+        let (topic, name) = (topic.into(), event_name.into());
+        if topic.is_empty() || name.is_empty() {
+            self.problems.push(format!(
+                "the handler `{}` is subscribed to the event `{name}` of the topic `{topic}`: neither may be empty",
+                handler.name()
+            ));
+        }
+        self.subscribed.entry(name).or_default().push(Subscribed { topic, handler });
+        self
+    }
+
+    /// The topics that something is subscribed to.
+    pub fn topics(&self) -> BTreeSet<String> {
+        self.subscribed.values().flatten().map(|subscribed| subscribed.topic.clone()).collect()
+    }
+
+    pub(super) fn problems(&self) -> &[String] {
+        &self.problems
+    }
+
+    pub(super) fn of_domain(&self, event: &dyn AnyDomainEvent) -> &[Box<dyn CallDomain>] {
+        self.domain.get(&event.key()).map_or(&[], Vec::as_slice)
+    }
+
+    pub(super) fn of_message<'a>(
+        &'a self,
+        message: &'a Message,
+    ) -> impl Iterator<Item = &'a Arc<dyn MessageHandler>> {
+        self.subscribed
+            .get(&message.name)
+            .into_iter()
+            .flatten()
+            .filter(|subscribed| subscribed.topic == message.topic)
+            .map(|subscribed| &subscribed.handler)
+    }
+}
+
+impl fmt::Debug for EventMap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EventMap")
+            .field("domain_events", &self.domain.len())
+            .field("subscribed", &self.subscribed.keys())
+            .field("problems", &self.problems)
+            .finish()
+    }
+}
+
+/// Handles received messages whose type it knows: how an [`EventHandler`] looks to the mediator, and what an inbox
+/// puts in its place.
+#[async_trait]
+pub trait MessageHandler: Send + Sync + 'static {
+    /// Its name: in logs, and by which an inbox tells one handler's effects from another's.
+    fn name(&self) -> &str;
+
+    /// Handles the message; its fields are decoded, its payload is not.
+    ///
+    /// # Errors
+    ///
+    /// The handler's own; of kind [`Decode`](crate::ErrorKind::Decode) if the payload does not fit.
+    async fn handle(&self, message: &Message, cx: &Context<'_>) -> Result<Handled>;
+}
+
+/// What became of a message at one handler.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Handled {
+    /// The handler ran.
+    Done,
+    /// The handler had run for this message before; it was not run again.
+    Duplicate,
+}
+
+pub(super) trait CallDomain: Send + Sync {
+    fn call<'a>(
+        &'a self,
+        event: &'a dyn AnyDomainEvent,
+        cx: &'a Context<'_>,
+    ) -> Pin<Box<dyn Future<Output = Result<()>> + Send + 'a>>;
+}
+
+struct BoundDomain<E, H>(H, PhantomData<fn(E)>);
+
+impl<E: DomainEvent, H: EventHandler<E>> CallDomain for BoundDomain<E, H> {
+    fn call<'a>(
+        &'a self,
+        event: &'a dyn AnyDomainEvent,
+        cx: &'a Context<'_>,
+    ) -> Pin<Box<dyn Future<Output = Result<()>> + Send + 'a>> {
+        let event: &dyn Any = event;
+        match event.downcast_ref::<E>() {
+            Some(event) => Box::pin(self.0.handle(event, cx)),
+            // The map finds handlers by the event's type, so there is no other case.
+            None => Box::pin(std::future::ready(Ok(()))),
+        }
+    }
+}
+
+struct BoundMessage<E, H>(H, PhantomData<fn(E)>);
+
+#[async_trait]
+impl<E: IntegrationEvent + DeserializeOwned, H: EventHandler<E>> MessageHandler for BoundMessage<E, H> {
+    fn name(&self) -> &str {
+        std::any::type_name::<H>()
+    }
+
+    async fn handle(&self, message: &Message, cx: &Context<'_>) -> Result<Handled> {
+        let event = decode_payload::<E>(message)?;
+        self.0.handle(&event, cx).await?;
+        Ok(Handled::Done)
+    }
+}

@@ -1,0 +1,134 @@
+use std::fmt;
+use std::sync::Arc;
+
+use super::emitter::EventEmitter;
+use super::event_map::Handled;
+use super::request_mediator::Core;
+use crate::codec::Correlation;
+use crate::context::{Context, Emit, Origin};
+use crate::error::{Error, ErrorKind, Result};
+use crate::message::Message;
+
+/// Takes events to their handlers: those that a consumer received ([`handle`](Self::handle)), and those that are
+/// said outside of any request ([`emit`](Self::emit)). Cheap to clone; all clones are one mediator.
+///
+/// ```
+/// use cqrs_core::{Context, DomainEvent, EventEmitter, EventHandler, EventMap, EventMediator, Result};
+///
+/// #[derive(DomainEvent)]
+/// struct RoomClosed { room: u32 }
+///
+/// struct NotifyModerator;
+///
+/// impl EventHandler<RoomClosed> for NotifyModerator {
+///     async fn handle(&self, event: &RoomClosed, _cx: &Context<'_>) -> Result<()> {
+///         println!("room {} is closed", event.room);
+///         Ok(())
+///     }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<()> {
+/// let events = EventMap::new().bind::<RoomClosed>(NotifyModerator);
+/// let mediator = EventMediator::new(EventEmitter::new(events))?;
+/// mediator.emit(RoomClosed { room: 5 }).await?;
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct EventMediator {
+    core: Arc<Core>,
+}
+
+impl EventMediator {
+    /// A mediator for the events of the emitter's map. Where there are requests, too, take
+    /// [`RequestMediator::events`](crate::RequestMediator::events), so that handlers of events can send requests.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Configuration`], naming everything that is wrong with the map.
+    pub fn new(emitter: EventEmitter) -> Result<Self> {
+        if emitter.problems().is_empty() {
+            Ok(Self::from_core(Arc::new(Core::of_events(emitter))))
+        } else {
+            Err(Error::new(ErrorKind::Configuration, emitter.problems().join("\n")))
+        }
+    }
+
+    pub(super) fn from_core(core: Arc<Core>) -> Self {
+        Self { core }
+    }
+
+    /// Says an event outside of any request, and waits until it went out.
+    ///
+    /// # Errors
+    ///
+    /// That of the first handler that failed, or of the broker; [`ErrorKind::NoTarget`] for an integration event
+    /// without a direct target.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future stops the handlers where they stand.
+    pub async fn emit<E: Emit>(&self, event: E) -> Result<()> {
+        let cx = Context::new(&self.core, Origin::Root);
+        cx.emit(event);
+        self.core.emitter().emit(&self.core, cx.into_said(), Origin::Root).await
+    }
+
+    /// Takes a received message to the handlers that are subscribed to its topic and event, one after the other, and
+    /// what they say to where it goes. It stops at the first that fails.
+    ///
+    /// # Errors
+    ///
+    /// That of the first handler that failed; of kind [`ErrorKind::Decode`] if the message cannot be read, which no
+    /// retry mends.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future stops the handler where it stands; deliver the message again.
+    pub async fn handle(&self, message: Message) -> Result<Dispatched> {
+        let emitter = self.core.emitter();
+        let message = emitter.encoder().codec().decode(message)?;
+        let correlation = Correlation::caused_by(&message);
+        let origin = Origin::Message(&message, &correlation);
+        let mut dispatched = Dispatched::default();
+        for handler in emitter.events().of_message(&message) {
+            let cx = Context::new(&self.core, origin);
+            match handler.handle(&message, &cx).await? {
+                Handled::Done => dispatched.handled += 1,
+                Handled::Duplicate => dispatched.duplicates += 1,
+            }
+            emitter.emit(&self.core, cx.into_said(), origin).await?;
+        }
+        dispatched.event = message.name;
+        Ok(dispatched)
+    }
+
+    /// The topics that something is subscribed to, in alphabetical order.
+    pub fn topics(&self) -> Vec<String> {
+        self.core.emitter().events().topics().into_iter().collect()
+    }
+}
+
+impl fmt::Debug for EventMediator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EventMediator").field("emitter", self.core.emitter()).finish()
+    }
+}
+
+/// What became of a received message.
+#[non_exhaustive]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Dispatched {
+    /// The name of its event; empty if it has none.
+    pub event: String,
+    /// How many handlers ran.
+    pub handled: usize,
+    /// How many handlers had run for it before and did not run again.
+    pub duplicates: usize,
+}
+
+impl Dispatched {
+    /// Whether no handler is subscribed to it.
+    pub fn is_unhandled(&self) -> bool {
+        self.handled == 0 && self.duplicates == 0
+    }
+}

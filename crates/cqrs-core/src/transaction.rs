@@ -1,0 +1,288 @@
+//! The port to databases: a transaction that takes a handler's writes and what it says, together.
+
+use std::any::{Any, TypeId};
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
+use std::future::Future;
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use crate::codec::Encoder;
+use crate::context::{AnyDomainEvent, Context, Said};
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::{DomainEvent, Event};
+use crate::mediator::emitter_flood;
+use crate::message::Message;
+use crate::request::{Reply, Request, RequestHandler};
+
+/// A kind of database, as a type: it names the transaction that handlers get.
+pub trait Database: Send + Sync + 'static {
+    /// An open transaction. Dropping it without [`Transaction::commit`] rolls it back.
+    type Tx: Transaction;
+}
+
+/// An open transaction with an outbox in it.
+pub trait Transaction: Send + 'static {
+    /// Writes messages into the outbox, in their order, as part of the transaction.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Store`].
+    fn write(&mut self, messages: Vec<Message>) -> impl Future<Output = Result<()>> + Send;
+
+    /// Commits.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Transaction`]. If the connection broke during the commit it is unknown whether it happened, and
+    /// the message says so.
+    fn commit(self) -> impl Future<Output = Result<()>> + Send;
+
+    /// Rolls back.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Transaction`]; the database rolls back by itself, then, when the connection is closed.
+    fn rollback(self) -> impl Future<Output = Result<()>> + Send;
+}
+
+/// Opens transactions: an outbox.
+#[async_trait]
+pub trait BeginTransaction<D: Database>: Send + Sync + 'static {
+    /// Opens a transaction.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Store`] or [`ErrorKind::Transaction`].
+    async fn begin(&self) -> Result<D::Tx>;
+
+    /// How messages are made of the events that go into this outbox.
+    fn encoder(&self) -> &Encoder;
+}
+
+/// Answers a request within a transaction that is opened for it and committed when it succeeds. Integration events that
+/// it [says](Context::emit) are written to the outbox in that transaction.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not handle the request `{R}` in a transaction of `{D}`",
+    label = "no `TransactionalHandler<{R}, {D}>` for this type",
+    note = "write `impl TransactionalHandler<{R}, {D}> for {Self}`; its database must be that of the outbox",
+    note = "a handler that needs no transaction implements `RequestHandler` and is registered with `.request(..)`"
+)]
+pub trait TransactionalHandler<R: Request, D: Database>: Send + Sync + 'static {
+    /// Does the work. An error rolls everything back.
+    ///
+    /// # Cancel safety
+    ///
+    /// A dropped future rolls the transaction back.
+    fn handle(&self, request: R, tx: &mut D::Tx, cx: &Context<'_>) -> impl Future<Output = Reply<R>> + Send;
+}
+
+/// Handles events within a transaction: a domain event within that of the request that said it, before its commit; a
+/// received integration event within one that holds its inbox row, too.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not handle the event `{E}` in a transaction of `{D}`",
+    label = "no `TransactionalEventHandler<{E}, {D}>` for this type",
+    note = "write `impl TransactionalEventHandler<{E}, {D}> for {Self}`; its database must be that of the outbox or inbox"
+)]
+pub trait TransactionalEventHandler<E: Event, D: Database>: Send + Sync + 'static {
+    /// Does what has to be done because of the event. An error rolls everything back.
+    fn handle(&self, event: &E, tx: &mut D::Tx, cx: &Context<'_>) -> impl Future<Output = Result<()>> + Send;
+}
+
+/// The handlers of domain events that run within the transaction, before its commit.
+#[must_use = "a map does nothing until a unit of work is made with it"]
+pub struct BeforeCommit<D: Database> {
+    handlers: HashMap<TypeId, Vec<Box<dyn CallInTransaction<D>>>>,
+}
+
+impl<D: Database> BeforeCommit<D> {
+    /// No handlers.
+    pub fn new() -> Self {
+        Self { handlers: HashMap::new() }
+    }
+
+    /// Binds a handler, behind those that are bound to the event already.
+    pub fn bind<E: DomainEvent>(mut self, handler: impl TransactionalEventHandler<E, D>) -> Self {
+        self.handlers.entry(TypeId::of::<E>()).or_default().push(Box::new(Bound(handler, PhantomData)));
+        self
+    }
+}
+
+impl<D: Database> Default for BeforeCommit<D> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<D: Database> fmt::Debug for BeforeCommit<D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BeforeCommit").field("domain_events", &self.handlers.len()).finish()
+    }
+}
+
+trait CallInTransaction<D: Database>: Send + Sync {
+    fn call<'a>(
+        &'a self,
+        event: &'a dyn AnyDomainEvent,
+        tx: &'a mut D::Tx,
+        cx: &'a Context<'_>,
+    ) -> Pin<Box<dyn Future<Output = Result<()>> + Send + 'a>>;
+}
+
+struct Bound<E, H>(H, PhantomData<fn(E)>);
+
+impl<E: DomainEvent, D: Database, H: TransactionalEventHandler<E, D>> CallInTransaction<D> for Bound<E, H> {
+    fn call<'a>(
+        &'a self,
+        event: &'a dyn AnyDomainEvent,
+        tx: &'a mut D::Tx,
+        cx: &'a Context<'_>,
+    ) -> Pin<Box<dyn Future<Output = Result<()>> + Send + 'a>> {
+        let event: &dyn Any = event;
+        match event.downcast_ref::<E>() {
+            Some(event) => Box::pin(self.0.handle(event, tx, cx)),
+            // The map finds handlers by the event's type, so there is no other case.
+            None => Box::pin(std::future::ready(Ok(()))),
+        }
+    }
+}
+
+/// Opens a transaction for a handler, writes what it said, and commits: what stands between a handler that wants a
+/// transaction and the mediator.
+pub struct UnitOfWork<D: Database> {
+    source: Arc<dyn BeginTransaction<D>>,
+    before_commit: Arc<BeforeCommit<D>>,
+}
+
+impl<D: Database> UnitOfWork<D> {
+    /// Transactions come from `source`.
+    pub fn new(source: Arc<dyn BeginTransaction<D>>, before_commit: BeforeCommit<D>) -> Self {
+        Self { source, before_commit: Arc::new(before_commit) }
+    }
+
+    /// Opens a transaction; the integration events that are said from now on are its.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Transaction`] within another transaction; else those of [`BeginTransaction::begin`].
+    pub async fn begin(&self, cx: &Context<'_>) -> Result<D::Tx> {
+        if !cx.enter_transaction() {
+            return Err(Error::new(
+                ErrorKind::Transaction,
+                "a transactional request was sent from within a transaction, and would wait for it or commit without it: \
+                 do its work in a function that takes the open transaction, or send it from a handler that runs after the commit",
+            ));
+        }
+        let begun = self.source.begin().await;
+        if begun.is_err() {
+            cx.leave_transaction();
+        }
+        begun
+    }
+
+    /// Ends the transaction as the handler ended: runs the handlers that stand before the commit, writes what was said
+    /// and commits; or rolls back, and drops what was said.
+    ///
+    /// # Errors
+    ///
+    /// The handler's own; that of a handler before the commit; that of an event that was refused; those of
+    /// [`Transaction::write`] and [`Transaction::commit`].
+    pub async fn complete<T, E: From<Error>>(
+        &self,
+        mut tx: D::Tx,
+        cx: &Context<'_>,
+        outcome: Result<T, E>,
+    ) -> Result<T, E> {
+        let value = match outcome {
+            Ok(value) => value,
+            Err(error) => {
+                self.abandon(tx, cx).await;
+                return Err(error);
+            }
+        };
+        let after_commit = match self.write(&mut tx, cx).await {
+            Ok(after_commit) => after_commit,
+            Err(error) => {
+                self.abandon(tx, cx).await;
+                return Err(error.into());
+            }
+        };
+        let committed = tx.commit().await;
+        cx.leave_transaction();
+        committed?;
+        after_commit.into_iter().for_each(|said| cx.push(said));
+        Ok(value)
+    }
+
+    /// What is left to say after the commit.
+    async fn write(&self, tx: &mut D::Tx, cx: &Context<'_>) -> Result<Vec<Said>> {
+        let max_events = cx.core().emitter().max_events();
+        let (mut messages, mut after_commit) = (Vec::new(), Vec::new());
+        let mut queue = VecDeque::from(cx.take_said());
+        while let Some(said) = queue.pop_front() {
+            if messages.len() + after_commit.len() >= max_events {
+                return Err(emitter_flood(&said, max_events));
+            }
+            match said {
+                Said::Refused(error) => return Err(error),
+                Said::Integration(message) => messages.push(message),
+                Said::Domain(event) => {
+                    for handler in self.before_commit.handlers.get(&event.key()).into_iter().flatten() {
+                        handler.call(&*event, tx, cx).await?;
+                        queue.extend(cx.take_said());
+                    }
+                    after_commit.push(Said::Domain(event));
+                }
+            }
+        }
+        if !messages.is_empty() {
+            tx.write(messages).await?;
+        }
+        Ok(after_commit)
+    }
+
+    async fn abandon(&self, tx: D::Tx, cx: &Context<'_>) {
+        if let Err(error) = tx.rollback().await {
+            tracing::warn!(%error, "the rollback failed; the database rolls back when the connection is closed");
+        }
+        cx.take_said();
+        cx.leave_transaction();
+    }
+}
+
+impl<D: Database> Clone for UnitOfWork<D> {
+    fn clone(&self) -> Self {
+        Self { source: Arc::clone(&self.source), before_commit: Arc::clone(&self.before_commit) }
+    }
+}
+
+impl<D: Database> fmt::Debug for UnitOfWork<D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UnitOfWork").field("before_commit", &self.before_commit).finish_non_exhaustive()
+    }
+}
+
+/// A [`TransactionalHandler`] as the [`RequestHandler`] that the mediator knows.
+#[derive(Debug)]
+pub struct Transactional<D: Database, H> {
+    unit: UnitOfWork<D>,
+    handler: H,
+}
+
+impl<D: Database, H> Transactional<D, H> {
+    /// The handler, with transactions from `unit`.
+    pub fn new(unit: UnitOfWork<D>, handler: H) -> Self {
+        Self { unit, handler }
+    }
+}
+
+impl<R: Request, D: Database, H: TransactionalHandler<R, D>> RequestHandler<R> for Transactional<D, H> {
+    async fn handle(&self, request: R, cx: &Context<'_>) -> Reply<R> {
+        let mut tx = self.unit.begin(cx).await?;
+        let outcome = self.handler.handle(request, &mut tx, cx).await;
+        self.unit.complete(tx, cx, outcome).await
+    }
+}

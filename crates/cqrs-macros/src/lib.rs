@@ -1,0 +1,1 @@
+//! Derives for the requests and events of the cqrs toolkit

@@ -1,0 +1,1 @@
+//! Conformance suites for brokers and stores of the cqrs toolkit, and a history checker

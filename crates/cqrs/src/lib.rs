@@ -1,0 +1,1 @@
+//! CQRS for Rust services: mediators, a transactional outbox with a relay, brokers and consumers
