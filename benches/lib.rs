@@ -1,1 +1,154 @@
-//! The benchmarks of the cqrs toolkit; see the README beside this file.
+//! What the benchmarks and the test of allocations compare: one command and its handler, reached in different ways.
+
+use std::future::Future;
+use std::hint::black_box;
+use std::pin::{Pin, pin};
+use std::task::{Context as TaskContext, Poll, Waker};
+
+use cqrs_core::{
+    Context, DomainEvent, Error, EventEmitter, EventHandler, EventMap, Middleware, MiddlewareStack, Next,
+    Reply, Request, RequestHandler, RequestMap, RequestMediator, Result,
+};
+
+/// The command: 32 bytes.
+#[derive(Clone, Copy, Debug, Request)]
+#[request(response = u64)]
+pub struct Command(pub [u64; 4]);
+
+/// A command of the same size, whose handler says a domain event.
+#[derive(Clone, Copy, Debug, Request)]
+#[request(response = u64)]
+pub struct Saying(pub [u64; 4]);
+
+/// What it says.
+#[derive(Clone, Copy, Debug, DomainEvent)]
+pub struct Happened(pub u64);
+
+/// Handles everything here. It does next to nothing, and never waits.
+#[derive(Clone, Copy, Debug)]
+pub struct Handler;
+
+impl RequestHandler<Command> for Handler {
+    async fn handle(&self, command: Command, _cx: &Context<'_>) -> Result<u64> {
+        Ok(black_box(command).0.iter().sum())
+    }
+}
+
+impl RequestHandler<Saying> for Handler {
+    async fn handle(&self, command: Saying, cx: &Context<'_>) -> Result<u64> {
+        let sum = black_box(command).0.iter().sum();
+        cx.emit(Happened(sum));
+        Ok(sum)
+    }
+}
+
+impl EventHandler<Happened> for Handler {
+    async fn handle(&self, event: &Happened, _cx: &Context<'_>) -> Result<()> {
+        black_box(event.0);
+        Ok(())
+    }
+}
+
+/// One of the other requests that are bound.
+struct Other<const N: usize>;
+
+impl<const N: usize> Request for Other<N> {
+    type Response = ();
+    type Error = Error;
+}
+
+impl<const N: usize> RequestHandler<Other<N>> for Handler {
+    async fn handle(&self, _: Other<N>, _cx: &Context<'_>) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// The reference: dynamic dispatch as one writes it by hand, with one boxed future.
+pub trait ByHand: Send + Sync {
+    /// Handles the command.
+    fn handle<'a>(
+        &'a self,
+        command: Command,
+        cx: &'a Context<'_>,
+    ) -> Pin<Box<dyn Future<Output = Result<u64>> + Send + 'a>>;
+}
+
+impl ByHand for Handler {
+    fn handle<'a>(
+        &'a self,
+        command: Command,
+        cx: &'a Context<'_>,
+    ) -> Pin<Box<dyn Future<Output = Result<u64>> + Send + 'a>> {
+        Box::pin(RequestHandler::handle(self, command, cx))
+    }
+}
+
+/// A middleware that does nothing.
+#[derive(Clone, Copy, Debug)]
+pub struct Pass;
+
+impl<R: Request> Middleware<R> for Pass {
+    async fn call<N: Next<R>>(&self, request: R, cx: &Context<'_>, next: &N) -> Reply<R> {
+        next.run(request, cx).await
+    }
+}
+
+/// Runs something within a handler, where there is a [`Context`] to call other handlers with.
+struct Inside<T>(Box<dyn FnOnce(&Context<'_>) -> T + Send>);
+
+impl<T: Send + 'static> Request for Inside<T> {
+    type Response = T;
+    type Error = Error;
+}
+
+impl<T: Send + 'static> RequestHandler<Inside<T>> for Handler {
+    async fn handle(&self, inside: Inside<T>, cx: &Context<'_>) -> Result<T> {
+        Ok(inside.0(cx))
+    }
+}
+
+/// What `work` returns when it is given a context.
+///
+/// # Errors
+///
+/// Those of [`RequestMediator::new`].
+pub fn inside<T: Send + 'static>(work: impl FnOnce(&Context<'_>) -> T + Send + 'static) -> Result<T> {
+    let mediator =
+        RequestMediator::new(RequestMap::new().bind::<Inside<T>>(Handler), EventEmitter::default())?;
+    now(mediator.send(Inside(Box::new(work))))
+}
+
+/// 30 requests bound, which are never sent.
+pub fn others() -> RequestMap {
+    macro_rules! bind {
+        ($($number:literal)*) => {
+            RequestMap::new()$(.bind::<Other<$number>>(Handler))*
+        };
+    }
+    bind!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29)
+}
+
+/// These requests, and [`Command`] and [`Saying`], within the middlewares so far; and a handler of [`Happened`].
+///
+/// # Errors
+///
+/// Those of [`RequestMediator::new`].
+pub fn mediator<S>(requests: RequestMap<S>) -> Result<RequestMediator>
+where
+    S: MiddlewareStack<Command> + MiddlewareStack<Saying>,
+{
+    let requests = requests.bind::<Command>(Handler).bind::<Saying>(Handler);
+    RequestMediator::new(requests, EventEmitter::new(EventMap::new().bind::<Happened>(Handler)))
+}
+
+/// The output of a future that never waits, without an executor.
+///
+/// # Panics
+///
+/// If it waits.
+pub fn now<F: Future>(future: F) -> F::Output {
+    match pin!(future).poll(&mut TaskContext::from_waker(Waker::noop())) {
+        Poll::Ready(output) => output,
+        Poll::Pending => unreachable!("nothing here waits"),
+    }
+}

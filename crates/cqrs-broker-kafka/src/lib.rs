@@ -1,1 +1,79 @@
-//! The Kafka broker of the cqrs toolkit, on rdkafka
+//! Kafka for the `cqrs` toolkit, on [rdkafka](rdkafka): a [`MessageBroker`](cqrs_core::MessageBroker) that
+//! publishes with one idempotent producer and subscribes as members of consumer groups.
+//!
+//! ```no_run
+//! use cqrs_broker_kafka::KafkaBroker;
+//! use cqrs_core::broker::{MessageBroker, SubscribeOptions};
+//! use cqrs_core::Message;
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let broker = KafkaBroker::connect("kafka://localhost:9092")?;
+//!
+//! let mut message = Message::new("rooms", r#"{"room":5}"#);
+//! message.key = Some("5".into());
+//! let receipt = broker.publish(message).await?;
+//! println!("at {:?} of partition {:?}", receipt.offset, receipt.partition);
+//!
+//! let mut rooms = broker.subscribe(SubscribeOptions::new("billing", ["rooms"])).await?;
+//! while let Some(delivery) = rooms.next().await? {
+//!     println!("{:?}", delivery.message());
+//!     delivery.ack().await?;
+//! }
+//! # Ok(()) }
+//! ```
+//!
+//! Options of librdkafka go into the URL (`kafka://a:9092,b:9092?client.id=billing`) or the
+//! [builder](KafkaBroker::builder).
+//!
+//! # What it can do
+//!
+//! | | |
+//! |---|---|
+//! | order by key | yes: keys go to partitions as the Java client takes them (`murmur2_random`) |
+//! | replay | yes: a new group begins with the oldest message that is kept |
+//! | durable | yes: `acks=all` and idempotence, always; how many replicas that is, the topic says (`min.insync.replicas`) |
+//! | tombstones | yes |
+//! | headers | yes: bytes, in order, repeated names too; the record's timestamp is the message's, in milliseconds |
+//! | receipts | partition and offset |
+//! | counts attempts | while the member holds the partition; from 1 again after a rebalance or a restart |
+//!
+//! # Publishing
+//!
+//! The client retries by itself within `message.timeout.ms` (6 s here, below the lease of an outbox relay), in
+//! order. A full queue makes `enqueue` wait. What is not known to be refused is
+//! [unknown](cqrs_core::ErrorClass::Unknown): a time-out, a cut, a purge. A topic that does not exist is an error of
+//! class [destination](cqrs_core::ErrorClass::Destination) after about three seconds, if the cluster does not create
+//! it. A producer that is beyond repair is replaced, and what was left in it is given up as unknown.
+//!
+//! # Receiving
+//!
+//! An acknowledgement stores the offset up to which *all* messages of the partition were handled; it is committed
+//! every second, on a rebalance and on close. Kafka cannot take a single message back, so a released one stays in
+//! the adapter's memory and is handed out again, before those behind it in its partition. Whoever releases a message
+//! at once, again and again, holds up its partition: wait before you release.
+//!
+//! When a partition goes to another member, its deliveries are [lost](cqrs_core::broker::Delivery::lost) and their
+//! acknowledgements answer [stale](cqrs_core::broker::Acknowledged::Stale). Rebalances are heard of in
+//! [`next`](cqrs_core::broker::Subscription::next): call it again soon, at the latest after
+//! `max.poll.interval.ms` (five minutes). A member that is full (`prefetch`) may wait in it for as long as it likes.
+//!
+//! # Not guaranteed, and simple on purpose for now
+//!
+//! - A crash brings back what was handled since the last commit, up to a second's worth: use an inbox.
+//! - [`StartFrom::Latest`](cqrs_core::broker::StartFrom::Latest) begins where the group's first assignment finds the
+//!   end of the topic, which is after `subscribe` returns.
+//! - No transactions, no TLS or SASL beyond what librdkafka was built with.
+//! - More partitions for a topic take keys to other partitions: drain it first.
+//! - A rebalance commits while it blocks the thread that called `next`.
+//! - `check` asks for the metadata of all topics.
+
+mod blocking;
+mod broker;
+mod config;
+mod consumer;
+mod error;
+mod producer;
+mod record;
+mod watermark;
+
+pub use broker::{KafkaBroker, KafkaBrokerBuilder};

@@ -34,6 +34,38 @@ pub(crate) enum Origin<'a> {
     Nested(&'a Context<'a>),
 }
 
+impl Origin<'_> {
+    fn is_in_transaction(self) -> bool {
+        match self {
+            Origin::Nested(parent) => parent.is_in_transaction(),
+            _ => false,
+        }
+    }
+}
+
+/// One try of a handler. Unless it succeeds, it leaves nothing behind in the context, so that a middleware can try
+/// again or answer in its place.
+pub(crate) struct Attempt<'a> {
+    cx: &'a Context<'a>,
+    succeeded: bool,
+}
+
+impl Attempt<'_> {
+    pub(crate) fn succeed(mut self) {
+        self.succeeded = true;
+    }
+}
+
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        if !self.succeeded {
+            self.cx.take_said();
+            // A transaction that a dropped future had open is rolled back by its own drop.
+            self.cx.in_transaction.store(self.cx.origin.is_in_transaction(), Ordering::Relaxed);
+        }
+    }
+}
+
 /// Something that was said. An event that cannot be published is kept as the error it is, and fails the request
 /// before anything goes out.
 pub(crate) enum Said {
@@ -61,11 +93,8 @@ impl dyn AnyDomainEvent {
 
 impl<'a> Context<'a> {
     pub(crate) fn new(core: &'a Core, origin: Origin<'a>) -> Self {
-        let in_transaction = match origin {
-            Origin::Nested(parent) => parent.is_in_transaction(),
-            _ => false,
-        };
-        Self { core, origin, in_transaction: AtomicBool::new(in_transaction), said: Mutex::new(Vec::new()) }
+        let in_transaction = AtomicBool::new(origin.is_in_transaction());
+        Self { core, origin, in_transaction, said: Mutex::new(Vec::new()) }
     }
 
     /// Says that something happened: a domain event, an integration event, or an [`Envelope`] around one.
@@ -128,6 +157,10 @@ impl<'a> Context<'a> {
 
     pub(crate) fn leave_transaction(&self) {
         self.in_transaction.store(false, Ordering::Relaxed);
+    }
+
+    pub(crate) fn attempt(&self) -> Attempt<'_> {
+        Attempt { cx: self, succeeded: false }
     }
 
     pub(crate) fn push(&self, said: Said) {

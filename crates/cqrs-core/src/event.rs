@@ -136,7 +136,7 @@ pub trait EcstEvent: IntegrationEvent + Event<Kind = kind::Ecst> {}
     message = "`{Self}` does not handle the event `{E}`",
     label = "no `EventHandler<{E}>` for this type",
     note = "write `impl EventHandler<{E}> for {Self} {{ async fn handle(&self, event: &{E}, cx: &Context<'_>) -> Result<()> }}`",
-    note = "a handler that wants a transaction implements `TransactionalEventHandler` and is registered with `.before_commit(..)` or `.subscribe_transactional(..)`"
+    note = "a handler that wants a transaction implements `TransactionalEventHandler` and is bound with `BeforeCommit::bind`, or with `.before_commit(..)` or `.subscribe_transactional(..)` of the bootstrap"
 )]
 pub trait EventHandler<E: Event>: Send + Sync + 'static {
     /// Does what has to be done because of the event.

@@ -1,5 +1,10 @@
-//! Mediators, events, messages and the broker port of the `cqrs` toolkit.
+#![doc = include_str!("../README.md")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
+
+// What the derives write says `::cqrs_core`, in this crate's own unit tests, too.
+#[cfg(test)]
+#[allow(unused_extern_crates)]
+extern crate self as cqrs_core;
 
 pub mod broker;
 pub mod codec;
@@ -11,6 +16,8 @@ mod message;
 mod middleware;
 mod request;
 mod transaction;
+
+pub use bytes::Bytes;
 
 pub use broker::{BrokerError, ErrorClass, MessageBroker};
 pub use codec::{Codec, Correlation, Encoder, IntoMessage};

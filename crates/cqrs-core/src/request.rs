@@ -57,7 +57,7 @@ pub type Reply<R> = Result<<R as Request>::Response, <R as Request>::Error>;
     message = "`{Self}` does not handle the request `{R}`",
     label = "no `RequestHandler<{R}>` for this type",
     note = "write `impl RequestHandler<{R}> for {Self} {{ async fn handle(&self, request: {R}, cx: &Context<'_>) -> .. }}`",
-    note = "a handler that wants a transaction implements `TransactionalHandler` and is registered with `.transactional(..)`"
+    note = "a handler that wants a transaction implements `TransactionalHandler` and is bound as `Transactional::new(unit, handler)`, or with `.transactional(..)` of the bootstrap"
 )]
 pub trait RequestHandler<R: Request>: Send + Sync + 'static {
     /// Does the work. What happened is said with [`Context::emit`].

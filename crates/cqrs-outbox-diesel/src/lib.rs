@@ -1,1 +1,29 @@
-//! The outbox store and the inbox of the cqrs toolkit on diesel and diesel-async
+//! The transactional outbox and the inbox of the `cqrs` toolkit on diesel and diesel-async.
+
+mod backend;
+mod error;
+mod migration;
+mod outbox;
+#[cfg(feature = "postgres")]
+mod postgres;
+mod record;
+#[cfg(feature = "sqlite")]
+mod sqlite;
+mod tx;
+
+/// The tables as SQL, oldest step first: print it, or run [`Outbox::migrate`].
+pub mod migrations {
+    pub use crate::migration::Migration;
+    #[cfg(feature = "postgres")]
+    pub use crate::migration::POSTGRES;
+    #[cfg(feature = "sqlite")]
+    pub use crate::migration::SQLITE;
+}
+
+pub use backend::Backend;
+pub use outbox::{Outbox, TransactionFn};
+#[cfg(feature = "postgres")]
+pub use postgres::{Pg, PgBuilder};
+#[cfg(feature = "sqlite")]
+pub use sqlite::{Sqlite, SqliteBuilder};
+pub use tx::Tx;

@@ -1,1 +1,7 @@
-//! Conformance suites for brokers and stores of the cqrs toolkit, and a history checker
+//! What judges the parts of the cqrs toolkit, and the parts that others make for it.
+//!
+//! - [`broker`]: the conformance suite for message brokers.
+//! - [`history`]: the checker of what a run committed, delivered and brought about.
+
+pub mod broker;
+pub mod history;

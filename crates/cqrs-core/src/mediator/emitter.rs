@@ -95,15 +95,15 @@ impl EventEmitter {
     /// A domain event's handler that fails stops the domain events behind it; integration events still go out, for the
     /// request that said them has succeeded.
     pub(crate) async fn emit(&self, core: &Core, said: Vec<Said>, origin: Origin<'_>) -> Result<()> {
+        let mut queue = VecDeque::new();
+        enqueue(&mut queue, said)?;
         if let Origin::Nested(parent) = origin
             && parent.is_in_transaction()
         {
             // It happened only if the outer transaction commits.
-            said.into_iter().for_each(|said| parent.push(said));
+            queue.into_iter().for_each(|said| parent.push(said));
             return Ok(());
         }
-        let mut queue = VecDeque::new();
-        enqueue(&mut queue, said)?;
         let mut failed = None;
         let mut confirms = Vec::new();
         let mut count = 0;

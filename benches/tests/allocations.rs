@@ -1,0 +1,33 @@
+//! How often a send allocates: counted, not measured, so that every change shows.
+
+use std::sync::Arc;
+
+use allocation_counter::measure;
+use cqrs_benches::{ByHand, Command, Handler, Pass, inside, mediator, now, others};
+
+const COMMAND: Command = Command([1, 2, 3, 4]);
+
+#[test]
+fn the_reference_allocates_once() {
+    let counted = inside(|cx| {
+        let by_hand: Arc<dyn ByHand> = Arc::new(Handler);
+        measure(|| assert_eq!(now(by_hand.handle(COMMAND, cx)).unwrap(), 10))
+    });
+    assert_eq!(counted.unwrap().count_total, 1);
+}
+
+#[test]
+fn a_send_allocates_once() {
+    let mediator = mediator(others()).unwrap();
+    let counted = measure(|| assert_eq!(now(mediator.send(COMMAND)).unwrap(), 10));
+    assert_eq!(counted.count_total, 1);
+    assert_eq!(counted.count_current, 0);
+}
+
+#[test]
+fn a_send_through_three_middlewares_allocates_once() {
+    let mediator = mediator(others().middleware(Pass).middleware(Pass).middleware(Pass)).unwrap();
+    let counted = measure(|| assert_eq!(now(mediator.send(COMMAND)).unwrap(), 10));
+    assert_eq!(counted.count_total, 1);
+    assert_eq!(counted.count_current, 0);
+}

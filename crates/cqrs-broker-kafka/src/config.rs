@@ -1,0 +1,351 @@
+//! Where the brokers are, and librdkafka's settings: from a URL or a builder to its clients.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use cqrs_core::broker::{BrokerError, ErrorClass, StartFrom};
+use rdkafka::ClientConfig;
+use rdkafka::client::ClientContext;
+use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
+use rdkafka::error::KafkaError;
+
+const DEFAULT_PORT: u16 = 9092;
+
+/// What the producer is, unless the user says otherwise.
+const PRODUCER: &[(&str, &str)] = &[
+    // The default of 5 ms costs whoever waits for each confirmation most of their speed.
+    ("linger.ms", "0"),
+    // Keys go where the Java client takes them.
+    ("partitioner", "murmur2_random"),
+    // Below the lease of an outbox relay and its margin: what is not confirmed by then is sent by another.
+    ("message.timeout.ms", "6000"),
+    // Below `message.timeout.ms`, so that a missing topic is told as such and not as a time-out.
+    ("topic.metadata.propagation.max.ms", "2000"),
+    ("queue.buffering.max.kbytes", "65536"),
+];
+
+/// What the producer always is.
+const PRODUCER_ALWAYS: &[(&str, &str)] = &[("acks", "all"), ("enable.idempotence", "true")];
+
+/// What a consumer is, unless the user says otherwise.
+const CONSUMER: &[(&str, &str)] = &[("auto.commit.interval.ms", "1000")];
+
+/// What a consumer always is: offsets are stored when a message was handled, and committed in the background.
+const CONSUMER_ALWAYS: &[(&str, &str)] = &[
+    ("enable.auto.commit", "true"),
+    ("enable.auto.offset.store", "false"),
+    ("enable.partition.eof", "false"),
+];
+
+/// Set by this adapter in another way, each with what to do instead.
+const TAKEN: &[(&str, &str)] = &[
+    ("acks", "it is always `all`"),
+    ("request.required.acks", "it is always `all`"),
+    ("enable.idempotence", "it is always on"),
+    ("transactional.id", "transactions are not supported"),
+    ("group.id", "give the group to `SubscribeOptions`"),
+    ("auto.offset.reset", "give `StartFrom` to `SubscribeOptions`"),
+    ("enable.auto.commit", "offsets are committed after the acknowledgement"),
+    ("enable.auto.offset.store", "offsets are stored by the acknowledgement"),
+    ("enable.partition.eof", "the end of a partition is no event here"),
+    ("bootstrap.servers", "use `bootstrap_servers`, or the hosts of the URL"),
+    ("metadata.broker.list", "use `bootstrap_servers`, or the hosts of the URL"),
+];
+
+/// A Kafka cluster and the settings for it.
+#[derive(Clone, Default)]
+pub(crate) struct Config {
+    servers: String,
+    settings: BTreeMap<String, String>,
+}
+
+impl Config {
+    /// Reads `kafka://host[:port][,host[:port]..][?librdkafka.option=value[&..]]`.
+    pub(crate) fn from_url(url: &str) -> Result<Self, BrokerError> {
+        let Some((scheme, rest)) = url.split_once("://") else {
+            return Err(misconfigured(["the URL has no scheme: write `kafka://host:port`".to_owned()]));
+        };
+        if !scheme.eq_ignore_ascii_case("kafka") {
+            return Err(misconfigured([format!(
+                "the URL's scheme is `{scheme}`: write `kafka://host:port`"
+            )]));
+        }
+        let (hosts, options) = rest.split_once('?').unwrap_or((rest, ""));
+        if hosts.contains('@') {
+            return Err(misconfigured([
+                "the URL has a user before its hosts: write `?sasl.username=..&sasl.password=..` (with \
+                 `security.protocol` and `sasl.mechanism`) instead"
+                    .to_owned(),
+            ]));
+        }
+        let mut config = Self { servers: hosts.trim_end_matches('/').to_owned(), ..Self::default() };
+        let mut problems = Vec::new();
+        for option in options.split('&').filter(|option| !option.is_empty()) {
+            match option.split_once('=').and_then(|(key, value)| Some((decode(key)?, decode(value)?))) {
+                Some((key, value)) => config.set(key, value),
+                // Only the name: the value may be a password.
+                None => problems.push(format!(
+                    "the option `{}` is not `name=value`, percent-encoded UTF-8",
+                    option.split('=').next().unwrap_or_default()
+                )),
+            }
+        }
+        if problems.is_empty() { Ok(config) } else { Err(misconfigured(problems)) }
+    }
+
+    pub(crate) fn set_servers(&mut self, servers: String) {
+        self.servers = servers;
+    }
+
+    pub(crate) fn set(&mut self, key: String, value: String) {
+        // One name for each setting that has a default here; two names of one would overwrite each other by chance.
+        let key = match key.as_str() {
+            "queue.buffering.max.ms" => "linger.ms".to_owned(),
+            "delivery.timeout.ms" => "message.timeout.ms".to_owned(),
+            _ => key,
+        };
+        self.settings.insert(key, value);
+    }
+
+    /// Says everything that is wrong, or answers the checked settings.
+    pub(crate) fn check(mut self) -> Result<Self, BrokerError> {
+        let mut problems = Vec::new();
+        let servers: Vec<_> = self.servers.split(',').map(|server| server_address(server.trim())).collect();
+        for problem in servers.iter().filter_map(|server| server.as_ref().err()) {
+            problems.push(problem.clone());
+        }
+        for (key, instead) in TAKEN {
+            if self.settings.contains_key(*key) {
+                problems.push(format!("`{key}` cannot be set: {instead}"));
+            }
+        }
+        if !problems.is_empty() {
+            return Err(misconfigured(problems));
+        }
+        self.servers = servers.into_iter().flatten().collect::<Vec<_>>().join(",");
+        Ok(self)
+    }
+
+    pub(crate) fn servers(&self) -> &str {
+        &self.servers
+    }
+
+    /// How long librdkafka tries to deliver a message.
+    pub(crate) fn message_timeout(&self) -> Duration {
+        let configured = self.settings.get("message.timeout.ms").and_then(|value| value.parse().ok());
+        match configured.unwrap_or(6000) {
+            0 => Duration::from_secs(60),
+            millis => Duration::from_millis(millis),
+        }
+    }
+
+    /// The largest message the producer takes.
+    pub(crate) fn max_message_bytes(&self) -> usize {
+        self.settings.get("message.max.bytes").and_then(|value| value.parse().ok()).unwrap_or(1_000_000)
+    }
+
+    /// A producer.
+    pub(crate) fn producer<T: FromClientConfigAndContext<Log>>(&self) -> Result<T, BrokerError> {
+        self.client(PRODUCER, PRODUCER_ALWAYS).create_with_context(Log).map_err(client_failed)
+    }
+
+    /// A consumer.
+    pub(crate) fn consumer<C, T>(
+        &self,
+        group: &str,
+        start_from: StartFrom,
+        context: C,
+    ) -> Result<T, BrokerError>
+    where
+        C: ClientContext,
+        T: FromClientConfigAndContext<C>,
+    {
+        let mut client = self.client(CONSUMER, CONSUMER_ALWAYS);
+        client.set("group.id", group).set(
+            "auto.offset.reset",
+            match start_from {
+                StartFrom::Latest => "latest",
+                _ => "earliest",
+            },
+        );
+        client.create_with_context(context).map_err(client_failed)
+    }
+
+    fn client(&self, defaults: &[(&str, &str)], always: &[(&str, &str)]) -> ClientConfig {
+        let mut client = ClientConfig::new();
+        client.set_log_level(RDKafkaLogLevel::Debug); client.set("debug","cgrp,consumer");
+        for (key, value) in defaults {
+            client.set(*key, *value);
+        }
+        for (key, value) in &self.settings {
+            client.set(key, value);
+        }
+        for (key, value) in always {
+            client.set(*key, *value);
+        }
+        client.set("bootstrap.servers", &self.servers);
+        client
+    }
+}
+
+/// Takes what librdkafka logs to `tracing`.
+#[derive(Debug)]
+pub(crate) struct Log;
+
+impl ClientContext for Log {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        log(level, facility, line);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::warn!(target: "librdkafka", %error, "{reason}");
+    }
+}
+
+pub(crate) fn log(level: RDKafkaLogLevel, facility: &str, line: &str) {
+    match level {
+        RDKafkaLogLevel::Emerg
+        | RDKafkaLogLevel::Alert
+        | RDKafkaLogLevel::Critical
+        | RDKafkaLogLevel::Error => tracing::error!(target: "librdkafka", facility, "{line}"),
+        RDKafkaLogLevel::Warning => tracing::warn!(target: "librdkafka", facility, "{line}"),
+        RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info => {
+            tracing::info!(target: "librdkafka", facility, "{line}");
+        }
+        RDKafkaLogLevel::Debug => tracing::debug!(target: "librdkafka", facility, "{line}"),
+    }
+}
+
+fn misconfigured(problems: impl IntoIterator<Item = String>) -> BrokerError {
+    let problems: Vec<_> = problems.into_iter().collect();
+    BrokerError::new(ErrorClass::Fatal, format!("the Kafka broker is misconfigured: {}", problems.join("; ")))
+}
+
+/// librdkafka's word on a setting. The value stays out of it: it may be a password.
+fn client_failed(error: KafkaError) -> BrokerError {
+    match error {
+        KafkaError::ClientConfig(_, description, key, _) => {
+            misconfigured([format!("librdkafka refuses the setting `{key}`: {description}")])
+        }
+        error => misconfigured([format!("librdkafka makes no client of the settings: {error}")]),
+    }
+}
+
+fn server_address(server: &str) -> Result<String, String> {
+    let bad = |why: &str| Err(format!("`{server}` is no `host:port`: {why}"));
+    let (host, port) = match server.rsplit_once(':') {
+        // The colon of a bare `[::1]`.
+        Some((_, port)) if port.ends_with(']') => (server, None),
+        Some((host, port)) => (host, Some(port)),
+        None => (server, None),
+    };
+    if host.is_empty() {
+        return bad("it has no host");
+    }
+    if host.contains(['/', '@', ' ']) || (host.contains(':') && !host.starts_with('[')) {
+        return bad("the host has characters that do not belong there");
+    }
+    match port.map(str::parse::<u16>) {
+        None => Ok(format!("{host}:{DEFAULT_PORT}")),
+        Some(Ok(port)) if port > 0 => Ok(format!("{host}:{port}")),
+        Some(_) => bad("the port is no number from 1 to 65535"),
+    }
+}
+
+fn decode(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        if byte == b'%' {
+            let mut digit = || char::from(rest.next()?).to_digit(16);
+            bytes.push(u8::try_from(digit()? * 16 + digit()?).ok()?);
+        } else {
+            bytes.push(byte);
+        }
+    }
+    String::from_utf8(bytes).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(url: &str) -> Result<Config, BrokerError> {
+        Config::from_url(url).and_then(Config::check)
+    }
+
+    fn complaint(url: &str) -> String {
+        parse(url).err().unwrap().to_string()
+    }
+
+    #[test]
+    fn a_url_names_the_brokers() {
+        assert_eq!(parse("kafka://localhost:9094").unwrap().servers(), "localhost:9094");
+        assert_eq!(parse("KAFKA://a:1,b,[::1],[::1]:7/").unwrap().servers(), "a:1,b:9092,[::1]:9092,[::1]:7");
+    }
+
+    #[test]
+    fn a_url_carries_settings() {
+        let config = parse("kafka://a?sasl.password=s%26cr%C3%A9t%3D&client.id=x").unwrap();
+        assert_eq!(config.settings["sasl.password"], "s&crét=");
+        assert_eq!(config.settings["client.id"], "x");
+    }
+
+    #[test]
+    fn a_bad_url_is_told_what_to_write() {
+        assert!(complaint("localhost:9092").contains("write `kafka://host:port`"));
+        assert!(complaint("amqp://localhost").contains("scheme is `amqp`"));
+        assert!(complaint("kafka://").contains("no host"));
+        assert!(complaint("kafka://a:x,b:0,:9").contains("`a:x`"), "the first");
+        assert!(complaint("kafka://a:x,b:0,:9").contains("`:9`"), "and all others");
+        assert!(complaint("kafka://a/topic").contains("do not belong"));
+        assert!(complaint("kafka://a?flag").contains("`flag`"));
+    }
+
+    #[test]
+    fn a_password_is_never_repeated() {
+        for url in [
+            "kafka://user:hunter2@a",
+            "http://user:hunter2@a",
+            "kafka://a?sasl.password=hunter2%zz",
+            "kafka://a?sasl.password=hunter2&acks=1",
+        ] {
+            let complaint = complaint(url);
+            assert!(!complaint.contains("hunter2"), "{complaint}");
+        }
+        let config = parse("kafka://a?security.protocol=hunter2").unwrap();
+        let error = config.producer::<rdkafka::producer::FutureProducer<Log>>().err().unwrap();
+        assert!(error.to_string().contains("`security.protocol`"), "{error}");
+    }
+
+    #[test]
+    fn what_the_adapter_decides_cannot_be_set() {
+        let complaint = complaint("kafka://a?acks=1&group.id=g");
+        assert!(complaint.contains("`acks`") && complaint.contains("`group.id`"), "{complaint}");
+    }
+
+    #[test]
+    fn the_users_settings_go_before_the_defaults_under_either_name() {
+        let config = parse("kafka://a?queue.buffering.max.ms=7&delivery.timeout.ms=9").unwrap();
+        let client = config.client(PRODUCER, PRODUCER_ALWAYS);
+        assert_eq!(client.get("linger.ms"), Some("7"));
+        assert_eq!(client.get("queue.buffering.max.ms"), None);
+        assert_eq!(client.get("message.timeout.ms"), Some("9"));
+        assert_eq!(client.get("acks"), Some("all"));
+        assert_eq!(client.get("partitioner"), Some("murmur2_random"));
+        assert_eq!(config.message_timeout(), Duration::from_millis(9));
+    }
+
+    #[test]
+    fn librdkafka_takes_the_defaults() {
+        let config = parse("kafka://localhost:1").unwrap();
+        drop(config.producer::<rdkafka::producer::FutureProducer<Log>>().unwrap());
+        config
+            .consumer::<_, rdkafka::consumer::BaseConsumer<Consumer>>("g", StartFrom::Latest, Consumer)
+            .unwrap();
+    }
+
+    struct Consumer;
+    impl ClientContext for Consumer {}
+    impl rdkafka::consumer::ConsumerContext for Consumer {}
+}

@@ -1,0 +1,314 @@
+//! Receiving: a member of a consumer group.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use cqrs_core::broker::{
+    Acknowledge, Acknowledged, BrokerError, Delivery, DeliveryTag, ErrorClass, SubscribeOptions, Subscription,
+};
+use futures_util::FutureExt;
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, Rebalance, StreamConsumer};
+use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::message::{BorrowedMessage, Message as _};
+use rdkafka::types::RDKafkaErrorCode as Code;
+use rdkafka::{Offset, TopicPartitionList};
+use tokio::sync::Notify;
+use tokio::time::{sleep, timeout};
+
+use crate::config::{self, Config};
+use crate::error::{code, failed, refused};
+use crate::watermark::Lanes;
+use crate::{blocking, record};
+
+/// How long to wait for the cluster's answer on topics, and for the last commit.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a member that is full goes without polling, before it pauses its partitions and polls all the same.
+const FULL: Duration = Duration::from_secs(1);
+
+/// How long to wait before a client that is beyond repair is replaced.
+const REJOIN: Duration = Duration::from_secs(1);
+
+type Client = StreamConsumer<Member>;
+
+/// What the member, its rebalances and its deliveries share.
+#[derive(Default)]
+struct Shared {
+    lanes: Mutex<Lanes>,
+    /// A message was acknowledged or released.
+    changed: Notify,
+}
+
+impl Shared {
+    fn lanes(&self) -> MutexGuard<'_, Lanes> {
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Hears of rebalances, on the thread that polls.
+struct Member(Arc<Shared>);
+
+impl ClientContext for Member {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        config::log(level, facility, line);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(target: "librdkafka", %error, "{reason}");
+    }
+}
+
+impl ConsumerContext for Member {
+    fn pre_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
+        match rebalance {
+            Rebalance::Assign(partitions) => self.0.lanes().assign(pairs(&partitions.elements())),
+            Rebalance::Revoke(partitions) => {
+                // First, so that no acknowledgement is answered `Done` behind the commit.
+                self.0.lanes().revoke(pairs(&partitions.elements()));
+                self.0.changed.notify_one();
+                if !consumer.assignment_lost()
+                    && let Err(error) = commit(consumer)
+                {
+                    tracing::warn!(%error, "offsets were not committed before a rebalance; messages come again");
+                }
+            }
+            Rebalance::Error(error) => {
+                tracing::warn!(%error, "a rebalance failed");
+                self.0.lanes().revoke_all();
+                self.0.changed.notify_one();
+            }
+        }
+    }
+}
+
+fn pairs<'a>(
+    elements: &'a [rdkafka::topic_partition_list::TopicPartitionListElem<'_>],
+) -> impl Iterator<Item = (&'a str, i32)> {
+    elements.iter().map(|element| (element.topic(), element.partition()))
+}
+
+/// Commits the stored offsets; there being none is no error.
+fn commit(consumer: &impl Consumer<Member>) -> KafkaResult<()> {
+    match consumer.commit_consumer_state(CommitMode::Sync) {
+        Err(KafkaError::ConsumerCommit(Code::NoOffset)) => Ok(()),
+        outcome => outcome,
+    }
+}
+
+/// The way back of the deliveries of one client. It does not keep the client alive.
+struct Acks {
+    shared: Arc<Shared>,
+    client: Weak<Client>,
+}
+
+#[async_trait]
+impl Acknowledge for Acks {
+    async fn ack(&self, tag: DeliveryTag) -> Result<Acknowledged, BrokerError> {
+        let Some(client) = self.client.upgrade() else { return Ok(Acknowledged::Stale) };
+        let outcome = {
+            // Held while the offset is stored, so that two acknowledgements cannot store theirs in the wrong order.
+            let mut lanes = self.shared.lanes();
+            let Some(done) = lanes.ack(tag) else { return Ok(Acknowledged::Stale) };
+            let mut offsets = TopicPartitionList::new();
+            offsets
+                .add_partition_offset(done.topic, done.partition, Offset::Offset(done.position))
+                .and_then(|()| client.store_offsets(&offsets))
+        };
+        self.shared.changed.notify_one();
+        match outcome {
+            Ok(()) => Ok(Acknowledged::Done),
+            // The partition has just gone to another member.
+            Err(KafkaError::StoreOffset(Code::State | Code::UnknownPartition)) => Ok(Acknowledged::Stale),
+            Err(error) => Err(failed(ErrorClass::Unknown, "an offset was not stored", error)),
+        }
+    }
+
+    fn release(&self, tag: DeliveryTag) {
+        self.shared.lanes().release(tag);
+        self.shared.changed.notify_one();
+    }
+}
+
+pub(crate) struct KafkaSubscription {
+    config: Config,
+    options: SubscribeOptions,
+    shared: Arc<Shared>,
+    /// `None` after a fatal error, until the next call.
+    client: Option<(Arc<Client>, Arc<Acks>)>,
+    paused: bool,
+}
+
+impl KafkaSubscription {
+    pub(crate) async fn join(config: Config, options: SubscribeOptions) -> Result<Self, BrokerError> {
+        if options.group.is_empty() || options.topics.is_empty() {
+            return Err(BrokerError::new(
+                ErrorClass::Destination,
+                "a subscription needs a group and at least one topic: give them to `SubscribeOptions::new`",
+            ));
+        }
+        let mut member = Self { config, options, shared: Arc::default(), client: None, paused: false };
+        let client = member.client()?;
+        let topics = member.options.topics.clone();
+        let client = blocking::run(move || {
+            topics.iter().try_for_each(|topic| check_topic(&client, topic))?;
+            Ok(client)
+        })
+        .await?;
+        member.enter(client)?;
+        Ok(member)
+    }
+
+    fn client(&self) -> Result<Arc<Client>, BrokerError> {
+        let member = Member(Arc::clone(&self.shared));
+        self.config.consumer(&self.options.group, self.options.start_from, member).map(Arc::new)
+    }
+
+    fn enter(&mut self, client: Arc<Client>) -> Result<(), BrokerError> {
+        let topics: Vec<_> = self.options.topics.iter().map(String::as_str).collect();
+        client.subscribe(&topics).map_err(|error| {
+            failed(ErrorClass::Destination, format!("`{}` was not subscribed to", topics.join("`, `")), error)
+        })?;
+        let acks = Acks { shared: Arc::clone(&self.shared), client: Arc::downgrade(&client) };
+        self.paused = false;
+        self.client = Some((client, Arc::new(acks)));
+        Ok(())
+    }
+
+    /// Takes in what the client received. An error that the client mends by itself, without anything being amiss
+    /// with the group, is not worth telling.
+    fn take_in(&mut self, received: KafkaResult<BorrowedMessage<'_>>) -> Result<(), BrokerError> {
+        match received {
+            Ok(message) => {
+                let (partition, offset) = (message.partition(), message.offset());
+                self.shared.lanes().receive(record::to_message(&message), partition, offset);
+                Ok(())
+            }
+            Err(KafkaError::PartitionEOF(_)) => Ok(()),
+            Err(error) => match code(&error) {
+                Code::BrokerTransportFailure | Code::Resolve | Code::PollExceeded => {
+                    tracing::warn!(%error, group = self.options.group, "the Kafka consumer goes on after an error");
+                    Ok(())
+                }
+                code => {
+                    let fatal = matches!(error, KafkaError::MessageConsumptionFatal(_));
+                    let class = if fatal { ErrorClass::Fatal } else { refused(code) };
+                    if class == ErrorClass::Fatal {
+                        self.leave();
+                    }
+                    Err(failed(class, format!("the group `{}` does not receive", self.options.group), error))
+                }
+            },
+        }
+    }
+
+    fn leave(&mut self) {
+        self.shared.lanes().revoke_all();
+        blocking::discard(self.client.take());
+    }
+
+    fn has_room(&self) -> bool {
+        self.shared.lanes().held() < self.options.prefetch
+    }
+
+    /// Waits until there is something to look at again: a message, room, or a release.
+    async fn wait(&mut self, client: &Client) -> Result<(), BrokerError> {
+        let shared = Arc::clone(&self.shared);
+        let changed = shared.changed.notified();
+        if self.has_room() {
+            if self.paused {
+                self.apply(client, Consumer::resume)?;
+                self.paused = false;
+            }
+            tokio::select! {
+                () = changed => Ok(()),
+                received = client.recv() => self.take_in(received),
+            }
+        } else if !self.paused {
+            if timeout(FULL, changed).await.is_err() {
+                self.apply(client, Consumer::pause)?;
+                self.paused = true;
+            }
+            Ok(())
+        } else {
+            tokio::select! {
+                () = changed => Ok(()),
+                received = client.recv() => {
+                    self.take_in(received)?;
+                    // A partition that came with a rebalance is not paused yet.
+                    self.apply(client, Consumer::pause)
+                }
+            }
+        }
+    }
+
+    fn apply(
+        &self,
+        client: &Client,
+        act: fn(&Client, &TopicPartitionList) -> KafkaResult<()>,
+    ) -> Result<(), BrokerError> {
+        client
+            .assignment()
+            .and_then(|partitions| act(client, &partitions))
+            .map_err(|error| failed(ErrorClass::Outage, "the partitions were not paused or resumed", error))
+    }
+}
+
+#[async_trait]
+impl Subscription for KafkaSubscription {
+    async fn next(&mut self) -> Result<Option<Delivery>, BrokerError> {
+        loop {
+            let Some((client, acks)) = self.client.clone() else {
+                sleep(REJOIN).await;
+                let client = self.client()?;
+                self.enter(client)?;
+                continue;
+            };
+            // Also when something waits: messages that are released again and again must not keep a rebalance out.
+            if self.has_room()
+                && let Some(received) = client.recv().now_or_never()
+            {
+                self.take_in(received)?;
+            }
+            let handed = self.shared.lanes().take();
+            if let Some(handed) = handed {
+                return Ok(Some(
+                    Delivery::new(handed.message, handed.attempt, handed.tag, acks).with_lost(handed.lost),
+                ));
+            }
+            self.wait(&client).await?;
+        }
+    }
+
+    async fn close(mut self: Box<Self>) -> Result<(), BrokerError> {
+        self.shared.lanes().revoke_all();
+        let Some((client, _)) = self.client.take() else { return Ok(()) };
+        let group = self.options.group.clone();
+        blocking::run_within(PATIENCE, &format!("the group `{group}` was not left"), move || {
+            commit(&*client).map_err(|error| {
+                failed(ErrorClass::Outage, format!("the last offsets of `{group}` were not committed"), error)
+            })
+        })
+        .await
+    }
+}
+
+impl Drop for KafkaSubscription {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+fn check_topic(client: &Client, topic: &str) -> Result<(), BrokerError> {
+    let unknown = |class, error| failed(class, format!("the topic `{topic}` cannot be subscribed to"), error);
+    let metadata = client
+        .fetch_metadata(Some(topic), PATIENCE)
+        .map_err(|error| unknown(refused(code(&error)), error))?;
+    match metadata.topics().iter().find_map(|topic| topic.error()).map(Code::from) {
+        // A topic that is just being made has no leader yet.
+        None | Some(Code::NoError | Code::LeaderNotAvailable) => Ok(()),
+        Some(code) => Err(unknown(refused(code), KafkaError::MetadataFetch(code))),
+    }
+}

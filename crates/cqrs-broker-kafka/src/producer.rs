@@ -1,0 +1,174 @@
+//! Publishing: one idempotent producer, replaced when it is beyond repair.
+
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use cqrs_core::Message;
+use cqrs_core::broker::{BrokerError, Confirm, ErrorClass, Receipt};
+use rdkafka::error::KafkaError;
+use rdkafka::producer::future_producer::{Delivery, DeliveryFuture};
+use rdkafka::producer::{FutureProducer, Producer as _, PurgeConfig};
+use rdkafka::types::RDKafkaErrorCode as Code;
+
+use crate::config::{Config, Log};
+use crate::error::{code, failed, refused, undelivered};
+use crate::{blocking, record};
+
+pub(crate) type Client = FutureProducer<Log>;
+
+/// How long to wait for room in a full queue: from, to.
+const ROOM: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
+
+pub(crate) struct Producer {
+    config: Config,
+    /// Sending holds the lock for reading, so that nothing is sent behind the flush of a close. `None`: closed.
+    client: RwLock<Option<Arc<Client>>>,
+}
+
+enum Handover {
+    Taken(DeliveryFuture),
+    Full,
+    Failed(KafkaError),
+}
+
+impl Producer {
+    pub(crate) fn new(config: Config) -> Result<Arc<Self>, BrokerError> {
+        let client = config.producer()?;
+        Ok(Arc::new(Self { config, client: RwLock::new(Some(Arc::new(client))) }))
+    }
+
+    pub(crate) fn client(&self) -> Result<Arc<Client>, BrokerError> {
+        self.client.read().unwrap_or_else(PoisonError::into_inner).clone().ok_or_else(closed)
+    }
+
+    pub(crate) async fn enqueue(self: &Arc<Self>, message: Message) -> Result<Confirm, BrokerError> {
+        record::check(&message)?;
+        let mut wait = ROOM.0;
+        let mut replaced = false;
+        loop {
+            let (client, handover) = self.hand_over(&message)?;
+            match handover {
+                Handover::Taken(delivery) => {
+                    return Ok(Confirm::new(outcome(Arc::clone(self), client, delivery, message.topic)));
+                }
+                Handover::Full => {
+                    tokio::time::sleep(wait).await;
+                    wait = (wait * 2).min(ROOM.1);
+                }
+                Handover::Failed(error) if refused(code(&error)) == ErrorClass::Fatal && !replaced => {
+                    self.replace(&client);
+                    replaced = true;
+                }
+                Handover::Failed(error) => return Err(self.not_taken(&message, error)),
+            }
+        }
+    }
+
+    fn hand_over(&self, message: &Message) -> Result<(Arc<Client>, Handover), BrokerError> {
+        let client = self.client.read().unwrap_or_else(PoisonError::into_inner);
+        let client = client.as_ref().ok_or_else(closed)?;
+        let handover = match client.send_result(record::from_message(message)) {
+            Ok(delivery) => Handover::Taken(delivery),
+            Err((KafkaError::MessageProduction(Code::QueueFull), _)) => Handover::Full,
+            Err((error, _)) => Handover::Failed(error),
+        };
+        Ok((Arc::clone(client), handover))
+    }
+
+    fn not_taken(&self, message: &Message, error: KafkaError) -> BrokerError {
+        let what = if code(&error) == Code::MessageSizeTooLarge {
+            format!(
+                "the message for `{}` has {} bytes, and the limit `message.max.bytes` is {}",
+                message.topic,
+                message.size(),
+                self.config.max_message_bytes()
+            )
+        } else {
+            format!("the message for `{}` was not taken", message.topic)
+        };
+        failed(refused(code(&error)), what, error)
+    }
+
+    /// Puts a new client in the place of a broken one, unless that was done already. What is left in the old one is
+    /// given up, and its confirms answer that its fate is unknown.
+    fn replace(&self, broken: &Arc<Client>) {
+        let mut client = self.client.write().unwrap_or_else(PoisonError::into_inner);
+        if !client.as_ref().is_some_and(|current| Arc::ptr_eq(current, broken)) {
+            return;
+        }
+        match self.config.producer::<Client>() {
+            Ok(new) => {
+                tracing::warn!(reason = ?broken.client().fatal_error(), "replaced a broken Kafka producer");
+                let old = client.replace(Arc::new(new));
+                broken.purge(PurgeConfig::default().queue().inflight());
+                blocking::discard(old);
+            }
+            Err(error) => tracing::error!(%error, "a broken Kafka producer could not be replaced"),
+        }
+    }
+
+    pub(crate) async fn close(&self) -> Result<(), BrokerError> {
+        let Some(client) = self.client.write().unwrap_or_else(PoisonError::into_inner).take() else {
+            return Ok(());
+        };
+        // Longer than a message may take: by then each was delivered or given up.
+        let patience = self.config.message_timeout() + Duration::from_secs(2);
+        blocking::run(move || {
+            let flushed = client.flush(patience);
+            let left = client.in_flight_count();
+            client.purge(PurgeConfig::default().queue().inflight());
+            flushed.map_err(|error| {
+                failed(
+                    ErrorClass::Unknown,
+                    format!("{left} messages were not confirmed within {patience:?} of closing"),
+                    error,
+                )
+            })
+        })
+        .await
+    }
+}
+
+impl Drop for Producer {
+    fn drop(&mut self) {
+        blocking::discard(self.client.get_mut().unwrap_or_else(PoisonError::into_inner).take());
+    }
+}
+
+async fn outcome(
+    producer: Arc<Producer>,
+    client: Arc<Client>,
+    delivery: DeliveryFuture,
+    topic: String,
+) -> Result<Receipt, BrokerError> {
+    match delivery.await {
+        Ok(Ok(delivery)) => Ok(receipt(&delivery)),
+        Ok(Err((error, _))) => {
+            let class = undelivered(code(&error));
+            if class == ErrorClass::Fatal || client.client().fatal_error().is_some() {
+                producer.replace(&client);
+            }
+            Err(failed(class, format!("the message for `{topic}` was not confirmed"), error))
+        }
+        Err(_) => Err(failed(
+            ErrorClass::Unknown,
+            format!("the client was closed before the message for `{topic}` was confirmed"),
+            KafkaError::Canceled,
+        )),
+    }
+}
+
+fn receipt(delivery: &Delivery) -> Receipt {
+    // A message that the broker recognised as sent before is confirmed without an offset.
+    if delivery.offset >= 0 {
+        Receipt::at(delivery.partition, delivery.offset)
+    } else {
+        let mut receipt = Receipt::new();
+        receipt.partition = Some(delivery.partition);
+        receipt
+    }
+}
+
+fn closed() -> BrokerError {
+    BrokerError::new(ErrorClass::Outage, "the Kafka broker was closed: make a new one to publish")
+}

@@ -1,0 +1,140 @@
+//! What only a mock cluster can be made to do.
+
+use std::time::Duration;
+
+use cqrs_broker_kafka::{KafkaBroker, KafkaBrokerBuilder};
+use cqrs_core::ErrorClass;
+use cqrs_core::broker::{MessageBroker, SubscribeOptions};
+use futures_util::future::join_all;
+use libtest_mimic::Trial;
+use rdkafka::mocking::MockCluster;
+use rdkafka::producer::DefaultProducerContext;
+use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+
+use crate::run;
+use crate::scenarios::keyed;
+
+type Cluster = MockCluster<'static, DefaultProducerContext>;
+
+pub(crate) fn trials() -> Vec<Trial> {
+    vec![
+        Trial::test("mock::a_missing_topic_is_the_destinations_fault_and_heals", missing_topic),
+        Trial::test("mock::subscribing_to_a_missing_topic_fails", missing_subscription),
+        Trial::test("mock::an_outage_is_told_and_passes", outage),
+        Trial::test("mock::a_full_queue_waits_for_room", full_queue),
+        Trial::test("mock::a_broken_producer_is_replaced", broken_producer),
+        Trial::test("mock::a_refusal_by_the_broker_keeps_its_class", refusal),
+    ]
+}
+
+pub(crate) fn cluster() -> Cluster {
+    MockCluster::new(1).unwrap()
+}
+
+/// The mock cluster waits about a session's time-out for members that left.
+fn builder(cluster: &Cluster) -> KafkaBrokerBuilder {
+    KafkaBroker::builder()
+        .bootstrap_servers(cluster.bootstrap_servers())
+        .set("allow.auto.create.topics", "true")
+        .set("session.timeout.ms", "3000")
+        .set("heartbeat.interval.ms", "300")
+}
+
+pub(crate) fn broker(cluster: &Cluster) -> KafkaBroker {
+    builder(cluster).build().unwrap()
+}
+
+fn missing_topic() -> Result<(), libtest_mimic::Failed> {
+    let cluster = cluster();
+    let broker = broker(&cluster);
+    cluster.create_topic("rooms", 1, 1)?;
+    cluster.topic_error("rooms", RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART)?;
+    run(async {
+        let error = broker.publish(keyed("rooms", "one", "1")).await.unwrap_err();
+        assert_eq!(error.class(), ErrorClass::Destination, "{error}");
+        cluster.topic_error("rooms", RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR).unwrap();
+        while let Err(error) = broker.publish(keyed("rooms", "one", "1")).await {
+            assert_eq!(error.class(), ErrorClass::Destination, "{error}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    })
+}
+
+fn missing_subscription() -> Result<(), libtest_mimic::Failed> {
+    let cluster = cluster();
+    let broker = KafkaBroker::connect(&format!("kafka://{}", cluster.bootstrap_servers()))?;
+    run(async {
+        let error = broker.subscribe(SubscribeOptions::new("g", ["nowhere"])).await.err().unwrap();
+        assert_eq!(error.class(), ErrorClass::Destination, "{error}");
+        assert!(error.to_string().contains("`nowhere`"), "{error}");
+        let error = broker.subscribe(SubscribeOptions::new("g", [""; 0])).await.err().unwrap();
+        assert_eq!(error.class(), ErrorClass::Destination, "{error}");
+    })
+}
+
+fn outage() -> Result<(), libtest_mimic::Failed> {
+    let cluster = cluster();
+    let broker = builder(&cluster).set("message.timeout.ms", "1000").build()?;
+    run(async {
+        broker.publish(keyed("rooms", "one", "1")).await.unwrap();
+        cluster.broker_down(-1).unwrap();
+        let error = broker.publish(keyed("rooms", "one", "2")).await.unwrap_err();
+        assert_eq!(error.class(), ErrorClass::Unknown, "{error}");
+        let error = broker.check().await.unwrap_err();
+        assert_eq!(error.class(), ErrorClass::Outage, "{error}");
+        cluster.broker_up(-1).unwrap();
+        while let Err(error) = broker.publish(keyed("rooms", "one", "3")).await {
+            assert_eq!(error.class(), ErrorClass::Unknown, "{error}");
+        }
+        broker.check().await.unwrap();
+    })
+}
+
+fn full_queue() -> Result<(), libtest_mimic::Failed> {
+    let cluster = cluster();
+    let broker = builder(&cluster).set("queue.buffering.max.messages", "2").build()?;
+    run(async {
+        let enqueued = (0..50)
+            .map(|payload| broker.enqueue(keyed("rooms", "one", payload.to_string())))
+            .collect::<Vec<_>>();
+        let confirms = join_all(enqueued).await.into_iter().map(Result::unwrap);
+        for receipt in join_all(confirms).await {
+            receipt.unwrap();
+        }
+    })
+}
+
+fn broken_producer() -> Result<(), libtest_mimic::Failed> {
+    let cluster = cluster();
+    let broker = broker(&cluster);
+    run(async {
+        broker.publish(keyed("rooms", "one", "1")).await.unwrap();
+        cluster.request_errors(
+            RDKafkaApiKey::Produce,
+            &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_PRODUCER_ID_MAPPING; 1],
+        );
+        let error = broker.publish(keyed("rooms", "one", "2")).await.unwrap_err();
+        assert_eq!(error.class(), ErrorClass::Fatal, "{error}");
+        broker.publish(keyed("rooms", "one", "3")).await.unwrap();
+    })
+}
+
+fn refusal() -> Result<(), libtest_mimic::Failed> {
+    use RDKafkaRespErr::{
+        RD_KAFKA_RESP_ERR_INVALID_RECORD as INVALID,
+        RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED as UNAUTHORISED,
+    };
+    let cluster = cluster();
+    let broker = broker(&cluster);
+    run(async {
+        for (code, class) in [(INVALID, ErrorClass::Event), (UNAUTHORISED, ErrorClass::Destination)] {
+            cluster.request_errors(RDKafkaApiKey::Produce, &[code]);
+            let error = broker.publish(keyed("rooms", "one", "1")).await.unwrap_err();
+            assert_eq!(error.class(), class, "{error}");
+        }
+        while let Err(error) = broker.publish(keyed("rooms", "one", "1")).await {
+            assert_eq!(error.class(), ErrorClass::Destination, "{error}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    })
+}

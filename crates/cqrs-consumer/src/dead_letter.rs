@@ -1,0 +1,133 @@
+use chrono::{DateTime, SecondsFormat, Utc};
+use cqrs_core::codec::header as wire;
+use cqrs_core::{Error, Message};
+
+/// The names of the headers that a dead letter has in addition to those of the message.
+pub mod header {
+    /// Why it is dead: the error with its causes, cut to [`MAX_REASON_BYTES`].
+    pub const REASON: &str = "cqrs-dead-letter-reason";
+    /// The name of the event; missing if the message does not tell it.
+    pub const EVENT: &str = "cqrs-dead-letter-event";
+    /// The group whose handlers failed.
+    pub const GROUP: &str = "cqrs-dead-letter-group";
+    /// How often it was tried since it was last delivered, a decimal number.
+    pub const ATTEMPTS: &str = "cqrs-dead-letter-attempts";
+    /// The topic it came from.
+    pub const TOPIC: &str = "cqrs-dead-letter-topic";
+    /// When the last attempt had failed: RFC 3339, UTC, microseconds.
+    pub const FAILED_AT: &str = "cqrs-dead-letter-failed-at";
+
+    /// The longest reason, in bytes: a large message stays within the broker's limit.
+    pub const MAX_REASON_BYTES: usize = 512;
+}
+
+/// Makes dead letters.
+#[derive(Debug)]
+pub(crate) struct DeadLetters {
+    template: String,
+    group: String,
+}
+
+impl DeadLetters {
+    pub(crate) const DEFAULT_TOPIC: &str = "{topic}.dead-letters";
+
+    pub(crate) fn new(template: String, group: String) -> Self {
+        Self { template, group }
+    }
+
+    /// What is wrong with the template for these topics.
+    pub(crate) fn problems(&self, topics: &[String]) -> Vec<String> {
+        if self.template.is_empty() {
+            return vec![
+                "the dead-letter topic is empty: name one, such as `{topic}.dead-letters`".to_owned(),
+            ];
+        }
+        let loops = topics.iter().filter(|topic| self.topic(topic) == **topic);
+        loops.map(|topic| format!("the dead letters of the topic `{topic}` would go back to it: choose another dead-letter topic")).collect()
+    }
+
+    /// The dead letter of a message: the message unchanged but for its topic and the headers that are added. Those that
+    /// an earlier death left are replaced.
+    pub(crate) fn make(&self, message: &Message, attempts: u32, error: &Error, at: DateTime<Utc>) -> Message {
+        let mut letter = message.clone();
+        letter.topic = self.topic(&message.topic);
+        let headers = &mut letter.headers;
+        headers.set(header::REASON, cut(format!("{error:#}"), header::MAX_REASON_BYTES));
+        match event_name(message) {
+            Some(name) => headers.set(header::EVENT, name.to_owned()),
+            None => headers.remove(header::EVENT),
+        }
+        headers.set(header::GROUP, self.group.clone());
+        headers.set(header::ATTEMPTS, attempts.to_string());
+        headers.set(header::TOPIC, message.topic.clone());
+        headers.set(header::FAILED_AT, at.to_rfc3339_opts(SecondsFormat::Micros, true));
+        letter
+    }
+
+    fn topic(&self, topic: &str) -> String {
+        self.template.replace("{topic}", topic)
+    }
+}
+
+/// The event's name, as far as it is known without the codec.
+pub(crate) fn event_name(message: &Message) -> Option<&str> {
+    Some(message.name.as_str())
+        .filter(|name| !name.is_empty())
+        .or_else(|| message.headers.get_str(wire::NAME))
+}
+
+fn cut(mut text: String, max_bytes: usize) -> String {
+    let end = (0..=max_bytes.min(text.len())).rev().find(|&end| text.is_char_boundary(end));
+    text.truncate(end.unwrap_or(0));
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_is_cut_between_characters() {
+        assert_eq!(cut("abc".into(), 3), "abc");
+        assert_eq!(cut("abcd".into(), 3), "abc");
+        assert_eq!(cut("abä".into(), 3), "ab");
+        assert_eq!(cut("ä".into(), 1), "");
+    }
+
+    #[test]
+    fn a_template_that_leads_back_is_a_mistake() {
+        let topics = ["rooms".to_owned(), "dead".to_owned()];
+        assert!(DeadLetters::new(DeadLetters::DEFAULT_TOPIC.into(), "g".into()).problems(&topics).is_empty());
+        assert_eq!(DeadLetters::new("{topic}".into(), "g".into()).problems(&topics).len(), 2);
+        assert_eq!(DeadLetters::new("dead".into(), "g".into()).problems(&topics).len(), 1);
+        assert_eq!(DeadLetters::new(String::new(), "g".into()).problems(&topics).len(), 1);
+    }
+
+    #[test]
+    fn a_letter_is_the_message_with_headers() {
+        let mut message = Message::new("rooms", "{}");
+        message.id = Some("1".into());
+        message.key = Some("k".into());
+        message.headers.append(wire::NAME, "room_closed");
+        message.headers.append(header::ATTEMPTS, "3");
+        let letters = DeadLetters::new("dead.{topic}".into(), "billing".into());
+        let error = Error::handler("no room").with_retryable(true);
+        let mut letter = letters.make(&message, 10, &error, DateTime::UNIX_EPOCH);
+
+        assert_eq!(letter.topic, "dead.rooms");
+        for (name, value) in [
+            (header::REASON, "no room"),
+            (header::EVENT, "room_closed"),
+            (header::GROUP, "billing"),
+            (header::ATTEMPTS, "10"),
+            (header::TOPIC, "rooms"),
+            (header::FAILED_AT, "1970-01-01T00:00:00.000000Z"),
+        ] {
+            assert_eq!(letter.headers.get_str(name), Some(value));
+            letter.headers.remove(name);
+        }
+        message.headers.remove(header::ATTEMPTS);
+        letter.topic = "rooms".into();
+        assert_eq!(letter, message);
+    }
+}

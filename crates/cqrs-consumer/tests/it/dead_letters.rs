@@ -1,0 +1,138 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use cqrs_consumer::{Unhandled, header};
+use cqrs_core::{Codec, Error, ErrorClass, codec::Json};
+
+use crate::support::{Log, Script, consumer, message, on, run, settle, undecodable, until};
+
+#[tokio::test(start_paused = true)]
+async fn the_last_failure_leads_to_the_dead_letters_with_everything_told() {
+    let broker = Script::new();
+    let events = on(|n| async move { Err(Error::handler(format!("no room {n}"))) });
+    let consumer = consumer(&broker, events).build().unwrap();
+    let mut sent = message(5, Some("a"));
+    sent.headers.append("tenant", "blue");
+    broker.deliver([sent.clone()]);
+    let running = run(&consumer);
+    until(|| !broker.acked().is_empty()).await;
+
+    // Published before it was acknowledged.
+    let log = broker.log();
+    assert!(matches!(&log[..], [Log::Subscribed, Log::Published(_), Log::Acked(0)]), "{log:?}");
+    let mut letter = broker.published().remove(0);
+    assert_eq!(letter.topic, "rooms.dead-letters");
+    for (name, value) in [
+        (header::REASON, "no room 5"),
+        (header::EVENT, "room_closed"),
+        (header::GROUP, "billing"),
+        (header::ATTEMPTS, "3"),
+        (header::TOPIC, "rooms"),
+    ] {
+        assert_eq!(letter.headers.get_str(name), Some(value), "{name}");
+        letter.headers.remove(name);
+    }
+    assert!(letter.headers.get_str(header::FAILED_AT).unwrap().ends_with('Z'));
+    letter.headers.remove(header::FAILED_AT);
+    letter.topic = "rooms".into();
+    assert_eq!(letter, sent);
+    let stats = consumer.stats();
+    assert_eq!((stats.received, stats.handled, stats.dead_lettered), (1, 0, 1));
+    assert_eq!((stats.failed_attempts, stats.retried), (3, 2));
+    running.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn undecodable_skips_the_retries_and_the_others_go_on() {
+    let (broker, ran) = (Script::new(), Arc::new(AtomicU32::new(0)));
+    let runs = ran.clone();
+    let events = on(move |_| {
+        runs.fetch_add(1, Ordering::SeqCst);
+        async { Ok(()) }
+    });
+    let consumer = consumer(&broker, events).dead_letter_topic("graveyard").build().unwrap();
+    let mut unreadable = message(2, Some("a"));
+    unreadable.headers.set("cqrs-version", "second");
+    broker.deliver([undecodable(Some("a")), unreadable, message(1, Some("a"))]);
+    let running = run(&consumer);
+    until(|| broker.acked() == [0, 1, 2]).await;
+    let letters = broker.published();
+    assert_eq!(letters.iter().map(|letter| letter.topic.as_str()).collect::<Vec<_>>(), ["graveyard"; 2]);
+    assert!(letters.iter().all(|letter| letter.headers.get_str(header::ATTEMPTS) == Some("1")));
+    assert_eq!(ran.load(Ordering::SeqCst), 1);
+    assert_eq!(consumer.stats().retried, 0);
+    running.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_letter_that_cannot_be_published_is_kept_until_it_can() {
+    let broker = Script::new();
+    let events = on(|n| async move { if n == 0 { Err(Error::handler("bad")) } else { Ok(()) } });
+    let consumer = consumer(&broker, events).build().unwrap();
+    broker.refuse_publishing([
+        ErrorClass::Outage,
+        ErrorClass::Event,
+        ErrorClass::Unknown,
+        ErrorClass::Destination,
+    ]);
+    broker.deliver([message(0, Some("a")), message(1, Some("a")), message(2, Some("b"))]);
+    let running = run(&consumer);
+    until(|| broker.log().iter().filter(|log| **log == Log::PublishFailed).count() == 4).await;
+    // The key waits; another does not.
+    assert_eq!(broker.acked(), [2]);
+    until(|| broker.acked() == [2, 0, 1]).await;
+    assert_eq!(broker.published().len(), 1);
+    let failures = broker.times(|log| *log == Log::PublishFailed);
+    let delays: Vec<_> = failures.windows(2).map(|pair| (pair[1] - pair[0]).as_secs()).collect();
+    assert_eq!(delays, [1, 2, 4]);
+    running.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_confirm_that_never_comes_is_a_failed_publish() {
+    let broker = Script::new();
+    let consumer = consumer(&broker, on(|_| async { Ok(()) })).build().unwrap();
+    broker.confirm_nothing(1);
+    broker.deliver([undecodable(None)]);
+    let running = run(&consumer);
+    settle().await;
+    assert!(broker.acked().is_empty());
+    until(|| broker.acked() == [0]).await;
+    assert_eq!(broker.published().len(), 1);
+    running.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_nobody_handles_is_skipped_or_a_dead_letter() {
+    for (policy, skipped, dead) in [(Unhandled::Skip, 2, 0), (Unhandled::DeadLetter, 0, 2)] {
+        let broker = Script::new();
+        let consumer = consumer(&broker, on(|_| async { Ok(()) })).on_unhandled(policy).build().unwrap();
+        let mut foreign = message(0, None);
+        foreign.name = "room_painted".into();
+        let foreign = Json.encode(foreign).unwrap();
+        broker.deliver([foreign.clone(), message(1, None), foreign]);
+        let running = run(&consumer);
+        until(|| broker.acked().len() == 3).await;
+        let stats = consumer.stats();
+        assert_eq!((stats.skipped, stats.dead_lettered, stats.handled), (skipped, dead, 1));
+        assert_eq!((stats.failed_attempts, stats.retried), (0, 0));
+        for letter in broker.published() {
+            assert!(letter.headers.get_str(header::REASON).unwrap().contains("room_painted"));
+        }
+        running.stop().await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_while_a_dead_letter_waits_loses_nothing() {
+    let broker = Script::new();
+    let consumer = consumer(&broker, on(|_| async { Ok(()) })).build().unwrap();
+    broker.refuse_publishing([ErrorClass::Outage; 100]);
+    broker.deliver([undecodable(Some("a"))]);
+    let running = run(&consumer);
+    until(|| broker.log().contains(&Log::PublishFailed)).await;
+    tokio::time::timeout(Duration::from_secs(1), running.stop()).await.unwrap().unwrap();
+    assert_eq!(broker.released(), [0]);
+    assert_eq!(consumer.stats().dead_lettered, 0);
+}

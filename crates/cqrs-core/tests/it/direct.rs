@@ -1,0 +1,175 @@
+//! Integration events that go straight to a broker, and the ids they carry.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cqrs_core::codec::header;
+use cqrs_core::*;
+use serde::Serialize;
+
+use crate::support::*;
+
+#[derive(Request)]
+struct Act;
+
+#[derive(Request)]
+struct ActInside;
+
+#[derive(Serialize, NotificationEvent)]
+#[event(topic = "told")]
+struct Unlucky;
+
+/// Says `told`, `unlucky`, `told`.
+fn unlucky_in_the_middle(broker: Recorder) -> (RequestMediator, Arc<Recorder>) {
+    let broker = Arc::new(broker);
+    let requests = RequestMap::new().bind(on_request(|_: Act, cx| {
+        Box::pin(async move {
+            cx.emit(Told(1));
+            cx.emit(Unlucky);
+            cx.emit(Told(2));
+            Ok(())
+        })
+    }));
+    let emitter = EventEmitter::default().direct(broker.clone()).with_confirm_timeout(Duration::from_secs(5));
+    (RequestMediator::new(requests, emitter).unwrap(), broker)
+}
+
+#[tokio::test]
+async fn a_message_that_is_refused_does_not_keep_the_others() {
+    let (mediator, broker) =
+        unlucky_in_the_middle(Recorder { refused: HashSet::from(["unlucky"]), ..Recorder::default() });
+    let error = mediator.send(Act).await.unwrap_err();
+    assert_eq!((error.kind(), error.class()), (ErrorKind::Broker, Some(ErrorClass::Destination)));
+    assert_eq!(error.to_string(), "nobody takes `unlucky` (destination)");
+    assert_eq!(broker.payloads(), ["1", "2"]);
+}
+
+#[tokio::test]
+async fn a_message_that_is_not_confirmed_does_not_keep_the_others() {
+    let (mediator, broker) =
+        unlucky_in_the_middle(Recorder { unconfirmed: HashSet::from(["unlucky"]), ..Recorder::default() });
+    let error = mediator.send(Act).await.unwrap_err();
+    assert_eq!((error.kind(), error.class()), (ErrorKind::Broker, Some(ErrorClass::Unknown)));
+    assert_eq!(broker.payloads(), ["1", "null", "2"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_confirm_that_never_comes_is_an_error_in_time() {
+    let (mediator, broker) =
+        unlucky_in_the_middle(Recorder { mute: HashSet::from(["unlucky"]), ..Recorder::default() });
+    let began = tokio::time::Instant::now();
+    let error = mediator.send(Act).await.unwrap_err();
+    assert_eq!(began.elapsed().as_secs(), 5);
+    assert_eq!((error.kind(), error.class()), (ErrorKind::Broker, Some(ErrorClass::Unknown)));
+    assert!(error.is_retryable());
+    assert_eq!(error.to_string(), "the broker did not confirm within 5s (unknown)");
+    assert_eq!(broker.payloads(), ["1", "null", "2"]);
+}
+
+/// A request that sends another one, and both say something; a domain event's handler does so, too.
+fn conversation(broker: &Arc<Recorder>) -> RequestMediator {
+    let requests = RequestMap::new()
+        .bind(on_request(|_: Act, cx| {
+            Box::pin(async move {
+                cx.send(ActInside).await?;
+                cx.emit(Told(2));
+                cx.emit(Happened(3));
+                Ok(())
+            })
+        }))
+        .bind(on_request(|_: ActInside, cx| {
+            Box::pin(async move {
+                cx.emit(Told(1));
+                Ok(())
+            })
+        }));
+    let events = EventMap::new()
+        .bind(on_event(|Happened(number): &Happened, cx| {
+            Box::pin(async move {
+                cx.emit(Told(*number));
+                Ok(())
+            })
+        }))
+        .subscribe("told", on_event(|_: &Told, cx| Box::pin(async move { cx.send(Act).await })));
+    RequestMediator::new(requests, EventEmitter::new(events).direct(broker.clone())).unwrap()
+}
+
+fn header<'a>(message: &'a Message, name: &str) -> Option<&'a str> {
+    message.headers.get_str(name)
+}
+
+#[tokio::test]
+async fn what_is_said_carries_the_ids_of_its_conversation() {
+    let broker = Recorder::new();
+    let mut correlation = Correlation::new("conversation-1");
+    correlation.traceparent = Some("00-1-2-01".into());
+    conversation(&broker).send_correlated(Act, &correlation).await.unwrap();
+    assert_eq!(broker.payloads(), ["1", "2", "3"]);
+    for message in broker.messages() {
+        assert_eq!(header(&message, header::CORRELATION_ID), Some("conversation-1"));
+        assert_eq!(header(&message, header::CAUSATION_ID), None);
+        assert_eq!(header(&message, header::TRACEPARENT), Some("00-1-2-01"));
+    }
+}
+
+#[tokio::test]
+async fn what_is_said_because_of_a_message_has_it_as_the_cause() {
+    let broker = Recorder::new();
+    let mut received = Message::new("told", "7");
+    received.headers = [
+        (header::ID, "message-7"),
+        (header::NAME, "told"),
+        (header::CORRELATION_ID, "conversation-1"),
+        (header::TRACEPARENT, "00-1-2-01"),
+    ]
+    .into_iter()
+    .collect();
+    conversation(&broker).events().handle(received).await.unwrap();
+    assert_eq!(broker.payloads(), ["1", "2", "3"]);
+    for message in broker.messages() {
+        assert_eq!(header(&message, header::CORRELATION_ID), Some("conversation-1"));
+        assert_eq!(header(&message, header::CAUSATION_ID), Some("message-7"));
+        assert_eq!(header(&message, header::TRACEPARENT), Some("00-1-2-01"));
+    }
+}
+
+#[tokio::test]
+async fn a_message_without_a_conversation_begins_one() {
+    let broker = Recorder::new();
+    let mut received = Message::new("told", "7");
+    received.name = "told".into();
+    received.id = Some("message-7".into());
+    conversation(&broker).events().handle(received).await.unwrap();
+    for message in broker.messages() {
+        assert_eq!(header(&message, header::CORRELATION_ID), Some("message-7"));
+        assert_eq!(header(&message, header::CAUSATION_ID), Some("message-7"));
+    }
+}
+
+#[tokio::test]
+async fn without_a_conversation_there_are_no_ids() {
+    let broker = Recorder::new();
+    conversation(&broker).send(Act).await.unwrap();
+    for message in broker.messages() {
+        assert_eq!(header(&message, header::CORRELATION_ID), None);
+        assert_eq!(header(&message, header::CAUSATION_ID), None);
+    }
+}
+
+#[tokio::test]
+async fn a_handler_may_set_the_ids_by_hand() {
+    let broker = Recorder::new();
+    let requests = RequestMap::new().bind(on_request(|_: Act, cx| {
+        Box::pin(async move {
+            assert_eq!(cx.correlation().correlation_id.as_deref(), Some("conversation-1"));
+            cx.emit(Envelope::new(Told(1)).with_header(header::CORRELATION_ID, "mine"));
+            Ok(())
+        })
+    }));
+    let mediator = RequestMediator::new(requests, EventEmitter::default().direct(broker.clone())).unwrap();
+    mediator.send_correlated(Act, &Correlation::new("conversation-1")).await.unwrap();
+    let said = broker.messages();
+    let ids: Vec<_> = said[0].headers.iter().filter(|(name, _)| *name == header::CORRELATION_ID).collect();
+    assert_eq!(ids, [(header::CORRELATION_ID, &Bytes::from("mine"))]);
+}

@@ -1,0 +1,13 @@
+//! The rules of the core, as users meet them.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod codec;
+mod derives;
+mod direct;
+mod events;
+mod messages;
+mod middleware;
+mod requests;
+mod support;
+mod transactions;
+mod ui;

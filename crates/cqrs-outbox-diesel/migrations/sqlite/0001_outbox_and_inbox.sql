@@ -1,0 +1,220 @@
+-- The hot table: only what may be sent now. A documented contract: any program may
+--   INSERT INTO cqrs_outbox (event_name, topic, message_key, payload_text) VALUES (..)
+-- in its own transaction; everything else has a default. Exactly one of payload, payload_text and tombstone is given.
+-- AUTOINCREMENT, because without it SQLite uses the newest row's id again after a delete.
+CREATE TABLE cqrs_outbox (
+    id            INTEGER PRIMARY KEY AUTOINCREMENT,
+    event_id      TEXT NOT NULL DEFAULT (lower(
+        hex(randomblob(4)) || '-' || hex(randomblob(2)) || '-4' || substr(hex(randomblob(2)), 2) || '-'
+        || substr('89AB', abs(random()) % 4 + 1, 1) || substr(hex(randomblob(2)), 2) || '-' || hex(randomblob(6))))
+        CHECK (length(unhex(event_id, '-')) = 16),
+    event_name    TEXT NOT NULL CHECK (event_name <> ''),
+    event_kind    TEXT NOT NULL DEFAULT 'notification' CHECK (event_kind IN ('notification', 'ecst')),
+    event_version INTEGER NOT NULL DEFAULT 1,
+    topic         TEXT NOT NULL CHECK (topic <> ''),
+    -- Orders the events that share it; NULL means no order, and an empty key is a key.
+    message_key   BLOB,
+    -- JSON: {"name": "value"}, or [["name", "value"], ["name", {"hex": "00ff"}]]. NULL: made from the columns.
+    headers       TEXT CHECK (json_valid(headers)),
+    content_type  TEXT NOT NULL DEFAULT 'application/json',
+    payload       BLOB,
+    payload_text  TEXT,
+    tombstone     INTEGER NOT NULL DEFAULT 0 CHECK (tombstone IN (0, 1)),
+    -- RFC 3339, UTC.
+    occurred_at   TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')),
+    -- Refusals so far, for a reason of the event's own.
+    attempts      INTEGER NOT NULL DEFAULT 0,
+    size          INTEGER NOT NULL GENERATED ALWAYS AS (
+        coalesce(length(payload), length(CAST(payload_text AS BLOB)), 0)
+        + coalesce(length(CAST(message_key AS BLOB)), 0) + coalesce(length(CAST(headers AS BLOB)), 0)) VIRTUAL,
+    -- One host, one group: there is nothing to spread.
+    slot          INTEGER NOT NULL GENERATED ALWAYS AS (0) VIRTUAL,
+    CONSTRAINT cqrs_outbox_one_payload
+        CHECK ((payload IS NOT NULL) + (payload_text IS NOT NULL) + tombstone = 1)
+);
+
+-- Rows that wait behind the closed gate of their lane.
+CREATE TABLE cqrs_outbox_parked (
+    id            INTEGER PRIMARY KEY,
+    event_id      TEXT NOT NULL,
+    event_name    TEXT NOT NULL,
+    event_kind    TEXT NOT NULL,
+    event_version INTEGER NOT NULL,
+    topic         TEXT NOT NULL,
+    message_key   BLOB,
+    headers       TEXT,
+    content_type  TEXT NOT NULL,
+    payload       BLOB,
+    payload_text  TEXT,
+    tombstone     INTEGER NOT NULL,
+    occurred_at   TEXT NOT NULL,
+    attempts      INTEGER NOT NULL,
+    size          INTEGER NOT NULL,
+    slot          INTEGER NOT NULL,
+    lane          BLOB NOT NULL,
+    error         TEXT,
+    parked_at     TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now'))
+);
+CREATE INDEX cqrs_outbox_parked_lane ON cqrs_outbox_parked (lane, id);
+
+-- Rows that wait for their time; their place in the order of the key is the moment of promotion.
+CREATE TABLE cqrs_outbox_scheduled (
+    id            INTEGER PRIMARY KEY,
+    event_id      TEXT NOT NULL,
+    event_name    TEXT NOT NULL,
+    event_kind    TEXT NOT NULL,
+    event_version INTEGER NOT NULL,
+    topic         TEXT NOT NULL,
+    message_key   BLOB,
+    headers       TEXT,
+    content_type  TEXT NOT NULL,
+    payload       BLOB,
+    payload_text  TEXT,
+    tombstone     INTEGER NOT NULL,
+    occurred_at   TEXT NOT NULL,
+    attempts      INTEGER NOT NULL,
+    size          INTEGER NOT NULL,
+    slot          INTEGER NOT NULL,
+    lane          BLOB NOT NULL,
+    error         TEXT,
+    parked_at     TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')),
+    deliver_at    REAL NOT NULL
+);
+CREATE INDEX cqrs_outbox_scheduled_due ON cqrs_outbox_scheduled (deliver_at, id);
+
+-- Rows that were given up, with their last error, and a way back.
+CREATE TABLE cqrs_outbox_dead (
+    id            INTEGER PRIMARY KEY,
+    event_id      TEXT NOT NULL,
+    event_name    TEXT NOT NULL,
+    event_kind    TEXT NOT NULL,
+    event_version INTEGER NOT NULL,
+    topic         TEXT NOT NULL,
+    message_key   BLOB,
+    headers       TEXT,
+    content_type  TEXT NOT NULL,
+    payload       BLOB,
+    payload_text  TEXT,
+    tombstone     INTEGER NOT NULL,
+    occurred_at   TEXT NOT NULL,
+    attempts      INTEGER NOT NULL,
+    size          INTEGER NOT NULL,
+    slot          INTEGER NOT NULL,
+    lane          BLOB NOT NULL,
+    error         TEXT,
+    parked_at     TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')),
+    -- Every error with its time: [{"at": "..", "error": ".."}]
+    errors        TEXT NOT NULL DEFAULT '[]',
+    dead_at       TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now'))
+);
+CREATE INDEX cqrs_outbox_dead_lane ON cqrs_outbox_dead (lane, id);
+CREATE INDEX cqrs_outbox_dead_event ON cqrs_outbox_dead (event_id);
+
+-- Rows that are kept after they were sent, if wanted.
+CREATE TABLE cqrs_outbox_sent (
+    id            INTEGER PRIMARY KEY,
+    event_id      TEXT NOT NULL,
+    event_name    TEXT NOT NULL,
+    event_kind    TEXT NOT NULL,
+    event_version INTEGER NOT NULL,
+    topic         TEXT NOT NULL,
+    message_key   BLOB,
+    headers       TEXT,
+    content_type  TEXT NOT NULL,
+    payload       BLOB,
+    payload_text  TEXT,
+    tombstone     INTEGER NOT NULL,
+    occurred_at   TEXT NOT NULL,
+    attempts      INTEGER NOT NULL,
+    size          INTEGER NOT NULL,
+    slot          INTEGER NOT NULL,
+    lane          BLOB NOT NULL,
+    error         TEXT,
+    parked_at     TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')),
+    sent_at       TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')),
+    partition     INTEGER,
+    "offset"      INTEGER
+);
+CREATE INDEX cqrs_outbox_sent_at ON cqrs_outbox_sent (sent_at);
+
+-- Which lanes wait, until when (seconds since 1970; NULL: until someone acts), and why.
+CREATE TABLE cqrs_outbox_gate (
+    lane      BLOB PRIMARY KEY,
+    slot      INTEGER NOT NULL,
+    until     REAL,
+    error     TEXT,
+    closed_at TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now'))
+) WITHOUT ROWID;
+CREATE INDEX cqrs_outbox_gate_due ON cqrs_outbox_gate (until);
+
+-- Who may send the events of which slots, until when. The epoch rises with each change of the owner.
+CREATE TABLE cqrs_outbox_group (
+    group_no    INTEGER PRIMARY KEY,
+    first_slot  INTEGER NOT NULL,
+    last_slot   INTEGER NOT NULL,
+    owner       TEXT,
+    incarnation TEXT,
+    -- Seconds since 1970.
+    expires_at  REAL,
+    epoch       INTEGER NOT NULL DEFAULT 0,
+    -- The last lease ended without a release.
+    dirty       INTEGER NOT NULL DEFAULT 0,
+    wanted_by   TEXT
+);
+INSERT INTO cqrs_outbox_group (group_no, first_slot, last_slot) VALUES (0, 0, 4095);
+
+-- Relays that are alive: they share the groups.
+CREATE TABLE cqrs_outbox_relay (
+    incarnation TEXT PRIMARY KEY,
+    name        TEXT NOT NULL,
+    version     TEXT NOT NULL,
+    started_at  TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')),
+    -- Seconds since 1970.
+    seen_at     REAL NOT NULL
+) WITHOUT ROWID;
+
+-- Deduplication keys outlive their rows, which vanish when they are settled.
+CREATE TABLE cqrs_outbox_dedup (
+    dedup_key  BLOB PRIMARY KEY,
+    event_id   TEXT NOT NULL,
+    expires_at REAL NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX cqrs_outbox_dedup_expires ON cqrs_outbox_dedup (expires_at);
+
+-- The last version of each key, for those who want compare-and-set.
+CREATE TABLE cqrs_outbox_version (
+    message_key BLOB PRIMARY KEY,
+    version     INTEGER NOT NULL,
+    changed_at  TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now'))
+) WITHOUT ROWID;
+
+-- What operators ask for; the owner of the group carries it out.
+CREATE TABLE cqrs_outbox_request (
+    id           INTEGER PRIMARY KEY AUTOINCREMENT,
+    kind         TEXT NOT NULL CHECK (kind IN ('replay', 'discard')),
+    event_id     TEXT NOT NULL,
+    requested_by TEXT NOT NULL DEFAULT '',
+    requested_at TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')),
+    done_at      TEXT,
+    outcome      TEXT
+);
+CREATE INDEX cqrs_outbox_request_open ON cqrs_outbox_request (id) WHERE done_at IS NULL;
+
+-- Which consumer has handled which message.
+CREATE TABLE cqrs_inbox (
+    consumer   TEXT NOT NULL,
+    message_id BLOB NOT NULL,
+    handled_at TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')),
+    PRIMARY KEY (consumer, message_id)
+) WITHOUT ROWID;
+CREATE INDEX cqrs_inbox_handled_at ON cqrs_inbox (handled_at);
+
+-- Which version these tables are of, which database this is, and whether relaying is on hold.
+CREATE TABLE cqrs_outbox_meta (
+    only_row           INTEGER PRIMARY KEY DEFAULT 1 CHECK (only_row = 1),
+    schema_version     INTEGER NOT NULL,
+    min_reader_version INTEGER NOT NULL,
+    installation_id    TEXT NOT NULL DEFAULT (lower(hex(randomblob(16)))),
+    hold               INTEGER NOT NULL DEFAULT 0 CHECK (hold IN (0, 1))
+);
+INSERT INTO cqrs_outbox_meta (schema_version, min_reader_version) VALUES (1, 1);

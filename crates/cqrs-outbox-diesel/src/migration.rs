@@ -1,0 +1,47 @@
+//! The tables, as SQL that is embedded and can be printed.
+//!
+//! Not `diesel_migrations`, because its table of versions is the application's own: two sets of migrations in one table
+//! would take each other for missing or unknown.
+
+use std::fmt;
+
+/// The version of the tables that this library writes.
+pub(crate) const SCHEMA_VERSION: i32 = 1;
+
+/// One step of the tables' history.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Migration {
+    /// The version of the tables after it.
+    pub version: i32,
+    /// The oldest version of this library's tables that a reader of them may expect.
+    pub min_reader_version: i32,
+    /// What it is about.
+    pub name: &'static str,
+    /// The statements.
+    pub sql: &'static str,
+}
+
+impl fmt::Display for Migration {
+    /// The SQL, to be run by hand: in one transaction, it leaves what [`Outbox::migrate`](crate::Outbox::migrate) leaves.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "-- {} ({})\n{}", self.version, self.name, self.sql)
+    }
+}
+
+/// All of them for PostgreSQL, oldest first.
+#[cfg(feature = "postgres")]
+pub const POSTGRES: &[Migration] = &[Migration {
+    version: 1,
+    min_reader_version: 1,
+    name: "outbox and inbox",
+    sql: include_str!("../migrations/postgres/0001_outbox_and_inbox.sql"),
+}];
+
+/// All of them for SQLite, oldest first.
+#[cfg(feature = "sqlite")]
+pub const SQLITE: &[Migration] = &[Migration {
+    version: 1,
+    min_reader_version: 1,
+    name: "outbox and inbox",
+    sql: include_str!("../migrations/sqlite/0001_outbox_and_inbox.sql"),
+}];

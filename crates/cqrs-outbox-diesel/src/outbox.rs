@@ -1,0 +1,346 @@
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use cqrs_consumer::Inbox;
+use cqrs_core::{
+    BeginTransaction, Correlation, Encoder, Error, ErrorKind, IntoMessage, Message, MessageId, Result,
+    Transaction,
+};
+use cqrs_outbox::{StoreError, StoreErrorKind};
+use diesel_async::SimpleAsyncConnection;
+use tokio::sync::{Notify, Semaphore};
+use uuid::Uuid;
+
+use crate::backend::Backend;
+use crate::error::{MIGRATE, store_error};
+use crate::migration::{Migration, SCHEMA_VERSION};
+use crate::record::NewRow;
+use crate::tx::Tx;
+
+/// A transactional outbox, and an inbox, in a database. Cheap to clone; all clones share their connections.
+///
+/// It opens the transactions of [`TransactionalHandler`](cqrs_core::TransactionalHandler)s, is the
+/// [`OutboxStore`](cqrs_outbox::OutboxStore) of a relay and the [`Inbox`] of consumers.
+pub struct Outbox<B: Backend> {
+    shared: Arc<Shared<B>>,
+}
+
+struct Shared<B: Backend> {
+    pool: B::Pool,
+    /// Where only one can write at a time, writers queue here, in their order, instead of in the database.
+    writers: Option<Arc<Semaphore>>,
+    encoder: Encoder,
+    changed: Notify,
+}
+
+impl<B: Backend> Outbox<B> {
+    pub(crate) fn from_parts(pool: B::Pool, writers: Option<Arc<Semaphore>>) -> Self {
+        let shared = Shared { pool, writers, encoder: Encoder::default(), changed: Notify::new() };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// The same connections with another wire format or size limit. Call it before the outbox is shared: clones that
+    /// were made before keep theirs, and do not wake this one's relay.
+    #[must_use]
+    pub fn with_encoder(self, encoder: Encoder) -> Self {
+        let shared = Shared {
+            pool: self.shared.pool.clone(),
+            writers: self.shared.writers.clone(),
+            encoder,
+            changed: Notify::new(),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Adds an event in a transaction of your own, on any connection to the outbox's database.
+    ///
+    /// The relay cannot see when that transaction commits: it finds the event when it next reads, or call
+    /// [`wake`](Self::wake) after the commit.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidEvent`] if it is too large, has no topic or cannot be serialised; [`ErrorKind::Store`].
+    ///
+    /// # Cancel safety
+    ///
+    /// A dropped future leaves it open whether the row was written; roll back.
+    pub async fn add(&self, conn: &mut B::Connection, event: impl IntoMessage + Send) -> Result<()> {
+        self.add_all(conn, [event]).await
+    }
+
+    /// Adds events, in their order and in one statement; all or, if one of them is refused, none.
+    ///
+    /// # Errors
+    ///
+    /// As for [`add`](Self::add).
+    ///
+    /// # Cancel safety
+    ///
+    /// As for [`add`](Self::add).
+    pub async fn add_all<E: IntoMessage>(
+        &self,
+        conn: &mut B::Connection,
+        events: impl IntoIterator<Item = E, IntoIter: Send> + Send,
+    ) -> Result<()> {
+        let messages = self.encode_all(events, &Correlation::default())?;
+        let rows = messages.into_iter().map(NewRow::new).collect::<Result<Vec<_>>>()?;
+        if rows.is_empty() {
+            return Ok(());
+        }
+        B::insert(conn, rows).await.map_err(|error| store_error(error).into_error())
+    }
+
+    /// Runs `work` in a transaction, commits if it succeeds and rolls back if it fails or is dropped.
+    ///
+    /// # Errors
+    ///
+    /// That of `work`; [`ErrorKind::Store`] or [`ErrorKind::Transaction`].
+    ///
+    /// # Cancel safety
+    ///
+    /// A dropped future rolls back, unless the commit had begun.
+    pub async fn transaction<T, F>(&self, work: F) -> Result<T>
+    where
+        T: Send,
+        for<'t> F: AsyncFnOnce(&'t mut Tx<B>) -> Result<T>
+            + TransactionFn<&'t mut Tx<B>, Result<T>, Running: Send>
+            + Send,
+    {
+        self.try_transaction(work).await
+    }
+
+    /// As [`transaction`](Self::transaction), for an error type of your own.
+    ///
+    /// # Errors
+    ///
+    /// As for [`transaction`](Self::transaction).
+    ///
+    /// # Cancel safety
+    ///
+    /// As for [`transaction`](Self::transaction).
+    pub async fn try_transaction<T, E, F>(&self, work: F) -> Result<T, E>
+    where
+        T: Send,
+        E: From<Error> + Send,
+        for<'t> F: AsyncFnOnce(&'t mut Tx<B>) -> Result<T, E>
+            + TransactionFn<&'t mut Tx<B>, Result<T, E>, Running: Send>
+            + Send,
+    {
+        let mut tx = self.begin().await?;
+        match work(&mut tx).await {
+            Ok(value) => {
+                tx.commit().await?;
+                Ok(value)
+            }
+            Err(error) => {
+                if let Err(rollback) = tx.rollback().await {
+                    tracing::warn!(error = %rollback, "the database rolls back when the connection is closed");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Creates the tables, or brings them to this version. Does nothing if they are; safe when several do it at once.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Store`]: not reachable, not allowed, or the tables are of a version that this library is too old for.
+    ///
+    /// # Cancel safety
+    ///
+    /// A dropped future rolls the step back that was under way.
+    pub async fn migrate(&self) -> Result<()> {
+        self.try_migrate().await.map_err(StoreError::into_error)
+    }
+
+    async fn try_migrate(&self) -> Result<(), StoreError> {
+        let mut tx = self.begin_write().await?;
+        B::lock_migrations(&mut tx).await.map_err(store_error)?;
+        let version = B::schema_version(&mut tx).await.map_err(store_error)?;
+        readable(version.unwrap_or((0, 0)))?;
+        let pending = |migration: &&Migration| version.is_none_or(|(version, _)| migration.version > version);
+        for migration in B::MIGRATIONS.iter().filter(pending) {
+            tracing::info!(version = migration.version, name = migration.name, "migrating the outbox");
+            tx.batch_execute(migration.sql).await.map_err(|error| {
+                let what = format!(
+                    "the migration to version {} ({}) failed: {error}",
+                    migration.version, migration.name
+                );
+                StoreError::new(StoreErrorKind::Schema, what).with_source(error)
+            })?;
+            B::set_schema_version(&mut tx, migration.version, migration.min_reader_version)
+                .await
+                .map_err(store_error)?;
+        }
+        commit(tx).await
+    }
+
+    /// Whether the tables are there and of a version that this library can work with.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Store`], saying what is wrong and what to do.
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe.
+    pub async fn check_schema(&self) -> Result<()> {
+        self.try_check_schema().await.map_err(StoreError::into_error)
+    }
+
+    pub(crate) async fn try_check_schema(&self) -> Result<(), StoreError> {
+        let mut guard = self.acquire().await?;
+        match B::schema_version(&mut guard).await.map_err(store_error)? {
+            Some(version) => readable(version),
+            None => Err(StoreError::new(StoreErrorKind::Schema, MIGRATE)),
+        }
+    }
+
+    /// Asks for a dead letter to be sent again, before the later events of its key that wait for it. The relay that owns
+    /// its key does it with its next heartbeat.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Store`]; [`ErrorKind::InvalidEvent`] if there is no dead letter with this id.
+    ///
+    /// # Cancel safety
+    ///
+    /// A dropped future leaves it open whether it was asked for; asking twice is harmless.
+    pub async fn replay(&self, event_id: Uuid) -> Result<()> {
+        self.request("replay", event_id).await
+    }
+
+    /// Asks for a dead letter to be dropped, so that the later events of its key go on.
+    ///
+    /// # Errors
+    ///
+    /// As for [`replay`](Self::replay).
+    ///
+    /// # Cancel safety
+    ///
+    /// As for [`replay`](Self::replay).
+    pub async fn discard(&self, event_id: Uuid) -> Result<()> {
+        self.request("discard", event_id).await
+    }
+
+    async fn request(&self, kind: &'static str, event_id: Uuid) -> Result<()> {
+        let mut tx = self.begin().await?;
+        let asked =
+            B::request(&mut tx, kind, event_id).await.map_err(|error| store_error(error).into_error())?;
+        if asked == 0 {
+            return Err(Error::new(
+                ErrorKind::InvalidEvent,
+                format!("there is no dead letter with the id {event_id}: nothing to {kind}"),
+            ));
+        }
+        tx.commit().await
+    }
+
+    /// Tells the relay in this process that there may be something new.
+    pub fn wake(&self) {
+        self.shared.changed.notify_one();
+    }
+
+    /// Resolves after [`wake`](Self::wake).
+    pub(crate) async fn woken(&self) {
+        self.shared.changed.notified().await;
+    }
+
+    pub(crate) fn encode_all<E: IntoMessage>(
+        &self,
+        events: impl IntoIterator<Item = E>,
+        correlation: &Correlation,
+    ) -> Result<Vec<Message>> {
+        events.into_iter().map(|event| event.into_message(&self.shared.encoder, correlation)).collect()
+    }
+
+    pub(crate) async fn acquire(&self) -> Result<B::Guard, StoreError> {
+        B::acquire(&self.shared.pool).await
+    }
+
+    /// A transaction that is going to write.
+    pub(crate) async fn begin_write(&self) -> Result<Tx<B>, StoreError> {
+        let permit = match &self.shared.writers {
+            // The semaphore is never closed.
+            Some(writers) => Arc::clone(writers).acquire_owned().await.ok(),
+            None => None,
+        };
+        let mut tx = Tx::new(self.acquire().await?, self.clone(), permit);
+        B::begin(&mut tx).await.map_err(store_error)?;
+        Ok(tx)
+    }
+}
+
+/// Commits a transaction of the store's own.
+pub(crate) async fn commit<B: Backend>(tx: Tx<B>) -> Result<(), StoreError> {
+    tx.commit().await.map_err(|error| {
+        StoreError::new(StoreErrorKind::Unavailable, error.to_string())
+            .with_source(Box::<dyn std::error::Error + Send + Sync>::from(error))
+    })
+}
+
+/// Ends a transaction of the store's own that changed nothing; its connection goes back to the pool.
+pub(crate) async fn give_up<B: Backend>(tx: Tx<B>) {
+    if let Err(error) = tx.rollback().await {
+        tracing::debug!(%error, "the connection is closed instead");
+    }
+}
+
+fn readable((version, min_reader_version): (i32, i32)) -> Result<(), StoreError> {
+    if min_reader_version > SCHEMA_VERSION {
+        let what = format!(
+            "the outbox's tables are of version {version} and want a library that knows version {min_reader_version}, \
+             but this one knows {SCHEMA_VERSION}: update this program"
+        );
+        return Err(StoreError::new(StoreErrorKind::Schema, what));
+    }
+    Ok(())
+}
+
+/// An async closure whose future is `Send`. It stands beside `AsyncFnOnce` in a bound, because that alone cannot say so;
+/// it is implemented for every such closure.
+pub trait TransactionFn<A, R>: FnOnce(A) -> Self::Running {
+    /// What it returns when it is called.
+    type Running: Future<Output = R>;
+}
+
+impl<A, R, F, Running> TransactionFn<A, R> for F
+where
+    F: FnOnce(A) -> Running,
+    Running: Future<Output = R>,
+{
+    type Running = Running;
+}
+
+#[async_trait]
+impl<B: Backend> BeginTransaction<B> for Outbox<B> {
+    async fn begin(&self) -> Result<Tx<B>> {
+        self.begin_write().await.map_err(StoreError::into_error)
+    }
+
+    fn encoder(&self) -> &Encoder {
+        &self.shared.encoder
+    }
+}
+
+#[async_trait]
+impl<B: Backend> Inbox<B> for Outbox<B> {
+    async fn admit(&self, tx: &mut Tx<B>, consumer: &str, id: &MessageId) -> Result<bool> {
+        B::admit(tx, consumer, id).await.map_err(|error| store_error(error).into_error())
+    }
+}
+
+impl<B: Backend> Clone for Outbox<B> {
+    fn clone(&self) -> Self {
+        Self { shared: Arc::clone(&self.shared) }
+    }
+}
+
+impl<B: Backend> fmt::Debug for Outbox<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Outbox").field("database", &std::any::type_name::<B>()).finish_non_exhaustive()
+    }
+}

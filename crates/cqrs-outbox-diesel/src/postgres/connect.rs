@@ -1,0 +1,184 @@
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cqrs_core::{ErrorKind, Result};
+use cqrs_outbox::{StoreError, StoreErrorKind};
+use deadpool::Runtime;
+use deadpool::managed::{HookError, PoolError as Pooled};
+use diesel::{ConnectionError, ConnectionResult};
+use diesel_async::AsyncPgConnection;
+use diesel_async::pooled_connection::deadpool::Pool;
+use diesel_async::pooled_connection::{
+    AsyncDieselConnectionManager, ManagerConfig, PoolError, RecyclingMethod,
+};
+use futures_util::future::{BoxFuture, FutureExt};
+use tokio_postgres::error::SqlState;
+
+use super::Pg;
+use crate::error::without_password;
+use crate::outbox::Outbox;
+
+type Connect = dyn Fn(&str) -> BoxFuture<'static, ConnectionResult<AsyncPgConnection>> + Send + Sync;
+
+/// Builds an [`Outbox`] on PostgreSQL.
+#[must_use = "a builder does nothing until `connect` is called"]
+pub struct PgBuilder {
+    url: String,
+    max_connections: usize,
+    connect_timeout: Duration,
+    connect: Arc<Connect>,
+}
+
+impl Outbox<Pg> {
+    /// Connects to `postgres://user:password@host:port/database`, without TLS.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Configuration`] if the URL is not one of PostgreSQL; [`ErrorKind::Store`] if the database cannot be
+    /// reached or refuses the login. Both name the URL, without its password.
+    pub async fn connect(url: impl Into<String>) -> Result<Self> {
+        Self::builder(url).connect().await
+    }
+
+    /// Connects with other settings, or with TLS.
+    pub fn builder(url: impl Into<String>) -> PgBuilder {
+        PgBuilder {
+            url: url.into(),
+            max_connections: 10,
+            connect_timeout: Duration::from_secs(5),
+            connect: Arc::new(|url| {
+                let url = url.to_owned();
+                async move { without_tls(&url).await }.boxed()
+            }),
+        }
+    }
+}
+
+impl PgBuilder {
+    /// How many connections there are at most, the relay's included. Default 10.
+    pub fn max_connections(mut self, max_connections: usize) -> Self {
+        self.max_connections = max_connections.max(1);
+        self
+    }
+
+    /// How long a connection may take, and how long to wait for a free one. Default 5 s.
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = timeout;
+        self
+    }
+
+    /// Makes connections with a function of yours, which gets the URL: the way to TLS, since the client library leaves
+    /// the choice of a TLS library to you.
+    ///
+    /// ```no_run
+    /// use cqrs_outbox_diesel::{Outbox, Pg};
+    /// use diesel_async::AsyncPgConnection;
+    /// use diesel::ConnectionError;
+    ///
+    /// # async fn connect() -> cqrs_core::Result<()> {
+    /// let outbox = Outbox::<Pg>::builder("postgres://localhost/meetings?sslmode=require")
+    ///     .connect_with(|url| async move {
+    ///         let bad = |error: tokio_postgres::Error| ConnectionError::BadConnection(error.to_string());
+    ///         // In place of `NoTls`: `tokio_postgres_rustls::MakeRustlsConnect`, `postgres_native_tls::MakeTlsConnector` ..
+    ///         let tls = tokio_postgres::NoTls;
+    ///         let (client, connection) = tokio_postgres::connect(&url, tls).await.map_err(bad)?;
+    ///         AsyncPgConnection::try_from_client_and_connection(client, connection).await
+    ///     })
+    ///     .connect()
+    ///     .await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn connect_with<F>(mut self, connect: impl Fn(String) -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = ConnectionResult<AsyncPgConnection>> + Send + 'static,
+    {
+        self.connect = Arc::new(move |url| connect(url.to_owned()).boxed());
+        self
+    }
+
+    /// Connects.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Outbox::connect`].
+    pub async fn connect(self) -> Result<Outbox<Pg>> {
+        let shown = without_password(&self.url);
+        if !self.url.starts_with("postgres://") && !self.url.starts_with("postgresql://") {
+            return Err(cqrs_core::Error::new(
+                ErrorKind::Configuration,
+                format!("`{shown}` is not a URL of PostgreSQL: it begins with `postgres://`"),
+            ));
+        }
+        let mut config = ManagerConfig::default();
+        let connect = self.connect;
+        config.custom_setup = Box::new(move |url| connect(url));
+        // Whether the connection is closed is known without asking the server.
+        config.recycling_method = RecyclingMethod::Fast;
+        let manager = AsyncDieselConnectionManager::new_with_config(self.url, config);
+        let timeout = Some(self.connect_timeout);
+        let pool = Pool::builder(manager)
+            .max_size(self.max_connections)
+            .runtime(Runtime::Tokio1)
+            .wait_timeout(timeout)
+            .create_timeout(timeout)
+            .build()
+            .map_err(|error| cqrs_core::Error::new(ErrorKind::Configuration, error.to_string()))?;
+        let outbox = Outbox::from_parts(pool, None);
+        match outbox.acquire().await {
+            Ok(_) => Ok(outbox),
+            Err(error) => {
+                let what = format!("cannot connect to `{shown}`: {error}");
+                Err(StoreError::new(error.kind(), what).with_source(error).into_error())
+            }
+        }
+    }
+}
+
+async fn without_tls(url: &str) -> ConnectionResult<AsyncPgConnection> {
+    let refused = |error: tokio_postgres::Error| {
+        let source =
+            std::error::Error::source(&error).map(|source| format!(": {source}")).unwrap_or_default();
+        let what = format!("{error}{source}");
+        match error.code() {
+            // What waiting does not mend: a wrong password, role or database.
+            Some(code)
+                if *code == SqlState::INVALID_PASSWORD
+                    || *code == SqlState::INVALID_AUTHORIZATION_SPECIFICATION
+                    || *code == SqlState::INVALID_CATALOG_NAME =>
+            {
+                ConnectionError::InvalidConnectionUrl(what)
+            }
+            _ => ConnectionError::BadConnection(what),
+        }
+    };
+    let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls).await.map_err(refused)?;
+    AsyncPgConnection::try_from_client_and_connection(client, connection).await
+}
+
+pub(super) fn pool_error(error: Pooled<PoolError>) -> StoreError {
+    let (kind, what) = match &error {
+        Pooled::Backend(PoolError::ConnectionError(ConnectionError::InvalidConnectionUrl(what))) => {
+            (StoreErrorKind::Configuration, format!("{what}; check user, password and database"))
+        }
+        Pooled::Backend(PoolError::ConnectionError(ConnectionError::BadConnection(what))) => {
+            (StoreErrorKind::Unavailable, format!("{what}; is the server running?"))
+        }
+        Pooled::Timeout(_) => (
+            StoreErrorKind::Unavailable,
+            "no connection became free in time; raise `max_connections`, or look for transactions that stay open".to_owned(),
+        ),
+        Pooled::PostCreateHook(HookError::Message(what)) => (StoreErrorKind::Unavailable, what.to_string()),
+        _ => (StoreErrorKind::Unavailable, error.to_string()),
+    };
+    StoreError::new(kind, what).with_source(error)
+}
+
+impl fmt::Debug for PgBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PgBuilder")
+            .field("url", &without_password(&self.url))
+            .field("max_connections", &self.max_connections)
+            .finish_non_exhaustive()
+    }
+}

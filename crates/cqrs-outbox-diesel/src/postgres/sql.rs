@@ -1,0 +1,227 @@
+//! The statements. `clock_timestamp()` and not `now()`: a lease counts from when it is written, not from when its
+//! transaction began.
+
+pub(super) const INSERT: &str = "\
+    INSERT INTO cqrs_outbox (event_id, event_name, event_kind, event_version, topic, message_key, headers, content_type, \
+        payload, tombstone, occurred_at) \
+    SELECT event_id, event_name, event_kind, event_version, topic, message_key, headers, content_type, \
+        payload, payload IS NULL, occurred_at \
+    FROM unnest($1::uuid[], $2::text[], $3::text[], $4::int[], $5::text[], $6::bytea[], $7::text[], $8::text[], \
+        $9::bytea[], $10::timestamptz[]) \
+        WITH ORDINALITY AS new(event_id, event_name, event_kind, event_version, topic, message_key, headers, \
+        content_type, payload, occurred_at, nth) \
+    ORDER BY nth";
+
+pub(super) const ADMIT: &str =
+    "INSERT INTO cqrs_inbox (consumer, message_id) VALUES ($1, $2) ON CONFLICT DO NOTHING";
+
+pub(super) const LOCK_MIGRATIONS: &str = "SELECT pg_advisory_xact_lock($1)";
+
+pub(super) const META_EXISTS: &str = "SELECT to_regclass('cqrs_outbox_meta') IS NOT NULL AS found";
+
+pub(super) const VERSIONS: &str = "SELECT schema_version, min_reader_version FROM cqrs_outbox_meta";
+
+pub(super) const SET_VERSION: &str =
+    "UPDATE cqrs_outbox_meta SET schema_version = $1, min_reader_version = $2";
+
+pub(super) const REQUEST: &str = "\
+    INSERT INTO cqrs_outbox_request (kind, event_id) SELECT $1, event_id FROM cqrs_outbox_dead WHERE event_id = $2";
+
+pub(super) const SEEN: &str = "\
+    INSERT INTO cqrs_outbox_relay (incarnation, name, version) VALUES ($1, $2, $3) \
+    ON CONFLICT (incarnation) DO UPDATE SET seen_at = clock_timestamp()";
+
+pub(super) const FORGET_RELAYS: &str = "\
+    DELETE FROM cqrs_outbox_relay WHERE incarnation IN ( \
+        SELECT incarnation FROM cqrs_outbox_relay \
+        WHERE seen_at < clock_timestamp() - 10 * make_interval(secs => $1) FOR UPDATE SKIP LOCKED)";
+
+pub(super) const RELEASE: &str = "\
+    UPDATE cqrs_outbox_group SET owner = NULL, incarnation = NULL, expires_at = NULL, dirty = false \
+    WHERE incarnation = $1 AND group_no = ANY($2)";
+
+pub(super) const RENEW: &str = "\
+    UPDATE cqrs_outbox_group SET expires_at = clock_timestamp() + make_interval(secs => $2) \
+    WHERE incarnation = $1 AND expires_at > clock_timestamp() \
+        AND expires_at <= clock_timestamp() + 2 * make_interval(secs => $2)";
+
+pub(super) const TAKE: &str = "\
+    UPDATE cqrs_outbox_group SET owner = $2, incarnation = $1, epoch = epoch + 1, \
+        expires_at = clock_timestamp() + make_interval(secs => $3), \
+        dirty = dirty OR incarnation IS NOT NULL \
+    WHERE group_no IN ( \
+        SELECT group_no FROM cqrs_outbox_group \
+        WHERE incarnation IS NULL OR expires_at <= clock_timestamp() \
+            OR expires_at > clock_timestamp() + 2 * make_interval(secs => $3) \
+        ORDER BY group_no LIMIT $4 FOR UPDATE SKIP LOCKED)";
+
+pub(super) const LEASES: &str = "\
+    SELECT group_no, epoch FROM cqrs_outbox_group \
+    WHERE incarnation = $1 AND expires_at > clock_timestamp() ORDER BY group_no";
+
+pub(super) const CENSUS: &str = "\
+    SELECT (SELECT count(*) FROM cqrs_outbox_group) AS groups, \
+        (SELECT count(*) FROM cqrs_outbox_relay \
+            WHERE seen_at > clock_timestamp() - make_interval(secs => $1)) AS relays, \
+        coalesce((SELECT hold FROM cqrs_outbox_meta), false) AS hold";
+
+/// Dead letters of owned groups that are asked for: they go back behind the gate of their lane.
+pub(super) const REPLAY: &str = "\
+    WITH asked AS ( \
+        SELECT DISTINCT ON (d.id) d.id FROM cqrs_outbox_request r JOIN cqrs_outbox_dead d USING (event_id) \
+        WHERE r.done_at IS NULL AND r.kind = 'replay' AND (d.slot / 64) = ANY($1)), \
+    back AS (DELETE FROM cqrs_outbox_dead WHERE id IN (SELECT id FROM asked) RETURNING *), \
+    gated AS ( \
+        INSERT INTO cqrs_outbox_gate (lane, slot, until, error) \
+        SELECT DISTINCT ON (lane) lane, slot, clock_timestamp(), 'replay' FROM back \
+        ON CONFLICT (lane) DO UPDATE SET until = clock_timestamp(), error = 'replay') \
+    INSERT INTO cqrs_outbox_parked (id, event_id, event_name, event_kind, event_version, topic, message_key, headers, \
+        content_type, payload, payload_text, tombstone, occurred_at, attempts, size, slot, lane, error) \
+    SELECT id, event_id, event_name, event_kind, event_version, topic, message_key, headers, \
+        content_type, payload, payload_text, tombstone, occurred_at, 0, size, slot, lane, error FROM back";
+
+/// Dead letters of owned groups that are given up: what waits behind them is due.
+pub(super) const DISCARD: &str = "\
+    WITH asked AS ( \
+        SELECT DISTINCT d.id FROM cqrs_outbox_request r JOIN cqrs_outbox_dead d USING (event_id) \
+        WHERE r.done_at IS NULL AND r.kind = 'discard' AND (d.slot / 64) = ANY($1)), \
+    gone AS (DELETE FROM cqrs_outbox_dead WHERE id IN (SELECT id FROM asked) RETURNING id, lane) \
+    UPDATE cqrs_outbox_gate SET until = clock_timestamp() \
+    WHERE until IS NULL AND lane IN (SELECT lane FROM gone) \
+        AND NOT EXISTS (SELECT 1 FROM cqrs_outbox_dead d \
+            WHERE d.lane = cqrs_outbox_gate.lane AND d.id NOT IN (SELECT id FROM gone))";
+
+/// Requests whose dead letter is gone are done, by this relay or another.
+pub(super) const REQUESTS_DONE: &str = "\
+    UPDATE cqrs_outbox_request r SET done_at = clock_timestamp(), outcome = 'done' \
+    WHERE done_at IS NULL AND NOT EXISTS (SELECT 1 FROM cqrs_outbox_dead d WHERE d.event_id = r.event_id)";
+
+pub(super) const OPEN_REQUESTS: &str =
+    "SELECT EXISTS (SELECT 1 FROM cqrs_outbox_request WHERE done_at IS NULL) AS found";
+
+/// As `Lane::of` makes it.
+macro_rules! lane {
+    ($table:literal) => {
+        concat!(
+            "CASE WHEN ",
+            $table,
+            ".message_key IS NULL THEN 'e'::bytea || uuid_send(",
+            $table,
+            ".event_id) \
+             ELSE 'k'::bytea || ",
+            $table,
+            ".message_key END"
+        )
+    };
+}
+
+pub(super) const READ: &str = concat!(
+    "SELECT * FROM ( \
+        SELECT o.id, o.event_id, o.event_name, o.event_kind, o.event_version, o.topic, o.message_key, o.headers, \
+            o.content_type, o.payload, o.payload_text, o.occurred_at, o.attempts, o.size, grp.no AS group_no, \
+            EXISTS (SELECT 1 FROM cqrs_outbox_gate g WHERE g.lane = ",
+    lane!("o"),
+    ") AS gated, \
+            sum(o.size::bigint) OVER (ORDER BY o.id) - o.size AS bytes_before \
+        FROM unnest($1::int[]) AS grp(no) CROSS JOIN LATERAL ( \
+            SELECT * FROM cqrs_outbox o WHERE (o.slot / 64) = grp.no AND NOT (o.id = ANY($2)) \
+            ORDER BY o.id LIMIT $3) o \
+        ORDER BY o.id LIMIT $3) bounded \
+    WHERE bytes_before < $4 ORDER BY id"
+);
+
+pub(super) const READ_PARKED: &str = "\
+    SELECT * FROM ( \
+        SELECT p.id, p.event_id, p.event_name, p.event_kind, p.event_version, p.topic, p.message_key, p.headers, \
+            p.content_type, p.payload, p.payload_text, p.occurred_at, p.attempts, p.size, g.slot / 64 AS group_no, \
+            false AS gated, sum(p.size::bigint) OVER (ORDER BY p.id) - p.size AS bytes_before \
+        FROM (SELECT lane, slot FROM cqrs_outbox_gate \
+            WHERE until <= clock_timestamp() AND (slot / 64) = ANY($1) ORDER BY until LIMIT $3) g \
+        CROSS JOIN LATERAL ( \
+            SELECT * FROM cqrs_outbox_parked p WHERE p.lane = g.lane AND NOT (p.id = ANY($2)) \
+            ORDER BY p.id LIMIT $3) p \
+        ORDER BY p.id LIMIT $3) bounded \
+    WHERE bytes_before < $4 ORDER BY id";
+
+pub(super) const SETTLE_HOT: &str = "DELETE FROM cqrs_outbox WHERE id = ANY($1)";
+
+pub(super) const SETTLE_PARKED: &str = "DELETE FROM cqrs_outbox_parked WHERE id = ANY($1)";
+
+pub(super) const FENCE: &str =
+    "SELECT true AS found FROM cqrs_outbox_group WHERE group_no = $1 AND epoch = $2 FOR UPDATE";
+
+/// The columns that a row takes with it wherever it goes.
+macro_rules! carried {
+    () => {
+        "id, event_id, event_name, event_kind, event_version, topic, message_key, headers, content_type, payload, \
+         payload_text, tombstone, occurred_at, size, slot"
+    };
+}
+
+pub(super) const PARK_HOT: &str = concat!(
+    "WITH moved AS (DELETE FROM cqrs_outbox WHERE id = $1 RETURNING *) \
+     INSERT INTO cqrs_outbox_parked (",
+    carried!(),
+    ", attempts, lane, error) \
+     SELECT ",
+    carried!(),
+    ", attempts + 1, $2, $3 FROM moved"
+);
+
+pub(super) const PARK_AGAIN: &str = "\
+    UPDATE cqrs_outbox_parked SET attempts = attempts + 1, error = $3, parked_at = clock_timestamp() \
+    WHERE id = $1 AND lane = $2";
+
+pub(super) const BURY_HOT: &str = concat!(
+    "WITH moved AS (DELETE FROM cqrs_outbox WHERE id = $1 RETURNING *) \
+     INSERT INTO cqrs_outbox_dead (",
+    carried!(),
+    ", attempts, lane, error, errors) \
+     SELECT ",
+    carried!(),
+    ", attempts + 1, $2, $3, \
+        jsonb_build_array(jsonb_build_object('at', clock_timestamp(), 'error', $3::text))::text FROM moved"
+);
+
+pub(super) const BURY_PARKED: &str = concat!(
+    "WITH moved AS (DELETE FROM cqrs_outbox_parked WHERE id = $1 AND lane = $2 RETURNING *) \
+     INSERT INTO cqrs_outbox_dead (",
+    carried!(),
+    ", attempts, lane, error, errors) \
+     SELECT ",
+    carried!(),
+    ", attempts + 1, lane, $3, \
+        jsonb_build_array(jsonb_build_object('at', parked_at, 'error', error), \
+            jsonb_build_object('at', clock_timestamp(), 'error', $3::text))::text FROM moved"
+);
+
+/// `$3` seconds from now; NULL: until someone acts.
+pub(super) const CLOSE_GATE: &str = "\
+    INSERT INTO cqrs_outbox_gate (lane, slot, until, error) \
+    SELECT $1, first_slot, clock_timestamp() + make_interval(secs => $3), $4 \
+    FROM cqrs_outbox_group WHERE group_no = $2 \
+    ON CONFLICT (lane) DO UPDATE SET until = EXCLUDED.until, error = EXCLUDED.error";
+
+pub(super) const GATE_CLOSED: &str =
+    "SELECT EXISTS (SELECT 1 FROM cqrs_outbox_gate WHERE lane = $1) AS found";
+
+pub(super) const SET_ASIDE: &str = concat!(
+    "WITH moved AS (DELETE FROM cqrs_outbox WHERE id = ANY($1) RETURNING *) \
+     INSERT INTO cqrs_outbox_parked (",
+    carried!(),
+    ", attempts, lane) \
+     SELECT ",
+    carried!(),
+    ", attempts, $2 FROM moved"
+);
+
+pub(super) const PARKED_LEFT: &str =
+    "SELECT EXISTS (SELECT 1 FROM cqrs_outbox_parked WHERE lane = $1) AS found";
+
+pub(super) const OPEN_GATE: &str = "DELETE FROM cqrs_outbox_gate WHERE lane = $1";
+
+pub(super) const LEAVE_GROUPS: &str = "\
+    UPDATE cqrs_outbox_group SET owner = NULL, incarnation = NULL, expires_at = NULL, dirty = false \
+    WHERE incarnation = $1";
+
+pub(super) const LEAVE: &str = "DELETE FROM cqrs_outbox_relay WHERE incarnation = $1";

@@ -1,0 +1,180 @@
+//! Between messages and rows.
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use cqrs_core::codec::{Codec, Json};
+use cqrs_core::{Error, ErrorKind, EventKind, Headers, Message, Result};
+use cqrs_outbox::{GroupNo, Lane, OutboxRow, Place};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+/// A message as the columns of a new row.
+#[derive(Debug)]
+pub struct NewRow {
+    pub(crate) event_id: Uuid,
+    pub(crate) event_name: String,
+    pub(crate) event_kind: &'static str,
+    pub(crate) event_version: i32,
+    pub(crate) topic: String,
+    pub(crate) message_key: Option<Vec<u8>>,
+    pub(crate) headers: String,
+    pub(crate) content_type: String,
+    pub(crate) payload: Option<Vec<u8>>,
+    pub(crate) occurred_at: DateTime<Utc>,
+}
+
+impl NewRow {
+    pub(crate) fn new(message: Message) -> Result<Self> {
+        let id = message.id.as_ref().and_then(|id| id.to_uuid());
+        let event_id = id.ok_or_else(|| {
+            Error::new(
+                ErrorKind::InvalidEvent,
+                format!(
+                    "the event `{}` has an id that is not a UUID, and the outbox wants one",
+                    message.name
+                ),
+            )
+        })?;
+        let version = message.version.unwrap_or(1);
+        Ok(Self {
+            event_id,
+            event_kind: message.kind.unwrap_or(EventKind::Notification).as_str(),
+            event_version: i32::try_from(version).map_err(|_| {
+                Error::new(ErrorKind::InvalidEvent, format!("the event version {version} is out of range"))
+            })?,
+            event_name: message.name,
+            topic: message.topic,
+            message_key: message.key.map(Into::into),
+            headers: headers_to_json(&message.headers),
+            content_type: message.content_type.unwrap_or_else(|| "application/json".to_owned()),
+            payload: message.payload.map(Into::into),
+            occurred_at: message.timestamp.unwrap_or_else(Utc::now),
+        })
+    }
+}
+
+/// The columns of a waiting row, whatever the database.
+#[derive(Debug)]
+pub(crate) struct Record {
+    pub(crate) id: i64,
+    pub(crate) event_id: Uuid,
+    pub(crate) event_name: String,
+    pub(crate) event_kind: String,
+    pub(crate) event_version: i32,
+    pub(crate) topic: String,
+    pub(crate) message_key: Option<Vec<u8>>,
+    pub(crate) headers: Option<String>,
+    pub(crate) content_type: String,
+    pub(crate) payload: Option<Vec<u8>>,
+    pub(crate) payload_text: Option<String>,
+    pub(crate) occurred_at: Option<DateTime<Utc>>,
+    pub(crate) attempts: i32,
+    pub(crate) size: i32,
+    pub(crate) group: i32,
+    pub(crate) place: Place,
+}
+
+impl Record {
+    pub(crate) fn into_row(self) -> OutboxRow {
+        let lane = Lane::of(self.message_key.as_deref(), self.event_id);
+        let payload = self.payload.map(Bytes::from).or(self.payload_text.map(Bytes::from));
+        let mut message = match payload {
+            Some(payload) => Message::new(self.topic, payload),
+            None => Message::tombstone(self.topic),
+        };
+        message.id = Some(self.event_id.into());
+        message.name = self.event_name;
+        message.kind = EventKind::parse(&self.event_kind);
+        message.version = u32::try_from(self.event_version).ok();
+        message.key = self.message_key.map(Bytes::from);
+        message.content_type = Some(self.content_type);
+        message.timestamp = self.occurred_at;
+        match self.headers {
+            Some(headers) => message.headers = headers_from_json(&headers),
+            // A row that plain SQL wrote: its headers follow from its columns, so they are the same each time. The
+            // codec cannot refuse what has no headers yet.
+            None => message = Json.encode(message.clone()).unwrap_or(message),
+        }
+        OutboxRow {
+            id: self.id,
+            event_id: self.event_id,
+            group: GroupNo(self.group),
+            lane,
+            attempts: u32::try_from(self.attempts).unwrap_or(0),
+            size: usize::try_from(self.size).unwrap_or(0),
+            place: self.place,
+            message,
+        }
+    }
+}
+
+/// Pairs in their order; a value that is not UTF-8 as `{"hex": ".."}`.
+fn headers_to_json(headers: &Headers) -> String {
+    let pairs = headers.iter().map(|(name, value)| match std::str::from_utf8(value) {
+        Ok(value) => json!([name, value]),
+        Err(_) => json!([name, { "hex": to_hex(value) }]),
+    });
+    Value::Array(pairs.collect()).to_string()
+}
+
+/// Lenient, for the text may come from anyone, and one row must not stop the others.
+fn headers_from_json(text: &str) -> Headers {
+    let value = |value: Value| match value {
+        Value::String(text) => Bytes::from(text),
+        Value::Object(object) => match object.get("hex").and_then(Value::as_str).and_then(from_hex) {
+            Some(bytes) => Bytes::from(bytes),
+            None => Bytes::from(Value::Object(object).to_string()),
+        },
+        other => Bytes::from(other.to_string()),
+    };
+    match serde_json::from_str(text) {
+        Ok(Value::Object(object)) => object.into_iter().map(|(name, json)| (name, value(json))).collect(),
+        Ok(Value::Array(pairs)) => pairs
+            .into_iter()
+            .filter_map(|pair| match pair {
+                Value::Array(pair) => <[Value; 2]>::try_from(pair).ok(),
+                _ => None,
+            })
+            .filter_map(|[name, json]| match name {
+                Value::String(name) => Some((name, value(json))),
+                _ => None,
+            })
+            .collect(),
+        _ => Headers::new(),
+    }
+}
+
+fn to_hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn from_hex(text: &str) -> Option<Vec<u8>> {
+    if !text.len().is_multiple_of(2) || !text.is_ascii() {
+        return None;
+    }
+    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_come_back_as_they_were() {
+        let headers: Headers =
+            [("a", &b"1"[..]), ("a", b""), ("\u{fc}", b"\x00\xff"), ("q", "\"☃\"".as_bytes())]
+                .into_iter()
+                .map(|(name, value)| (name, Bytes::from(value)))
+                .collect();
+        assert_eq!(headers_from_json(&headers_to_json(&headers)), headers);
+    }
+
+    #[test]
+    fn headers_of_others_are_read_leniently() {
+        let headers = headers_from_json(r#"{"tenant": "blue", "retries": 3, "raw": {"hex": "00ff"}}"#);
+        assert_eq!(headers.get_str("tenant"), Some("blue"));
+        assert_eq!(headers.get_str("retries"), Some("3"));
+        assert_eq!(headers.get("raw").map(|raw| &raw[..]), Some(&b"\x00\xff"[..]));
+        assert!(headers_from_json("[1, [2, 3], [\"a\"]]").is_empty());
+    }
+}

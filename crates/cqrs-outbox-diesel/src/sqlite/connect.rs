@@ -1,0 +1,109 @@
+use std::sync::Arc;
+
+use cqrs_core::{Error, ErrorKind, Result};
+use cqrs_outbox::{StoreError, StoreErrorKind};
+use deadpool::Runtime;
+use deadpool::managed::PoolError as Pooled;
+use diesel::{ConnectionError, SqliteConnection};
+use diesel_async::pooled_connection::deadpool::Pool;
+use diesel_async::pooled_connection::{
+    AsyncDieselConnectionManager, ManagerConfig, PoolError, RecyclingMethod,
+};
+use diesel_async::sync_connection_wrapper::SyncConnectionWrapper;
+use diesel_async::{AsyncConnection, SimpleAsyncConnection};
+use futures_util::future::FutureExt;
+use tokio::sync::Semaphore;
+
+use super::{Sqlite, sql};
+use crate::outbox::Outbox;
+
+/// Builds an [`Outbox`] on SQLite.
+#[derive(Debug)]
+#[must_use = "a builder does nothing until `connect` is called"]
+pub struct SqliteBuilder {
+    url: String,
+    max_connections: usize,
+}
+
+impl Outbox<Sqlite> {
+    /// Opens `sqlite://path/to/file`, which is created if it does not exist, in WAL mode and with full durability.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Configuration`] if the URL is not one of SQLite, or of a database in memory (each connection would have
+    /// one of its own); [`ErrorKind::Store`] if the file cannot be opened.
+    pub async fn connect(url: impl Into<String>) -> Result<Self> {
+        Self::builder(url).connect().await
+    }
+
+    /// Opens with other settings.
+    pub fn builder(url: impl Into<String>) -> SqliteBuilder {
+        SqliteBuilder { url: url.into(), max_connections: 8 }
+    }
+}
+
+impl SqliteBuilder {
+    /// How many connections there are at most, the relay's included. One of them writes at a time. Default 8.
+    pub fn max_connections(mut self, max_connections: usize) -> Self {
+        self.max_connections = max_connections.max(2);
+        self
+    }
+
+    /// Opens the file.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Outbox::connect`].
+    pub async fn connect(self) -> Result<Outbox<Sqlite>> {
+        let wrong = |what: String| Error::new(ErrorKind::Configuration, what);
+        let path = self
+            .url
+            .strip_prefix("sqlite://")
+            .or_else(|| self.url.strip_prefix("sqlite:"))
+            .filter(|path| !path.is_empty())
+            .ok_or_else(|| {
+                wrong(format!("`{}` is not a URL of SQLite: it is like `sqlite://path/to/file`", self.url))
+            })?;
+        if path.contains(":memory:") || path.contains("mode=memory") {
+            return Err(wrong(format!(
+                "`{}` is a database in memory, which connections cannot share: name a file",
+                self.url
+            )));
+        }
+        let mut config = ManagerConfig::default();
+        config.custom_setup = Box::new(|path| {
+            let path = path.to_owned();
+            async move {
+                let mut conn = SyncConnectionWrapper::<SqliteConnection>::establish(&path).await?;
+                conn.batch_execute(sql::PRAGMAS).await.map_err(ConnectionError::CouldntSetupConfiguration)?;
+                Ok(conn)
+            }
+            .boxed()
+        });
+        config.recycling_method = RecyclingMethod::Fast;
+        let manager = AsyncDieselConnectionManager::new_with_config(path, config);
+        let pool = Pool::builder(manager)
+            .max_size(self.max_connections)
+            .runtime(Runtime::Tokio1)
+            .build()
+            .map_err(|error| wrong(error.to_string()))?;
+        let outbox = Outbox::from_parts(pool, Some(Arc::new(Semaphore::new(1))));
+        match outbox.acquire().await {
+            Ok(_) => Ok(outbox),
+            Err(error) => {
+                let what = format!("cannot open `{}`: {error}", self.url);
+                Err(StoreError::new(error.kind(), what).with_source(error).into_error())
+            }
+        }
+    }
+}
+
+pub(super) fn pool_error(error: Pooled<PoolError>) -> StoreError {
+    let (kind, what) = match &error {
+        Pooled::Backend(PoolError::ConnectionError(ConnectionError::BadConnection(what))) => {
+            (StoreErrorKind::Configuration, format!("{what}; does the folder exist, and may it be written?"))
+        }
+        _ => (StoreErrorKind::Unavailable, error.to_string()),
+    };
+    StoreError::new(kind, what).with_source(error)
+}

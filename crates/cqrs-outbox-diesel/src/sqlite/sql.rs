@@ -1,0 +1,218 @@
+//! The statements. Times are seconds since 1970 where they are compared, `unixepoch('now', 'subsec')`.
+
+pub(super) const PRAGMAS: &str = "\
+    PRAGMA busy_timeout = 5000; \
+    PRAGMA journal_mode = WAL; \
+    PRAGMA synchronous = FULL; \
+    PRAGMA foreign_keys = ON;";
+
+pub(super) const INSERT: &str = "\
+    INSERT INTO cqrs_outbox (event_id, event_name, event_kind, event_version, topic, message_key, headers, content_type, \
+        payload, tombstone, occurred_at) VALUES ";
+
+pub(super) const INSERT_ROW: &str = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+
+pub(super) const ADMIT: &str =
+    "INSERT INTO cqrs_inbox (consumer, message_id) VALUES (?, ?) ON CONFLICT DO NOTHING";
+
+pub(super) const META_EXISTS: &str =
+    "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'cqrs_outbox_meta') AS found";
+
+pub(super) const VERSIONS: &str = "SELECT schema_version, min_reader_version FROM cqrs_outbox_meta";
+
+pub(super) const SET_VERSION: &str = "UPDATE cqrs_outbox_meta SET schema_version = ?, min_reader_version = ?";
+
+pub(super) const REQUEST: &str = "\
+    INSERT INTO cqrs_outbox_request (kind, event_id) SELECT ?, event_id FROM cqrs_outbox_dead WHERE event_id = ?";
+
+pub(super) const SEEN: &str = "\
+    INSERT INTO cqrs_outbox_relay (incarnation, name, version, seen_at) \
+    VALUES (?, ?, ?, unixepoch('now', 'subsec')) \
+    ON CONFLICT (incarnation) DO UPDATE SET seen_at = unixepoch('now', 'subsec')";
+
+pub(super) const FORGET_RELAYS: &str =
+    "DELETE FROM cqrs_outbox_relay WHERE seen_at < unixepoch('now', 'subsec') - 10 * ?";
+
+pub(super) const RELEASE: &str = "\
+    UPDATE cqrs_outbox_group SET owner = NULL, incarnation = NULL, expires_at = NULL, dirty = 0 \
+    WHERE incarnation = ? AND group_no IN (SELECT value FROM json_each(?))";
+
+pub(super) const RENEW: &str = "\
+    UPDATE cqrs_outbox_group SET expires_at = unixepoch('now', 'subsec') + ?2 \
+    WHERE incarnation = ?1 AND expires_at > unixepoch('now', 'subsec') \
+        AND expires_at <= unixepoch('now', 'subsec') + 2 * ?2";
+
+pub(super) const TAKE: &str = "\
+    UPDATE cqrs_outbox_group SET owner = ?2, incarnation = ?1, epoch = epoch + 1, \
+        expires_at = unixepoch('now', 'subsec') + ?3, dirty = max(dirty, incarnation IS NOT NULL) \
+    WHERE group_no IN ( \
+        SELECT group_no FROM cqrs_outbox_group \
+        WHERE incarnation IS NULL OR expires_at <= unixepoch('now', 'subsec') \
+            OR expires_at > unixepoch('now', 'subsec') + 2 * ?3 \
+        ORDER BY group_no LIMIT ?4)";
+
+pub(super) const LEASES: &str = "\
+    SELECT group_no, epoch FROM cqrs_outbox_group \
+    WHERE incarnation = ? AND expires_at > unixepoch('now', 'subsec') ORDER BY group_no";
+
+pub(super) const CENSUS: &str = "\
+    SELECT (SELECT count(*) FROM cqrs_outbox_group) AS groups, \
+        (SELECT count(*) FROM cqrs_outbox_relay WHERE seen_at > unixepoch('now', 'subsec') - ?) AS relays, \
+        coalesce((SELECT hold FROM cqrs_outbox_meta), 0) AS hold";
+
+pub(super) const OPEN_REQUESTS: &str =
+    "SELECT EXISTS (SELECT 1 FROM cqrs_outbox_request WHERE done_at IS NULL) AS found";
+
+/// The columns that a row takes with it wherever it goes.
+macro_rules! carried {
+    () => {
+        "id, event_id, event_name, event_kind, event_version, topic, message_key, headers, content_type, payload, \
+         payload_text, tombstone, occurred_at, size, slot"
+    };
+}
+
+/// One after the other: dead letters that are asked for go back behind the gate of their lane.
+pub(super) const REPLAY: [&str; 3] = [
+    "INSERT INTO cqrs_outbox_gate (lane, slot, until, error) \
+     SELECT DISTINCT d.lane, d.slot, unixepoch('now', 'subsec'), 'replay' \
+     FROM cqrs_outbox_request r JOIN cqrs_outbox_dead d USING (event_id) \
+     WHERE r.done_at IS NULL AND r.kind = 'replay' \
+     ON CONFLICT (lane) DO UPDATE SET until = excluded.until, error = excluded.error",
+    concat!(
+        "INSERT INTO cqrs_outbox_parked (",
+        carried!(),
+        ", attempts, lane, error) \
+         SELECT ",
+        carried!(),
+        ", 0, lane, error FROM cqrs_outbox_dead \
+         WHERE event_id IN (SELECT event_id FROM cqrs_outbox_request WHERE done_at IS NULL AND kind = 'replay')"
+    ),
+    "DELETE FROM cqrs_outbox_dead \
+     WHERE event_id IN (SELECT event_id FROM cqrs_outbox_request WHERE done_at IS NULL AND kind = 'replay')",
+];
+
+/// One after the other: dead letters that are given up; what waits behind them is due.
+pub(super) const DISCARD: [&str; 2] = [
+    "UPDATE cqrs_outbox_gate SET until = unixepoch('now', 'subsec') \
+     WHERE until IS NULL AND lane IN ( \
+            SELECT d.lane FROM cqrs_outbox_request r JOIN cqrs_outbox_dead d USING (event_id) \
+            WHERE r.done_at IS NULL AND r.kind = 'discard') \
+        AND NOT EXISTS ( \
+            SELECT 1 FROM cqrs_outbox_dead d WHERE d.lane = cqrs_outbox_gate.lane AND d.event_id NOT IN ( \
+                SELECT event_id FROM cqrs_outbox_request WHERE done_at IS NULL AND kind = 'discard'))",
+    "DELETE FROM cqrs_outbox_dead \
+     WHERE event_id IN (SELECT event_id FROM cqrs_outbox_request WHERE done_at IS NULL AND kind = 'discard')",
+];
+
+pub(super) const REQUESTS_DONE: &str = "\
+    UPDATE cqrs_outbox_request SET done_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now'), outcome = 'done' \
+    WHERE done_at IS NULL AND event_id NOT IN (SELECT event_id FROM cqrs_outbox_dead)";
+
+/// As `Lane::of` makes it.
+macro_rules! lane {
+    () => {
+        "CAST(CASE WHEN message_key IS NULL THEN 'e' || CAST(unhex(event_id, '-') AS TEXT) \
+              ELSE 'k' || CAST(message_key AS TEXT) END AS BLOB)"
+    };
+}
+
+pub(super) const READ: &str = concat!(
+    "SELECT * FROM ( \
+        SELECT id, event_id, event_name, event_kind, event_version, topic, CAST(message_key AS BLOB) AS message_key, \
+            headers, content_type, payload, payload_text, occurred_at, attempts, size, 0 AS group_no, \
+            EXISTS (SELECT 1 FROM cqrs_outbox_gate g WHERE g.lane = ",
+    lane!(),
+    ") AS gated, \
+            sum(size) OVER (ORDER BY id) - size AS bytes_before \
+        FROM (SELECT * FROM cqrs_outbox \
+            WHERE 0 IN (SELECT value FROM json_each(?1)) AND id NOT IN (SELECT value FROM json_each(?2)) \
+            ORDER BY id LIMIT ?3)) \
+    WHERE bytes_before < ?4 ORDER BY id"
+);
+
+pub(super) const READ_PARKED: &str = "\
+    SELECT * FROM ( \
+        SELECT id, event_id, event_name, event_kind, event_version, topic, CAST(message_key AS BLOB) AS message_key, \
+            headers, content_type, payload, payload_text, occurred_at, attempts, size, 0 AS group_no, 0 AS gated, \
+            sum(size) OVER (ORDER BY id) - size AS bytes_before \
+        FROM (SELECT p.* FROM cqrs_outbox_gate g JOIN cqrs_outbox_parked p ON p.lane = g.lane \
+            WHERE g.until <= unixepoch('now', 'subsec') AND 0 IN (SELECT value FROM json_each(?1)) \
+                AND p.id NOT IN (SELECT value FROM json_each(?2)) \
+            ORDER BY p.id LIMIT ?3)) \
+    WHERE bytes_before < ?4 ORDER BY id";
+
+pub(super) const SETTLE_HOT: &str = "DELETE FROM cqrs_outbox WHERE id IN (SELECT value FROM json_each(?))";
+
+pub(super) const SETTLE_PARKED: &str =
+    "DELETE FROM cqrs_outbox_parked WHERE id IN (SELECT value FROM json_each(?))";
+
+pub(super) const FENCE: &str =
+    "SELECT EXISTS (SELECT 1 FROM cqrs_outbox_group WHERE group_no = ? AND epoch = ?) AS found";
+
+pub(super) const PARK_HOT: &str = concat!(
+    "INSERT INTO cqrs_outbox_parked (",
+    carried!(),
+    ", attempts, lane, error) \
+     SELECT ",
+    carried!(),
+    ", attempts + 1, ?2, ?3 FROM cqrs_outbox WHERE id = ?1"
+);
+
+pub(super) const PARK_AGAIN: &str = "\
+    UPDATE cqrs_outbox_parked SET attempts = attempts + 1, error = ?3, \
+        parked_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now') \
+    WHERE id = ?1 AND lane = ?2";
+
+pub(super) const BURY_HOT: &str = concat!(
+    "INSERT INTO cqrs_outbox_dead (",
+    carried!(),
+    ", attempts, lane, error, errors) \
+     SELECT ",
+    carried!(),
+    ", attempts + 1, ?2, ?3, \
+        json_array(json_object('at', strftime('%Y-%m-%dT%H:%M:%fZ', 'now'), 'error', ?3)) \
+     FROM cqrs_outbox WHERE id = ?1"
+);
+
+pub(super) const BURY_PARKED: &str = concat!(
+    "INSERT INTO cqrs_outbox_dead (",
+    carried!(),
+    ", attempts, lane, error, errors) \
+     SELECT ",
+    carried!(),
+    ", attempts + 1, lane, ?3, \
+        json_array(json_object('at', parked_at, 'error', error), \
+            json_object('at', strftime('%Y-%m-%dT%H:%M:%fZ', 'now'), 'error', ?3)) \
+     FROM cqrs_outbox_parked WHERE id = ?1 AND lane = ?2"
+);
+
+pub(super) const DELETE_HOT: &str = "DELETE FROM cqrs_outbox WHERE id = ?";
+
+pub(super) const DELETE_PARKED: &str = "DELETE FROM cqrs_outbox_parked WHERE id = ?";
+
+/// `?2` seconds from now; NULL: until someone acts.
+pub(super) const CLOSE_GATE: &str = "\
+    INSERT INTO cqrs_outbox_gate (lane, slot, until, error) VALUES (?1, 0, unixepoch('now', 'subsec') + ?2, ?3) \
+    ON CONFLICT (lane) DO UPDATE SET until = excluded.until, error = excluded.error";
+
+pub(super) const GATE_CLOSED: &str = "SELECT EXISTS (SELECT 1 FROM cqrs_outbox_gate WHERE lane = ?) AS found";
+
+pub(super) const SET_ASIDE: &str = concat!(
+    "INSERT INTO cqrs_outbox_parked (",
+    carried!(),
+    ", attempts, lane) \
+     SELECT ",
+    carried!(),
+    ", attempts, ?2 FROM cqrs_outbox WHERE id IN (SELECT value FROM json_each(?1))"
+);
+
+pub(super) const PARKED_LEFT: &str =
+    "SELECT EXISTS (SELECT 1 FROM cqrs_outbox_parked WHERE lane = ?) AS found";
+
+pub(super) const OPEN_GATE: &str = "DELETE FROM cqrs_outbox_gate WHERE lane = ?";
+
+pub(super) const LEAVE_GROUPS: &str = "\
+    UPDATE cqrs_outbox_group SET owner = NULL, incarnation = NULL, expires_at = NULL, dirty = 0 \
+    WHERE incarnation = ?";
+
+pub(super) const LEAVE: &str = "DELETE FROM cqrs_outbox_relay WHERE incarnation = ?";

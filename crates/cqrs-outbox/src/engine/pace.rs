@@ -1,0 +1,123 @@
+//! How fast, and whether at all: back-off and ramp after an outage, and suspended destinations.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use crate::row::Lane;
+use crate::settings::RelaySettings;
+
+/// How many publishes may be with the broker. An outage closes the window to one probe; each success doubles it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Pace {
+    window: usize,
+    max_window: usize,
+    failures: u32,
+    resume_at: Duration,
+}
+
+impl Pace {
+    pub(super) fn new(settings: &RelaySettings) -> Self {
+        // The first publish is a probe, too: a relay that starts during an outage has one message in flight.
+        Self { window: 1, max_window: settings.max_in_flight, failures: 0, resume_at: Duration::ZERO }
+    }
+
+    pub(super) fn allows(&self, now: Duration, in_flight: usize) -> bool {
+        now >= self.resume_at && self.has_room(in_flight)
+    }
+
+    pub(super) fn has_room(&self, in_flight: usize) -> bool {
+        in_flight < self.window
+    }
+
+    pub(super) fn resumes_at(&self) -> Duration {
+        self.resume_at
+    }
+
+    pub(super) fn success(&mut self) {
+        self.failures = 0;
+        self.window = self.window.saturating_mul(2).min(self.max_window);
+    }
+
+    /// The broker took nothing. What was in flight together fails together, and counts once.
+    pub(super) fn outage(&mut self, now: Duration, settings: &RelaySettings) {
+        if now >= self.resume_at {
+            self.failures += 1;
+            self.resume_at = now + settings.backoff_after(self.failures);
+        }
+        self.window = 1;
+    }
+
+    /// Something may be wrong; the lane itself waits.
+    pub(super) fn doubt(&mut self) {
+        self.window = (self.window / 2).max(1);
+    }
+}
+
+/// Topics that cannot be reached for a reason of their own, with the lanes whose next event goes there.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Destinations(BTreeMap<String, Suspension>);
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+struct Suspension {
+    failures: u32,
+    retry_at: Duration,
+    probing: bool,
+    waiting: VecDeque<Lane>,
+}
+
+impl Destinations {
+    /// Whether `lane` may publish to `topic` now; else it waits here. After the back-off one lane goes as a probe.
+    pub(super) fn admit(&mut self, topic: &str, lane: &Lane, now: Duration) -> bool {
+        let Some(suspension) = self.0.get_mut(topic) else { return true };
+        if !suspension.probing && now >= suspension.retry_at {
+            suspension.probing = true;
+            return true;
+        }
+        suspension.waiting.push_back(lane.clone());
+        false
+    }
+
+    pub(super) fn suspend(&mut self, topic: &str, lane: &Lane, now: Duration, settings: &RelaySettings) {
+        let suspension = self.0.entry(topic.to_owned()).or_default();
+        // What was in flight together fails together, and counts once.
+        if suspension.probing || suspension.failures == 0 {
+            suspension.failures += 1;
+            suspension.retry_at = now + settings.backoff_after(suspension.failures);
+        }
+        suspension.probing = false;
+        suspension.waiting.push_front(lane.clone());
+    }
+
+    /// A publish to `topic` ended without a word on the destination.
+    pub(super) fn undecided(&mut self, topic: &str) {
+        if let Some(suspension) = self.0.get_mut(topic) {
+            suspension.probing = false;
+        }
+    }
+
+    /// The topic works: its lanes go on.
+    pub(super) fn heal(&mut self, topic: &str) -> VecDeque<Lane> {
+        self.0.remove(topic).map(|suspension| suspension.waiting).unwrap_or_default()
+    }
+
+    /// One lane for each topic whose back-off is over.
+    pub(super) fn due(&mut self, now: Duration) -> Vec<Lane> {
+        self.0
+            .values_mut()
+            .filter(|suspension| !suspension.probing && suspension.retry_at <= now)
+            .filter_map(|suspension| suspension.waiting.pop_front())
+            .collect()
+    }
+
+    pub(super) fn next(&self) -> Option<Duration> {
+        self.0
+            .values()
+            .filter(|suspension| !suspension.probing && !suspension.waiting.is_empty())
+            .map(|suspension| suspension.retry_at)
+            .min()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+}

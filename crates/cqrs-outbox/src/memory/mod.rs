@@ -1,0 +1,191 @@
+//! An outbox in memory: for tests, and to see the relay at work without a database. Nothing outlives the process.
+
+mod tables;
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use cqrs_core::{
+    BeginTransaction, Correlation, Database, Encoder, IntoMessage, Message, Result, Transaction,
+};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+pub use self::tables::{DeadLetter, MemoryTables};
+use crate::row::{Confirmed, Lane, OutboxRow};
+use crate::store::{
+    Fenced, Heartbeat, Lease, OutboxStore, Ownership, ReadRequest, Rejection, RelayId, StoreError,
+};
+
+/// The database of a [`MemoryOutbox`], as a type.
+#[derive(Debug)]
+pub enum Memory {}
+
+impl Database for Memory {
+    type Tx = MemoryTx;
+}
+
+/// An outbox in memory. Cheap to clone; all clones are one outbox.
+#[derive(Clone)]
+pub struct MemoryOutbox {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    tables: Mutex<MemoryTables>,
+    changed: Notify,
+    started: Instant,
+    encoder: Encoder,
+}
+
+impl MemoryOutbox {
+    /// An empty outbox.
+    pub fn new() -> Self {
+        Self::with_encoder(Encoder::default())
+    }
+
+    /// An empty outbox with another wire format or size limit.
+    pub fn with_encoder(encoder: Encoder) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                tables: Mutex::new(MemoryTables::new(8)),
+                changed: Notify::new(),
+                started: Instant::now(),
+                encoder,
+            }),
+        }
+    }
+
+    /// Adds an event as a transaction of its own.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Encoder::encode`].
+    pub fn add(&self, event: impl IntoMessage) -> Result<()> {
+        let message = event.into_message(&self.shared.encoder, &Correlation::default())?;
+        self.commit(vec![message]);
+        Ok(())
+    }
+
+    /// How many events wait, those aside included.
+    pub fn waiting(&self) -> usize {
+        self.tables().waiting()
+    }
+
+    /// The dead letters, oldest first.
+    pub fn dead_letters(&self) -> Vec<DeadLetter> {
+        self.tables().dead_letters()
+    }
+
+    fn tables(&self) -> MutexGuard<'_, MemoryTables> {
+        self.shared.tables.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn commit(&self, messages: Vec<Message>) {
+        if !messages.is_empty() {
+            let mut tables = self.tables();
+            for message in messages {
+                let id = tables.reserve_id();
+                tables.insert(id, message);
+            }
+            drop(tables);
+            self.shared.changed.notify_one();
+        }
+    }
+
+    fn now(&self) -> std::time::Duration {
+        self.shared.started.elapsed()
+    }
+}
+
+impl Default for MemoryOutbox {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for MemoryOutbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryOutbox").field("waiting", &self.waiting()).finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl BeginTransaction<Memory> for MemoryOutbox {
+    async fn begin(&self) -> Result<MemoryTx> {
+        Ok(MemoryTx { outbox: self.clone(), written: Vec::new() })
+    }
+
+    fn encoder(&self) -> &Encoder {
+        &self.shared.encoder
+    }
+}
+
+/// A transaction of a [`MemoryOutbox`]: what was written appears with the commit.
+#[derive(Debug)]
+pub struct MemoryTx {
+    outbox: MemoryOutbox,
+    written: Vec<Message>,
+}
+
+impl Transaction for MemoryTx {
+    async fn write(&mut self, messages: Vec<Message>) -> Result<()> {
+        self.written.extend(messages);
+        Ok(())
+    }
+
+    async fn commit(self) -> Result<()> {
+        self.outbox.commit(self.written);
+        Ok(())
+    }
+
+    async fn rollback(self) -> Result<()> {
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl OutboxStore for MemoryOutbox {
+    async fn check(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn heartbeat(&self, relay: &RelayId, heartbeat: &Heartbeat) -> Result<Ownership, StoreError> {
+        Ok(self.tables().heartbeat(self.now(), relay, heartbeat))
+    }
+
+    async fn read(&self, request: &ReadRequest) -> Result<Vec<OutboxRow>, StoreError> {
+        Ok(self.tables().read(request))
+    }
+
+    async fn read_parked(&self, request: &ReadRequest) -> Result<Vec<OutboxRow>, StoreError> {
+        Ok(self.tables().read_parked(self.now(), request))
+    }
+
+    async fn settle(&self, confirmed: &[Confirmed]) -> Result<(), StoreError> {
+        self.tables().settle(confirmed);
+        Ok(())
+    }
+
+    async fn reject(&self, rejection: &Rejection) -> Result<Fenced<()>, StoreError> {
+        Ok(self.tables().reject(self.now(), rejection))
+    }
+
+    async fn set_aside(&self, lease: Lease, lane: &Lane, ids: &[i64]) -> Result<Fenced<bool>, StoreError> {
+        Ok(self.tables().set_aside(lease, lane, ids))
+    }
+
+    async fn open_gate(&self, lease: Lease, lane: &Lane) -> Result<Fenced<bool>, StoreError> {
+        Ok(self.tables().open_gate(lease, lane))
+    }
+
+    async fn leave(&self, relay: &RelayId) -> Result<(), StoreError> {
+        self.tables().leave(relay);
+        Ok(())
+    }
+
+    async fn changed(&self) {
+        self.shared.changed.notified().await;
+    }
+}

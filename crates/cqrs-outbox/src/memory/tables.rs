@@ -1,0 +1,231 @@
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::time::Duration;
+
+use cqrs_core::Message;
+use uuid::Uuid;
+
+use crate::row::{Confirmed, GroupNo, Lane, OutboxRow, Place};
+use crate::store::{Fenced, Heartbeat, Lease, Ownership, ReadRequest, Rejection, RelayId, Verdict};
+
+/// The tables of an outbox, without a clock and without I/O: each method is one transaction. The simulation drives it
+/// directly.
+#[derive(Clone, Debug)]
+pub struct MemoryTables {
+    next_id: i64,
+    hot: BTreeMap<i64, OutboxRow>,
+    parked: BTreeMap<i64, OutboxRow>,
+    dead: BTreeMap<i64, DeadLetter>,
+    gates: BTreeMap<Lane, GateRow>,
+    leases: Vec<LeaseRow>,
+    relays: BTreeMap<Uuid, Duration>,
+}
+
+/// An event that was given up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeadLetter {
+    /// The row as it was.
+    pub row: OutboxRow,
+    /// The last error.
+    pub error: String,
+}
+
+#[derive(Clone, Debug)]
+struct GateRow {
+    /// When its rows may go; `None` is not before someone acts.
+    until: Option<Duration>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct LeaseRow {
+    owner: Option<Uuid>,
+    expires: Duration,
+    epoch: i64,
+}
+
+impl MemoryTables {
+    /// Empty tables with so many groups.
+    pub fn new(groups: usize) -> Self {
+        Self {
+            next_id: 1,
+            hot: BTreeMap::new(),
+            parked: BTreeMap::new(),
+            dead: BTreeMap::new(),
+            gates: BTreeMap::new(),
+            leases: vec![LeaseRow::default(); groups.max(1)],
+            relays: BTreeMap::new(),
+        }
+    }
+
+    /// Takes an id from the sequence: a transaction has its ids before it commits, and others may commit first.
+    pub fn reserve_id(&mut self) -> i64 {
+        let id = self.next_id;
+        self.next_id += 1;
+        id
+    }
+
+    /// The row of a message, under an id that was reserved.
+    pub fn insert(&mut self, id: i64, message: Message) {
+        let event_id = message.id.as_ref().and_then(|id| id.to_uuid()).unwrap_or_else(Uuid::now_v7);
+        let lane = Lane::of(message.key.as_deref(), event_id);
+        let mut hasher = DefaultHasher::new();
+        lane.hash(&mut hasher);
+        let group = GroupNo((hasher.finish() % self.leases.len() as u64) as i32);
+        let size = message.size();
+        self.hot.insert(
+            id,
+            OutboxRow { id, event_id, group, lane, attempts: 0, size, place: Place::Hot, message },
+        );
+    }
+
+    /// How many events wait, those aside included.
+    pub fn waiting(&self) -> usize {
+        self.hot.len() + self.parked.len()
+    }
+
+    /// The dead letters, oldest first.
+    pub fn dead_letters(&self) -> Vec<DeadLetter> {
+        self.dead.values().cloned().collect()
+    }
+
+    /// See [`OutboxStore::heartbeat`](crate::OutboxStore::heartbeat).
+    pub fn heartbeat(&mut self, now: Duration, relay: &RelayId, heartbeat: &Heartbeat) -> Ownership {
+        let me = relay.incarnation;
+        self.relays.insert(me, now);
+        self.relays.retain(|_, seen| *seen + heartbeat.lease > now);
+        let mut take = heartbeat.take;
+        for (group, lease) in self.leases.iter_mut().enumerate() {
+            if lease.owner == Some(me) && heartbeat.release.contains(&GroupNo(group as i32)) {
+                lease.owner = None;
+            }
+            let expired = lease.expires <= now || lease.expires > now + heartbeat.lease * 2;
+            if lease.owner == Some(me) && !expired {
+                lease.expires = now + heartbeat.lease;
+            } else if take > 0 && (lease.owner.is_none() || expired) {
+                *lease = LeaseRow { owner: Some(me), expires: now + heartbeat.lease, epoch: lease.epoch + 1 };
+                take -= 1;
+            }
+        }
+        let owned = |lease: &LeaseRow| lease.owner == Some(me) && lease.expires > now;
+        let leases = self.leases.iter().enumerate().filter(|(_, lease)| owned(lease));
+        Ownership {
+            leases: leases
+                .map(|(group, lease)| Lease { group: GroupNo(group as i32), epoch: lease.epoch })
+                .collect(),
+            groups: self.leases.len(),
+            relays: self.relays.len(),
+            hold: false,
+        }
+    }
+
+    /// See [`OutboxStore::read`](crate::OutboxStore::read).
+    pub fn read(&self, request: &ReadRequest) -> Vec<OutboxRow> {
+        let rows = self.hot.values().map(|row| {
+            let place = if self.gates.contains_key(&row.lane) { Place::Gated } else { Place::Hot };
+            OutboxRow { place, ..row.clone() }
+        });
+        select(rows, request)
+    }
+
+    /// See [`OutboxStore::read_parked`](crate::OutboxStore::read_parked).
+    pub fn read_parked(&self, now: Duration, request: &ReadRequest) -> Vec<OutboxRow> {
+        let due = |row: &&OutboxRow| {
+            self.gates.get(&row.lane).is_some_and(|gate| gate.until.is_some_and(|until| until <= now))
+        };
+        select(self.parked.values().filter(due).cloned(), request)
+    }
+
+    /// See [`OutboxStore::settle`](crate::OutboxStore::settle).
+    pub fn settle(&mut self, confirmed: &[Confirmed]) {
+        for confirmed in confirmed {
+            match confirmed.place() {
+                Place::Hot | Place::Gated => self.hot.remove(&confirmed.id()),
+                Place::Parked => self.parked.remove(&confirmed.id()),
+            };
+        }
+    }
+
+    /// See [`OutboxStore::reject`](crate::OutboxStore::reject).
+    pub fn reject(&mut self, now: Duration, rejection: &Rejection) -> Fenced<()> {
+        if !self.owns(rejection.lease) {
+            return Fenced::LeaseLost;
+        }
+        let row = self.hot.remove(&rejection.id).or_else(|| self.parked.remove(&rejection.id));
+        let Some(mut row) = row else { return Fenced::Done(()) };
+        row.attempts += 1;
+        row.place = Place::Parked;
+        let gate = |until| GateRow { until };
+        match rejection.verdict {
+            Verdict::Park { retry_in } => {
+                self.gates.insert(row.lane.clone(), gate(Some(now + retry_in)));
+                self.parked.insert(row.id, row);
+            }
+            Verdict::Bury { lane_waits } => {
+                if lane_waits {
+                    self.gates.insert(row.lane.clone(), gate(None));
+                }
+                self.dead.insert(row.id, DeadLetter { row, error: rejection.error.clone() });
+            }
+        }
+        Fenced::Done(())
+    }
+
+    /// See [`OutboxStore::set_aside`](crate::OutboxStore::set_aside).
+    pub fn set_aside(&mut self, lease: Lease, lane: &Lane, ids: &[i64]) -> Fenced<bool> {
+        if !self.owns(lease) {
+            return Fenced::LeaseLost;
+        }
+        if !self.gates.contains_key(lane) {
+            return Fenced::Done(false);
+        }
+        for id in ids {
+            if let Some(row) = self.hot.remove(id) {
+                self.parked.insert(*id, OutboxRow { place: Place::Parked, ..row });
+            }
+        }
+        Fenced::Done(true)
+    }
+
+    /// See [`OutboxStore::open_gate`](crate::OutboxStore::open_gate).
+    pub fn open_gate(&mut self, lease: Lease, lane: &Lane) -> Fenced<bool> {
+        if !self.owns(lease) {
+            return Fenced::LeaseLost;
+        }
+        if self.parked.values().any(|row| row.lane == *lane) {
+            return Fenced::Done(false);
+        }
+        self.gates.remove(lane);
+        Fenced::Done(true)
+    }
+
+    /// See [`OutboxStore::leave`](crate::OutboxStore::leave).
+    pub fn leave(&mut self, relay: &RelayId) {
+        self.relays.remove(&relay.incarnation);
+        for lease in &mut self.leases {
+            if lease.owner == Some(relay.incarnation) {
+                lease.owner = None;
+            }
+        }
+    }
+
+    /// Only the epoch counts: as long as nobody has taken the group, its last owner may go on.
+    fn owns(&self, lease: Lease) -> bool {
+        usize::try_from(lease.group.0)
+            .ok()
+            .and_then(|group| self.leases.get(group))
+            .is_some_and(|row| row.epoch == lease.epoch)
+    }
+}
+
+fn select(rows: impl Iterator<Item = OutboxRow>, request: &ReadRequest) -> Vec<OutboxRow> {
+    let mut bytes = 0;
+    rows.filter(|row| request.leases.iter().any(|lease| lease.group == row.group))
+        .filter(|row| request.known.binary_search(&row.id).is_err())
+        .take(request.limit)
+        .take_while(|row| {
+            let fits = bytes == 0 || bytes + row.size <= request.max_bytes;
+            bytes += row.size;
+            fits
+        })
+        .collect()
+}

@@ -1,0 +1,313 @@
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cqrs_core::Result;
+use cqrs_core::broker::{BrokerError, ErrorClass, MessageBroker};
+use futures_util::future::FutureExt;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until, timeout};
+use uuid::Uuid;
+
+use crate::engine::{Action, Engine, Failed, Input, PublishFailure};
+use crate::row::OutboxRow;
+use crate::settings::RelaySettings;
+use crate::stats::RelayStats;
+use crate::store::{OutboxStore, RelayId, StoreError};
+
+/// Takes events from an outbox to a broker: at least once, in order per key.
+///
+/// ```
+/// use std::sync::Arc;
+/// use cqrs_core::broker::memory::MemoryBroker;
+/// use cqrs_outbox::{MemoryOutbox, OutboxRelay};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> cqrs_core::Result<()> {
+/// let outbox = MemoryOutbox::new();
+/// let relay = OutboxRelay::builder(Arc::new(outbox), Arc::new(MemoryBroker::new())).build()?;
+/// # let shutdown = async {};
+/// relay.run_until(shutdown).await?;
+/// # Ok(()) }
+/// ```
+pub struct OutboxRelay {
+    store: Arc<dyn OutboxStore>,
+    broker: Arc<dyn MessageBroker>,
+    settings: RelaySettings,
+    name: String,
+    stats: watch::Sender<RelayStats>,
+}
+
+/// Builds an [`OutboxRelay`].
+#[must_use = "a builder does nothing until `build` is called"]
+pub struct OutboxRelayBuilder {
+    store: Arc<dyn OutboxStore>,
+    broker: Arc<dyn MessageBroker>,
+    settings: RelaySettings,
+    name: Option<String>,
+}
+
+impl OutboxRelayBuilder {
+    /// Sets the settings.
+    pub fn settings(mut self, settings: RelaySettings) -> Self {
+        self.settings = settings;
+        self
+    }
+
+    /// Sets the name by which people know this relay. Default: the process id.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// The relay.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Configuration`](cqrs_core::ErrorKind::Configuration) if the settings do not fit each other.
+    pub fn build(self) -> Result<OutboxRelay> {
+        self.settings.validate()?;
+        Ok(OutboxRelay {
+            store: self.store,
+            broker: self.broker,
+            settings: self.settings,
+            name: self.name.unwrap_or_else(|| format!("process {}", std::process::id())),
+            stats: watch::Sender::new(RelayStats::default()),
+        })
+    }
+}
+
+impl OutboxRelay {
+    /// A relay from this store to this broker.
+    pub fn builder(store: Arc<dyn OutboxStore>, broker: Arc<dyn MessageBroker>) -> OutboxRelayBuilder {
+        OutboxRelayBuilder { store, broker, settings: RelaySettings::default(), name: None }
+    }
+
+    /// Relays until `shutdown` resolves; then finishes what is with the broker, settles what was confirmed, and gives its
+    /// groups back, so that another relay goes on at once. Can be called again afterwards.
+    ///
+    /// While the database or the broker is away it waits, with a growing back-off, and goes on by itself.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Store`](cqrs_core::ErrorKind::Store) for what waiting does not mend: missing tables, tables of another
+    /// version, a refused login.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future is like a crash: nothing is lost, but what was in flight is sent again, and another relay waits
+    /// for the leases to expire.
+    pub async fn run_until(&self, shutdown: impl Future<Output = ()> + Send) -> Result<()> {
+        self.run(shutdown, false).await
+    }
+
+    /// Relays until nothing waits any more, then leaves. Events behind a closed gate do not count as waiting.
+    ///
+    /// # Errors
+    ///
+    /// As for [`run_until`](Self::run_until).
+    ///
+    /// # Cancel safety
+    ///
+    /// As for [`run_until`](Self::run_until).
+    pub async fn run_until_empty(&self) -> Result<()> {
+        self.run(std::future::pending(), true).await
+    }
+
+    /// What it has done since it was last started, and what it has in memory now.
+    pub fn stats(&self) -> RelayStats {
+        *self.stats.borrow()
+    }
+
+    async fn run(&self, shutdown: impl Future<Output = ()> + Send, until_empty: bool) -> Result<()> {
+        self.store.check().await.or_else(retryable).map_err(StoreError::into_error)?;
+        let relay = RelayId { name: self.name.clone(), incarnation: Uuid::new_v4() };
+        tracing::info!(relay = relay.name, %relay.incarnation, "the relay starts");
+        let started = Instant::now();
+        let mut engine = Engine::new(self.settings.clone());
+        let mut pending = FuturesUnordered::<Pin<Box<dyn Future<Output = Answer> + Send + '_>>>::new();
+        let mut shutdown = std::pin::pin!(shutdown.fuse());
+        let mut give_up_at = None::<Instant>;
+        let mut changed = self.store.changed();
+        loop {
+            let now = started.elapsed();
+            while let Some(action) = engine.poll(now) {
+                pending.push(self.carry_out(&relay, action));
+            }
+            self.stats.send_replace(engine.stats());
+            if engine.is_finished() {
+                tracing::info!(relay = relay.name, "the relay has left");
+                return Ok(());
+            }
+            if until_empty && engine.is_idle() && give_up_at.is_none() {
+                give_up_at = Some(Instant::now() + self.settings.stop_grace);
+                engine.step(now, Input::Stop);
+                continue;
+            }
+            let deadline = engine.deadline().map(|at| started + at);
+            tokio::select! {
+                biased;
+                Some(answer) = pending.next(), if !pending.is_empty() => {
+                    let mut next = Some(answer);
+                    // Whatever else is there already belongs to the same step.
+                    while let Some(answer) = next {
+                        engine.step(started.elapsed(), answer.map_err(StoreError::into_error)?);
+                        next = pending.next().now_or_never().flatten();
+                    }
+                }
+                () = &mut shutdown, if give_up_at.is_none() => {
+                    tracing::info!(relay = relay.name, "the relay stops");
+                    give_up_at = Some(Instant::now() + self.settings.stop_grace);
+                    engine.step(now, Input::Stop);
+                }
+                () = wait_until(give_up_at) => {
+                    tracing::warn!(relay = relay.name, "what is in flight is left to the next relay");
+                    give_up_at = Some(Instant::now() + FAR_AWAY);
+                    engine.step(started.elapsed(), Input::GiveUp);
+                }
+                () = &mut changed => {
+                    changed = self.store.changed();
+                    engine.step(now, Input::Woken);
+                }
+                () = wait_until(deadline) => {}
+            }
+        }
+    }
+
+    fn carry_out<'a>(
+        &'a self,
+        relay: &'a RelayId,
+        action: Action,
+    ) -> Pin<Box<dyn Future<Output = Answer> + Send + 'a>> {
+        let store = &*self.store;
+        match action {
+            Action::Publish(row) => Box::pin(async move {
+                let id = row.id;
+                Ok(Input::Published { id, outcome: self.publish(*row).await })
+            }),
+            Action::Heartbeat(heartbeat) => Box::pin(async move {
+                self.answer("heartbeat", store.heartbeat(relay, &heartbeat)).await.map(Input::Heartbeat)
+            }),
+            Action::Read(request) => {
+                Box::pin(async move { self.answer("read", store.read(&request)).await.map(Input::Read) })
+            }
+            Action::ReadParked(request) => Box::pin(async move {
+                self.answer("read parked", store.read_parked(&request)).await.map(Input::ReadParked)
+            }),
+            Action::Settle(confirmed) => {
+                Box::pin(
+                    async move { self.answer("settle", store.settle(&confirmed)).await.map(Input::Settled) },
+                )
+            }
+            Action::Reject(rejection) => Box::pin(async move {
+                tracing::warn!(
+                    relay = relay.name, row = rejection.id, lane = ?rejection.lane, verdict = ?rejection.verdict,
+                    error = rejection.error, "an event was refused"
+                );
+                self.answer("reject", store.reject(&rejection)).await.map(Input::Rejected)
+            }),
+            Action::SetAside { lease, lane, ids } => Box::pin(async move {
+                self.answer("set aside", store.set_aside(lease, &lane, &ids)).await.map(Input::SetAside)
+            }),
+            Action::OpenGate { lease, lane } => Box::pin(async move {
+                self.answer("open gate", store.open_gate(lease, &lane)).await.map(Input::GateOpened)
+            }),
+            Action::Leave => Box::pin(async move {
+                // If it fails, the leases expire by themselves.
+                let _: Result<_, Failed> = self.answer("leave", store.leave(relay)).await?;
+                Ok(Input::Left)
+            }),
+        }
+    }
+
+    /// The store's answer in time; what waiting cannot mend ends the relay.
+    async fn answer<T>(
+        &self,
+        what: &'static str,
+        call: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<Result<T, Failed>, StoreError> {
+        match timeout(self.settings.store_timeout, call).await {
+            Ok(Ok(answer)) => Ok(Ok(answer)),
+            Ok(Err(error)) if error.is_retryable() => {
+                tracing::warn!(what, error = %WithSources(&error), "the outbox's database failed; trying again");
+                Ok(Err(Failed))
+            }
+            Ok(Err(error)) => Err(error),
+            Err(_) => {
+                tracing::warn!(what, timeout = ?self.settings.store_timeout, "the outbox's database did not answer in time");
+                Ok(Err(Failed))
+            }
+        }
+    }
+
+    async fn publish(&self, row: OutboxRow) -> Result<cqrs_core::broker::Receipt, PublishFailure> {
+        let (id, topic) = (row.id, row.message.topic.clone());
+        let outcome = timeout(self.settings.publish_timeout, self.broker.publish(row.message)).await;
+        let error = match outcome {
+            Ok(Ok(receipt)) => return Ok(receipt),
+            Ok(Err(error)) => error,
+            Err(_) => BrokerError::new(
+                ErrorClass::Unknown,
+                format!("no confirm within {:?}", self.settings.publish_timeout),
+            ),
+        };
+        tracing::warn!(row = id, topic, class = %error.class(), error = %WithSources(&error), "a publish failed");
+        Err(PublishFailure { class: error.class(), error: WithSources(&error).to_string() })
+    }
+}
+
+type Answer = Result<Input, StoreError>;
+
+/// Further away than any process lives, and near enough not to overflow.
+const FAR_AWAY: Duration = Duration::from_secs(60 * 60 * 24 * 365);
+
+async fn wait_until(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// At the start an unreachable database is no reason to give up.
+fn retryable(error: StoreError) -> Result<(), StoreError> {
+    if error.is_retryable() {
+        tracing::warn!(error = %WithSources(&error), "the outbox's database cannot be reached; trying again");
+        Ok(())
+    } else {
+        Err(error)
+    }
+}
+
+/// An error with the errors that led to it, on one line.
+struct WithSources<'a>(&'a (dyn std::error::Error + 'static));
+
+impl fmt::Display for WithSources<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self.0, f)?;
+        let mut source = self.0.source();
+        while let Some(error) = source {
+            write!(f, ": {error}")?;
+            source = error.source();
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for OutboxRelay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OutboxRelay")
+            .field("name", &self.name)
+            .field("store", &self.store)
+            .field("broker", &self.broker)
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for OutboxRelayBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OutboxRelayBuilder").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,127 @@
+use std::time::Duration;
+
+use cqrs_core::{Error, ErrorKind};
+
+/// The settings of a relay. The defaults suit most services.
+#[non_exhaustive]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RelaySettings {
+    /// How long a lease lasts. Another relay takes over the groups of one that died after this time. Default 10 s.
+    pub lease: Duration,
+    /// How often leases are renewed. Default 3 s.
+    pub heartbeat_interval: Duration,
+    /// In the last part of a lease nothing is published, so that a clock that runs a little fast does no harm.
+    /// Default 2 s.
+    pub lease_margin: Duration,
+    /// How long without news until the outbox is read all the same. Default 500 ms.
+    pub poll_interval: Duration,
+    /// How many rows are read at once. Default 500.
+    pub batch: usize,
+    /// How many rows are in memory at most. Default 4,000.
+    pub max_rows: usize,
+    /// How many bytes of rows are in memory at most, give or take one row. Default 16 MiB.
+    pub max_bytes: usize,
+    /// How many rows are with the broker at the same time, each of another key. Default 1,000.
+    pub max_in_flight: usize,
+    /// How long one publish may take until it counts as unknown. Default 7 s; lease minus margin at most.
+    pub publish_timeout: Duration,
+    /// How long one call of the store may take. Default 5 s.
+    pub store_timeout: Duration,
+    /// How often an event may be refused for a reason of its own before it goes to the dead letters. Default 10.
+    pub max_attempts: u32,
+    /// Whether the later events of a key wait when one of it was buried, until someone has replayed or discarded it.
+    /// Default `true`.
+    pub lane_waits_for_dead_letter: bool,
+    /// The first wait after a failure; it doubles with each further one. Default 100 ms.
+    pub backoff: Duration,
+    /// The longest wait after a failure. Default 30 s.
+    pub max_backoff: Duration,
+    /// How long what is with the broker may take on a stop, until it is left to the next relay. Default 5 s.
+    pub stop_grace: Duration,
+}
+
+impl Default for RelaySettings {
+    fn default() -> Self {
+        Self {
+            lease: Duration::from_secs(10),
+            heartbeat_interval: Duration::from_secs(3),
+            lease_margin: Duration::from_secs(2),
+            poll_interval: Duration::from_millis(500),
+            batch: 500,
+            max_rows: 4_000,
+            max_bytes: 16 * 1024 * 1024,
+            max_in_flight: 1_000,
+            publish_timeout: Duration::from_secs(7),
+            store_timeout: Duration::from_secs(5),
+            max_attempts: 10,
+            lane_waits_for_dead_letter: true,
+            backoff: Duration::from_millis(100),
+            max_backoff: Duration::from_secs(30),
+            stop_grace: Duration::from_secs(5),
+        }
+    }
+}
+
+impl RelaySettings {
+    /// Checks that the settings fit each other.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Configuration`], naming everything that does not.
+    pub fn validate(&self) -> Result<(), Error> {
+        let mut problems = Vec::new();
+        let usable = self.lease.saturating_sub(self.lease_margin);
+        if self.heartbeat_interval.is_zero() || self.heartbeat_interval * 2 > usable {
+            problems.push(format!(
+                "the heartbeat interval ({:?}) must be more than zero and at most half of the lease less its margin ({usable:?})",
+                self.heartbeat_interval
+            ));
+        }
+        if self.publish_timeout.is_zero() || self.publish_timeout > usable {
+            problems.push(format!(
+                "the publish time-out ({:?}) must be more than zero and at most the lease less its margin ({usable:?})",
+                self.publish_timeout
+            ));
+        }
+        for (name, value) in [
+            ("batch", self.batch),
+            ("max_rows", self.max_rows),
+            ("max_bytes", self.max_bytes),
+            ("max_in_flight", self.max_in_flight),
+            ("max_attempts", self.max_attempts as usize),
+        ] {
+            if value == 0 {
+                problems.push(format!("`{name}` must be at least 1"));
+            }
+        }
+        for (name, value) in [
+            ("poll_interval", self.poll_interval),
+            ("store_timeout", self.store_timeout),
+            ("backoff", self.backoff),
+        ] {
+            if value.is_zero() {
+                problems.push(format!("`{name}` must be more than zero"));
+            }
+        }
+        if self.backoff > self.max_backoff {
+            problems.push(format!(
+                "the first back-off ({:?}) is longer than the longest ({:?})",
+                self.backoff, self.max_backoff
+            ));
+        }
+        if problems.is_empty() {
+            Ok(())
+        } else {
+            Err(Error::new(
+                ErrorKind::Configuration,
+                format!("the relay's settings do not fit: {}", problems.join("; ")),
+            ))
+        }
+    }
+
+    /// The wait after so many failures in a row.
+    pub(crate) fn backoff_after(&self, failures: u32) -> Duration {
+        let factor = 1u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX);
+        self.backoff.saturating_mul(factor).min(self.max_backoff)
+    }
+}

@@ -1,0 +1,223 @@
+use std::error::Error as StdError;
+use std::fmt;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use cqrs_core::{Error, ErrorKind};
+use uuid::Uuid;
+
+use crate::row::{Confirmed, GroupNo, Lane, OutboxRow};
+
+/// A relay: a name for people, and an id that is new each time it starts.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct RelayId {
+    /// The name: by default host and process.
+    pub name: String,
+    /// New for each start, so that a relay does not mistake the leases of its former life for its own.
+    pub incarnation: Uuid,
+}
+
+/// The right to send the events of a group, until it expires by the database's clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Lease {
+    /// The group.
+    pub group: GroupNo,
+    /// Rises with each change of the owner; a negative outcome that names an older one changes nothing.
+    pub epoch: i64,
+}
+
+/// What a relay tells the store every few seconds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Heartbeat {
+    /// How long the leases are to last from now, by the database's clock.
+    pub lease: Duration,
+    /// How many more groups it would take, of those that nobody owns or whose lease has expired.
+    pub take: usize,
+    /// Groups that it gives back.
+    pub release: Vec<GroupNo>,
+}
+
+/// What the store answers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ownership {
+    /// All leases of this relay.
+    pub leases: Vec<Lease>,
+    /// How many groups there are.
+    pub groups: usize,
+    /// How many relays were seen within a lease's time, this one included.
+    pub relays: usize,
+    /// Whether an operator has stopped all relaying.
+    pub hold: bool,
+}
+
+/// Which rows to read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReadRequest {
+    /// Rows of these groups.
+    pub leases: Vec<Lease>,
+    /// But not these: the relay has them in memory. In ascending order.
+    pub known: Vec<i64>,
+    /// At most so many.
+    pub limit: usize,
+    /// At most so many bytes, but at least one row.
+    pub max_bytes: usize,
+}
+
+/// A row that the broker refused for a reason of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejection {
+    /// The lease under which it was sent.
+    pub lease: Lease,
+    /// The row.
+    pub id: i64,
+    /// Its lane.
+    pub lane: Lane,
+    /// Why.
+    pub error: String,
+    /// What is to become of it.
+    pub verdict: Verdict,
+}
+
+/// What is to become of a row that was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It waits aside, and its lane with it, for so long.
+    Park {
+        /// By the database's clock.
+        retry_in: Duration,
+    },
+    /// It goes to the dead letters.
+    Bury {
+        /// Whether its lane waits until someone has replayed or discarded it; else the lane goes on.
+        lane_waits: bool,
+    },
+}
+
+/// What became of a change that only the owner of a group may make.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fenced<T> {
+    /// It was made.
+    Done(T),
+    /// The lease is no longer this relay's: nothing was changed.
+    LeaseLost,
+}
+
+/// The port to the database that holds the outbox. `cqrs-testing` judges an implementation.
+///
+/// Each method is one short transaction or statement. None may be open while the relay talks to the broker: that is
+/// why there is no method that lends one.
+#[async_trait]
+pub trait OutboxStore: fmt::Debug + Send + Sync + 'static {
+    /// Whether the tables are there and of a version that this relay can work with.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreErrorKind::Schema`] if they are not; [`StoreErrorKind::Unavailable`] if the database cannot be reached.
+    async fn check(&self) -> Result<(), StoreError>;
+
+    /// In this order: records that the relay lives, gives groups back, renews its leases, takes groups that are free or
+    /// whose lease has expired, and carries out the operators' requests for its groups.
+    ///
+    /// Taking a group raises its epoch, and marks it dirty if its last lease ended without a release. A lease that
+    /// ends more than two lease times ahead (the clock was set back) counts as expired.
+    async fn heartbeat(&self, relay: &RelayId, heartbeat: &Heartbeat) -> Result<Ownership, StoreError>;
+
+    /// The rows of the hot table that may be sent, in ascending order of their ids, as of one snapshot that begins after
+    /// the call. Never hides a row that is committed.
+    async fn read(&self, request: &ReadRequest) -> Result<Vec<OutboxRow>, StoreError>;
+
+    /// The rows of the lanes whose gate is due, in ascending order of their ids: of each such lane the first ones.
+    async fn read_parked(&self, request: &ReadRequest) -> Result<Vec<OutboxRow>, StoreError>;
+
+    /// Removes rows that the broker has. Needs no lease: it is right whoever owns the group now. Doing it twice is
+    /// harmless.
+    async fn settle(&self, confirmed: &[Confirmed]) -> Result<(), StoreError>;
+
+    /// Parks or buries a row that was refused: counts the attempt and keeps the error; parking it closes its lane's gate.
+    async fn reject(&self, rejection: &Rejection) -> Result<Fenced<()>, StoreError>;
+
+    /// Moves rows of the hot table aside, behind the closed gate of their lane. `Done(false)` if the gate is not closed:
+    /// nothing was moved.
+    async fn set_aside(&self, lease: Lease, lane: &Lane, ids: &[i64]) -> Result<Fenced<bool>, StoreError>;
+
+    /// Opens the gate of a lane that has no rows aside any more. `Done(false)` if it has.
+    async fn open_gate(&self, lease: Lease, lane: &Lane) -> Result<Fenced<bool>, StoreError>;
+
+    /// Gives all groups back and signs off.
+    async fn leave(&self, relay: &RelayId) -> Result<(), StoreError>;
+
+    /// Resolves when there may be something new to read; the relay polls all the same. May never resolve.
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe: what happened between two calls is not missed.
+    async fn changed(&self) {
+        std::future::pending().await
+    }
+}
+
+/// How a store failed.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum StoreErrorKind {
+    /// Not reachable, busy, a deadlock, a time-out: waiting helps.
+    Unavailable,
+    /// The tables are missing or of another version: someone has to act.
+    Schema,
+    /// The login was refused, the URL is wrong: someone has to act.
+    Configuration,
+    /// Anything else. The relay tries again, for it must not give up what was committed.
+    Other,
+}
+
+/// A failure of a store: its kind, and a message that says what was wrong and what to do.
+#[derive(Debug)]
+pub struct StoreError {
+    kind: StoreErrorKind,
+    message: String,
+    source: Option<Box<dyn StdError + Send + Sync + 'static>>,
+}
+
+impl StoreError {
+    /// A failure of that kind.
+    pub fn new(kind: StoreErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), source: None }
+    }
+
+    /// Adds the cause.
+    #[must_use]
+    pub fn with_source(mut self, source: impl Into<Box<dyn StdError + Send + Sync + 'static>>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+
+    /// How it failed.
+    pub fn kind(&self) -> StoreErrorKind {
+        self.kind
+    }
+
+    /// Whether waiting can help.
+    pub fn is_retryable(&self) -> bool {
+        matches!(self.kind, StoreErrorKind::Unavailable | StoreErrorKind::Other)
+    }
+}
+
+impl fmt::Display for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl StdError for StoreError {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.source.as_deref().map(|source| source as &(dyn StdError + 'static))
+    }
+}
+
+impl StoreError {
+    /// As the error of the toolkit, of kind [`ErrorKind::Store`].
+    pub fn into_error(self) -> Error {
+        let retryable = self.is_retryable();
+        Error::new(ErrorKind::Store, self.message.clone()).with_retryable(retryable).with_source(self)
+    }
+}
