@@ -173,7 +173,7 @@ impl Config {
 
     fn client(&self, defaults: &[(&str, &str)], always: &[(&str, &str)]) -> ClientConfig {
         let mut client = ClientConfig::new();
-        client.set_log_level(RDKafkaLogLevel::Debug); client.set("debug","cgrp,consumer");
+        client.set_log_level(RDKafkaLogLevel::Warning);
         for (key, value) in defaults {
             client.set(*key, *value);
         }
@@ -203,7 +203,10 @@ impl ClientContext for Log {
 }
 
 pub(crate) fn log(level: RDKafkaLogLevel, facility: &str, line: &str) {
+    // The user's settings are for producer and consumers alike; that half of them suits only one is no news.
+    let expected = facility == "CONFWARN" && line.contains("property and will be ignored by this");
     match level {
+        _ if expected => tracing::debug!(target: "librdkafka", facility, "{line}"),
         RDKafkaLogLevel::Emerg
         | RDKafkaLogLevel::Alert
         | RDKafkaLogLevel::Critical

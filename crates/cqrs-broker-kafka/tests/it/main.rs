@@ -12,17 +12,18 @@ use libtest_mimic::{Arguments, Completion, Failed, Trial};
 const REAL: &str = "CQRS_TEST_KAFKA";
 
 fn main() {
-    tracing_subscriber::fmt().with_max_level(tracing_subscriber::filter::LevelFilter::DEBUG).init();
     let mut trials = mock::trials();
     for (name, scenario) in scenarios::ALL {
         trials.push(Trial::test(format!("mock::{name}"), move || {
             let cluster = mock::cluster();
             run(scenario(mock::broker(&cluster), unique("rooms")))
         }));
+    }
+    for (name, scenario) in scenarios::ALL.iter().chain(scenarios::REAL) {
         trials.push(Trial::ignorable_test(format!("real::{name}"), move || {
             let Ok(servers) = std::env::var(REAL) else {
                 return Ok(Completion::ignored_with(format!(
-                    "start a Kafka and set {REAL}=host:port (it must create topics by itself)"
+                    "start a Kafka that creates topics by itself, and set {REAL}=host:port"
                 )));
             };
             let broker = KafkaBroker::builder()

@@ -1,0 +1,421 @@
+use std::fmt;
+use std::sync::Arc;
+
+use cqrs_consumer::{Consumer, ConsumerBuilder, Inbox, Inboxed};
+use cqrs_core::{
+    BeforeCommit, BeginTransaction, Database, DomainEvent, Encoder, Error, ErrorKind, EventEmitter,
+    EventHandler, EventMap, IntegrationEvent, MessageBroker, Middleware, MiddlewareStack, NoMiddleware,
+    Request, RequestHandler, RequestMap, RequestMediator, Result, Stacked, Transactional,
+    TransactionalEventHandler, TransactionalHandler, UnitOfWork,
+};
+use cqrs_outbox::{OutboxRelay, OutboxStore, RelaySettings, StoreError};
+use serde::de::DeserializeOwned;
+
+use crate::app::App;
+use crate::broker::{BrokerSource, Source};
+
+/// Begins an application.
+pub fn bootstrap() -> Builder {
+    let rest = Rest {
+        requests: RequestMap::new(),
+        events: EventMap::new(),
+        subscribed: false,
+        broker: None,
+        direct: false,
+        group: None,
+        encoder: None,
+        relay: Some(RelaySettings::default()),
+        consumer: Box::new(|consumer| consumer),
+    };
+    Builder { rest, database: NoDatabase }
+}
+
+/// Collects what an application consists of; nothing is checked before [`build`](Self::build), which then tells
+/// everything that is wrong.
+///
+/// A middleware stands around the requests that are registered after it. Handlers that want a transaction are registered
+/// after the [`outbox`](Self::outbox) or [`inbox`](Self::inbox) that opens it.
+#[must_use = "an application does nothing until it is built and run"]
+pub struct Builder<S = NoMiddleware, D = NoDatabase> {
+    rest: Rest<S>,
+    database: D,
+}
+
+/// No outbox and no inbox so far: handlers that want a transaction cannot be registered yet.
+#[derive(Clone, Copy, Debug)]
+pub struct NoDatabase;
+
+/// The outbox, the inbox, and the handlers that want their transactions.
+pub struct OnDatabase<D: Database> {
+    source: Arc<dyn BeginTransaction<D>>,
+    store: Option<Arc<dyn OutboxStore>>,
+    inbox: Option<Arc<dyn Inbox<D>>>,
+    before_commit: BeforeCommit<D>,
+    requests: Vec<Box<Register<D, RequestMap>>>,
+    events: Vec<Box<Register<D, EventMap>>>,
+    inbox_wanted: bool,
+}
+
+type Register<D, M> = dyn FnOnce(M, &Registering<'_, D>) -> M + Send;
+
+/// What is known when the handlers are bound.
+struct Registering<'a, D: Database> {
+    unit: &'a UnitOfWork<D>,
+    inbox: Option<&'a Arc<dyn Inbox<D>>>,
+    group: &'a str,
+}
+
+impl<S, D> Builder<S, D> {
+    /// Puts a middleware around the requests that are registered from now on, within those that are there already.
+    pub fn middleware<M>(self, middleware: M) -> Builder<Stacked<S, M>, D> {
+        Builder {
+            rest: self.rest.map_requests(|requests| requests.middleware(middleware)),
+            database: self.database,
+        }
+    }
+
+    /// Registers the handler of a request.
+    pub fn request<R: Request>(mut self, handler: impl RequestHandler<R>) -> Self
+    where
+        S: MiddlewareStack<R>,
+    {
+        self.rest.requests = self.rest.requests.bind::<R>(handler);
+        self
+    }
+
+    /// Registers the handler of a request with a middleware of its own.
+    pub fn request_with<R: Request>(
+        mut self,
+        middleware: impl Middleware<R>,
+        handler: impl RequestHandler<R>,
+    ) -> Self
+    where
+        S: MiddlewareStack<R>,
+    {
+        self.rest.requests = self.rest.requests.bind_with::<R>(middleware, handler);
+        self
+    }
+
+    /// Registers a handler of a domain event: it runs after the request has succeeded and its transaction, if it has one,
+    /// is committed.
+    pub fn domain_event<E: DomainEvent>(mut self, handler: impl EventHandler<E>) -> Self {
+        self.rest.events = self.rest.events.bind::<E>(handler);
+        self
+    }
+
+    /// Registers a handler of an integration event that is received from `topic`.
+    ///
+    /// It runs again when a message is delivered again. Where that must have no second effect, register it with
+    /// [`subscribe_transactional`](Builder::subscribe_transactional).
+    pub fn subscribe<E: IntegrationEvent + DeserializeOwned>(
+        mut self,
+        topic: impl Into<String>,
+        handler: impl EventHandler<E>,
+    ) -> Self {
+        self.rest.events = self.rest.events.subscribe::<E>(topic, handler);
+        self.rest.subscribed = true;
+        self
+    }
+
+    /// Sets the broker: a URL, whose scheme picks one that is compiled in (`kafka://`, `amqp://`, `memory://`), or a broker.
+    pub fn broker(mut self, broker: impl Into<BrokerSource>) -> Self {
+        self.rest.broker = Some(broker.into().0);
+        self
+    }
+
+    /// Sets the consumer group: the name of this service, as its brokers and its inbox know it. Wanted as soon as
+    /// something is subscribed.
+    pub fn group(mut self, group: impl Into<String>) -> Self {
+        self.rest.group = Some(group.into());
+        self
+    }
+
+    /// Integration events that are said outside of a transaction go straight to the broker, **at most once**.
+    pub fn direct(mut self) -> Self {
+        self.rest.direct = true;
+        self
+    }
+
+    /// Sets the wire format and size limit of what is said. Default: those of the outbox.
+    pub fn encoder(mut self, encoder: Encoder) -> Self {
+        self.rest.encoder = Some(encoder);
+        self
+    }
+
+    /// Sets the settings of the relay.
+    pub fn relay(mut self, settings: RelaySettings) -> Self {
+        self.rest.relay = Some(settings);
+        self
+    }
+
+    /// Runs no relay: a stand-alone one takes the events of the outbox to the broker.
+    pub fn without_relay(mut self) -> Self {
+        self.rest.relay = None;
+        self
+    }
+
+    /// Sets the settings of the consumer.
+    ///
+    /// ```
+    /// # use cqrs_bootstrap::bootstrap;
+    /// let builder = bootstrap().consumer(|consumer| consumer.concurrency(64));
+    /// ```
+    pub fn consumer(
+        mut self,
+        settings: impl FnOnce(ConsumerBuilder) -> ConsumerBuilder + Send + 'static,
+    ) -> Self {
+        self.rest.consumer = Box::new(settings);
+        self
+    }
+}
+
+impl<S> Builder<S> {
+    /// Sets the outbox: it opens the transactions of handlers, and a relay takes its events to the broker.
+    pub fn outbox<D, O>(self, outbox: O) -> Builder<S, OnDatabase<D>>
+    where
+        D: Database,
+        O: BeginTransaction<D> + OutboxStore,
+    {
+        let outbox = Arc::new(outbox);
+        let database = OnDatabase { store: Some(outbox.clone()), ..OnDatabase::new(outbox) };
+        Builder { rest: self.rest, database }
+    }
+
+    /// Sets the inbox of a service that has no outbox here: it opens the transactions of handlers. What they say goes into
+    /// the outbox of the same database, and a relay elsewhere takes it to the broker.
+    pub fn inbox<D, I>(self, inbox: I) -> Builder<S, OnDatabase<D>>
+    where
+        D: Database,
+        I: Inbox<D>,
+    {
+        let inbox = Arc::new(inbox);
+        let database = OnDatabase { inbox: Some(inbox.clone()), ..OnDatabase::new(inbox) };
+        Builder { rest: self.rest, database }
+    }
+
+    /// Checks everything and connects to the broker.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Configuration`], naming everything that is wrong; [`ErrorKind::Broker`] if the broker cannot be reached.
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe.
+    pub async fn build(self) -> Result<App> {
+        self.rest.build(None, Vec::new()).await
+    }
+}
+
+impl<S, D: Database> Builder<S, OnDatabase<D>> {
+    /// Sets the inbox, beside the outbox: most often the same value.
+    pub fn inbox(mut self, inbox: impl Inbox<D>) -> Self {
+        self.database.inbox = Some(Arc::new(inbox));
+        self
+    }
+
+    /// Registers the handler of a request that gets a transaction, which is committed when it succeeds, with what it said.
+    pub fn transactional<R: Request>(mut self, handler: impl TransactionalHandler<R, D>) -> Self
+    where
+        S: MiddlewareStack<R>,
+    {
+        let middleware = self.rest.requests.current_middleware().clone();
+        self.database.requests.push(Box::new(move |requests, registering| {
+            let handler = Transactional::new(registering.unit.clone(), handler);
+            requests.with_middleware(middleware).bind::<R>(handler).with_middleware(NoMiddleware)
+        }));
+        self
+    }
+
+    /// Registers a handler of a domain event that runs in the transaction of the request, before its commit.
+    pub fn before_commit<E: DomainEvent>(mut self, handler: impl TransactionalEventHandler<E, D>) -> Self {
+        self.database.before_commit = self.database.before_commit.bind::<E>(handler);
+        self
+    }
+
+    /// Registers a handler of an integration event that gets a transaction with an inbox row in it: a message that is
+    /// delivered again has no second effect.
+    ///
+    /// `name` tells this handler's effects from those of others of the group. It stands in the database: keep it when the
+    /// code moves.
+    pub fn subscribe_transactional<E: IntegrationEvent + DeserializeOwned>(
+        mut self,
+        topic: impl Into<String>,
+        name: impl Into<String>,
+        handler: impl TransactionalEventHandler<E, D>,
+    ) -> Self {
+        let (topic, name) = (topic.into(), name.into());
+        self.rest.subscribed = true;
+        self.database.inbox_wanted = true;
+        self.database.events.push(Box::new(move |events, registering| {
+            let Some(inbox) = registering.inbox else { return events };
+            let handler = Inboxed::<D, E, _>::new(
+                registering.group,
+                handler,
+                registering.unit.clone(),
+                Arc::clone(inbox),
+            );
+            events.subscribe_messages(topic, E::NAME, Arc::new(handler.with_name(name)))
+        }));
+        self
+    }
+
+    /// Checks everything, connects to the broker, and looks whether the outbox's tables are there.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Configuration`], naming everything that is wrong; [`ErrorKind::Broker`] if the broker cannot be reached;
+    /// [`ErrorKind::Store`] if the database cannot be, or has no tables.
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe.
+    pub async fn build(self) -> Result<App> {
+        let Self { rest, database } = self;
+        let mut problems = Vec::new();
+        if database.inbox_wanted && database.inbox.is_none() {
+            problems.push(
+                "a handler is registered with `subscribe_transactional` and there is no inbox: add `.inbox(outbox.clone())`"
+                    .to_owned(),
+            );
+        }
+        let unit = UnitOfWork::new(Arc::clone(&database.source), database.before_commit);
+        let group = rest.group.clone().unwrap_or_default();
+        let registering = Registering { unit: &unit, inbox: database.inbox.as_ref(), group: &group };
+        let mut rest = rest.map_requests(|requests| {
+            let requests = requests.with_middleware(NoMiddleware);
+            database
+                .requests
+                .into_iter()
+                .fold(requests, |requests, register| register(requests, &registering))
+        });
+        for register in database.events {
+            rest.events = register(rest.events, &registering);
+        }
+        rest.encoder.get_or_insert_with(|| database.source.encoder().clone());
+        rest.build(database.store, problems).await
+    }
+}
+
+impl<D: Database> OnDatabase<D> {
+    fn new(source: Arc<dyn BeginTransaction<D>>) -> Self {
+        Self {
+            source,
+            store: None,
+            inbox: None,
+            before_commit: BeforeCommit::new(),
+            requests: Vec::new(),
+            events: Vec::new(),
+            inbox_wanted: false,
+        }
+    }
+}
+
+/// What does not depend on the kind of database.
+struct Rest<S> {
+    requests: RequestMap<S>,
+    events: EventMap,
+    subscribed: bool,
+    broker: Option<Source>,
+    direct: bool,
+    group: Option<String>,
+    encoder: Option<Encoder>,
+    relay: Option<RelaySettings>,
+    consumer: Box<dyn FnOnce(ConsumerBuilder) -> ConsumerBuilder + Send>,
+}
+
+impl<S> Rest<S> {
+    fn map_requests<T>(self, map: impl FnOnce(RequestMap<S>) -> RequestMap<T>) -> Rest<T> {
+        Rest {
+            requests: map(self.requests),
+            events: self.events,
+            subscribed: self.subscribed,
+            broker: self.broker,
+            direct: self.direct,
+            group: self.group,
+            encoder: self.encoder,
+            relay: self.relay,
+            consumer: self.consumer,
+        }
+    }
+
+    async fn build(self, store: Option<Arc<dyn OutboxStore>>, mut problems: Vec<String>) -> Result<App> {
+        let relayed = store.is_some() && self.relay.is_some();
+        if self.broker.is_none() && (relayed || self.subscribed || self.direct) {
+            problems.push(
+                "there is no broker, and the outbox, a subscription or `.direct()` wants one: add `.broker(\"kafka://..\")`, \
+                 or `.without_relay()` if another process relays"
+                    .to_owned(),
+            );
+        }
+        if self.subscribed && self.group.as_deref().unwrap_or_default().is_empty() {
+            problems.push(
+                "something is subscribed and there is no consumer group: add `.group(\"name-of-this-service\")`".to_owned(),
+            );
+        }
+        let broker = match self.broker {
+            Some(source) => source.open().await.map(Some).or_else(|error| wrong(&mut problems, error))?,
+            None => None,
+        };
+        let mut emitter = EventEmitter::new(self.events).with_encoder(self.encoder.unwrap_or_default());
+        if let Some(broker) = broker.clone().filter(|_| self.direct) {
+            emitter = emitter.direct(broker);
+        }
+        let requests = RequestMediator::new(self.requests, emitter)
+            .map(Some)
+            .or_else(|error| wrong(&mut problems, error))?;
+        let relay = match (&store, &broker, self.relay) {
+            (Some(store), Some(broker), Some(settings)) => {
+                let relay = OutboxRelay::builder(Arc::clone(store), Arc::clone(broker)).settings(settings);
+                relay.build().map(Some).or_else(|error| wrong(&mut problems, error))?
+            }
+            _ => None,
+        };
+        let consumer = match (&requests, &broker, self.group) {
+            (Some(requests), Some(broker), Some(group)) if self.subscribed => {
+                let broker: Arc<dyn MessageBroker> = Arc::clone(broker);
+                let consumer = Consumer::builder(broker, group).events(requests.events());
+                (self.consumer)(consumer).build().map(Some).or_else(|error| wrong(&mut problems, error))?
+            }
+            _ => None,
+        };
+        match requests {
+            Some(requests) if problems.is_empty() => {
+                if let Some(store) = &store {
+                    store.check().await.map_err(StoreError::into_error)?;
+                }
+                Ok(App::new(requests, relay, consumer))
+            }
+            _ => Err(Error::new(ErrorKind::Configuration, problems.join("\n"))),
+        }
+    }
+}
+
+/// A mistake joins the others; anything else is told at once.
+fn wrong<T>(problems: &mut Vec<String>, error: Error) -> Result<Option<T>> {
+    if error.kind() == ErrorKind::Configuration {
+        problems.push(error.to_string());
+        Ok(None)
+    } else {
+        Err(error)
+    }
+}
+
+impl<S, D> fmt::Debug for Builder<S, D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder")
+            .field("requests", &self.rest.requests)
+            .field("events", &self.rest.events)
+            .field("group", &self.rest.group)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<D: Database> fmt::Debug for OnDatabase<D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OnDatabase")
+            .field("outbox", &self.store.is_some())
+            .field("inbox", &self.inbox.is_some())
+            .finish_non_exhaustive()
+    }
+}
