@@ -10,7 +10,7 @@ use cqrs_core::Message;
 use cqrs_core::broker::{Acknowledged, Delivery, Subscription};
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
-use tokio::time;
+use tokio::time::{self, Instant};
 use uuid::Uuid;
 
 use super::bench::{AGAIN, Checked, ensure, fail, text};
@@ -82,27 +82,34 @@ impl Arrivals {
         self.0.count.send_modify(|count| *count += 1);
     }
 
-    /// Waits until so many different messages have arrived, or none has for so long.
+    /// Waits until so many different messages have arrived, or no other one has for so long.
     pub(super) async fn until(&self, wanted: usize, patience: Duration) {
         let mut count = self.0.count.subscribe();
         let mut different = HashSet::new();
-        let mut seen = 0;
+        let (mut seen, mut end) = (0, Instant::now() + patience);
         loop {
+            let before = different.len();
             {
                 let all = self.all();
                 different.extend(all[seen..].iter().copied());
                 seen = all.len();
             }
-            if different.len() >= wanted || time::timeout(patience, count.changed()).await.is_err() {
+            if different.len() > before {
+                end = Instant::now() + patience;
+            }
+            // Asked first: where the same message comes all the time, the time-out alone would never be seen.
+            if different.len() >= wanted || Instant::now() >= end {
                 return;
             }
+            let _ = time::timeout_at(end, count.changed()).await;
         }
     }
 
-    /// Waits until nothing has arrived for so long.
+    /// Waits until nothing has arrived for so long; not for ever, because something may come again and again.
     pub(super) async fn until_quiet(&self, quiet: Duration) {
         let mut count = self.0.count.subscribe();
-        while time::timeout(quiet, count.changed()).await.is_ok() {}
+        let end = Instant::now() + 20 * quiet;
+        while Instant::now() < end && time::timeout(quiet, count.changed()).await.is_ok() {}
     }
 
     /// What arrived so far; from now on it is forgotten here.

@@ -30,6 +30,7 @@ pub(crate) enum Fault {
     SendsLate,
     ReleaseIsAck,
     AckIsRelease,
+    FirstAckIsRelease,
     ReleasesToTheEnd,
     AttemptIsOne,
     IgnoresPrefetch,
@@ -370,7 +371,8 @@ impl Held {
 impl Acknowledge for Held {
     async fn ack(&self, tag: DeliveryTag) -> Result<Acknowledged, BrokerError> {
         let Some(delivery) = self.take(tag) else { return Ok(Acknowledged::Stale) };
-        if self.fault == Fault::AckIsRelease {
+        let first = delivery.attempt() == 1;
+        if self.fault == Fault::AckIsRelease || (self.fault == Fault::FirstAckIsRelease && first) {
             delivery.release();
             return Ok(Acknowledged::Done);
         }

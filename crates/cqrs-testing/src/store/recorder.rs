@@ -1,0 +1,86 @@
+//! A broker that keeps nothing but the order in which it got events, and refuses those that it is told to.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use cqrs_core::broker::{
+    Capabilities, Confirm, ErrorClass, MessageBroker, Receipt, SubscribeOptions, Subscription,
+};
+use cqrs_core::{BrokerError, Message};
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use super::bench::{Checked, bounded};
+use crate::history::History;
+
+#[derive(Debug)]
+pub(super) struct Recorder {
+    history: History,
+    /// How often these events are to be refused yet.
+    refusals: Mutex<HashMap<Uuid, u32>>,
+    accepted: watch::Sender<usize>,
+}
+
+impl Recorder {
+    pub(super) fn new(history: &History) -> Arc<Self> {
+        Arc::new(Self {
+            history: history.clone(),
+            refusals: Mutex::default(),
+            accepted: watch::Sender::new(0),
+        })
+    }
+
+    /// The event is at fault, so many times.
+    pub(super) fn refuse(&self, event: Uuid, times: u32) {
+        self.refusals.lock().unwrap_or_else(PoisonError::into_inner).insert(event, times);
+    }
+
+    /// Waits until it has so many messages, duplicates included.
+    pub(super) async fn until(&self, wanted: usize, patience: Duration) -> Checked {
+        let mut accepted = self.accepted.subscribe();
+        let what = format!("sending {wanted} events");
+        bounded(&what, patience, accepted.wait_for(|accepted| *accepted >= wanted)).await?.ok();
+        Ok(())
+    }
+
+    fn refuses(&self, event: Uuid) -> bool {
+        let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        let left = refusals.get_mut(&event).filter(|left| **left > 0);
+        left.map(|left| *left -= 1).is_some()
+    }
+}
+
+#[async_trait]
+impl MessageBroker for Recorder {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::new("recorder")
+    }
+
+    async fn enqueue(&self, message: Message) -> Result<Confirm, BrokerError> {
+        let event = message.id.as_ref().and_then(|id| id.to_uuid()).unwrap_or_default();
+        if self.refuses(event) {
+            return Err(BrokerError::new(ErrorClass::Event, "refused, as asked for"));
+        }
+        self.history.delivered(event, message.key);
+        self.accepted.send_modify(|accepted| *accepted += 1);
+        // Not at once, so that others come in between.
+        Ok(Confirm::new(async {
+            tokio::task::yield_now().await;
+            Ok(Receipt::new())
+        }))
+    }
+
+    async fn subscribe(&self, _options: SubscribeOptions) -> Result<Box<dyn Subscription>, BrokerError> {
+        Err(BrokerError::new(ErrorClass::Destination, "this broker only records"))
+    }
+
+    async fn check(&self) -> Result<(), BrokerError> {
+        Ok(())
+    }
+
+    async fn close(&self) -> Result<(), BrokerError> {
+        Ok(())
+    }
+}
