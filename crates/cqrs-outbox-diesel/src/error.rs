@@ -35,17 +35,3 @@ fn is_missing_table(error: &DieselError) -> bool {
     let ours = message.contains("cqrs_outbox") || message.contains("cqrs_inbox");
     ours && (message.contains("does not exist") || message.contains("no such table"))
 }
-
-/// A URL for people: without its password.
-pub(crate) fn without_password(url: &str) -> String {
-    match url::Url::parse(url) {
-        Ok(mut parsed) if parsed.password().is_some() => {
-            // Only fails for URLs that cannot have a password.
-            let _ = parsed.set_password(Some("***"));
-            parsed.into()
-        }
-        Ok(_) => url.to_owned(),
-        // What cannot be parsed cannot be masked, so only the scheme is shown.
-        Err(_) => url.split_once(':').map_or("..".to_owned(), |(scheme, _)| format!("{scheme}:..")),
-    }
-}

@@ -7,7 +7,8 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::pin::Pin;
 
 use super::request_mediator::Core;
-use crate::context::{Context, Origin};
+use crate::context::{Context, Origin, Said};
+use crate::error::Result;
 use crate::middleware::{Endpoint, Middleware, MiddlewareStack, Next, NoMiddleware, Stacked};
 use crate::request::{Reply, Request, RequestHandler};
 
@@ -148,17 +149,35 @@ impl<R: Request, N: Next<R>> Call<R> for N {
         core: &'a Core,
         origin: Origin<'a>,
     ) -> Pin<Box<dyn Future<Output = Reply<R>> + Send + 'a>> {
-        Box::pin(async move {
+        boxed_in_place(move || async move {
             let cx = Context::new(core, origin);
             let response = self.run(request, &cx).await?;
             let said = cx.into_said();
             if !said.is_empty() {
                 // Boxed, so that the requests that say nothing do not carry the room for it.
-                Box::pin(core.emitter().emit(core, said, origin)).await?;
+                go_out(core, said, origin).await?;
             }
             Ok(response)
         })
     }
+}
+
+/// The same as `Box::pin(make())`, but the future is made where it stays: it is never on the stack, to be dropped if
+/// the allocation panics, and so need not be copied from there. That is half of what a send costs.
+fn boxed_in_place<'a, F: Future + Send + 'a>(
+    make: impl FnOnce() -> F,
+) -> Pin<Box<dyn Future<Output = F::Output> + Send + 'a>> {
+    let room = Box::new_uninit();
+    Box::into_pin(Box::write(room, make()))
+}
+
+#[cold]
+fn go_out<'a>(
+    core: &'a Core,
+    said: Vec<Said>,
+    origin: Origin<'a>,
+) -> Pin<Box<dyn Future<Output = Result<()>> + Send + 'a>> {
+    Box::pin(core.emitter().emit(core, said, origin))
 }
 
 /// A `TypeId` is a hash already.

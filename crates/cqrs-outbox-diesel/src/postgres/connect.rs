@@ -16,7 +16,6 @@ use futures_util::future::{BoxFuture, FutureExt};
 use tokio_postgres::error::SqlState;
 
 use super::Pg;
-use crate::error::without_password;
 use crate::outbox::Outbox;
 
 type Connect = dyn Fn(&str) -> BoxFuture<'static, ConnectionResult<AsyncPgConnection>> + Send + Sync;
@@ -180,5 +179,19 @@ impl fmt::Debug for PgBuilder {
             .field("url", &without_password(&self.url))
             .field("max_connections", &self.max_connections)
             .finish_non_exhaustive()
+    }
+}
+
+/// A URL for people: without its password.
+fn without_password(url: &str) -> String {
+    match url::Url::parse(url) {
+        Ok(mut parsed) if parsed.password().is_some() => {
+            // Only fails for URLs that cannot have a password.
+            let _ = parsed.set_password(Some("***"));
+            parsed.into()
+        }
+        Ok(_) => url.to_owned(),
+        // What cannot be parsed cannot be masked, so only the scheme is shown.
+        Err(_) => url.split_once(':').map_or("..".to_owned(), |(scheme, _)| format!("{scheme}:..")),
     }
 }

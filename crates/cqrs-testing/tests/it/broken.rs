@@ -31,8 +31,9 @@ fails! {
     lets_topics_cross: Fault::CrossTalk => ["cross-talk"];
     swaps_messages_of_a_key: Fault::SendsLate => ["order-per-key"];
 
-    takes_a_release_for_an_ack: Fault::ReleaseIsAck => ["release", "attempts", "stale-tag", "reopen-mid-stream"];
-    takes_the_first_ack_for_a_release: Fault::FirstAckIsRelease => ["acknowledged"];
+    takes_a_release_for_an_ack: Fault::ReleaseIsAck => ["release", "attempts"];
+    takes_the_first_ack_for_a_release: Fault::FirstAckIsRelease =>
+        ["headers", "keys", "payloads", "acknowledged", "stale-tag", "cancelled-next", "within-a-group", "reopen"];
     puts_what_was_released_at_the_end: Fault::ReleasesToTheEnd => ["release", "attempts"];
     does_not_count_attempts: Fault::AttemptIsOne => ["attempts"];
     ignores_the_prefetch: Fault::IgnoresPrefetch => ["prefetch"];
@@ -45,7 +46,10 @@ fails! {
     sends_twice: Fault::SendsTwice => ["within-a-group"];
     keeps_nothing_for_later: Fault::KeepsNothing => ["late-group"];
 
-    acknowledges_by_itself: Fault::AcksInAdvance => ["release"];
+    acknowledges_in_a_close: Fault::AcksOnClose => ["stale-tag", "reopen", "reopen-mid-stream"];
+    acknowledges_in_advance: Fault::AcksInAdvance => [
+        "order-per-key", "release", "attempts", "prefetch", "stale-tag", "reopen", "reopen-mid-stream", "consumers-closing"
+    ];
     says_ok_after_the_close: Fault::OkAfterClose => ["publisher-closed", "closed"];
     sends_after_the_close: Fault::SendsAfterClose => ["publisher-closed"];
     is_always_well: Fault::AlwaysWell => ["closed"];

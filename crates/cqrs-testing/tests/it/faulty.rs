@@ -1,10 +1,10 @@
 //! The in-memory broker with a fault of the asked-for kind wrapped around it.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::future;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use std::{future, mem};
 
 use async_trait::async_trait;
 use cqrs_core::broker::memory::MemoryBroker;
@@ -44,6 +44,7 @@ pub(crate) enum Fault {
     KeepsNothing,
     /// Fetches a few messages ahead, and acknowledges them when it has fetched them.
     AcksInAdvance,
+    AcksOnClose,
     OkAfterClose,
     SendsAfterClose,
     AlwaysWell,
@@ -230,6 +231,7 @@ impl MessageBroker for Faulty {
     }
 
     async fn close(&self) -> Result<(), BrokerError> {
+        self.held.closes().await?;
         self.closed.store(true, Ordering::SeqCst);
         self.inner.close().await
     }
@@ -281,6 +283,7 @@ impl Subscription for FaultySubscription {
     }
 
     async fn close(self: Box<Self>) -> Result<(), BrokerError> {
+        self.held.closes().await?;
         self.inner.close().await
     }
 }
@@ -352,6 +355,17 @@ impl Held {
         };
         self.deliveries.lock().unwrap().insert(tag, delivery);
         ours
+    }
+
+    async fn closes(&self) -> Result<(), BrokerError> {
+        let held = match self.fault {
+            Fault::AcksOnClose => mem::take(&mut *self.deliveries.lock().unwrap()),
+            _ => HashMap::new(),
+        };
+        for (_, delivery) in held {
+            delivery.ack().await?;
+        }
+        Ok(())
     }
 
     fn take(&self, tag: DeliveryTag) -> Option<Delivery> {

@@ -20,7 +20,9 @@ pub(super) async fn reopen(bench: &Bench<'_>) -> Checked {
     let topic = bench.topic("t").await?;
     let mut subscription = bench.subscribe(&broker, "g", &topic).await?;
     let sent = Sent::many(2 * HALF);
-    bench.publish(&broker, Sent::messages(&sent, &topic)).await?;
+    // Without keys, so that none waits for another.
+    let messages = sent.iter().map(|sent| Message::new(&topic, sent.id.to_string())).collect();
+    bench.publish(&broker, messages).await?;
     let mut held = Vec::new();
     let mut acknowledged = Vec::new();
     for number in 0..sent.len() {
@@ -147,11 +149,16 @@ pub(super) async fn consumers_closing(bench: &Bench<'_>) -> Checked {
     let topic = bench.topic("t").await?;
     let sent = Sent::many((bench.settings.messages / 5).max(10 * CONSUMERS));
     let arrivals = Arrivals::new();
-    let mut consumers = Consumers::new(Counts::OnAcknowledgement, &arrivals);
+    let mut subscriptions = Vec::new();
     for _ in 0..CONSUMERS {
-        consumers.add(bench.subscribe(&consuming, "g", &topic).await?);
+        subscriptions.push(bench.subscribe(&consuming, "g", &topic).await?);
     }
-    let publisher = publish_slowly(bench, publishing, &topic, &sent);
+    // Half of it is there before they begin, so that every one of them has something at hand when it closes.
+    let (before, meanwhile) = sent.split_at(sent.len() / 2);
+    bench.publish(&publishing, Sent::messages(before, &topic)).await?;
+    let publisher = publish_slowly(bench, publishing, &topic, meanwhile);
+    let mut consumers = Consumers::new(Counts::OnAcknowledgement, &arrivals);
+    subscriptions.into_iter().for_each(|subscription| consumers.add(subscription));
     arrivals.until(sent.len() / 3, bench.settings.arrival).await;
     bench.bounded("closing ten consumers at once", consumers.stop()).await??;
 
