@@ -56,6 +56,28 @@ pub struct OnDatabase<D: Database> {
     inbox_wanted: bool,
 }
 
+/// A builder that has an outbox or an inbox. It is implemented here only.
+#[diagnostic::on_unimplemented(
+    message = "there is no outbox or inbox yet that could open a transaction",
+    label = "this wants a transaction",
+    note = "call `.outbox(..)` or `.inbox(..)` before it"
+)]
+pub trait HasDatabase {
+    /// The kind of database.
+    type Database: Database;
+
+    #[doc(hidden)]
+    fn on_database(&mut self) -> &mut OnDatabase<Self::Database>;
+}
+
+impl<D: Database> HasDatabase for OnDatabase<D> {
+    type Database = D;
+
+    fn on_database(&mut self) -> &mut Self {
+        self
+    }
+}
+
 type Register<D, M> = dyn FnOnce(M, &Registering<'_, D>) -> M + Send;
 
 /// What is known when the handlers are bound.
@@ -114,6 +136,64 @@ impl<S, D> Builder<S, D> {
     ) -> Self {
         self.rest.events = self.rest.events.subscribe::<E>(topic, handler);
         self.rest.subscribed = true;
+        self
+    }
+
+    /// Registers the handler of a request that gets a transaction, which is committed when it succeeds, with what it said.
+    pub fn transactional<R: Request>(mut self, handler: impl TransactionalHandler<R, D::Database>) -> Self
+    where
+        S: MiddlewareStack<R>,
+        D: HasDatabase,
+    {
+        let middleware = self.rest.requests.current_middleware().clone();
+        self.database.on_database().requests.push(Box::new(move |requests, registering| {
+            let handler = Transactional::new(registering.unit.clone(), handler);
+            requests.with_middleware(middleware).bind::<R>(handler).with_middleware(NoMiddleware)
+        }));
+        self
+    }
+
+    /// Registers a handler of a domain event that runs in the transaction of the request, before its commit.
+    pub fn before_commit<E: DomainEvent>(
+        mut self,
+        handler: impl TransactionalEventHandler<E, D::Database>,
+    ) -> Self
+    where
+        D: HasDatabase,
+    {
+        let database = self.database.on_database();
+        database.before_commit = std::mem::take(&mut database.before_commit).bind::<E>(handler);
+        self
+    }
+
+    /// Registers a handler of an integration event that gets a transaction with an inbox row in it: a message that is
+    /// delivered again has no second effect.
+    ///
+    /// `name` tells this handler's effects from those of others of the group. It stands in the database: keep it when the
+    /// code moves.
+    pub fn subscribe_transactional<E: IntegrationEvent + DeserializeOwned>(
+        mut self,
+        topic: impl Into<String>,
+        name: impl Into<String>,
+        handler: impl TransactionalEventHandler<E, D::Database>,
+    ) -> Self
+    where
+        D: HasDatabase,
+    {
+        let (topic, name) = (topic.into(), name.into());
+        self.rest.subscribed = true;
+        let database = self.database.on_database();
+        database.inbox_wanted = true;
+        database.events.push(Box::new(move |events, registering| {
+            let Some(inbox) = registering.inbox else { return events };
+            let handler = Inboxed::<D::Database, E, _>::new(
+                registering.group,
+                handler,
+                registering.unit.clone(),
+                Arc::clone(inbox),
+            );
+            events.subscribe_messages(topic, E::NAME, Arc::new(handler.with_name(name)))
+        }));
         self
     }
 
@@ -211,52 +291,6 @@ impl<S, D: Database> Builder<S, OnDatabase<D>> {
     /// Sets the inbox, beside the outbox: most often the same value.
     pub fn inbox(mut self, inbox: impl Inbox<D>) -> Self {
         self.database.inbox = Some(Arc::new(inbox));
-        self
-    }
-
-    /// Registers the handler of a request that gets a transaction, which is committed when it succeeds, with what it said.
-    pub fn transactional<R: Request>(mut self, handler: impl TransactionalHandler<R, D>) -> Self
-    where
-        S: MiddlewareStack<R>,
-    {
-        let middleware = self.rest.requests.current_middleware().clone();
-        self.database.requests.push(Box::new(move |requests, registering| {
-            let handler = Transactional::new(registering.unit.clone(), handler);
-            requests.with_middleware(middleware).bind::<R>(handler).with_middleware(NoMiddleware)
-        }));
-        self
-    }
-
-    /// Registers a handler of a domain event that runs in the transaction of the request, before its commit.
-    pub fn before_commit<E: DomainEvent>(mut self, handler: impl TransactionalEventHandler<E, D>) -> Self {
-        self.database.before_commit = self.database.before_commit.bind::<E>(handler);
-        self
-    }
-
-    /// Registers a handler of an integration event that gets a transaction with an inbox row in it: a message that is
-    /// delivered again has no second effect.
-    ///
-    /// `name` tells this handler's effects from those of others of the group. It stands in the database: keep it when the
-    /// code moves.
-    pub fn subscribe_transactional<E: IntegrationEvent + DeserializeOwned>(
-        mut self,
-        topic: impl Into<String>,
-        name: impl Into<String>,
-        handler: impl TransactionalEventHandler<E, D>,
-    ) -> Self {
-        let (topic, name) = (topic.into(), name.into());
-        self.rest.subscribed = true;
-        self.database.inbox_wanted = true;
-        self.database.events.push(Box::new(move |events, registering| {
-            let Some(inbox) = registering.inbox else { return events };
-            let handler = Inboxed::<D, E, _>::new(
-                registering.group,
-                handler,
-                registering.unit.clone(),
-                Arc::clone(inbox),
-            );
-            events.subscribe_messages(topic, E::NAME, Arc::new(handler.with_name(name)))
-        }));
         self
     }
 

@@ -57,4 +57,4 @@ mod builder;
 
 pub use app::App;
 pub use broker::{BrokerSource, connect_broker};
-pub use builder::{Builder, NoDatabase, OnDatabase, bootstrap};
+pub use builder::{Builder, HasDatabase, NoDatabase, OnDatabase, bootstrap};

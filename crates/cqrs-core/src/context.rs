@@ -25,13 +25,19 @@ pub struct Context<'a> {
     said: Mutex<Vec<Said>>,
 }
 
-/// Where a context comes from, and so what it inherits.
+/// Where a context comes from, and so what it inherits. Two words, so that it travels in registers.
 #[derive(Clone, Copy)]
 pub(crate) enum Origin<'a> {
     Root,
     Correlated(&'a Correlation),
-    Message(&'a Message, &'a Correlation),
+    Received(&'a Received),
     Nested(&'a Context<'a>),
+}
+
+/// A received message, with what ties to it whatever is said because of it.
+pub(crate) struct Received {
+    pub(crate) message: Message,
+    pub(crate) correlation: Correlation,
 }
 
 impl Origin<'_> {
@@ -126,7 +132,7 @@ impl<'a> Context<'a> {
     /// The message that led here, if a consumer received one.
     pub fn message(&self) -> Option<&Message> {
         match self.origin {
-            Origin::Message(message, _) => Some(message),
+            Origin::Received(received) => Some(&received.message),
             Origin::Nested(parent) => parent.message(),
             _ => None,
         }
@@ -136,7 +142,8 @@ impl<'a> Context<'a> {
     pub fn correlation(&self) -> Correlation {
         match self.origin {
             Origin::Root => Correlation::default(),
-            Origin::Correlated(correlation) | Origin::Message(_, correlation) => correlation.clone(),
+            Origin::Correlated(correlation) => correlation.clone(),
+            Origin::Received(received) => received.correlation.clone(),
             Origin::Nested(parent) => parent.correlation(),
         }
     }
@@ -169,6 +176,11 @@ impl<'a> Context<'a> {
 
     pub(crate) fn take_said(&self) -> Vec<Said> {
         mem::take(&mut *self.said.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Whether something was said, without touching the lock: nobody else has the context.
+    pub(crate) fn has_said(&mut self) -> bool {
+        !self.said.get_mut().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
     /// What was said, without touching the lock: the caller owns the context.

@@ -4,6 +4,7 @@
 use std::future::Future;
 use std::sync::Arc;
 
+use futures_util::FutureExt;
 use tracing::Instrument;
 
 use crate::context::Context;
@@ -55,7 +56,13 @@ pub struct Endpoint<H>(pub(crate) H);
 
 impl<R: Request, H: RequestHandler<R>> Next<R> for Endpoint<H> {
     fn run(&self, request: R, cx: &Context<'_>) -> impl Future<Output = Reply<R>> + Send {
-        self.0.handle(request, cx)
+        let attempt = cx.attempt();
+        self.0.handle(request, cx).map(|reply| {
+            if reply.is_ok() {
+                attempt.succeed();
+            }
+            reply
+        })
     }
 }
 

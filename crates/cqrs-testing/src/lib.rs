@@ -2,6 +2,8 @@
 //!
 //! - [`broker`]: the conformance suite for message brokers.
 //! - [`history`]: the checker of what a run committed, delivered and brought about.
+//! - [`store`]: the conformance suite for outbox stores and inboxes.
 
 pub mod broker;
 pub mod history;
+pub mod store;

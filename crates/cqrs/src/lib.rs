@@ -1,5 +1,8 @@
 #![cfg_attr(all(feature = "macros", feature = "bootstrap", feature = "sqlite"), doc = include_str!("../../../README.md"))]
-#![cfg_attr(not(all(feature = "macros", feature = "bootstrap", feature = "sqlite")), doc = "CQRS for Rust services.")]
+#![cfg_attr(
+    not(all(feature = "macros", feature = "bootstrap", feature = "sqlite")),
+    doc = "CQRS for Rust services."
+)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub use cqrs_core::*;

@@ -5,7 +5,7 @@ use super::emitter::EventEmitter;
 use super::event_map::Handled;
 use super::request_mediator::Core;
 use crate::codec::Correlation;
-use crate::context::{Context, Emit, Origin};
+use crate::context::{Context, Emit, Origin, Received};
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::Message;
 
@@ -87,18 +87,18 @@ impl EventMediator {
     pub async fn handle(&self, message: Message) -> Result<Dispatched> {
         let emitter = self.core.emitter();
         let message = emitter.encoder().codec().decode(message)?;
-        let correlation = Correlation::caused_by(&message);
-        let origin = Origin::Message(&message, &correlation);
+        let received = Received { correlation: Correlation::caused_by(&message), message };
+        let origin = Origin::Received(&received);
         let mut dispatched = Dispatched::default();
-        for handler in emitter.events().of_message(&message) {
+        for handler in emitter.events().of_message(&received.message) {
             let cx = Context::new(&self.core, origin);
-            match handler.handle(&message, &cx).await? {
+            match handler.handle(&received.message, &cx).await? {
                 Handled::Done => dispatched.handled += 1,
                 Handled::Duplicate => dispatched.duplicates += 1,
             }
             emitter.emit(&self.core, cx.into_said(), origin).await?;
         }
-        dispatched.event = message.name;
+        dispatched.event = received.message.name;
         Ok(dispatched)
     }
 

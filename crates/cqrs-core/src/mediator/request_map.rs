@@ -149,15 +149,15 @@ impl<R: Request, N: Next<R>> Call<R> for N {
         core: &'a Core,
         origin: Origin<'a>,
     ) -> Pin<Box<dyn Future<Output = Reply<R>> + Send + 'a>> {
-        boxed_in_place(move || async move {
-            let cx = Context::new(core, origin);
-            let response = self.run(request, &cx).await?;
-            let said = cx.into_said();
-            if !said.is_empty() {
-                // Boxed, so that the requests that say nothing do not carry the room for it.
-                go_out(core, said, origin).await?;
+        boxed_in_place(move || {
+            let mut cx = Context::new(core, origin);
+            async move {
+                let reply = self.run(request, &cx).await;
+                if reply.is_ok() && cx.has_said() {
+                    go_out(core, cx.take_said(), origin).await?;
+                }
+                reply
             }
-            Ok(response)
         })
     }
 }
@@ -167,8 +167,9 @@ impl<R: Request, N: Next<R>> Call<R> for N {
 fn boxed_in_place<'a, F: Future + Send + 'a>(
     make: impl FnOnce() -> F,
 ) -> Pin<Box<dyn Future<Output = F::Output> + Send + 'a>> {
-    let room = Box::new_uninit();
-    Box::into_pin(Box::write(room, make()))
+    let room = Box::<F>::new_uninit();
+    let made = Box::write(room, make());
+    Box::into_pin(made)
 }
 
 #[cold]

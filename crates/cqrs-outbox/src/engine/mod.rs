@@ -121,8 +121,9 @@ pub struct Engine {
     /// Lanes that wait after an unknown outcome.
     delayed: BTreeSet<(Duration, Lane)>,
     gates: BTreeMap<Lane, Gate>,
-    /// Gates that closed while a read was under way: what it brings of these lanes may be older than the gate.
-    closed_during_read: BTreeSet<Lane>,
+    /// Lanes of which the read that is under way may bring later rows without the first: it was asked to leave out rows
+    /// that were forgotten meanwhile, or it may be older than a gate.
+    doubtful: BTreeSet<Lane>,
     pace: Pace,
     destinations: Destinations,
     in_flight: usize,
@@ -132,7 +133,7 @@ pub struct Engine {
     fenced_busy: bool,
     heartbeat_sent: Option<Duration>,
     next_heartbeat: Duration,
-    reading: bool,
+    reading: Option<ReadRequest>,
     read_now: bool,
     next_read: Duration,
     next_read_parked: Duration,
@@ -211,7 +212,7 @@ impl Engine {
             ready: VecDeque::new(),
             delayed: BTreeSet::new(),
             gates: BTreeMap::new(),
-            closed_during_read: BTreeSet::new(),
+            doubtful: BTreeSet::new(),
             pace,
             destinations: Destinations::default(),
             in_flight: 0,
@@ -221,7 +222,7 @@ impl Engine {
             fenced_busy: false,
             heartbeat_sent: None,
             next_heartbeat: Duration::ZERO,
-            reading: false,
+            reading: None,
             read_now: true,
             next_read: Duration::ZERO,
             next_read_parked: Duration::ZERO,
@@ -282,7 +283,7 @@ impl Engine {
             consider(self.store_resumes);
         }
         if self.phase == Phase::Running {
-            if !self.reading && !self.groups.is_empty() && !self.hold {
+            if self.reading.is_none() && !self.groups.is_empty() && !self.hold {
                 consider(self.next_read.max(self.store_resumes));
                 consider(self.next_read_parked.max(self.store_resumes));
             }
@@ -312,7 +313,7 @@ impl Engine {
         self.rows.is_empty()
             && self.fenced.is_empty()
             && !self.fenced_busy
-            && !self.reading
+            && self.reading.is_none()
             && !self.read_now
             && self.stats.reads > 0
     }
@@ -456,24 +457,23 @@ impl Engine {
 
     /// Forgets the rows that wait in these lanes; a later read brings them again.
     fn forget_waiting(&mut self, which: impl Fn(&LaneState) -> bool) {
-        let mut forgotten = Vec::new();
-        self.lanes.retain(|_, lane| {
-            if which(lane) {
-                forgotten.extend(mem::take(&mut lane.queue));
-            }
-            !lane.is_over()
-        });
-        for id in forgotten {
-            self.forget(id);
+        let lanes: Vec<Lane> =
+            self.lanes.iter().filter(|(_, state)| which(state)).map(|(lane, _)| lane.clone()).collect();
+        for lane in lanes {
+            self.forget_lane(&lane);
         }
     }
 
     fn forget_lane(&mut self, lane: &Lane) {
         let queue = self.lanes.get_mut(lane).map(|state| mem::take(&mut state.queue)).unwrap_or_default();
-        for id in queue {
-            self.forget(id);
-        }
+        self.forget_unsent(lane, queue);
         self.drop_if_over(lane);
+    }
+
+    /// Forgets rows that still have to be sent. A read that is under way was told to leave them out.
+    fn forget_unsent(&mut self, lane: &Lane, ids: impl IntoIterator<Item = i64>) {
+        ids.into_iter().for_each(|id| self.forget(id));
+        self.doubtful.insert(lane.clone());
     }
 
     fn drop_if_over(&mut self, lane: &Lane) {
@@ -501,7 +501,7 @@ impl Engine {
     // --- reading ---
 
     fn poll_read(&mut self, now: Duration) -> Option<Action> {
-        if self.reading || self.hold || now < self.store_resumes {
+        if self.reading.is_some() || self.hold || now < self.store_resumes {
             return None;
         }
         let leases: Vec<Lease> = self
@@ -512,7 +512,9 @@ impl Engine {
             .collect();
         let room = self.settings.max_rows.saturating_sub(self.rows.len());
         let enough = self.settings.batch.min((self.settings.max_rows / 8).max(1));
-        if leases.is_empty() || room < enough || self.bytes >= self.settings.max_bytes {
+        let bytes = self.settings.max_bytes.saturating_sub(self.bytes);
+        let enough_bytes = (self.settings.max_bytes / 8).max(1);
+        if leases.is_empty() || room < enough || bytes < enough_bytes {
             // Asked again when there is room, or with the next heartbeat.
             self.next_read = now + self.settings.poll_interval;
             self.next_read_parked = self.next_read;
@@ -522,15 +524,18 @@ impl Engine {
         if !parked && !self.read_now && now < self.next_read {
             return None;
         }
-        self.reading = true;
-        self.closed_during_read.clear();
+        self.doubtful.clear();
         let request = ReadRequest {
             leases,
             known: self.rows.keys().copied().collect(),
             limit: room.min(self.settings.batch),
-            max_bytes: self.settings.max_bytes - self.bytes,
+            max_bytes: bytes,
         };
+        self.reading = Some(request.clone());
         if parked {
+            // Their gate may be due still, but it is about to close.
+            let closing = self.fenced.iter().filter_map(FencedChange::closes);
+            self.doubtful.extend(closing.cloned());
             self.next_read_parked = now + self.settings.heartbeat_interval;
             Some(Action::ReadParked(request))
         } else {
@@ -541,18 +546,20 @@ impl Engine {
     }
 
     fn on_read(&mut self, now: Duration, answer: Result<Vec<OutboxRow>, Failed>) {
-        self.reading = false;
-        let Some(rows) = self.store_answered(now, answer) else {
+        let request = self.reading.take();
+        let (Some(rows), Some(request)) = (self.store_answered(now, answer), request) else {
             self.read_now = true;
             return;
         };
         self.stats.reads += 1;
-        let bytes: usize = rows.iter().map(|row| row.size).sum();
-        // A full read means that there may be more.
-        self.read_now |= rows.len() >= self.settings.batch || bytes * 2 >= self.settings.max_bytes;
+        self.read_now |= may_have_more(&rows, &request);
         let mut aside = BTreeMap::<Lane, Vec<i64>>::new();
         for row in rows {
-            if self.rows.contains_key(&row.id) || !self.groups.contains_key(&row.group) {
+            if !self.is_wanted(&row, &request) {
+                continue;
+            }
+            if self.doubtful.contains(&row.lane) {
+                self.read_now = true;
                 continue;
             }
             if row.place == Place::Gated {
@@ -573,25 +580,33 @@ impl Engine {
     }
 
     fn on_read_parked(&mut self, now: Duration, answer: Result<Vec<OutboxRow>, Failed>) {
-        self.reading = false;
-        let Some(rows) = self.store_answered(now, answer) else {
+        let request = self.reading.take();
+        let (Some(rows), Some(request)) = (self.store_answered(now, answer), request) else {
             self.next_read_parked = now;
             return;
         };
-        if rows.len() >= self.settings.batch {
+        if may_have_more(&rows, &request) {
             self.next_read_parked = now;
         }
         for row in rows {
-            if self.rows.contains_key(&row.id) || !self.groups.contains_key(&row.group) {
+            if !self.is_wanted(&row, &request) {
                 continue;
             }
-            // Its first row was refused meanwhile, so the others must not pass it.
-            if self.closed_during_read.contains(&row.lane) {
+            if self.doubtful.contains(&row.lane) {
+                self.next_read_parked = self.next_read_parked.min(now + self.settings.poll_interval);
                 continue;
             }
             self.gates.insert(row.lane.clone(), Gate { group: row.group, state: GateState::Draining });
             self.enqueue(row);
         }
+    }
+
+    /// Not in memory yet, and read under the lease that its group has now: between two leases another relay may have
+    /// sent it, and what this one knew of the lane was forgotten.
+    fn is_wanted(&self, row: &OutboxRow, request: &ReadRequest) -> bool {
+        let lease = self.lease(row.group).filter(|lease| request.leases.contains(lease));
+        let releasing = self.groups.get(&row.group).is_none_or(|owned| owned.releasing);
+        lease.is_some() && !releasing && !self.rows.contains_key(&row.id)
     }
 
     fn hold_row(&mut self, row: OutboxRow) {
@@ -620,8 +635,11 @@ impl Engine {
         if self.hold || !self.pace.allows(now, self.in_flight) {
             return None;
         }
-        self.ready.extend(self.destinations.due(now));
-        while let Some(lane) = self.ready.pop_front() {
+        loop {
+            if self.ready.is_empty() {
+                self.ready.extend(self.destinations.due(now));
+            }
+            let Some(lane) = self.ready.pop_front() else { return None };
             let Some(state) = self.lanes.get_mut(&lane) else { continue };
             state.scheduled = false;
             let (group, head) = (state.group, state.queue.front().copied());
@@ -649,7 +667,6 @@ impl Engine {
             self.stats.published += 1;
             return Some(Action::Publish(Box::new(row)));
         }
-        None
     }
 
     fn on_published(&mut self, now: Duration, id: i64, outcome: Result<Receipt, PublishFailure>) {
@@ -693,7 +710,7 @@ impl Engine {
         lane.busy = false;
         if lease.is_none() {
             // The new owner finds out.
-            self.forget(row.id);
+            self.forget_unsent(&row.lane, [row.id]);
             self.destinations.undecided(&row.message.topic);
             self.drop_if_over(&row.lane);
             return;
@@ -733,7 +750,6 @@ impl Engine {
         if verdict != (Verdict::Bury { lane_waits: false }) {
             // Closed at once: a read that is under way must not let the rows behind it pass.
             self.gates.insert(row.lane.clone(), Gate { group: row.group, state: GateState::Closed });
-            self.closed_during_read.insert(row.lane.clone());
             self.forget_lane(&row.lane);
         }
         self.fenced.push_back(FencedChange::Reject(Rejection {
@@ -821,8 +837,8 @@ impl Engine {
     /// Drops the first change and what it held in memory; a later read brings it again, to whoever owns it.
     fn give_up_fenced(&mut self) {
         match self.fenced.pop_front() {
-            Some(FencedChange::Reject(rejection)) => self.end_rejection(&rejection),
-            Some(FencedChange::SetAside { ids, .. }) => ids.into_iter().for_each(|id| self.forget(id)),
+            Some(FencedChange::Reject(rejection)) => self.give_up_rejection(&rejection),
+            Some(FencedChange::SetAside { lane, ids }) => self.forget_unsent(&lane, ids),
             Some(FencedChange::OpenGate(_)) | None => {}
         }
     }
@@ -846,11 +862,24 @@ impl Engine {
         self.go_on(&rejection.lane);
     }
 
+    /// The row still stands where it stood, so nothing of its lane may pass it.
+    fn give_up_rejection(&mut self, rejection: &Rejection) {
+        self.forget_unsent(&rejection.lane, [rejection.id]);
+        self.forget_lane(&rejection.lane);
+        self.end_rejection(rejection);
+    }
+
     fn on_rejected(&mut self, now: Duration, answer: Result<Fenced<()>, Failed>) {
         let Some(answer) = self.fenced_answered(now, answer) else { return };
         let Some(FencedChange::Reject(rejection)) = self.fenced.pop_front() else { return };
         match (answer, rejection.verdict) {
-            (Fenced::LeaseLost, _) => self.lose(rejection.lease.group),
+            (Fenced::LeaseLost, _) => {
+                if self.lease(rejection.lease.group) == Some(rejection.lease) {
+                    self.lose(rejection.lease.group);
+                }
+                self.give_up_rejection(&rejection);
+                return;
+            }
             (Fenced::Done(()), Verdict::Park { retry_in }) => {
                 self.stats.parked += 1;
                 self.next_read_parked = self.next_read_parked.min(now + retry_in);
@@ -863,7 +892,7 @@ impl Engine {
     fn on_set_aside(&mut self, now: Duration, answer: Result<Fenced<bool>, Failed>) {
         let Some(answer) = self.fenced_answered(now, answer) else { return };
         let Some(FencedChange::SetAside { lane, ids }) = self.fenced.pop_front() else { return };
-        ids.into_iter().for_each(|id| self.forget(id));
+        self.forget_unsent(&lane, ids);
         match answer {
             Fenced::Done(true) => {}
             Fenced::Done(false) => {
@@ -915,7 +944,7 @@ impl Engine {
     fn poll_leave(&mut self) -> Option<Action> {
         let waits_for_broker = self.in_flight > 0 && self.phase < Phase::GivingUp;
         let waits_for_store = self.heartbeat_sent.is_some()
-            || self.reading
+            || self.reading.is_some()
             || self.fenced_busy
             || !self.fenced.is_empty()
             || !self.settling.is_empty()
@@ -926,6 +955,24 @@ impl Engine {
         self.phase = Phase::Leaving;
         Some(Action::Leave)
     }
+}
+
+impl FencedChange {
+    /// The lane whose gate it closes.
+    fn closes(&self) -> Option<&Lane> {
+        match self {
+            Self::Reject(rejection) if rejection.verdict != (Verdict::Bury { lane_waits: false }) => {
+                Some(&rejection.lane)
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Whether there was no room for more in the answer, as far as one can tell.
+fn may_have_more(rows: &[OutboxRow], request: &ReadRequest) -> bool {
+    let bytes: usize = rows.iter().map(|row| row.size).sum();
+    rows.len() >= request.limit || bytes * 2 >= request.max_bytes
 }
 
 impl LaneState {

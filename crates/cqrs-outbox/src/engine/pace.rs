@@ -100,8 +100,9 @@ impl Destinations {
         self.0.remove(topic).map(|suspension| suspension.waiting).unwrap_or_default()
     }
 
-    /// One lane for each topic whose back-off is over.
+    /// One lane for each topic whose back-off is over. A topic that nobody waits for any more is forgotten.
     pub(super) fn due(&mut self, now: Duration) -> Vec<Lane> {
+        self.0.retain(|_, topic| topic.probing || topic.retry_at > now || !topic.waiting.is_empty());
         self.0
             .values_mut()
             .filter(|suspension| !suspension.probing && suspension.retry_at <= now)

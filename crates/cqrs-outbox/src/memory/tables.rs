@@ -88,6 +88,34 @@ impl MemoryTables {
         self.dead.values().cloned().collect()
     }
 
+    /// An operator wants this dead letter to be sent after all: it goes back behind the gate of its lane, which is due,
+    /// with its attempts forgotten. `false` if it is no dead letter.
+    pub fn replay(&mut self, now: Duration, event: Uuid) -> bool {
+        let Some(row) = self.take_dead(event) else { return false };
+        self.gates.insert(row.lane.clone(), GateRow { until: Some(now) });
+        self.parked.insert(row.id, OutboxRow { attempts: 0, ..row });
+        true
+    }
+
+    /// An operator gives this dead letter up: what waits behind it is due, unless another dead letter of the lane is in
+    /// front of it. `false` if it is no dead letter.
+    pub fn discard(&mut self, now: Duration, event: Uuid) -> bool {
+        let Some(row) = self.take_dead(event) else { return false };
+        let others = self.dead.values().any(|letter| letter.row.lane == row.lane);
+        if let Some(gate) = self.gates.get_mut(&row.lane)
+            && gate.until.is_none()
+            && !others
+        {
+            gate.until = Some(now);
+        }
+        true
+    }
+
+    fn take_dead(&mut self, event: Uuid) -> Option<OutboxRow> {
+        let id = self.dead.values().find(|letter| letter.row.event_id == event)?.row.id;
+        self.dead.remove(&id).map(|letter| letter.row)
+    }
+
     /// See [`OutboxStore::heartbeat`](crate::OutboxStore::heartbeat).
     pub fn heartbeat(&mut self, now: Duration, relay: &RelayId, heartbeat: &Heartbeat) -> Ownership {
         let me = relay.incarnation;

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use cqrs_core::{BeginTransaction, BrokerError, Correlation, Database, Error, EventKind, Message, Transaction};
+use cqrs_core::{
+    BeginTransaction, BrokerError, Correlation, Database, Error, EventKind, Message, Transaction,
+};
 use cqrs_outbox::{
     Fenced, GroupNo, Heartbeat, Lane, Lease, OutboxRow, OutboxStore, Ownership, ReadRequest, Rejection,
     RelayId, StoreError, Verdict,
@@ -172,10 +174,7 @@ impl<S: StoreUnderTest> Table<S> {
     }
 
     /// Writes them in a transaction of their own.
-    pub(super) async fn commit(
-        &self,
-        messages: impl IntoIterator<Item = Message>,
-    ) -> Checked<Vec<Message>> {
+    pub(super) async fn commit(&self, messages: impl IntoIterator<Item = Message>) -> Checked<Vec<Message>> {
         let mut tx = self.begin().await?;
         let messages = self.write(&mut tx, messages).await?;
         tx.commit().await?;
@@ -233,21 +232,13 @@ impl<S: StoreUnderTest> Owner<S> {
         self.leases.iter().map(|lease| lease.group).collect()
     }
 
-    pub(super) async fn commit(
-        &self,
-        messages: impl IntoIterator<Item = Message>,
-    ) -> Checked<Vec<Message>> {
+    pub(super) async fn commit(&self, messages: impl IntoIterator<Item = Message>) -> Checked<Vec<Message>> {
         self.table.commit(messages).await
     }
 
     /// Asks for everything in the groups of this relay but the rows with these ids.
     pub(super) fn request(&self, known: &[i64]) -> ReadRequest {
-        ReadRequest {
-            leases: self.leases.clone(),
-            known: known.to_vec(),
-            limit: ALL,
-            max_bytes: usize::MAX,
-        }
+        ReadRequest { leases: self.leases.clone(), known: known.to_vec(), limit: ALL, max_bytes: usize::MAX }
     }
 
     pub(super) async fn read(&self) -> Checked<Vec<OutboxRow>> {

@@ -15,7 +15,9 @@ fn main() -> ExitCode {
     let postgres = std::env::var(POSTGRES).ok();
     let required = std::env::var_os("CQRS_TEST_REQUIRE_SERVICES").is_some();
     if postgres.is_none() && !required {
-        eprintln!("the PostgreSQL cells are ignored: run ./scripts/test, which starts one, or set {POSTGRES}");
+        eprintln!(
+            "the PostgreSQL cells are ignored: run ./scripts/test, which starts one, or set {POSTGRES}"
+        );
     }
     let cell = |name: &'static str, run: fn(Option<String>) -> Result<(), Failed>, url: Option<String>| {
         Trial::test(name, move || run(url))

@@ -9,8 +9,8 @@ use cqrs::broker::memory::MemoryBroker;
 use cqrs::diesel::{Backend, Outbox, Pg, Sqlite, Tx};
 use cqrs::outbox::{OutboxRelay, OutboxStore, RelaySettings};
 use cqrs::{
-    Context, Envelope, Error, EventHandler, NotificationEvent, Request, Result, Tracing, TransactionalEventHandler,
-    TransactionalHandler, bootstrap,
+    Context, Envelope, Error, EventHandler, NotificationEvent, Request, Result, Tracing,
+    TransactionalEventHandler, TransactionalHandler, bootstrap,
 };
 use cqrs_testing::history::History;
 use diesel::sql_types::{BigInt, Text};
@@ -120,12 +120,17 @@ impl EventHandler<Counted> for Audit {
 pub(crate) async fn on_sqlite() -> Result<()> {
     use diesel_async::RunQueryDsl;
     let folder = tempfile::tempdir()?;
-    let outbox = Outbox::<Sqlite>::connect(format!("sqlite://{}", folder.path().join("e2e.sqlite").display())).await?;
-    drive(outbox, async |outbox: &Outbox<Sqlite>| {
-        outbox.transaction(async |tx| Ok(tx.batch_execute(TABLES).await?)).await
-    }, async |outbox| {
-        outbox.transaction(async |tx| Ok(sql_query("SELECT event FROM effects").load(tx).await?)).await
-    })
+    let outbox =
+        Outbox::<Sqlite>::connect(format!("sqlite://{}", folder.path().join("e2e.sqlite").display())).await?;
+    drive(
+        outbox,
+        async |outbox: &Outbox<Sqlite>| {
+            outbox.transaction(async |tx| Ok(tx.batch_execute(TABLES).await?)).await
+        },
+        async |outbox| {
+            outbox.transaction(async |tx| Ok(sql_query("SELECT event FROM effects").load(tx).await?)).await
+        },
+    )
     .await
 }
 
@@ -135,17 +140,20 @@ pub(crate) async fn on_postgres(url: String) -> Result<()> {
     let name = format!("cqrs_e2e_{}", Uuid::new_v4().simple());
     // Not through `transaction`: a database cannot be created within one.
     let execute = async |statement: String| -> Result<()> {
-        let mut conn = <diesel_async::AsyncPgConnection as diesel_async::AsyncConnection>::establish(&url).await?;
+        let mut conn =
+            <diesel_async::AsyncPgConnection as diesel_async::AsyncConnection>::establish(&url).await?;
         Ok(conn.batch_execute(&statement).await?)
     };
     execute(format!("CREATE DATABASE {name}")).await?;
     let (base, _) = url.rsplit_once('/').unwrap_or((&url, ""));
     let outbox = Outbox::<Pg>::builder(format!("{base}/{name}")).max_connections(24).connect().await?;
-    let driven = drive(outbox, async |outbox: &Outbox<Pg>| {
-        outbox.transaction(async |tx| Ok(tx.batch_execute(TABLES).await?)).await
-    }, async |outbox| {
-        outbox.transaction(async |tx| Ok(sql_query("SELECT event FROM effects").load(tx).await?)).await
-    })
+    let driven = drive(
+        outbox,
+        async |outbox: &Outbox<Pg>| outbox.transaction(async |tx| Ok(tx.batch_execute(TABLES).await?)).await,
+        async |outbox| {
+            outbox.transaction(async |tx| Ok(sql_query("SELECT event FROM effects").load(tx).await?)).await
+        },
+    )
     .await;
     drop(server);
     execute(format!("DROP DATABASE {name} WITH (FORCE)")).await?;

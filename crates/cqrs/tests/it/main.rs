@@ -1,1 +1,3 @@
-//! Tests of the facade.
+//! Tests of the facade: what users meet first, and what they get wrong.
+
+mod bad_input;

@@ -1,0 +1,101 @@
+use std::sync::Arc;
+
+use cqrs_bootstrap::{bootstrap, connect_broker};
+use cqrs_core::ErrorKind;
+use cqrs_core::broker::memory::MemoryBroker;
+use cqrs_outbox::{MemoryOutbox, RelaySettings};
+use tokio::sync::mpsc::unbounded_channel;
+
+use crate::world::{
+    CloseRoom, CloseRoomHandler, MeetingRoomClosed, ReadRoom, ReadRoomHandler, RoomClosed, Tell,
+};
+
+fn tell() -> Tell {
+    Tell(Arc::new(unbounded_channel().0))
+}
+
+#[tokio::test]
+async fn everything_that_is_wrong_is_told_at_once() {
+    let mut settings = RelaySettings::default();
+    settings.batch = 0;
+    let error = bootstrap()
+        .outbox(MemoryOutbox::new())
+        .request::<ReadRoom>(ReadRoomHandler)
+        .request::<ReadRoom>(ReadRoomHandler)
+        .transactional::<CloseRoom>(CloseRoomHandler)
+        .transactional::<CloseRoom>(CloseRoomHandler)
+        .subscribe_transactional::<MeetingRoomClosed>("rooms", "tell", tell())
+        .relay(settings)
+        .broker("nats://localhost")
+        .build()
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Configuration);
+    let text = error.to_string();
+    for part in [
+        "two handlers are bound to the request `ReadRoom`",
+        "two handlers are bound to the request `CloseRoom`",
+        "there is no inbox: add `.inbox(",
+        "there is no consumer group: add `.group(",
+        "`nats` is no broker's URL",
+    ] {
+        assert!(text.contains(part), "{part:?} is missing in:\n{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_relay_wants_a_broker_and_fitting_settings() {
+    let error = bootstrap().outbox(MemoryOutbox::new()).build().await.unwrap_err();
+    assert!(error.to_string().contains("there is no broker"), "{error}");
+
+    let mut settings = RelaySettings::default();
+    settings.batch = 0;
+    let app = bootstrap().outbox(MemoryOutbox::new()).relay(settings).broker(Arc::new(MemoryBroker::new()));
+    let error = app.build().await.unwrap_err();
+    assert!(error.to_string().contains("`batch` must be at least 1"), "{error}");
+
+    let _app = bootstrap().outbox(MemoryOutbox::new()).without_relay().build().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_scheme_picks_the_broker() {
+    assert!(connect_broker("memory://").await.is_ok());
+    for url in ["localhost:9092", "http://localhost"] {
+        let error = connect_broker(url).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Configuration);
+        assert!(error.to_string().contains("it begins with `kafka://`, `amqp://`"), "{error}");
+    }
+}
+
+#[cfg(not(feature = "kafka"))]
+#[tokio::test]
+async fn a_scheme_that_is_not_compiled_in_names_its_feature() {
+    let error = connect_broker("kafka://localhost").await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Configuration);
+    assert!(error.to_string().contains("needs the feature `kafka`"), "{error}");
+}
+
+#[cfg(not(feature = "amqp"))]
+#[tokio::test]
+async fn amqp_that_is_not_compiled_in_names_its_feature() {
+    for scheme in ["amqp", "amqps"] {
+        let error = connect_broker(&format!("{scheme}://user:secret@localhost")).await.unwrap_err();
+        assert!(error.to_string().contains("needs the feature `amqp`"), "{error}");
+        assert!(!error.to_string().contains("secret"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn an_application_without_database_and_broker_is_an_application() {
+    let app = bootstrap()
+        .request::<ReadRoom>(ReadRoomHandler)
+        .domain_event::<RoomClosed>(tell())
+        .build()
+        .await
+        .unwrap();
+    assert_eq!(app.requests().send(ReadRoom(5)).await.unwrap(), 5);
+    let missing = app.requests().send(CloseRoom { room: 1, fails: false }).await.unwrap_err();
+    assert_eq!(missing.kind(), ErrorKind::MissingHandler);
+    assert!(missing.to_string().contains("`CloseRoom`"), "{missing}");
+    app.run_until(async {}).await.unwrap();
+}

@@ -1,0 +1,148 @@
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use cqrs_core::Message;
+use cqrs_core::broker::{
+    BrokerError, Capabilities, Confirm, ErrorClass, MessageBroker, SubscribeOptions, Subscription,
+};
+use tokio::runtime::Handle;
+
+use crate::config::Config;
+use crate::publisher::Publisher;
+use crate::subscription::AmqpSubscription;
+use crate::wire::Outgoing;
+
+/// A RabbitMQ server, or another that speaks AMQP 0-9-1 with RabbitMQ's publisher confirms.
+///
+/// Cheap to clone: the clones share one connection for publishing. Each subscription has one of its own.
+#[derive(Clone)]
+pub struct AmqpBroker {
+    config: Config,
+    publisher: Arc<Publisher>,
+}
+
+impl AmqpBroker {
+    /// A broker from `amqp://[user[:password]@]host[:port][/vhost]`; user and password are `guest` and the port is
+    /// 5672 unless given. The vhost is percent-encoded, and `/` if it is left out. `?heartbeat=` takes seconds.
+    ///
+    /// It connects in the background, again and again if need be, so that an application can start before its broker;
+    /// [`check`](MessageBroker::check) tells whether it is there. Call it within a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// A [`BrokerError`] of class [`ErrorClass::Fatal`] that says what is wrong with the URL, the password masked.
+    pub fn connect(url: &str) -> Result<Self, BrokerError> {
+        Self::builder(url).build()
+    }
+
+    /// A broker with more to say about it than the URL, as for [`connect`](Self::connect).
+    pub fn builder(url: &str) -> AmqpBrokerBuilder {
+        AmqpBrokerBuilder { config: Config::from_url(url) }
+    }
+}
+
+impl fmt::Debug for AmqpBroker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AmqpBroker").field("server", &self.config.to_string()).finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl MessageBroker for AmqpBroker {
+    /// `orders_by_key` holds while each queue has one consumer: see
+    /// [`single_active_consumer`](AmqpBrokerBuilder::single_active_consumer).
+    fn capabilities(&self) -> Capabilities {
+        let mut capabilities = Capabilities::new("amqp");
+        capabilities.orders_by_key = true;
+        capabilities.durable = true;
+        capabilities.tombstones = true;
+        capabilities.counts_attempts = self.config.quorum_queues;
+        capabilities.max_message_bytes = Some(self.config.max_message_bytes);
+        capabilities
+    }
+
+    async fn enqueue(&self, message: Message) -> Result<Confirm, BrokerError> {
+        self.publisher.enqueue(Outgoing::new(message, self.config.max_message_bytes)?).await
+    }
+
+    async fn subscribe(&self, options: SubscribeOptions) -> Result<Box<dyn Subscription>, BrokerError> {
+        Ok(Box::new(AmqpSubscription::open(self.config.clone(), options).await?))
+    }
+
+    async fn check(&self) -> Result<(), BrokerError> {
+        self.publisher.check().await
+    }
+
+    async fn close(&self) -> Result<(), BrokerError> {
+        self.publisher.close().await
+    }
+}
+
+/// Makes an [`AmqpBroker`]. Nothing is reported before [`build`](Self::build).
+#[must_use = "a builder does nothing until `build`"]
+pub struct AmqpBrokerBuilder {
+    config: Result<Config, BrokerError>,
+}
+
+impl AmqpBrokerBuilder {
+    /// Sets the largest payload in bytes. Default 16 MiB, RabbitMQ 4's own limit; a larger message than the server's
+    /// `max_message_size` makes it close the channel, so keep this at or below that.
+    pub fn max_message_bytes(self, bytes: usize) -> Self {
+        self.with(|config| config.max_message_bytes = bytes)
+    }
+
+    /// Sets how long the server may take to confirm a message, before the connection is given up and made anew.
+    /// Default 30 seconds; an outbox relay wants it below its lease.
+    pub fn confirm_timeout(self, limit: Duration) -> Self {
+        self.with(|config| config.confirm_timeout = limit)
+    }
+
+    /// Whether one member of a group at a time receives from a queue, the others standing by: that keeps the order of
+    /// a key with any number of members. Default `false`. A property of the queue, fixed when it is first declared.
+    pub fn single_active_consumer(self, single: bool) -> Self {
+        self.with(|config| config.single_active_consumer = single)
+    }
+
+    /// Whether queues are quorum queues: replicated, and counting how often a message was delivered. Default `false`,
+    /// a durable classic queue. A property of the queue, fixed when it is first declared.
+    ///
+    /// RabbitMQ 4 drops a message from a quorum queue after 20 deliveries unless a policy says otherwise: set
+    /// `delivery-limit`, or a dead-letter exchange.
+    pub fn quorum_queues(self, quorum: bool) -> Self {
+        self.with(|config| config.quorum_queues = quorum)
+    }
+
+    fn with(mut self, change: impl FnOnce(&mut Config)) -> Self {
+        if let Ok(config) = &mut self.config {
+            change(config);
+        }
+        self
+    }
+
+    /// Makes the broker, which begins to connect. Call it within a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// A [`BrokerError`] of class [`ErrorClass::Fatal`] that says what is wrong with the URL, the password masked, or
+    /// that there is no runtime.
+    pub fn build(self) -> Result<AmqpBroker, BrokerError> {
+        let config = self.config?;
+        let runtime = Handle::try_current().map_err(|error| {
+            BrokerError::new(
+                ErrorClass::Fatal,
+                "an AMQP broker connects in the background: make it within a tokio runtime",
+            )
+            .with_source(error)
+        })?;
+        Ok(AmqpBroker { publisher: Arc::new(Publisher::spawn(config.clone(), &runtime)), config })
+    }
+}
+
+impl fmt::Debug for AmqpBrokerBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let server = self.config.as_ref().map(Config::to_string);
+        f.debug_struct("AmqpBrokerBuilder").field("server", &server).finish_non_exhaustive()
+    }
+}

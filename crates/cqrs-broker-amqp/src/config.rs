@@ -1,0 +1,188 @@
+//! Where the broker is, and how to use it: from a URL and a builder to a connection.
+
+use std::fmt;
+use std::time::Duration;
+
+use cqrs_core::broker::{BrokerError, ErrorClass};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::uri::AMQPUri;
+use lapin::{Connection, ConnectionProperties};
+use tokio::time::timeout;
+
+use crate::error;
+
+/// How long connecting may take, handshake included.
+const CONNECT: Duration = Duration::from_secs(10);
+
+/// A connection that says nothing for two of these is taken for dead.
+const HEARTBEAT_SECONDS: u16 = 10;
+
+/// What a message may have at most, payload alone: the smallest default of `max_message_size` among the releases of
+/// RabbitMQ that are in use.
+const MAX_MESSAGE_BYTES: usize = 16 * 1024 * 1024;
+
+/// How long the broker may take to confirm a message.
+const CONFIRM: Duration = Duration::from_secs(30);
+
+/// A RabbitMQ server and how to use it.
+#[derive(Clone)]
+pub(crate) struct Config {
+    uri: AMQPUri,
+    pub(crate) max_message_bytes: usize,
+    pub(crate) confirm_timeout: Duration,
+    pub(crate) single_active_consumer: bool,
+    pub(crate) quorum_queues: bool,
+}
+
+impl Config {
+    /// Reads `amqp://[user[:password]@]host[:port][/vhost][?option=value[&..]]`.
+    pub(crate) fn from_url(url: &str) -> Result<Self, BrokerError> {
+        match url.split_once("://") {
+            Some((scheme, _)) if scheme.eq_ignore_ascii_case("amqp") => {}
+            Some((scheme, _)) if scheme.eq_ignore_ascii_case("amqps") => {
+                return Err(misconfigured(
+                    url,
+                    "TLS is not built in: write `amqp://`, or put a TLS proxy before it",
+                ));
+            }
+            _ => return Err(misconfigured(url, "it must begin with `amqp://`")),
+        }
+        let authority = url["amqp://".len()..].split(['/', '?']).next().unwrap_or_default();
+        let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+        if host.is_empty() || host.starts_with(':') {
+            return Err(misconfigured(url, "it has no host"));
+        }
+        if host.starts_with('[') {
+            return Err(misconfigured(url, "an IPv6 address is not understood: write a host name"));
+        }
+        // The parser's own words may repeat the URL, with the password.
+        let mut uri: AMQPUri = url.parse().map_err(|_| {
+            misconfigured(
+                url,
+                "it cannot be read; special characters in user, password and vhost are to be percent-encoded",
+            )
+        })?;
+        if uri.vhost.is_empty() {
+            "/".clone_into(&mut uri.vhost);
+        }
+        uri.query.heartbeat.get_or_insert(HEARTBEAT_SECONDS);
+        Ok(Self {
+            uri,
+            max_message_bytes: MAX_MESSAGE_BYTES,
+            confirm_timeout: CONFIRM,
+            single_active_consumer: false,
+            quorum_queues: false,
+        })
+    }
+
+    /// Connects. There is no recovery in the connection: whoever uses it makes a new one.
+    pub(crate) async fn open(&self, purpose: &str) -> Result<Connection, BrokerError> {
+        let properties =
+            ConnectionProperties::default().with_connection_name(format!("cqrs {purpose}").into());
+        match timeout(CONNECT, Connection::connect_uri(self.uri.clone(), properties)).await {
+            Ok(Ok(connection)) => Ok(connection),
+            Ok(Err(cause)) => Err(error::unreachable(self, cause)),
+            Err(_) => Err(BrokerError::new(
+                ErrorClass::Outage,
+                format!("{self} did not answer within {CONNECT:?}: see that it is up and can be reached"),
+            )),
+        }
+    }
+
+    /// What a queue is declared with.
+    pub(crate) fn queue_arguments(&self) -> FieldTable {
+        let mut arguments = FieldTable::default();
+        if self.quorum_queues {
+            arguments.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
+        }
+        if self.single_active_consumer {
+            arguments.insert("x-single-active-consumer".into(), true.into());
+        }
+        arguments
+    }
+}
+
+impl fmt::Display for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let authority = &self.uri.authority;
+        write!(f, "RabbitMQ at {}:{} (vhost `{}`)", authority.host, authority.port, self.uri.vhost)
+    }
+}
+
+fn misconfigured(url: &str, why: &str) -> BrokerError {
+    BrokerError::new(
+        ErrorClass::Fatal,
+        format!(
+            "the URL `{}` is not understood: {why} (`amqp://user:password@host:5672/vhost`)",
+            masked(url)
+        ),
+    )
+}
+
+/// The URL without its password. More is hidden rather than less where it is hard to tell.
+fn masked(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return url.rsplit_once('@').map_or_else(|| url.to_owned(), |(_, rest)| format!("***@{rest}"));
+    };
+    match rest.rsplit_once('@') {
+        None => url.to_owned(),
+        Some((user, rest)) => {
+            let user = user.split(':').next().unwrap_or_default();
+            format!("{scheme}://{user}:***@{rest}")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn complaint(url: &str) -> String {
+        let error = Config::from_url(url).err().unwrap();
+        assert_eq!(error.class(), ErrorClass::Fatal);
+        error.to_string()
+    }
+
+    #[test]
+    fn a_url_says_where() {
+        let config = Config::from_url("amqp://me:s%40crét@broker:5673/a%2Fb?heartbeat=3").unwrap();
+        assert_eq!(config.to_string(), "RabbitMQ at broker:5673 (vhost `a/b`)");
+        assert_eq!(config.uri.authority.userinfo.password, "s@crét");
+        assert_eq!(config.uri.query.heartbeat, Some(3));
+    }
+
+    #[test]
+    fn what_is_left_out_has_its_usual_value() {
+        for url in ["amqp://localhost", "amqp://localhost/", "amqp://localhost/%2f"] {
+            let config = Config::from_url(url).unwrap();
+            assert_eq!(config.to_string(), "RabbitMQ at localhost:5672 (vhost `/`)");
+            assert_eq!(config.uri.query.heartbeat, Some(HEARTBEAT_SECONDS));
+        }
+    }
+
+    #[test]
+    fn a_bad_url_is_told_what_to_write() {
+        assert!(complaint("localhost:5672").contains("must begin with `amqp://`"));
+        assert!(complaint("kafka://localhost").contains("must begin with `amqp://`"));
+        assert!(complaint("amqps://localhost").contains("TLS"));
+        assert!(complaint("amqp://").contains("no host"));
+        assert!(complaint("amqp://me@:5672/").contains("no host"));
+        assert!(complaint("amqp://[::1]:5672").contains("IPv6"));
+        assert!(complaint("amqp://localhost:port").contains("cannot be read"));
+    }
+
+    #[test]
+    fn a_password_is_never_repeated() {
+        for url in [
+            "kafka://me:hunter2@host",
+            "amqp://me:hunter2@host:port",
+            "amqp://me:hunter2@",
+            "amqp://me:hunter2/@host:x",
+            "amqps://me:@hunter2@host",
+            "me:hunter2@host",
+        ] {
+            let complaint = complaint(url);
+            assert!(!complaint.contains("hunter2"), "{complaint}");
+        }
+    }
+}

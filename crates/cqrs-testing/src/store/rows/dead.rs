@@ -1,0 +1,113 @@
+//! Dead letters, and the way back.
+
+use std::time::Duration;
+
+use cqrs_outbox::{Fenced, OutboxRow, Place};
+use uuid::Uuid;
+
+use crate::store::bench::{Bench, Checked, LONG, Owner, ensure_eq, event, labels, labels_at, skip};
+use crate::store::{Asked, Request, StoreUnderTest};
+
+const NONE: [&str; 0] = [];
+
+/// Two lanes with two rows each; the first of `a` is buried.
+async fn buried<S: StoreUnderTest>(bench: &Bench<'_, S>, lane_waits: bool) -> Checked<(Owner<S>, OutboxRow)> {
+    let owner = bench.owned().await?;
+    owner
+        .commit([
+            event(Some("a"), "a1"),
+            event(Some("b"), "b1"),
+            event(Some("a"), "a2"),
+            event(Some("b"), "b2"),
+        ])
+        .await?;
+    let row = owner.find("a1").await?;
+    owner.bury(&row, lane_waits, "not readable").await?;
+    if let Some(dead) = bench.dead_letters(&owner.table).await? {
+        let seen: Vec<_> = dead.iter().map(|dead| (dead.event_id, dead.attempts, &dead.error[..])).collect();
+        ensure_eq("the dead letters", seen, [(row.event_id, 1, "not readable")])?;
+    }
+    Ok((owner, row))
+}
+
+pub(super) async fn bury<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Checked {
+    let (owner, _) = buried(bench, false).await?;
+    ensure_eq("the free rows", labels_at(&owner.read().await?, Place::Hot), ["b1", "a2", "b2"])?;
+    ensure_eq("the rows aside", labels(&owner.parked().await?), NONE)
+}
+
+pub(super) async fn lane_waits<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Checked {
+    let (owner, row) = buried(bench, true).await?;
+    let rows = owner.read().await?;
+    ensure_eq("the free rows", labels_at(&rows, Place::Hot), ["b1", "b2"])?;
+    ensure_eq("the gated rows", labels_at(&rows, Place::Gated), ["a2"])?;
+    let gated = owner.find("a2").await?;
+    let answer = owner.set_aside(owner.lease_of(&row)?, &row.lane, &[gated.id]).await?;
+    ensure_eq("setting aside behind a dead letter", answer, Fenced::Done(true))?;
+    ensure_eq("the rows that are due", labels(&owner.parked().await?), NONE)?;
+
+    // A row that was parked before it was buried closes its gate for good, too.
+    let b = owner.find("b1").await?;
+    owner.park(&b, Duration::ZERO).await?;
+    owner.bury(&b, true, "not readable").await?;
+    ensure_eq("the gated rows", labels_at(&owner.read().await?, Place::Gated), ["b2"])?;
+    ensure_eq("the rows that are due", labels(&owner.parked().await?), NONE)
+}
+
+async fn ask<S: StoreUnderTest>(
+    bench: &Bench<'_, S>,
+    owner: &mut Owner<S>,
+    request: Request,
+    event_id: Uuid,
+) -> Checked {
+    let (adapter, store) = (bench.adapter, &owner.table.store);
+    match adapter.request(store, request, event_id).await? {
+        Asked::Accepted => {}
+        Asked::Unknown => ensure_eq("asked for a dead letter", Asked::Unknown, Asked::Accepted)?,
+        Asked::Unsupported => {
+            return skip("this store has no requests for dead letters (`StoreUnderTest::request`)");
+        }
+    }
+    let unknown = adapter.request(store, request, Uuid::new_v4()).await?;
+    ensure_eq("asked for a dead letter that is none", unknown, Asked::Unknown)?;
+    owner.beat(LONG, 0, Vec::new()).await?;
+    Ok(())
+}
+
+pub(super) async fn replay<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Checked {
+    for lane_waits in [true, false] {
+        let (mut owner, row) = buried(bench, lane_waits).await?;
+        ask(bench, &mut owner, Request::Replay, row.event_id).await?;
+        let due = owner.parked().await?;
+        ensure_eq("the rows that are due", labels(&due), ["a1"])?;
+        let expected = OutboxRow { attempts: 0, place: Place::Parked, ..row.clone() };
+        ensure_eq("the row that goes again", &due[0], &expected)?;
+        ensure_eq("the gated rows", labels_at(&owner.read().await?, Place::Gated), ["a2"])?;
+        if let Some(dead) = bench.dead_letters(&owner.table).await? {
+            ensure_eq("the dead letters", dead, [])?;
+        }
+        // The request is done: it does not come true a second time.
+        owner.bury(&due[0], lane_waits, "not readable").await?;
+        owner.beat(LONG, 0, Vec::new()).await?;
+        ensure_eq("the rows that are due, with the same buried again", labels(&owner.parked().await?), NONE)?;
+    }
+    Ok(())
+}
+
+pub(super) async fn discard<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Checked {
+    let (mut owner, row) = buried(bench, true).await?;
+    let next = owner.find("a2").await?;
+    let lease = owner.lease_of(&row)?;
+    let answer = owner.set_aside(lease, &row.lane, &[next.id]).await?;
+    ensure_eq("setting aside behind a dead letter", answer, Fenced::Done(true))?;
+    ask(bench, &mut owner, Request::Discard, row.event_id).await?;
+    if let Some(dead) = bench.dead_letters(&owner.table).await? {
+        ensure_eq("the dead letters", dead, [])?;
+    }
+    let due = owner.parked().await?;
+    ensure_eq("the rows that are due", labels(&due), ["a2"])?;
+    owner.settle(due).await?;
+    ensure_eq("opening the gate", owner.open_gate(lease, &row.lane).await?, Fenced::Done(true))?;
+    owner.commit([event(Some("a"), "a3")]).await?;
+    ensure_eq("the free rows", labels_at(&owner.read().await?, Place::Hot), ["b1", "b2", "a3"])
+}

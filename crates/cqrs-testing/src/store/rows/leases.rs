@@ -1,0 +1,159 @@
+//! Who may send what, and until when.
+
+use std::time::Duration;
+
+use cqrs_outbox::{GroupNo, Lease};
+use tokio::time::{self, Instant};
+
+use crate::store::StoreUnderTest;
+use crate::store::bench::{Bench, Checked, LONG, Owner, ensure, ensure_eq, fail};
+
+const NONE: [GroupNo; 0] = [];
+
+fn higher(new: &[Lease], old: &[Lease]) -> Checked {
+    for old in old {
+        let new = new.iter().find(|new| new.group == old.group);
+        ensure(new.is_some_and(|new| new.epoch > old.epoch), || {
+            format!("the epoch did not rise with the change of the owner: {new:?} after {old:?}")
+        })?;
+    }
+    Ok(())
+}
+
+pub(super) async fn take<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Checked {
+    let table = bench.open().await?;
+    let mut relay = table.relay("a");
+    let nothing = relay.beat(LONG, 0, Vec::new()).await?;
+    ensure_eq("leases without asking for any", relay.owned(), NONE)?;
+    ensure(nothing.groups > 0, || "there are no groups".to_owned())?;
+    relay.beat(LONG, 1, Vec::new()).await?;
+    ensure_eq("the number of leases after taking one", relay.leases.len(), 1)?;
+    let first = relay.leases.clone();
+    relay.beat(LONG, 1, Vec::new()).await?;
+    ensure_eq("the number of leases after another", relay.leases.len(), nothing.groups.min(2))?;
+    ensure(relay.leases.contains(&first[0]), || {
+        format!("the lease {:?} became another one by a heartbeat: {:?}", first[0], relay.leases)
+    })?;
+    relay.beat(LONG, usize::MAX, Vec::new()).await?;
+    ensure_eq("the number of leases after taking all", relay.leases.len(), nothing.groups)?;
+    let group = relay.leases[0].group;
+    relay.beat(LONG, 0, vec![group]).await?;
+    ensure(!relay.owned().contains(&group), || format!("group {group} was given back and is still leased"))?;
+    ensure_eq("the number of leases after giving one back", relay.leases.len(), nothing.groups - 1)
+}
+
+pub(super) async fn exclusive<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Checked {
+    let mut one = bench.owned().await?;
+    let mut two = one.table.relay("two");
+    let before = one.leases.clone();
+    two.beat(LONG, usize::MAX, Vec::new()).await?;
+    ensure_eq("what the second relay has while the first has all", two.owned(), NONE)?;
+    // Only the owner can give a group back.
+    two.beat(LONG, usize::MAX, one.owned()).await?;
+    ensure_eq("what the second relay has after it released what it does not own", two.owned(), NONE)?;
+
+    let group = before[0].group;
+    one.beat(LONG, 0, vec![group]).await?;
+    two.beat(LONG, usize::MAX, Vec::new()).await?;
+    ensure_eq("what the second relay has of what the first has given back", two.owned(), [group])?;
+    higher(&two.leases, &before[..1])?;
+    one.beat(LONG, usize::MAX, Vec::new()).await?;
+    ensure_eq("what the first relay still has", &one.leases, &before[1..])?;
+
+    // A relay of the same name that was started anew has nothing of its former life.
+    let mut again = one.table.relay("owner");
+    again.beat(LONG, usize::MAX, Vec::new()).await?;
+    ensure_eq("what a relay of the same name has", again.owned(), NONE)
+}
+
+pub(super) async fn renewal<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Checked {
+    let lease = bench.settings.lease;
+    // On a busy machine a heartbeat may come too late by itself; then nothing is known, and it is tried again.
+    for _ in 0..10 {
+        let table = bench.open().await?;
+        let (mut one, mut two) = (table.relay("one"), table.relay("two"));
+        let begun = Instant::now();
+        one.beat(lease, usize::MAX, Vec::new()).await?;
+        let before = one.leases.clone();
+        time::sleep(lease * 6 / 10).await;
+        let renewed = Instant::now();
+        one.beat(lease, 0, Vec::new()).await?;
+        let in_time = begun.elapsed() < lease;
+        time::sleep(lease * 6 / 10).await;
+        two.beat(lease, usize::MAX, Vec::new()).await?;
+        if in_time && renewed.elapsed() < lease {
+            ensure_eq("the renewed leases", &one.leases, &before)?;
+            return ensure_eq("what a second relay has of them", two.owned(), NONE);
+        }
+    }
+    fail("ten times in a row the machine was too slow to renew a lease in time (`Settings::lease`)")
+}
+
+pub(super) async fn expiry<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Checked {
+    let lease = bench.settings.lease;
+    let table = bench.open().await?;
+    let (mut one, mut two) = (table.relay("one"), table.relay("two"));
+    one.beat(lease, usize::MAX, Vec::new()).await?;
+    let before = one.leases.clone();
+    ensure(!before.is_empty(), || "no group was leased".to_owned())?;
+    time::sleep(lease + lease / 10).await;
+    // Without asking for it, an expired lease does not come back.
+    one.beat(lease, 0, Vec::new()).await?;
+    ensure_eq("what the first relay has after its leases expired", one.owned(), NONE)?;
+    two.beat(LONG, usize::MAX, Vec::new()).await?;
+    ensure_eq("the number of groups that the second relay took over", two.leases.len(), before.len())?;
+    higher(&two.leases, &before)?;
+    one.beat(LONG, usize::MAX, Vec::new()).await?;
+    ensure_eq("what the first relay has afterwards", one.owned(), NONE)?;
+
+    // A relay that was late itself gets its groups as new ones.
+    let mut late = bench.open().await?.relay("late");
+    late.beat(lease, usize::MAX, Vec::new()).await?;
+    let before = late.leases.clone();
+    time::sleep(lease + lease / 10).await;
+    late.beat(LONG, usize::MAX, Vec::new()).await?;
+    ensure_eq("the number of groups that a late relay took again", late.leases.len(), before.len())?;
+    higher(&late.leases, &before)
+}
+
+pub(super) async fn clock<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Checked {
+    let one = bench.owned().await?;
+    let mut two = one.table.relay("two");
+    two.beat(LONG * 6 / 10, usize::MAX, Vec::new()).await?;
+    ensure_eq("what the second relay has of leases that end within two of its own", two.owned(), NONE)?;
+    two.beat(LONG / 10, usize::MAX, Vec::new()).await?;
+    ensure_eq("the number of leases that end too far ahead and were taken", two.leases.len(), one.groups)?;
+    higher(&two.leases, &one.leases)
+}
+
+pub(super) async fn census<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Checked {
+    let lease = bench.settings.lease;
+    let table = bench.open().await?;
+    let (mut one, mut two): (Owner<S>, Owner<S>) = (table.relay("one"), table.relay("two"));
+    ensure_eq("relays with the first", one.beat(LONG, 1, Vec::new()).await?.relays, 1)?;
+    ensure_eq("relays with the second, which has nothing", two.beat(LONG, 0, Vec::new()).await?.relays, 2)?;
+    ensure_eq("relays as the first sees it", one.beat(LONG, 0, Vec::new()).await?.relays, 2)?;
+    two.leave().await?;
+    ensure_eq("relays after the second left", one.beat(LONG, 0, Vec::new()).await?.relays, 1)?;
+    ensure_eq("relays when it comes back", two.beat(LONG, 0, Vec::new()).await?.relays, 2)?;
+    time::sleep(lease + Duration::from_millis(50)).await;
+    ensure_eq("relays after the second fell silent", one.beat(lease, 0, Vec::new()).await?.relays, 1)
+}
+
+pub(super) async fn leave<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Checked {
+    let one = bench.owned().await?;
+    let mut two = one.table.relay("two");
+    two.beat(LONG, usize::MAX, Vec::new()).await?;
+    ensure_eq("what the second relay has before the first leaves", two.owned(), NONE)?;
+    two.leave().await?;
+    two.beat(LONG, usize::MAX, Vec::new()).await?;
+    ensure_eq("what the second relay has after it left itself", two.owned(), NONE)?;
+    one.leave().await?;
+    two.beat(LONG, usize::MAX, Vec::new()).await?;
+    ensure_eq("the number of groups that the second relay has then", two.leases.len(), one.groups)?;
+    higher(&two.leases, &one.leases)?;
+    one.leave().await?;
+    let before = two.leases.clone();
+    two.beat(LONG, 0, Vec::new()).await?;
+    ensure_eq("its leases after the first left once more", &two.leases, &before)
+}

@@ -1,0 +1,89 @@
+//! The rows of the suite.
+
+mod content;
+mod dead;
+mod fences;
+mod gates;
+mod inbox;
+mod leases;
+mod reading;
+mod relay;
+mod writing;
+
+use std::future::Future;
+use std::pin::Pin;
+
+use super::StoreUnderTest;
+use super::bench::{Bench, Checked};
+
+/// A row: its name, what a store promises by it, and how that is put to the test.
+pub(super) struct Entry<S> {
+    pub(super) name: &'static str,
+    pub(super) promise: &'static str,
+    pub(super) run: for<'a> fn(&'a Bench<'a, S>) -> Pin<Box<dyn Future<Output = Checked> + Send + 'a>>,
+}
+
+macro_rules! rows {
+    ($($name:literal, $promise:literal => $run:path;)*) => {
+        pub(super) const NAMES: &[&str] = &[$($name),*];
+
+        pub(super) fn all<S: StoreUnderTest>() -> Vec<Entry<S>> {
+            vec![$(Entry { name: $name, promise: $promise, run: |bench| Box::pin($run(bench)) }),*]
+        }
+    };
+}
+
+rows! {
+    "commit", "a commit leaves the rows, in the order in which they were written, and shows none before" => writing::commit;
+    "rollback", "neither a rollback nor a dropped transaction leaves a row" => writing::rollback;
+    "late-commits", "what is committed late, under a smaller id, is read" => writing::late_commits;
+    "plain-sql", "a row that plain SQL wrote is read like any other, the same each time" => writing::plain_sql;
+
+    "read-order", "rows are read in ascending order of their ids, without those that are known" => reading::order;
+    "read-limits", "a read keeps to the number of rows and of bytes, but brings at least one row" => reading::limits;
+    "read-groups", "rows of groups that are not leased are not read" => reading::groups;
+    "settle", "what was confirmed is removed and nothing else, and a second time does no harm" => reading::settle;
+
+    "message", "id, name, kind, version, topic, content type and time come back, to the microsecond" => content::message;
+    "headers", "headers come back identical: unicode, empty, binary, repeated" => content::headers;
+    "keys", "keys come back identical: none, empty, unicode, binary, long" => content::keys;
+    "payloads", "payloads come back identical: none, empty, unicode, binary, large" => content::payloads;
+    "parked-message", "an event is the same after it was parked" => content::parked_message;
+    "lanes", "keys that differ in a byte are different lanes, and so is every row without a key" => content::lanes;
+
+    "lease-take", "a heartbeat takes as many free groups as are asked for, and gives back what it is told to" => leases::take;
+    "lease-exclusive", "a leased group goes to no other relay until it is given back, and then under a higher epoch" => leases::exclusive;
+    "lease-renewal", "a heartbeat renews the leases" => leases::renewal;
+    "lease-expiry", "a lease that was not renewed goes to another relay, under a higher epoch" => leases::expiry;
+    "lease-clock", "a lease that ends more than two lease times ahead counts as expired" => leases::clock;
+    "census", "relays are counted while they live" => leases::census;
+    "leave", "a relay that leaves frees its groups at once" => leases::leave;
+
+    "fence-park", "a relay that has lost its lease parks nothing" => fences::park;
+    "fence-bury", "a relay that has lost its lease buries nothing" => fences::bury;
+    "fence-set-aside", "a relay that has lost its lease sets nothing aside" => fences::set_aside;
+    "fence-open-gate", "a relay that has lost its lease opens no gate" => fences::open_gate;
+
+    "park", "a parked row is gone from the hot table, and the later ones of its lane are gated, and no others" => gates::park;
+    "set-aside", "gated rows move aside behind a closed gate, and only there" => gates::set_aside;
+    "parked-due", "parked rows are read when they are due, and not before" => gates::due;
+    "parked-time", "the time until they are due passes by the database's clock" => gates::time;
+    "parked-order", "parked rows are read in order of their ids, within the limits and the leased groups" => gates::order;
+    "open-gate", "a gate opens only when nothing waits behind it" => gates::open;
+    "attempts", "attempts are counted over parking, and the last error is kept" => gates::attempts;
+
+    "bury", "a buried row is a dead letter, and its lane goes on" => dead::bury;
+    "bury-lane-waits", "where the lane is to wait for its dead letter, it does" => dead::lane_waits;
+    "replay", "a dead letter that is asked for goes again, before the later ones of its lane" => dead::replay;
+    "discard", "a dead letter that is given up is gone, and its lane goes on" => dead::discard;
+
+    "relay", "through relays that start and stop gracefully each event goes once, in order per key" => relay::graceful;
+    "relay-killed", "what a relay that was killed leaves is sent by the next one, in order per key" => relay::killed;
+    "relay-refused", "a refused event holds back its own key, and its order stays" => relay::refused;
+
+    "inbox-twice", "a message that was admitted is a duplicate the second time" => inbox::twice;
+    "inbox-at-once", "of the same message three times at once one is admitted, and the others wait for it" => inbox::at_once;
+    "inbox-rollback", "if the first is rolled back, the second is admitted" => inbox::rollback;
+    "inbox-ids", "ids that differ in case, in a trailing blank or in any byte are different ids" => inbox::ids;
+    "inbox-consumers", "every consumer is admitted once" => inbox::consumers;
+}

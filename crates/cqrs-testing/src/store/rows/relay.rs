@@ -1,0 +1,220 @@
+//! The store under real relays, with writers beside them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use cqrs_core::Message;
+use cqrs_outbox::{OutboxRelay, OutboxStore, RelaySettings};
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+
+use crate::history::History;
+use crate::store::StoreUnderTest;
+use crate::store::bench::{Bench, Checked, Table, ensure, ensure_eq, event, fail, labels};
+use crate::store::recorder::Recorder;
+
+const WRITERS: usize = 4;
+
+fn relay<S: StoreUnderTest>(
+    table: &Table<S>,
+    recorder: &Arc<Recorder>,
+    lease: Duration,
+    name: &str,
+) -> Checked<OutboxRelay> {
+    let mut settings = RelaySettings::default();
+    settings.lease = lease;
+    settings.lease_margin = lease / 5;
+    settings.heartbeat_interval = lease / 4;
+    settings.publish_timeout = lease / 2;
+    settings.poll_interval = Duration::from_millis(20);
+    settings.backoff = Duration::from_millis(20);
+    // Small ones, so that there are many reads.
+    settings.batch = 50;
+    settings.max_rows = 400;
+    let store: Arc<dyn OutboxStore> = table.store.clone();
+    Ok(OutboxRelay::builder(store, recorder.clone()).settings(settings).name(name).build()?)
+}
+
+/// Commits events of all keys; each key is written by one writer, so that its order is known.
+async fn write<S: StoreUnderTest>(
+    table: Table<S>,
+    history: History,
+    writer: usize,
+    events: usize,
+    keys: usize,
+) -> Checked {
+    let mine: Vec<usize> = (0..keys).filter(|key| key % WRITERS == writer).collect();
+    for nth in 0..events {
+        let key = format!("key {}", mine[nth % mine.len()]);
+        let mut messages = vec![event(Some(&key), &nth.to_string())];
+        if nth % 50 == 0 {
+            // Something that never happened.
+            let mut tx = table.begin().await?;
+            for message in table.write(&mut tx, messages.clone()).await? {
+                history.rolled_back(id(&message));
+            }
+            drop(tx);
+        }
+        if nth % 7 == 0 {
+            messages.push(event(None, "without a key"));
+        }
+        for message in table.commit(messages).await? {
+            history.committed(message.key.clone(), id(&message), nth as u64);
+        }
+    }
+    Ok(())
+}
+
+fn id(message: &Message) -> uuid::Uuid {
+    message.id.as_ref().and_then(|id| id.to_uuid()).unwrap_or_default()
+}
+
+struct Writers(JoinSet<Checked>);
+
+impl Writers {
+    fn start<S: StoreUnderTest>(bench: &Bench<'_, S>, table: &Table<S>, history: &History) -> Self {
+        let (events, keys) = (bench.settings.events / WRITERS, bench.settings.keys.max(WRITERS));
+        let mut tasks = JoinSet::new();
+        for writer in 0..WRITERS {
+            tasks.spawn(write(table.clone(), history.clone(), writer, events, keys));
+        }
+        Self(tasks)
+    }
+
+    async fn join(mut self) -> Checked {
+        while let Some(ended) = self.0.join_next().await {
+            ended.unwrap_or_else(|error| fail(format!("a writer failed: {error}")))?;
+        }
+        Ok(())
+    }
+}
+
+async fn nothing_left<S: StoreUnderTest>(table: &Table<S>) -> Checked {
+    let owner = table.owner("inspector").await?;
+    ensure_eq("the rows that are left", labels(&owner.read().await?), [""; 0])?;
+    ensure_eq("the rows aside that are left", labels(&owner.parked().await?), [""; 0])
+}
+
+pub(super) async fn graceful<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Checked {
+    let (table, history) = (bench.open().await?, History::new());
+    let recorder = Recorder::new(&history);
+    let writers = Writers::start(bench, &table, &history);
+    let patience = bench.settings.patience;
+    for (name, part) in [("one", 4), ("two", 2)] {
+        let relay = relay(&table, &recorder, Duration::from_secs(10), name)?;
+        let reached = recorder.until(bench.settings.events / part, patience);
+        let (stop, stopped) = oneshot::channel();
+        let (run, reached) = tokio::join!(
+            relay.run_until(async {
+                stopped.await.ok();
+            }),
+            async {
+                let reached = reached.await;
+                stop.send(()).ok();
+                reached
+            }
+        );
+        run?;
+        reached?;
+    }
+    writers.join().await?;
+    let last = relay(&table, &recorder, Duration::from_secs(10), "three")?;
+    bench.bounded("sending the rest", last.run_until_empty()).await??;
+    let verdict = history.check();
+    ensure(verdict.is_clean(), || verdict.to_string())?;
+    ensure(verdict.duplicates == 0, || format!("sent again after a graceful stop: {verdict}"))?;
+    nothing_left(&table).await
+}
+
+pub(super) async fn killed<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Checked {
+    let (table, history) = (bench.open().await?, History::new());
+    let recorder = Recorder::new(&history);
+    let patience = bench.settings.patience;
+    Writers::start(bench, &table, &history).join().await?;
+    let committed = history.check().committed;
+    let lease = bench.settings.lease;
+    for part in [4, 2] {
+        let relay = relay(&table, &recorder, lease, "killed")?;
+        // Dropping the relay in the middle is what a kill leaves: leases that nobody gives back.
+        tokio::select! {
+            run = relay.run_until(std::future::pending()) => run?,
+            reached = recorder.until(committed / part, patience) => reached?,
+        }
+    }
+    let relay = relay(&table, &recorder, lease, "last")?;
+    let (stop, stopped) = oneshot::channel();
+    let (run, reached) = tokio::join!(
+        relay.run_until(async {
+            stopped.await.ok();
+        }),
+        async {
+            let mut reached = recorder.until(committed, patience).await;
+            // With duplicates there are more to come.
+            while reached.is_ok() && !history.check().lost.is_empty() {
+                reached = recorder.until(history.check().deliveries + 1, patience).await;
+            }
+            stop.send(()).ok();
+            reached
+        }
+    );
+    run?;
+    let verdict = history.check();
+    ensure(verdict.is_clean(), || verdict.to_string())?;
+    reached?;
+    nothing_left(&table).await
+}
+
+pub(super) async fn refused<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Checked {
+    let (table, history) = (bench.open().await?, History::new());
+    let recorder = Recorder::new(&history);
+    let mut count = 0;
+    for nth in 0..5 {
+        let messages = ["a", "b", "c"].map(|key| event(Some(key), &nth.to_string()));
+        for message in table.commit(messages).await? {
+            // Of `a` the second is refused three times, of `b` the first once.
+            match message.key.as_deref() {
+                Some(b"a") if nth == 1 => recorder.refuse(id(&message), 3),
+                Some(b"b") if nth == 0 => recorder.refuse(id(&message), 1),
+                _ => {}
+            }
+            history.committed(message.key.clone(), id(&message), nth);
+            count += 1;
+        }
+    }
+    let relay = relay(&table, &recorder, Duration::from_secs(10), "relay")?;
+    let (stop, stopped) = oneshot::channel();
+    let (run, reached) = tokio::join!(
+        relay.run_until(async {
+            stopped.await.ok();
+        }),
+        async {
+            let mut reached = recorder.until(count, bench.settings.patience).await;
+            if reached.is_ok() {
+                // More of the key, behind a gate that may just be opening.
+                reached = late(bench, &table, &history, &recorder, count).await;
+            }
+            stop.send(()).ok();
+            reached
+        }
+    );
+    run?;
+    let verdict = history.check();
+    ensure(verdict.is_clean(), || verdict.to_string())?;
+    reached?;
+    ensure(verdict.duplicates == 0, || format!("sent again after a refusal: {verdict}"))?;
+    nothing_left(&table).await
+}
+
+async fn late<S: StoreUnderTest>(
+    bench: &Bench<'_, S>,
+    table: &Table<S>,
+    history: &History,
+    recorder: &Arc<Recorder>,
+    count: usize,
+) -> Checked {
+    for message in table.commit([event(Some("a"), "late")]).await? {
+        history.committed(Some(Bytes::from_static(b"a")), id(&message), 100);
+    }
+    recorder.until(count + 1, bench.settings.patience).await
+}

@@ -1,0 +1,727 @@
+//! A model of a store, whose ids are given when a row is written, with a fault of the asked-for kind.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use cqrs_consumer::Inbox;
+use cqrs_core::codec::Json;
+use cqrs_core::{
+    BeginTransaction, Codec, Database, Encoder, Headers, Message, MessageId, Result, Transaction,
+};
+use cqrs_outbox::{
+    Confirmed, Fenced, GroupNo, Heartbeat, Lane, Lease, OutboxRow, OutboxStore, Ownership, Place,
+    ReadRequest, Rejection, RelayId, StoreError, Verdict,
+};
+use cqrs_testing::store::{Asked, DeadLetter, Request, StoreUnderTest};
+use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// None: the model passes.
+    None,
+    ShowsUncommitted,
+    CommitsRollback,
+    CommitsDropped,
+    WritesBackwards,
+    /// Whatever is below the highest id that was ever read is taken for done.
+    ReadsFromCursor,
+    SqlRowChanges,
+    SqlRowHasNoHeaders,
+    LosesOneIn(i64),
+    ReadsBackwards,
+    ReadsKnown,
+    IgnoresLimit,
+    IgnoresBytes,
+    BringsNothingTooLarge,
+    IgnoresLeases,
+    IgnoresLeasesOfParked,
+    SettlesLanes,
+    SettlesOnlyHot,
+    SettleNeedsRow,
+    DropsMicros,
+    DropsName,
+    DropsRepeatedHeaders,
+    SortsHeaders,
+    EmptyKeyIsNone,
+    KeysAreText,
+    TombstoneIsEmpty,
+    TrimsPayload,
+    ParkingLosesHeaders,
+    SecondReadDiffers,
+    LanesFoldCase,
+    LanesTrim,
+    LanesAreText,
+    OneLaneWithoutKey,
+    TakesTooMany,
+    TakesOwned,
+    ReleasesForOthers,
+    KeepsReleased,
+    EpochStays,
+    EpochStaysAfterExpiry,
+    NeverRenews,
+    NeverExpires,
+    RevivesExpired,
+    TrustsFarExpiry,
+    ExpiresAnyOther,
+    NeverForgetsRelays,
+    CountsOwnersOnly,
+    LeaveKeepsGroups,
+    LeaveKeepsRelay,
+    LeaveFreesAll,
+    OwnerByName,
+    UnfencedPark,
+    UnfencedBury,
+    UnfencedSetAside,
+    UnfencedOpenGate,
+    ParksWithoutGate,
+    GatesEverything,
+    GateForRowThatIsGone,
+    SetsAsideAnyway,
+    SetsAsideLane,
+    SettingAsideCounts,
+    DueAtOnce,
+    DueNever,
+    AgainKeepsGate,
+    ParkedBackwards,
+    ParkedLastFirst,
+    ParkedIgnoresBytes,
+    ParkedReadsKnown,
+    OpensAnyway,
+    NeverOpens,
+    OpensAllGates,
+    ForgetsAttempts,
+    KeepsFirstError,
+    BuryDrops,
+    BuryAlwaysGates,
+    BuryNeverGates,
+    BuryGateIsDue,
+    ReplaysToTheEnd,
+    ReplayKeepsAttempts,
+    ReplayKeepsDead,
+    RequestsAreNeverDone,
+    RequestsAnything,
+    DiscardKeepsGate,
+    DiscardKeepsDead,
+    AdmitsAll,
+    AdmitsWithoutWaiting,
+    RefusesWithoutWaiting,
+    KeepsRolledBackIds,
+    IdsFoldCase,
+    IdsTrim,
+    IdsAreText,
+    OneConsumer,
+    ConsumersFoldCase,
+    RunsConsumerAndIdTogether,
+}
+
+const GROUPS: i32 = 8;
+
+#[derive(Debug)]
+pub(crate) enum ModelDb {}
+
+impl Database for ModelDb {
+    type Tx = ModelTx;
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Model(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    fault: Fault,
+    started: Instant,
+    encoder: Encoder,
+    tables: Mutex<Tables>,
+    /// What a unique index does: one transaction at a time for each inbox row.
+    inbox_locks: Mutex<HashMap<InboxRow, Arc<AsyncMutex<()>>>>,
+}
+
+type InboxRow = (Vec<u8>, Vec<u8>);
+
+#[derive(Debug, Default)]
+struct Tables {
+    next_id: i64,
+    hot: BTreeMap<i64, OutboxRow>,
+    parked: BTreeMap<i64, Parked>,
+    dead: BTreeMap<i64, (OutboxRow, String)>,
+    gates: BTreeMap<Vec<u8>, Option<Duration>>,
+    leases: BTreeMap<i32, LeaseRow>,
+    relays: HashMap<Uuid, Duration>,
+    requests: Vec<(Request, Uuid)>,
+    inbox: HashSet<InboxRow>,
+    cursor: i64,
+    reads: u64,
+}
+
+#[derive(Debug)]
+struct Parked {
+    row: OutboxRow,
+    error: String,
+}
+
+#[derive(Clone, Debug, Default)]
+struct LeaseRow {
+    owner: Option<String>,
+    expires: Duration,
+    epoch: i64,
+}
+
+pub(crate) struct ModelTx {
+    model: Model,
+    rows: Vec<OutboxRow>,
+    inbox: Vec<InboxRow>,
+    locks: Vec<OwnedMutexGuard<()>>,
+    ended: bool,
+}
+
+fn lossy(bytes: &[u8]) -> Vec<u8> {
+    String::from_utf8_lossy(bytes).into_owned().into_bytes()
+}
+
+impl Model {
+    fn has(&self, fault: Fault) -> bool {
+        self.0.fault == fault
+    }
+
+    fn tables(&self) -> MutexGuard<'_, Tables> {
+        self.0.tables.lock().unwrap()
+    }
+
+    fn now(&self) -> Duration {
+        self.0.started.elapsed()
+    }
+
+    fn me(&self, relay: &RelayId) -> String {
+        if self.has(Fault::OwnerByName) { relay.name.clone() } else { relay.incarnation.to_string() }
+    }
+
+    /// By what a gate is found.
+    fn lane(&self, row: &OutboxRow) -> Vec<u8> {
+        match (self.0.fault, &row.message.key) {
+            (Fault::OneLaneWithoutKey, None) => b"e".to_vec(),
+            (_, None) => row.lane.as_bytes().to_vec(),
+            (Fault::LanesFoldCase, _) => row.lane.as_bytes().to_ascii_lowercase(),
+            (Fault::LanesTrim, _) => row.lane.as_bytes().trim_ascii_end().to_vec(),
+            (Fault::LanesAreText, _) => lossy(row.lane.as_bytes()),
+            (Fault::GatesEverything, _) => b"k".to_vec(),
+            _ => row.lane.as_bytes().to_vec(),
+        }
+    }
+
+    /// What becomes of a message in the table.
+    fn stored(&self, mut message: Message) -> Message {
+        match self.0.fault {
+            Fault::DropsMicros => {
+                message.timestamp = message
+                    .timestamp
+                    .map(|at| chrono::DateTime::from_timestamp_millis(at.timestamp_millis()).unwrap());
+            }
+            Fault::DropsName => message.name.truncate(4),
+            Fault::DropsRepeatedHeaders => {
+                let mut seen = BTreeSet::new();
+                message.headers = headers(message.headers.iter().filter(|(name, _)| seen.insert(*name)));
+            }
+            Fault::SortsHeaders => {
+                let mut sorted: Vec<_> = message.headers.iter().collect();
+                sorted.sort();
+                message.headers = headers(sorted.into_iter());
+            }
+            Fault::EmptyKeyIsNone => message.key = message.key.filter(|key| !key.is_empty()),
+            Fault::KeysAreText => message.key = message.key.map(|key| lossy(&key).into()),
+            Fault::TombstoneIsEmpty => message.payload = Some(message.payload.unwrap_or_default()),
+            Fault::TrimsPayload => {
+                message.payload = message.payload.map(|payload| payload.trim_ascii_end().to_vec().into())
+            }
+            _ => {}
+        }
+        message
+    }
+
+    fn row(&self, id: i64, message: Message) -> OutboxRow {
+        let event_id = message.id.as_ref().unwrap().to_uuid().unwrap();
+        let lane = Lane::of(message.key.as_deref(), event_id);
+        let sum: i32 = lane.as_bytes().iter().map(|byte| i32::from(*byte)).sum();
+        let message = self.stored(message);
+        let lane = Lane::of(message.key.as_deref(), event_id);
+        OutboxRow {
+            id,
+            event_id,
+            group: GroupNo(sum % GROUPS),
+            lane,
+            attempts: 0,
+            size: message.size(),
+            place: Place::Hot,
+            message,
+        }
+    }
+
+    fn select(&self, mut rows: Vec<OutboxRow>, request: &ReadRequest, parked: bool) -> Vec<OutboxRow> {
+        let ignores_leases = if parked { Fault::IgnoresLeasesOfParked } else { Fault::IgnoresLeases };
+        let reads_known = if parked { Fault::ParkedReadsKnown } else { Fault::ReadsKnown };
+        let ignores_bytes = if parked { Fault::ParkedIgnoresBytes } else { Fault::IgnoresBytes };
+        rows.sort_by_key(|row| row.id);
+        rows.retain(|row| {
+            (self.has(ignores_leases) || request.leases.iter().any(|lease| lease.group == row.group))
+                && (self.has(reads_known) || !request.known.contains(&row.id))
+                && !matches!(self.0.fault, Fault::LosesOneIn(n) if row.id % n == 0)
+        });
+        if parked && self.has(Fault::ParkedLastFirst) {
+            let surplus = rows.len().saturating_sub(request.limit);
+            rows.drain(..surplus);
+        }
+        if !self.has(Fault::IgnoresLimit) {
+            rows.truncate(request.limit);
+        }
+        let mut bytes = 0;
+        let mut first = !self.has(Fault::BringsNothingTooLarge);
+        if !self.has(ignores_bytes) {
+            rows.retain(|row| {
+                bytes += row.size;
+                std::mem::take(&mut first) || bytes <= request.max_bytes
+            });
+        }
+        if self.has(if parked { Fault::ParkedBackwards } else { Fault::ReadsBackwards }) {
+            rows.reverse();
+        }
+        rows
+    }
+
+    fn is_lost(&self, tables: &Tables, lease: Lease, unfenced: Fault) -> bool {
+        !self.has(unfenced) && tables.leases.get(&lease.group.0).is_none_or(|row| row.epoch != lease.epoch)
+    }
+
+    fn carry_out_requests(&self, tables: &mut Tables, owned: &[Lease]) {
+        let now = self.now();
+        for (request, event_id) in std::mem::take(&mut tables.requests) {
+            let found = tables.dead.iter().find(|(_, (row, _))| row.event_id == event_id);
+            let Some((id, (row, error))) = found.map(|(id, dead)| (*id, dead.clone())) else { continue };
+            if !owned.iter().any(|lease| lease.group == row.group) {
+                tables.requests.push((request, event_id));
+                continue;
+            }
+            if self.has(Fault::RequestsAreNeverDone) {
+                tables.requests.push((request, event_id));
+            }
+            let lane = self.lane(&row);
+            if request == Request::Replay {
+                if !self.has(Fault::ReplayKeepsDead) {
+                    tables.dead.remove(&id);
+                }
+                let id = if self.has(Fault::ReplaysToTheEnd) { id + 1_000 } else { id };
+                let attempts = if self.has(Fault::ReplayKeepsAttempts) { row.attempts } else { 0 };
+                let row = OutboxRow { id, attempts, place: Place::Parked, ..row };
+                tables.gates.insert(lane, Some(now));
+                tables.parked.insert(id, Parked { row, error });
+            } else {
+                if !self.has(Fault::DiscardKeepsDead) {
+                    tables.dead.remove(&id);
+                }
+                if !self.has(Fault::DiscardKeepsGate) {
+                    tables.gates.entry(lane).and_modify(|until| *until = Some(now));
+                }
+            }
+        }
+    }
+}
+
+fn headers<'a>(pairs: impl Iterator<Item = (&'a str, &'a Bytes)>) -> Headers {
+    pairs.map(|(name, value)| (name.to_owned(), value.clone())).collect()
+}
+
+impl Transaction for ModelTx {
+    async fn write(&mut self, mut messages: Vec<Message>) -> Result<()> {
+        let mut tables = self.model.tables();
+        if self.model.has(Fault::WritesBackwards) {
+            messages.reverse();
+        }
+        for message in messages {
+            tables.next_id += 1;
+            let row = self.model.row(tables.next_id, message);
+            if self.model.has(Fault::ShowsUncommitted) {
+                tables.hot.insert(row.id, row.clone());
+            }
+            self.rows.push(row);
+        }
+        Ok(())
+    }
+
+    async fn commit(mut self) -> Result<()> {
+        self.apply();
+        Ok(())
+    }
+
+    async fn rollback(mut self) -> Result<()> {
+        match self.model.0.fault {
+            Fault::CommitsRollback => self.apply(),
+            Fault::ShowsUncommitted => self.take_back(),
+            Fault::KeepsRolledBackIds => {
+                let kept: Vec<_> = self.inbox.drain(..).collect();
+                self.model.tables().inbox.extend(kept);
+            }
+            _ => {}
+        }
+        self.ended = true;
+        Ok(())
+    }
+}
+
+impl ModelTx {
+    fn apply(&mut self) {
+        self.ended = true;
+        let mut tables = self.model.tables();
+        tables.hot.extend(self.rows.drain(..).map(|row| (row.id, row)));
+        tables.inbox.extend(self.inbox.drain(..));
+    }
+
+    fn take_back(&mut self) {
+        let mut tables = self.model.tables();
+        self.rows.iter().for_each(|row| drop(tables.hot.remove(&row.id)));
+    }
+}
+
+impl Drop for ModelTx {
+    fn drop(&mut self) {
+        match self.model.0.fault {
+            Fault::CommitsDropped if !self.ended => self.apply(),
+            Fault::ShowsUncommitted if !self.ended => self.take_back(),
+            _ => {}
+        }
+        self.locks.clear();
+    }
+}
+
+#[async_trait]
+impl BeginTransaction<ModelDb> for Model {
+    async fn begin(&self) -> Result<ModelTx> {
+        let (rows, inbox, locks) = (Vec::new(), Vec::new(), Vec::new());
+        Ok(ModelTx { model: self.clone(), rows, inbox, locks, ended: false })
+    }
+
+    fn encoder(&self) -> &Encoder {
+        &self.0.encoder
+    }
+}
+
+#[async_trait]
+impl Inbox<ModelDb> for Model {
+    async fn admit(&self, tx: &mut ModelTx, consumer: &str, id: &MessageId) -> Result<bool> {
+        let (mut consumer, mut id) = (consumer.as_bytes().to_vec(), id.as_bytes().to_vec());
+        match self.0.fault {
+            Fault::IdsFoldCase => id.make_ascii_lowercase(),
+            Fault::IdsTrim => id = id.trim_ascii_end().to_vec(),
+            Fault::IdsAreText => id = lossy(&id),
+            Fault::OneConsumer => consumer.clear(),
+            Fault::ConsumersFoldCase => consumer.make_ascii_lowercase(),
+            Fault::RunsConsumerAndIdTogether => consumer.append(&mut id),
+            Fault::AdmitsAll => return Ok(true),
+            _ => {}
+        }
+        let row = (consumer, id);
+        if tx.inbox.contains(&row) {
+            return Ok(false);
+        }
+        let lock = self.0.inbox_locks.lock().unwrap().entry(row.clone()).or_default().clone();
+        match self.0.fault {
+            Fault::AdmitsWithoutWaiting => {}
+            Fault::RefusesWithoutWaiting => match lock.try_lock_owned() {
+                Ok(lock) => tx.locks.push(lock),
+                Err(_) => return Ok(false),
+            },
+            _ => tx.locks.push(lock.lock_owned().await),
+        }
+        if self.tables().inbox.contains(&row) {
+            return Ok(false);
+        }
+        tx.inbox.push(row);
+        Ok(true)
+    }
+}
+
+#[async_trait]
+impl OutboxStore for Model {
+    async fn check(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn heartbeat(&self, relay: &RelayId, heartbeat: &Heartbeat) -> Result<Ownership, StoreError> {
+        let (mut tables, now, me) = (self.tables(), self.now(), self.me(relay));
+        tables.relays.insert(relay.incarnation, now);
+        let mut take = if self.has(Fault::TakesTooMany) { usize::MAX } else { heartbeat.take };
+        for (group, lease) in &mut tables.leases {
+            let mine = lease.owner.as_ref() == Some(&me);
+            if heartbeat.release.contains(&GroupNo(*group))
+                && (mine || self.has(Fault::ReleasesForOthers))
+                && !self.has(Fault::KeepsReleased)
+            {
+                lease.owner = None;
+            }
+            let far = lease.expires > now + heartbeat.lease * 2 && !self.has(Fault::TrustsFarExpiry)
+                || lease.expires > now + heartbeat.lease && self.has(Fault::ExpiresAnyOther) && !mine;
+            let expired = lease.expires <= now && !self.has(Fault::NeverExpires) || far;
+            let revived = self.has(Fault::RevivesExpired);
+            if lease.owner.as_ref() == Some(&me) && (!expired || revived) {
+                if !self.has(Fault::NeverRenews) {
+                    lease.expires = now + heartbeat.lease;
+                }
+            } else if take > 0 && (lease.owner.is_none() || expired || self.has(Fault::TakesOwned)) {
+                let stays = self.has(Fault::EpochStays)
+                    || self.has(Fault::EpochStaysAfterExpiry) && lease.owner.is_some();
+                let epoch = lease.epoch + i64::from(!stays);
+                *lease = LeaseRow { owner: Some(me.clone()), expires: now + heartbeat.lease, epoch };
+                take -= 1;
+            }
+        }
+        let alive = |seen: &Duration| *seen + heartbeat.lease > now;
+        let leases: Vec<Lease> = tables
+            .leases
+            .iter()
+            .filter(|(_, lease)| {
+                lease.owner.as_ref() == Some(&me) && (lease.expires > now || self.has(Fault::NeverExpires))
+            })
+            .map(|(group, lease)| Lease { group: GroupNo(*group), epoch: lease.epoch })
+            .collect();
+        self.carry_out_requests(&mut tables, &leases);
+        let relays = match self.0.fault {
+            Fault::NeverForgetsRelays => tables.relays.len(),
+            Fault::CountsOwnersOnly => {
+                tables.leases.values().filter_map(|lease| lease.owner.as_ref()).collect::<BTreeSet<_>>().len()
+            }
+            _ => tables.relays.values().filter(|seen| alive(seen)).count(),
+        };
+        Ok(Ownership { leases, groups: tables.leases.len(), relays, hold: false })
+    }
+
+    async fn read(&self, request: &ReadRequest) -> Result<Vec<OutboxRow>, StoreError> {
+        let mut tables = self.tables();
+        tables.reads += 1;
+        let from = if self.has(Fault::ReadsFromCursor) { tables.cursor } else { 0 };
+        let changes = self.has(Fault::SecondReadDiffers)
+            || self.has(Fault::SqlRowChanges)
+                && tables.hot.values().any(|row| row.message.headers.get("cqrs-kind").is_none());
+        let rows = tables
+            .hot
+            .values()
+            .filter(|row| row.id > from)
+            .map(|row| {
+                let gated = tables.gates.contains_key(&self.lane(row));
+                let mut row = row.clone();
+                row.place = if gated { Place::Gated } else { Place::Hot };
+                if changes {
+                    row.message.headers.set("read", tables.reads.to_string());
+                }
+                row
+            })
+            .collect();
+        let rows = self.select(rows, request, false);
+        tables.cursor = rows.iter().map(|row| row.id).max().unwrap_or(0).max(tables.cursor);
+        Ok(rows)
+    }
+
+    async fn read_parked(&self, request: &ReadRequest) -> Result<Vec<OutboxRow>, StoreError> {
+        let (tables, now) = (self.tables(), self.now());
+        let due = |row: &OutboxRow| {
+            tables.gates.get(&self.lane(row)).is_some_and(|until| match self.0.fault {
+                Fault::DueAtOnce => until.is_some(),
+                Fault::DueNever => false,
+                _ => until.is_some_and(|until| until <= now),
+            })
+        };
+        let rows = tables.parked.values().map(|parked| &parked.row).filter(|row| due(row)).cloned().collect();
+        Ok(self.select(rows, request, true))
+    }
+
+    async fn settle(&self, confirmed: &[Confirmed]) -> Result<(), StoreError> {
+        let mut tables = self.tables();
+        for confirmed in confirmed {
+            let removed = match confirmed.place() {
+                Place::Parked if self.has(Fault::SettlesOnlyHot) => None,
+                Place::Parked => tables.parked.remove(&confirmed.id()).map(|parked| parked.row),
+                Place::Hot | Place::Gated => tables.hot.remove(&confirmed.id()),
+            };
+            match removed {
+                Some(row) if self.has(Fault::SettlesLanes) => {
+                    tables.hot.retain(|_, other| other.group != row.group);
+                }
+                None if self.has(Fault::SettleNeedsRow) => {
+                    return Err(StoreError::new(cqrs_outbox::StoreErrorKind::Other, "no such row"));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    async fn reject(&self, rejection: &Rejection) -> Result<Fenced<()>, StoreError> {
+        let (mut tables, now) = (self.tables(), self.now());
+        let unfenced = match rejection.verdict {
+            Verdict::Park { .. } => Fault::UnfencedPark,
+            Verdict::Bury { .. } => Fault::UnfencedBury,
+        };
+        if self.is_lost(&tables, rejection.lease, unfenced) {
+            return Ok(Fenced::LeaseLost);
+        }
+        let again = tables.parked.remove(&rejection.id);
+        let first_error = again.as_ref().map(|parked| parked.error.clone());
+        let again = again.map(|parked| parked.row);
+        let was_parked = again.is_some();
+        let Some(mut row) = tables.hot.remove(&rejection.id).or(again) else {
+            if self.has(Fault::GateForRowThatIsGone) {
+                tables.gates.insert(rejection.lane.as_bytes().to_vec(), None);
+            }
+            return Ok(Fenced::Done(()));
+        };
+        row.attempts = if self.has(Fault::ForgetsAttempts) { 1 } else { row.attempts + 1 };
+        row.place = Place::Parked;
+        let lane = self.lane(&row);
+        let error = match first_error {
+            Some(error) if self.has(Fault::KeepsFirstError) => error,
+            _ => rejection.error.clone(),
+        };
+        match rejection.verdict {
+            Verdict::Park { retry_in } => {
+                if self.has(Fault::ParkingLosesHeaders) {
+                    row.message.headers = Headers::new();
+                }
+                if !self.has(Fault::ParksWithoutGate) && !(was_parked && self.has(Fault::AgainKeepsGate)) {
+                    tables.gates.insert(lane, Some(now + retry_in));
+                }
+                tables.parked.insert(row.id, Parked { row, error });
+            }
+            Verdict::Bury { lane_waits } => {
+                let waits = lane_waits && !self.has(Fault::BuryNeverGates);
+                if waits || self.has(Fault::BuryAlwaysGates) {
+                    tables.gates.insert(lane, self.has(Fault::BuryGateIsDue).then_some(now));
+                }
+                if !self.has(Fault::BuryDrops) {
+                    tables.dead.insert(row.id, (row, error));
+                }
+            }
+        }
+        Ok(Fenced::Done(()))
+    }
+
+    async fn set_aside(&self, lease: Lease, lane: &Lane, ids: &[i64]) -> Result<Fenced<bool>, StoreError> {
+        let mut tables = self.tables();
+        if self.is_lost(&tables, lease, Fault::UnfencedSetAside) {
+            return Ok(Fenced::LeaseLost);
+        }
+        if !tables.gates.contains_key(lane.as_bytes()) && !self.has(Fault::SetsAsideAnyway) {
+            return Ok(Fenced::Done(false));
+        }
+        let ids: Vec<i64> = match self.0.fault {
+            Fault::SetsAsideLane => {
+                tables.hot.values().filter(|row| row.lane == *lane).map(|row| row.id).collect()
+            }
+            _ => ids.to_vec(),
+        };
+        for id in ids {
+            if let Some(mut row) = tables.hot.remove(&id) {
+                row.place = Place::Parked;
+                row.attempts += u32::from(self.has(Fault::SettingAsideCounts));
+                tables.parked.insert(id, Parked { row, error: String::new() });
+            }
+        }
+        Ok(Fenced::Done(true))
+    }
+
+    async fn open_gate(&self, lease: Lease, lane: &Lane) -> Result<Fenced<bool>, StoreError> {
+        let mut tables = self.tables();
+        if self.is_lost(&tables, lease, Fault::UnfencedOpenGate) {
+            return Ok(Fenced::LeaseLost);
+        }
+        let left = tables.parked.values().any(|parked| parked.row.lane == *lane);
+        if left && !self.has(Fault::OpensAnyway) {
+            return Ok(Fenced::Done(false));
+        }
+        match self.0.fault {
+            Fault::NeverOpens => {}
+            Fault::OpensAllGates => tables.gates.clear(),
+            _ => drop(tables.gates.remove(lane.as_bytes())),
+        }
+        Ok(Fenced::Done(true))
+    }
+
+    async fn leave(&self, relay: &RelayId) -> Result<(), StoreError> {
+        let (mut tables, me) = (self.tables(), self.me(relay));
+        if !self.has(Fault::LeaveKeepsRelay) {
+            tables.relays.remove(&relay.incarnation);
+        }
+        for lease in tables.leases.values_mut() {
+            let mine = lease.owner.as_ref() == Some(&me) || self.has(Fault::LeaveFreesAll);
+            if mine && !self.has(Fault::LeaveKeepsGroups) {
+                lease.owner = None;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What the suite gets to test.
+pub(crate) struct ModelAdapter(pub(crate) Fault);
+
+#[async_trait]
+impl StoreUnderTest for ModelAdapter {
+    type Database = ModelDb;
+    type Store = Model;
+
+    async fn open(&self) -> Result<Arc<Model>> {
+        let tables = Tables {
+            leases: (0..GROUPS).map(|group| (group, LeaseRow::default())).collect(),
+            ..Tables::default()
+        };
+        Ok(Arc::new(Model(Arc::new(Inner {
+            fault: self.0,
+            started: Instant::now(),
+            encoder: Encoder::default(),
+            tables: Mutex::new(tables),
+            inbox_locks: Mutex::default(),
+        }))))
+    }
+
+    fn inbox(&self, store: &Arc<Model>) -> Option<Arc<dyn Inbox<ModelDb>>> {
+        Some(store.clone())
+    }
+
+    /// Knows the one row that the suite inserts.
+    async fn execute(&self, store: &Arc<Model>, sql: &str) -> Result<bool> {
+        assert!(sql.contains("'room_closed', 'rooms', 'room 5', '{\"room\": 5}'"), "{sql}");
+        let mut message = Message::new("rooms", "{\"room\": 5}");
+        message.id = Some(Uuid::new_v4().into());
+        message.name = "room_closed".to_owned();
+        message.key = Some("room 5".into());
+        message.content_type = Some("application/json".to_owned());
+        message.timestamp = Some(chrono::Utc::now());
+        if self.0 != Fault::SqlRowHasNoHeaders {
+            message = Json.encode(message)?;
+        }
+        let mut tx = store.begin().await?;
+        tx.write(vec![message]).await?;
+        tx.commit().await?;
+        Ok(true)
+    }
+
+    async fn dead_letters(&self, store: &Arc<Model>) -> Result<Option<Vec<DeadLetter>>> {
+        let tables = store.tables();
+        let dead = tables.dead.values().map(|(row, error)| DeadLetter {
+            event_id: row.event_id,
+            attempts: row.attempts,
+            error: error.clone(),
+        });
+        Ok(Some(dead.collect()))
+    }
+
+    async fn request(&self, store: &Arc<Model>, request: Request, event_id: Uuid) -> Result<Asked> {
+        let mut tables = store.tables();
+        if self.0 != Fault::RequestsAnything && !tables.dead.values().any(|(row, _)| row.event_id == event_id)
+        {
+            return Ok(Asked::Unknown);
+        }
+        tables.requests.push((request, event_id));
+        Ok(Asked::Accepted)
+    }
+}

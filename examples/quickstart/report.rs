@@ -1,0 +1,192 @@
+//! What a run has come to, for people and for programs.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::audit::{self, State};
+use crate::journal;
+use crate::stopwatch::Stopwatch;
+use crate::storage::Connection;
+
+/// How many refusals are listed.
+const MAX_LISTED: i64 = 50;
+
+#[derive(Debug, Serialize)]
+pub(crate) struct Report {
+    input: String,
+    commands: Commands,
+    refusals: Vec<Refusal>,
+    refused_by_kind: Vec<ByKind>,
+    events: EventCounts,
+    latency: Option<Latency>,
+    seconds: f64,
+    state: State,
+    check: Check,
+}
+
+#[derive(Debug, Serialize)]
+struct Commands {
+    done: i64,
+    refused: i64,
+    queries_answered: i64,
+    /// How many of these were executed by an earlier process, which did not come to the end.
+    executed_earlier: i64,
+}
+
+#[derive(Debug, Serialize)]
+struct Refusal {
+    line: i64,
+    kind: String,
+    reason: String,
+}
+
+#[derive(Debug, Serialize)]
+struct ByKind {
+    kind: String,
+    count: i64,
+}
+
+#[derive(Debug, Serialize)]
+struct EventCounts {
+    committed: i64,
+    relayed: i64,
+    consumed: i64,
+    /// By this process.
+    duplicates_dropped: u64,
+}
+
+/// From the commit of a command to the commit of what the second service made of its event.
+#[derive(Debug, Serialize)]
+struct Latency {
+    events: usize,
+    p50_ms: f64,
+    p99_ms: f64,
+}
+
+#[derive(Debug, Serialize)]
+struct Check {
+    holds: bool,
+    differences: Vec<String>,
+}
+
+/// What the databases do not know.
+pub(crate) struct Observed {
+    pub(crate) input: String,
+    pub(crate) executed_earlier: i64,
+    pub(crate) duplicates_dropped: u64,
+    pub(crate) stopwatch: Stopwatch,
+    pub(crate) elapsed: Duration,
+}
+
+impl Report {
+    /// Of a run that is over, from a connection to both databases.
+    pub(crate) async fn gather(observed: Observed, conn: &mut Connection) -> anyhow::Result<Self> {
+        let counts = journal::counts(conn).await?;
+        let count = |wanted| counts.iter().find(|(outcome, _)| outcome == wanted).map_or(0, |(_, count)| *count);
+        let commands = Commands {
+            done: count("done"),
+            refused: count("refused"),
+            queries_answered: count("answered"),
+            executed_earlier: observed.executed_earlier,
+        };
+        let events = audit::events(conn).await?;
+        let mut differences = audit::differences(conn).await?;
+        if events.committed != commands.done {
+            let what = format!("{} commands were done, and said {} events", commands.done, events.committed);
+            differences.push(what);
+        }
+        if !events.all_arrived() {
+            let what = format!("{} events were committed, and {} consumed", events.committed, events.consumed);
+            differences.push(what);
+        }
+        let refusals = journal::refusals(conn, MAX_LISTED).await?;
+        Ok(Self {
+            input: observed.input,
+            commands,
+            refusals: refusals.into_iter().map(|(line, kind, reason)| Refusal { line, kind, reason }).collect(),
+            refused_by_kind: journal::refused_by_kind(conn)
+                .await?
+                .into_iter()
+                .map(|(kind, count)| ByKind { kind, count })
+                .collect(),
+            events: EventCounts {
+                committed: events.committed,
+                relayed: events.committed - events.waiting,
+                consumed: events.consumed,
+                duplicates_dropped: observed.duplicates_dropped,
+            },
+            latency: observed.stopwatch.percentiles().map(|(p50, p99, events)| Latency {
+                events,
+                p50_ms: milliseconds(p50),
+                p99_ms: milliseconds(p99),
+            }),
+            seconds: observed.elapsed.as_secs_f64(),
+            state: audit::state(conn).await?,
+            check: Check { holds: differences.is_empty(), differences },
+        })
+    }
+
+    /// Whether the second service knows exactly what the first one does.
+    pub(crate) fn holds(&self) -> bool {
+        self.check.holds
+    }
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { commands, events, state, check, .. } = self;
+        if !self.refusals.is_empty() {
+            self.list_refusals(f)?;
+        }
+        writeln!(f, "{}\n", self.input)?;
+        writeln!(f, "  commands   done                 {:>9}", commands.done)?;
+        writeln!(f, "             refused              {:>9}", commands.refused)?;
+        writeln!(f, "  queries    answered             {:>9}", commands.queries_answered)?;
+        if commands.executed_earlier > 0 {
+            writeln!(f, "             of these, earlier    {:>9}", commands.executed_earlier)?;
+        }
+        writeln!(f, "  events     committed            {:>9}", events.committed)?;
+        writeln!(f, "             relayed              {:>9}", events.relayed)?;
+        writeln!(f, "             consumed             {:>9}", events.consumed)?;
+        writeln!(f, "             duplicates dropped   {:>9}", events.duplicates_dropped)?;
+        if let Some(latency) = &self.latency {
+            writeln!(f, "  commit to  median               {:>9.2} ms", latency.p50_ms)?;
+            writeln!(f, "  handled    99th percentile      {:>9.2} ms", latency.p99_ms)?;
+        }
+        writeln!(f, "  time                            {:>9.2} s", self.seconds)?;
+        writeln!(f)?;
+        if check.holds {
+            write!(
+                f,
+                "The projection equals the source: {} rooms, {} of them open, {} participants.",
+                state.rooms, state.open_rooms, state.participants
+            )
+        } else {
+            write!(f, "The projection DIFFERS from the source:")?;
+            check.differences.iter().try_for_each(|difference| write!(f, "\n  {difference}"))
+        }
+    }
+}
+
+impl Report {
+    fn list_refusals(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "Refused\n")?;
+        for Refusal { line, kind, reason } in &self.refusals {
+            writeln!(f, "  line {line:>6}   {kind:<14}   {reason}")?;
+        }
+        let more = self.commands.refused - i64::try_from(self.refusals.len()).unwrap_or(i64::MAX);
+        if more > 0 {
+            writeln!(f, "  and {more} more; all of them stand in the table `journal`. By reason:\n")?;
+            for ByKind { kind, count } in &self.refused_by_kind {
+                writeln!(f, "  {count:>11}   {kind}")?;
+            }
+        }
+        writeln!(f)
+    }
+}
