@@ -14,11 +14,11 @@ use crate::domain::{MeetingRoomClosed, MeetingRoomOpened, TOPIC, UserJoined, Use
 use crate::stopwatch::Stopwatch;
 
 pub(crate) const TABLES: &str = "\
-    CREATE TABLE room (room TEXT PRIMARY KEY, title TEXT NOT NULL, seats INTEGER NOT NULL, open BOOLEAN NOT NULL); \
+    CREATE TABLE rooms (room TEXT PRIMARY KEY, title TEXT NOT NULL, seats INTEGER NOT NULL, open BOOLEAN NOT NULL); \
     CREATE TABLE present (room TEXT NOT NULL, user TEXT NOT NULL, PRIMARY KEY (room, user)) WITHOUT ROWID;";
 
 diesel::table! {
-    room (room) {
+    rooms (room) {
         room -> Text,
         title -> Text,
         seats -> Integer,
@@ -66,18 +66,13 @@ pub(crate) struct Projected;
 struct Projection;
 
 impl TransactionalEventHandler<MeetingRoomOpened, Sqlite> for Projection {
-    async fn handle(
-        &self,
-        event: &MeetingRoomOpened,
-        tx: &mut Tx<Sqlite>,
-        cx: &Context<'_>,
-    ) -> Result<()> {
-        diesel::insert_into(room::table)
+    async fn handle(&self, event: &MeetingRoomOpened, tx: &mut Tx<Sqlite>, cx: &Context<'_>) -> Result<()> {
+        diesel::insert_into(rooms::table)
             .values((
-                room::room.eq(&event.room),
-                room::title.eq(&event.title),
-                room::seats.eq(event.seats.cast_signed()),
-                room::open.eq(true),
+                rooms::room.eq(&event.room),
+                rooms::title.eq(&event.title),
+                rooms::seats.eq(event.seats.cast_signed()),
+                rooms::open.eq(true),
             ))
             .execute(tx)
             .await?;
@@ -106,13 +101,8 @@ impl TransactionalEventHandler<UserLeft, Sqlite> for Projection {
 }
 
 impl TransactionalEventHandler<MeetingRoomClosed, Sqlite> for Projection {
-    async fn handle(
-        &self,
-        event: &MeetingRoomClosed,
-        tx: &mut Tx<Sqlite>,
-        cx: &Context<'_>,
-    ) -> Result<()> {
-        diesel::update(room::table.find(&event.room)).set(room::open.eq(false)).execute(tx).await?;
+    async fn handle(&self, event: &MeetingRoomClosed, tx: &mut Tx<Sqlite>, cx: &Context<'_>) -> Result<()> {
+        diesel::update(rooms::table.find(&event.room)).set(rooms::open.eq(false)).execute(tx).await?;
         diesel::delete(present::table.filter(present::room.eq(&event.room))).execute(tx).await?;
         cx.emit(Projected);
         Ok(())

@@ -52,8 +52,8 @@ pub(crate) struct State {
 }
 
 const STATE: &str = "\
-    SELECT (SELECT count(*) FROM main.room) AS rooms, (SELECT count(*) FROM main.room WHERE open) AS open_rooms, \
-        (SELECT count(*) FROM main.participant) AS participants";
+    SELECT (SELECT count(*) FROM main.rooms) AS rooms, (SELECT count(*) FROM main.rooms WHERE open) AS open_rooms, \
+        (SELECT count(*) FROM main.participants) AS participants";
 
 /// What the first service has, seen from a connection to both databases.
 pub(crate) async fn state(conn: &mut Connection) -> QueryResult<State> {
@@ -62,9 +62,9 @@ pub(crate) async fn state(conn: &mut Connection) -> QueryResult<State> {
 
 const DIFFERENCES: &str = "\
     WITH \
-        source_room AS (SELECT room, title, seats, open FROM main.room), \
-        projected_room AS (SELECT room, title, seats, open FROM projection.room), \
-        source_user AS (SELECT room, user FROM main.participant), \
+        source_room AS (SELECT room, title, seats, open FROM main.rooms), \
+        projected_room AS (SELECT room, title, seats, open FROM projection.rooms), \
+        source_user AS (SELECT room, user FROM main.participants), \
         projected_user AS (SELECT room, user FROM projection.present) \
     SELECT format('room %s (%s, %d seats, %s): only in the rooms service', room, title, seats, \
             iif(open, 'open', 'closed')) AS text \

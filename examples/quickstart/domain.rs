@@ -145,7 +145,8 @@ pub(crate) struct RoomClosed {
 
 // Errors --------------------------------------------------------------------------------------------------------------
 
-/// How a request about a room can fail. All but the last are refusals: the answer to a question, not a breakdown.
+/// How a request about a room can fail. All are refusals, the answer to a question, but for `Failed`: there the toolkit
+/// or the database broke down.
 #[derive(Debug)]
 pub(crate) enum RoomError {
     NoSuchRoom(String),
@@ -155,7 +156,6 @@ pub(crate) enum RoomError {
     AlreadyJoined { room: String, user: String },
     NotJoined { room: String, user: String },
     Invalid(String),
-    /// The toolkit or the database failed.
     Failed(cqrs::Error),
 }
 

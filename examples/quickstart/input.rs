@@ -11,6 +11,7 @@ use tokio::fs::File;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, BufReader};
 
 use crate::domain::Command;
+use crate::journal::Place;
 
 /// The longest line, in bytes.
 const MAX_LINE: usize = 64 * 1024;
@@ -48,6 +49,7 @@ impl fmt::Display for Source {
 
 /// The lines of a source.
 pub(crate) struct Input {
+    source: Source,
     reader: Box<dyn AsyncBufRead + Send + Unpin>,
     /// In bytes, where it is known.
     pub(crate) size: Option<u64>,
@@ -57,19 +59,12 @@ pub(crate) struct Input {
     digest: Digest,
 }
 
-/// A line that is not blank.
-pub(crate) struct Line {
-    /// From 1; blank lines count.
-    pub(crate) number: u64,
-    /// Of all the input up to and with this line.
-    pub(crate) digest: u64,
-    /// The text, or why there is none.
-    pub(crate) text: Result<String, &'static str>,
-}
+/// The text of a line that is not blank, or why there is none.
+pub(crate) type Text = Result<String, &'static str>;
 
 impl Input {
-    pub(crate) async fn open(source: &Source) -> anyhow::Result<Self> {
-        let (reader, size): (Box<dyn AsyncBufRead + Send + Unpin>, _) = match source {
+    pub(crate) async fn open(source: Source) -> anyhow::Result<Self> {
+        let (reader, size): (Box<dyn AsyncBufRead + Send + Unpin>, _) = match &source {
             Source::Stdin => (Box::new(BufReader::new(tokio::io::stdin())), None),
             Source::File(path) => {
                 let cannot = || format!("cannot read {source}");
@@ -81,18 +76,33 @@ impl Input {
                 (Box::new(BufReader::new(file)), metadata.is_file().then_some(metadata.len()))
             }
         };
-        Ok(Self { reader, size, position: 0, line: 0, digest: Digest::new() })
+        Ok(Self { source, reader, size, position: 0, line: 0, digest: Digest::new() })
+    }
+
+    /// Where it comes from.
+    pub(crate) fn name(&self) -> String {
+        self.source.to_string()
     }
 
     /// The next line that is not blank; `None` at the end.
-    pub(crate) async fn next(&mut self) -> io::Result<Option<Line>> {
+    pub(crate) async fn next(&mut self) -> io::Result<Option<(Place, Text)>> {
         while let Some(text) = self.next_bytes().await? {
             let text = text.and_then(|bytes| String::from_utf8(bytes).map_err(|_| "not UTF-8"));
             if !text.as_ref().is_ok_and(|text| text.trim().is_empty()) {
-                return Ok(Some(Line { number: self.line, digest: self.digest.0, text }));
+                return Ok(Some((Place { line: self.line, digest: self.digest.0 }, text)));
             }
         }
         Ok(None)
+    }
+
+    /// Goes behind a line that was read before; `false` if this input does not begin with what led up to it.
+    pub(crate) async fn skip_to(&mut self, done: Place) -> io::Result<bool> {
+        while let Some((place, _)) = self.next().await? {
+            if place.line >= done.line {
+                return Ok(place == done);
+            }
+        }
+        Ok(false)
     }
 
     /// The bytes of the next line, unless they are too many: those are read and forgotten piece by piece.
@@ -126,6 +136,10 @@ impl Input {
 
 /// The command of a line; the error says what is wrong with it.
 pub(crate) fn parse(text: &str) -> Result<Command, String> {
+    // Serde would read a command from an array, too.
+    if !text.trim_start().starts_with('{') {
+        return Err("not a JSON object".to_owned());
+    }
     serde_json::from_str(text).map_err(|error| {
         let text = error.to_string();
         // Its line is always 1; the column is said in our words, where there is one.

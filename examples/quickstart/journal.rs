@@ -16,7 +16,7 @@ use crate::storage::Connection;
 
 pub(crate) const TABLES: &str = "\
     CREATE TABLE journal (line INTEGER PRIMARY KEY, digest INTEGER NOT NULL, outcome TEXT NOT NULL, kind TEXT, \
-        reason TEXT);";
+        detail TEXT);";
 
 diesel::table! {
     journal (line) {
@@ -24,15 +24,15 @@ diesel::table! {
         digest -> BigInt,
         outcome -> Text,
         kind -> Nullable<Text>,
-        reason -> Nullable<Text>,
+        detail -> Nullable<Text>,
     }
 }
 
-/// The place of a line in the input.
+/// The place of a line in the input. Lines are counted from 1, blank ones too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Place {
     pub(crate) line: u64,
-    /// Of the input up to and with this line: it tells whether a later input begins the same.
+    /// Of all the input up to and with this line: it tells whether another input begins the same.
     pub(crate) digest: u64,
 }
 
@@ -41,8 +41,8 @@ pub(crate) struct Place {
 pub(crate) enum Outcome {
     /// A command was carried out.
     Done,
-    /// A query was answered.
-    Answered,
+    /// A query was answered with this.
+    Answered(String),
     Refused(Refusal),
 }
 
@@ -57,7 +57,7 @@ impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Done => "done",
-            Self::Answered => "answered",
+            Self::Answered(_) => "answered",
             Self::Refused(_) => "refused",
         })
     }
@@ -101,17 +101,18 @@ where
 
 /// Writes the row of a line.
 pub(crate) async fn write(tx: &mut Tx<Sqlite>, place: Place, outcome: &Outcome) -> cqrs::Result<()> {
-    let refusal = match outcome {
-        Outcome::Refused(refusal) => Some(refusal),
-        _ => None,
+    let (kind, detail) = match outcome {
+        Outcome::Done => (None, None),
+        Outcome::Answered(answer) => (None, Some(answer)),
+        Outcome::Refused(Refusal { kind, reason }) => (Some(*kind), Some(reason)),
     };
     diesel::insert_into(journal::table)
         .values((
             journal::line.eq(place.line.cast_signed()),
             journal::digest.eq(place.digest.cast_signed()),
             journal::outcome.eq(outcome.to_string()),
-            journal::kind.eq(refusal.map(|refusal| refusal.kind)),
-            journal::reason.eq(refusal.map(|refusal| refusal.reason.as_str())),
+            journal::kind.eq(kind),
+            journal::detail.eq(detail),
         ))
         .execute(tx)
         .await?;
@@ -129,6 +130,11 @@ pub(crate) async fn last(conn: &mut Connection) -> QueryResult<Option<Place>> {
     Ok(last.map(|(line, digest)| Place { line: line.cast_unsigned(), digest: digest.cast_unsigned() }))
 }
 
+/// How many lines have a row.
+pub(crate) async fn count(conn: &mut Connection) -> QueryResult<i64> {
+    journal::table.count().get_result(conn).await
+}
+
 /// How many lines had each outcome.
 pub(crate) async fn counts(conn: &mut Connection) -> QueryResult<Vec<(String, i64)>> {
     use diesel::dsl::count_star;
@@ -141,7 +147,7 @@ pub(crate) async fn refusals(conn: &mut Connection, limit: i64) -> QueryResult<V
         .filter(journal::outcome.eq("refused"))
         .order(journal::line)
         .limit(limit)
-        .select((journal::line, journal::kind.assume_not_null(), journal::reason.assume_not_null()))
+        .select((journal::line, journal::kind.assume_not_null(), journal::detail.assume_not_null()))
         .load(conn)
         .await
 }

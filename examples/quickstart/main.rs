@@ -12,6 +12,7 @@ mod audit;
 mod domain;
 mod input;
 mod interrupt;
+mod job;
 mod journal;
 mod progress;
 mod report;
@@ -27,21 +28,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use clap::Parser;
-use cqrs::app::App;
 use cqrs::broker::memory::MemoryBroker;
-use cqrs::{Correlation, Request};
 use tokio::sync::oneshot;
-use tokio::time::sleep;
 use tracing_subscriber::EnvFilter;
 
-use crate::domain::{Command, RoomError};
 use crate::input::{Input, Source};
 use crate::interrupt::Interrupt;
-use crate::journal::{Line, Outcome, Place, Refusal};
-use crate::progress::Progress;
+use crate::job::{End, Job};
 use crate::report::{Observed, Report};
 use crate::stopwatch::Stopwatch;
-use crate::storage::{Connection, Storage};
+use crate::storage::Storage;
 
 const EXAMPLES: &str = r#"What a line looks like:
   {"command":"open_room","room":"r-1","title":"Stand-up","seats":4}
@@ -115,7 +111,9 @@ fn sqlite_file(text: &str) -> Result<PathBuf, String> {
 
 fn seconds(text: &str) -> Result<Duration, String> {
     let seconds = text.parse::<f64>().ok().filter(|seconds| *seconds > 0.0);
-    seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).ok_or_else(|| "not a number of seconds".into())
+    seconds
+        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+        .ok_or_else(|| "not a number of seconds".into())
 }
 
 fn main() -> ExitCode {
@@ -127,7 +125,9 @@ fn main() -> ExitCode {
     };
     let code = runtime.block_on(async {
         match prepare(&args).await {
-            Ok((input, storage)) => run(&args, input, storage).await.unwrap_or_else(|error| failed(1, &error)),
+            Ok((input, storage)) => {
+                run(&args, input, storage).await.unwrap_or_else(|error| failed(1, &error))
+            }
             Err(error) => failed(2, &error),
         }
     });
@@ -182,6 +182,9 @@ async fn run(args: &Args, mut input: Input, storage: Storage) -> anyhow::Result<
     broker.faults().duplicate_every(args.redeliver_every);
 
     let done_earlier = storage.resumed.map_or(0, |place| place.line);
+    if done_earlier > 0 {
+        say(&format!("going on behind line {done_earlier}, where an earlier process was stopped"));
+    }
     let stopwatch = Stopwatch::new(done_earlier + 1);
     let rooms = rooms::service(storage.rooms.clone(), storage.reader().await?, Arc::clone(&broker)).await?;
     let attendance = attendance::service(storage.projection.clone(), broker, stopwatch.clone()).await?;
@@ -192,7 +195,6 @@ async fn run(args: &Args, mut input: Input, storage: Storage) -> anyhow::Result<
     let mut job = Job {
         rooms: &rooms,
         storage: &storage,
-        auditor: &mut auditor,
         stopwatch: &stopwatch,
         interrupt: Interrupt::listen(),
         timeout: args.timeout,
@@ -201,7 +203,7 @@ async fn run(args: &Args, mut input: Input, storage: Storage) -> anyhow::Result<
     let (no_more_events, drained) = oneshot::channel::<()>();
     tokio::try_join!(
         async {
-            rooms.run_until(async { end = Some(job.execute(&mut input).await) }).await?;
+            rooms.run_until(async { end = Some(job.run(&mut input, &mut auditor).await) }).await?;
             // Only now: the relay waits for what the other service has in hand.
             drop(no_more_events);
             anyhow::Ok(())
@@ -210,9 +212,12 @@ async fn run(args: &Args, mut input: Input, storage: Storage) -> anyhow::Result<
     )?;
 
     match end.context("the relay ended before the work was done")?? {
-        End::Interrupted { line } => {
+        End::Interrupted => {
+            let line = journal::last(&mut auditor).await?.map_or(0, |place| place.line);
             say(&format!(
-                "stopped behind line {line}; nothing is lost: start again with the same input and --database {} to go on",
+                "stopped behind line {line} of {}; nothing is lost: start again with the same input and --database {} \
+                 to go on",
+                input.name(),
                 args.database.display()
             ));
             Ok(ExitCode::from(130))
@@ -239,45 +244,5 @@ fn print(report: &Report, json: bool) -> anyhow::Result<()> {
         // As in `quickstart | head`.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         written => Ok(written?),
-    }
-}
-
-/// How the work ended.
-enum End {
-    Finished,
-    Interrupted { line: u64 },
-}
-
-/// What there is to do while the services run.
-struct Job<'a> {
-    rooms: &'a App,
-    storage: &'a Storage,
-    auditor: &'a mut Connection,
-    stopwatch: &'a Stopwatch,
-    interrupt: Interrupt,
-    timeout: Duration,
-}
-
-impl Job<'_> {
-    /// Executes the input, one line after the other, and waits until the second service has heard of everything.
-    async fn execute(&mut self, input: &mut Input) -> anyhow::Result<End> {
-        let mut line = self.storage.resumed.map_or(0, |place| place.line);
-        let mut interrupt = self.interrupt.clone();
-        let progress = Progress::new(input);
-        let work = async {
-            self.wait_for_relay().await?;
-            while let Some(next) = input.next().await.context("cannot read on")? {
-                self.execute_line(&next).await?;
-                line = next.number;
-                progress.update(input, line);
-            }
-            progress.waiting();
-            self.wait_for_events().await
-        };
-        tokio::select! {
-            biased;
-            () = interrupt.requested() => Ok(End::Interrupted { line }),
-            ended = work => ended.map(|()| End::Finished),
-        }
     }
 }

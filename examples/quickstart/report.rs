@@ -84,7 +84,8 @@ impl Report {
     /// Of a run that is over, from a connection to both databases.
     pub(crate) async fn gather(observed: Observed, conn: &mut Connection) -> anyhow::Result<Self> {
         let counts = journal::counts(conn).await?;
-        let count = |wanted| counts.iter().find(|(outcome, _)| outcome == wanted).map_or(0, |(_, count)| *count);
+        let count =
+            |wanted| counts.iter().find(|(outcome, _)| outcome == wanted).map_or(0, |(_, count)| *count);
         let commands = Commands {
             done: count("done"),
             refused: count("refused"),
@@ -98,14 +99,18 @@ impl Report {
             differences.push(what);
         }
         if !events.all_arrived() {
-            let what = format!("{} events were committed, and {} consumed", events.committed, events.consumed);
+            let what =
+                format!("{} events were committed, and {} consumed", events.committed, events.consumed);
             differences.push(what);
         }
         let refusals = journal::refusals(conn, MAX_LISTED).await?;
         Ok(Self {
             input: observed.input,
             commands,
-            refusals: refusals.into_iter().map(|(line, kind, reason)| Refusal { line, kind, reason }).collect(),
+            refusals: refusals
+                .into_iter()
+                .map(|(line, kind, reason)| Refusal { line, kind, reason })
+                .collect(),
             refused_by_kind: journal::refused_by_kind(conn)
                 .await?
                 .into_iter()
@@ -145,21 +150,24 @@ impl fmt::Display for Report {
             self.list_refusals(f)?;
         }
         writeln!(f, "{}\n", self.input)?;
-        writeln!(f, "  commands   done                 {:>9}", commands.done)?;
-        writeln!(f, "             refused              {:>9}", commands.refused)?;
-        writeln!(f, "  queries    answered             {:>9}", commands.queries_answered)?;
+        let mut row = |group: &str, name: &str, count: &dyn fmt::Display, unit: &str| {
+            writeln!(f, "  {group:<10} {name:<20} {count:>9}{unit}")
+        };
+        row("commands", "done", &commands.done, "")?;
+        row("", "refused", &commands.refused, "")?;
+        row("queries", "answered", &commands.queries_answered, "")?;
         if commands.executed_earlier > 0 {
-            writeln!(f, "             of these, earlier    {:>9}", commands.executed_earlier)?;
+            row("", "of all these, before", &commands.executed_earlier, " by a process that was stopped")?;
         }
-        writeln!(f, "  events     committed            {:>9}", events.committed)?;
-        writeln!(f, "             relayed              {:>9}", events.relayed)?;
-        writeln!(f, "             consumed             {:>9}", events.consumed)?;
-        writeln!(f, "             duplicates dropped   {:>9}", events.duplicates_dropped)?;
+        row("events", "committed", &events.committed, "")?;
+        row("", "relayed", &events.relayed, "")?;
+        row("", "consumed", &events.consumed, "")?;
+        row("", "duplicates dropped", &events.duplicates_dropped, "")?;
         if let Some(latency) = &self.latency {
-            writeln!(f, "  commit to  median               {:>9.2} ms", latency.p50_ms)?;
-            writeln!(f, "  handled    99th percentile      {:>9.2} ms", latency.p99_ms)?;
+            row("latency", "median", &format!("{:.2}", latency.p50_ms), " ms from commit to handled")?;
+            row("", "99th percentile", &format!("{:.2}", latency.p99_ms), " ms")?;
         }
-        writeln!(f, "  time                            {:>9.2} s", self.seconds)?;
+        row("time", "", &format!("{:.2}", self.seconds), " s")?;
         writeln!(f)?;
         if check.holds {
             write!(

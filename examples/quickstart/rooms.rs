@@ -21,11 +21,11 @@ use crate::journal::{Journaled, Line};
 use crate::storage::Connection;
 
 pub(crate) const TABLES: &str = "\
-    CREATE TABLE room (room TEXT PRIMARY KEY, title TEXT NOT NULL, seats INTEGER NOT NULL, open BOOLEAN NOT NULL); \
-    CREATE TABLE participant (room TEXT NOT NULL, user TEXT NOT NULL, PRIMARY KEY (room, user)) WITHOUT ROWID;";
+    CREATE TABLE rooms (room TEXT PRIMARY KEY, title TEXT NOT NULL, seats INTEGER NOT NULL, open BOOLEAN NOT NULL); \
+    CREATE TABLE participants (room TEXT NOT NULL, user TEXT NOT NULL, PRIMARY KEY (room, user)) WITHOUT ROWID;";
 
 diesel::table! {
-    room (room) {
+    rooms (room) {
         room -> Text,
         title -> Text,
         seats -> Integer,
@@ -34,7 +34,7 @@ diesel::table! {
 }
 
 diesel::table! {
-    participant (room, user) {
+    participants (room, user) {
         room -> Text,
         user -> Text,
     }
@@ -81,12 +81,12 @@ impl TransactionalHandler<OpenRoom, Sqlite> for Rooms {
     ) -> Result<(), RoomError> {
         command.validate()?;
         let OpenRoom { room, title, seats } = command;
-        let added = diesel::insert_into(room::table)
+        let added = diesel::insert_into(rooms::table)
             .values((
-                room::room.eq(&room),
-                room::title.eq(&title),
-                room::seats.eq(seats.cast_signed()),
-                room::open.eq(true),
+                rooms::room.eq(&room),
+                rooms::title.eq(&title),
+                rooms::seats.eq(seats.cast_signed()),
+                rooms::open.eq(true),
             ))
             .on_conflict_do_nothing()
             .execute(tx)
@@ -109,15 +109,16 @@ impl TransactionalHandler<JoinMeeting, Sqlite> for Rooms {
         command.validate()?;
         let JoinMeeting { room, user } = command;
         let seats = open_room(tx, &room).await?;
-        let added = diesel::insert_into(participant::table)
-            .values((participant::room.eq(&room), participant::user.eq(&user)))
+        let added = diesel::insert_into(participants::table)
+            .values((participants::room.eq(&room), participants::user.eq(&user)))
             .on_conflict_do_nothing()
             .execute(tx)
             .await?;
         if added == 0 {
             return Err(RoomError::AlreadyJoined { room, user });
         }
-        let taken: i64 = participant::table.filter(participant::room.eq(&room)).count().get_result(tx).await?;
+        let taken: i64 =
+            participants::table.filter(participants::room.eq(&room)).count().get_result(tx).await?;
         if taken > i64::from(seats) {
             return Err(RoomError::Full { room, seats });
         }
@@ -135,7 +136,7 @@ impl TransactionalHandler<LeaveMeeting, Sqlite> for Rooms {
     ) -> Result<(), RoomError> {
         let LeaveMeeting { room, user } = command;
         open_room(tx, &room).await?;
-        let gone = diesel::delete(participant::table.find((&room, &user))).execute(tx).await?;
+        let gone = diesel::delete(participants::table.find((&room, &user))).execute(tx).await?;
         if gone == 0 {
             return Err(RoomError::NotJoined { room, user });
         }
@@ -153,7 +154,7 @@ impl TransactionalHandler<CloseRoom, Sqlite> for Rooms {
     ) -> Result<(), RoomError> {
         let CloseRoom { room } = command;
         open_room(tx, &room).await?;
-        diesel::update(room::table.find(&room)).set(room::open.eq(false)).execute(tx).await?;
+        diesel::update(rooms::table.find(&room)).set(rooms::open.eq(false)).execute(tx).await?;
         cx.emit(RoomClosed { room: room.clone() }); // to `SendEveryoneHome`, before the commit
         cx.emit(MeetingRoomClosed { room }); // into the outbox, with the commit
         Ok(())
@@ -163,7 +164,7 @@ impl TransactionalHandler<CloseRoom, Sqlite> for Rooms {
 /// The seats of a room that is open.
 async fn open_room(tx: &mut Tx<Sqlite>, room: &str) -> Result<u32, RoomError> {
     let found: Option<(i32, bool)> =
-        room::table.find(room).select((room::seats, room::open)).first(tx).await.optional()?;
+        rooms::table.find(room).select((rooms::seats, rooms::open)).first(tx).await.optional()?;
     match found {
         None => Err(RoomError::NoSuchRoom(room.to_owned())),
         Some((_, false)) => Err(RoomError::Closed(room.to_owned())),
@@ -175,13 +176,8 @@ async fn open_room(tx: &mut Tx<Sqlite>, room: &str) -> Result<u32, RoomError> {
 struct SendEveryoneHome;
 
 impl TransactionalEventHandler<RoomClosed, Sqlite> for SendEveryoneHome {
-    async fn handle(
-        &self,
-        event: &RoomClosed,
-        tx: &mut Tx<Sqlite>,
-        _cx: &Context<'_>,
-    ) -> cqrs::Result<()> {
-        diesel::delete(participant::table.filter(participant::room.eq(&event.room))).execute(tx).await?;
+    async fn handle(&self, event: &RoomClosed, tx: &mut Tx<Sqlite>, _cx: &Context<'_>) -> cqrs::Result<()> {
+        diesel::delete(participants::table.filter(participants::room.eq(&event.room))).execute(tx).await?;
         Ok(())
     }
 }
@@ -193,15 +189,15 @@ impl RequestHandler<ReadMeeting> for Meetings {
     async fn handle(&self, query: ReadMeeting, _cx: &Context<'_>) -> Result<Meeting, RoomError> {
         let mut conn = self.0.lock().await;
         let open: Option<bool> =
-            room::table.find(&query.room).select(room::open).first(&mut *conn).await.optional()?;
+            rooms::table.find(&query.room).select(rooms::open).first(&mut *conn).await.optional()?;
         match open {
             None => Err(RoomError::NoSuchRoom(query.room)),
             Some(false) => Err(RoomError::Closed(query.room)),
             Some(true) => Ok(Meeting {
-                participants: participant::table
-                    .filter(participant::room.eq(&query.room))
-                    .select(participant::user)
-                    .order(participant::user)
+                participants: participants::table
+                    .filter(participants::room.eq(&query.room))
+                    .select(participants::user)
+                    .order(participants::user)
                     .load(&mut *conn)
                     .await?,
                 link: format!("https://meet.example/{}", query.room),

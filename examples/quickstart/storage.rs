@@ -48,6 +48,8 @@ impl Storage {
     pub(crate) async fn open(database: &Path, fresh: bool) -> anyhow::Result<Self> {
         let projection_file = absolute(beside(database, ".projection"))?;
         let rooms_file = absolute(database)?;
+        let folder = rooms_file.parent().unwrap_or(&rooms_file);
+        ensure!(folder.is_dir(), "there is no folder {}", folder.display());
         check_owner(&rooms_file, ROOMS_ID).await?;
         check_owner(&projection_file, PROJECTION_ID).await?;
         let lock = lock(&rooms_file)?;
@@ -180,8 +182,7 @@ async fn run_id(conn: &mut Connection) -> QueryResult<Option<String>> {
 
 /// Drops every table: those of this example, of the outbox and of the inbox.
 async fn empty(conn: &mut Connection) -> QueryResult<()> {
-    let drops: String =
-        tables(conn).await?.iter().map(|table| format!("DROP TABLE \"{table}\"; ")).collect();
+    let drops: String = tables(conn).await?.iter().map(|table| format!("DROP TABLE \"{table}\"; ")).collect();
     conn.batch_execute(&format!("BEGIN IMMEDIATE; {drops} COMMIT;")).await
 }
 
@@ -201,7 +202,10 @@ async fn create(outbox: &Outbox<Sqlite>, tables: &[&str], id: &str) -> cqrs::Res
     outbox
         .transaction(async |tx| {
             tx.batch_execute(&tables).await?;
-            diesel::insert_into(run::table).values((run::id.eq(id), run::finished.eq(false))).execute(tx).await?;
+            diesel::insert_into(run::table)
+                .values((run::id.eq(id), run::finished.eq(false)))
+                .execute(tx)
+                .await?;
             Ok(())
         })
         .await
@@ -217,7 +221,7 @@ async fn connect_outbox(file: &Path) -> anyhow::Result<Outbox<Sqlite>> {
 async fn connect(file: &Path) -> anyhow::Result<Connection> {
     let mut conn = Connection::establish(text(file)?)
         .await
-        .with_context(|| format!("cannot open {}; does its folder exist?", file.display()))?;
+        .with_context(|| format!("cannot open {}", file.display()))?;
     conn.batch_execute("PRAGMA busy_timeout = 5000").await?;
     Ok(conn)
 }

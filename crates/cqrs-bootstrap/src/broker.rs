@@ -47,10 +47,10 @@ impl fmt::Debug for BrokerSource {
 }
 
 impl Source {
-    pub(crate) async fn open(self) -> Result<Arc<dyn MessageBroker>> {
+    pub(crate) fn open(self) -> Result<Arc<dyn MessageBroker>> {
         match self {
             Self::Broker(broker) => Ok(broker),
-            Self::Url(url) => connect_broker(&url).await,
+            Self::Url(url) => connect_broker(&url),
         }
     }
 }
@@ -58,15 +58,14 @@ impl Source {
 /// The broker of a URL: `kafka://host:port,..` (feature `kafka`), `amqp://user:password@host:port/vhost` (feature
 /// `amqp`), `memory://` (in this process).
 ///
+/// It connects when it is first used, and again whenever that is needed: an application starts while its broker is away.
+/// [`MessageBroker::check`] tells whether it can be reached.
+///
 /// # Errors
 ///
 /// [`ErrorKind::Configuration`] if the scheme is unknown or its feature is not compiled in, and says which;
-/// [`ErrorKind::Broker`] if the broker cannot be reached.
-///
-/// # Cancel safety
-///
-/// Safe.
-pub async fn connect_broker(url: &str) -> Result<Arc<dyn MessageBroker>> {
+/// [`ErrorKind::Broker`] if the rest of the URL is wrong.
+pub fn connect_broker(url: &str) -> Result<Arc<dyn MessageBroker>> {
     let Some((scheme, _)) = url.split_once("://") else {
         return Err(unknown(url));
     };
@@ -75,7 +74,7 @@ pub async fn connect_broker(url: &str) -> Result<Arc<dyn MessageBroker>> {
         #[cfg(feature = "kafka")]
         "kafka" => Ok(Arc::new(cqrs_broker_kafka::KafkaBroker::connect(url)?)),
         #[cfg(feature = "amqp")]
-        "amqp" | "amqps" => Ok(Arc::new(cqrs_broker_amqp::AmqpBroker::connect(url).await?)),
+        "amqp" | "amqps" => Ok(Arc::new(cqrs_broker_amqp::AmqpBroker::connect(url)?)),
         #[cfg(not(feature = "kafka"))]
         "kafka" => Err(not_compiled_in(scheme, "kafka")),
         #[cfg(not(feature = "amqp"))]

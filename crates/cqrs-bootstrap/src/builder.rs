@@ -273,11 +273,11 @@ impl<S> Builder<S> {
         Builder { rest: self.rest, database }
     }
 
-    /// Checks everything and connects to the broker.
+    /// Checks everything.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Configuration`], naming everything that is wrong; [`ErrorKind::Broker`] if the broker cannot be reached.
+    /// [`ErrorKind::Configuration`], naming everything that is wrong; [`ErrorKind::Broker`] if the broker's URL is.
     ///
     /// # Cancel safety
     ///
@@ -288,17 +288,25 @@ impl<S> Builder<S> {
 }
 
 impl<S, D: Database> Builder<S, OnDatabase<D>> {
+    /// Sets the outbox, beside the inbox: most often the same value. It opens the transactions from now on.
+    pub fn outbox(mut self, outbox: impl BeginTransaction<D> + OutboxStore) -> Self {
+        let outbox = Arc::new(outbox);
+        self.database.store = Some(outbox.clone());
+        self.database.source = outbox;
+        self
+    }
+
     /// Sets the inbox, beside the outbox: most often the same value.
     pub fn inbox(mut self, inbox: impl Inbox<D>) -> Self {
         self.database.inbox = Some(Arc::new(inbox));
         self
     }
 
-    /// Checks everything, connects to the broker, and looks whether the outbox's tables are there.
+    /// Checks everything, and looks whether the outbox's tables are there.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Configuration`], naming everything that is wrong; [`ErrorKind::Broker`] if the broker cannot be reached;
+    /// [`ErrorKind::Configuration`], naming everything that is wrong; [`ErrorKind::Broker`] if the broker's URL is;
     /// [`ErrorKind::Store`] if the database cannot be, or has no tables.
     ///
     /// # Cancel safety
@@ -388,7 +396,7 @@ impl<S> Rest<S> {
             );
         }
         let broker = match self.broker {
-            Some(source) => source.open().await.map(Some).or_else(|error| wrong(&mut problems, error))?,
+            Some(source) => source.open().map(Some).or_else(|error| wrong(&mut problems, error))?,
             None => None,
         };
         let mut emitter = EventEmitter::new(self.events).with_encoder(self.encoder.unwrap_or_default());

@@ -8,9 +8,10 @@ use cqrs_core::broker::{
     BrokerError, Capabilities, Confirm, ErrorClass, MessageBroker, SubscribeOptions, Subscription,
 };
 use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
-use crate::publisher::Publisher;
+use crate::publisher::{Publisher, closed};
 use crate::subscription::AmqpSubscription;
 use crate::wire::Outgoing;
 
@@ -21,6 +22,8 @@ use crate::wire::Outgoing;
 pub struct AmqpBroker {
     config: Config,
     publisher: Arc<Publisher>,
+    /// Ends the subscriptions.
+    closed: CancellationToken,
 }
 
 impl AmqpBroker {
@@ -51,11 +54,9 @@ impl fmt::Debug for AmqpBroker {
 
 #[async_trait]
 impl MessageBroker for AmqpBroker {
-    /// `orders_by_key` holds while each queue has one consumer: see
-    /// [`single_active_consumer`](AmqpBrokerBuilder::single_active_consumer).
+    /// `orders_by_key` is not among them, because it depends on the subscriptions: see the crate's documentation.
     fn capabilities(&self) -> Capabilities {
         let mut capabilities = Capabilities::new("amqp");
-        capabilities.orders_by_key = true;
         capabilities.durable = true;
         capabilities.tombstones = true;
         capabilities.counts_attempts = self.config.quorum_queues;
@@ -68,7 +69,10 @@ impl MessageBroker for AmqpBroker {
     }
 
     async fn subscribe(&self, options: SubscribeOptions) -> Result<Box<dyn Subscription>, BrokerError> {
-        Ok(Box::new(AmqpSubscription::open(self.config.clone(), options).await?))
+        if self.closed.is_cancelled() {
+            return Err(closed());
+        }
+        Ok(Box::new(AmqpSubscription::open(self.config.clone(), options, self.closed.clone()).await?))
     }
 
     async fn check(&self) -> Result<(), BrokerError> {
@@ -76,6 +80,7 @@ impl MessageBroker for AmqpBroker {
     }
 
     async fn close(&self) -> Result<(), BrokerError> {
+        self.closed.cancel();
         self.publisher.close().await
     }
 }
@@ -136,7 +141,8 @@ impl AmqpBrokerBuilder {
             )
             .with_source(error)
         })?;
-        Ok(AmqpBroker { publisher: Arc::new(Publisher::spawn(config.clone(), &runtime)), config })
+        let publisher = Arc::new(Publisher::spawn(config.clone(), &runtime));
+        Ok(AmqpBroker { config, publisher, closed: CancellationToken::new() })
     }
 }
 

@@ -38,7 +38,7 @@
 //!
 //! | | |
 //! |---|---|
-//! | order by key | while a queue has one consumer, or with [`single_active_consumer`](AmqpBrokerBuilder::single_active_consumer); a released message comes after those that were delivered already |
+//! | order by key | not by itself: see below |
 //! | replay | no: a group gets what is published after its queue was declared, and [`StartFrom`](cqrs_core::broker::StartFrom) makes no difference |
 //! | durable | yes: persistent messages, durable exchanges and queues |
 //! | tombstones | yes, by the header `cqrs-tombstone` |
@@ -47,6 +47,15 @@
 //! | properties | `message_id`, `type`, `timestamp` (seconds), `content_type`, `content_encoding`, `correlation_id` |
 //! | receipts | that the broker has it; not where |
 //! | counts attempts | with [`quorum_queues`](AmqpBrokerBuilder::quorum_queues); on classic queues "again" counts as the second |
+//!
+//! # Order
+//!
+//! A queue hands out its messages in the order in which they were published, whatever their keys. So long as one
+//! consumer takes from it, they reach it in that order: run one member in the group, or set
+//! [`single_active_consumer`](AmqpBrokerBuilder::single_active_consumer), which keeps the others standing by. A
+//! released message goes back to its place in the queue, but behind those that were delivered already: with a
+//! `prefetch` of 1 there are none, and the order holds through releases, too. Because all this is up to each
+//! subscription, [`orders_by_key`](cqrs_core::broker::Capabilities::orders_by_key) is `false`.
 //!
 //! # Publishing
 //!

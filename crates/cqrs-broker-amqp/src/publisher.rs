@@ -461,7 +461,7 @@ fn unknown(why: impl Into<String>) -> BrokerError {
     )
 }
 
-fn closed() -> BrokerError {
+pub(crate) fn closed() -> BrokerError {
     BrokerError::new(ErrorClass::Outage, "the AMQP broker was closed: make a new one to publish")
 }
 

@@ -35,6 +35,8 @@ type Received = Option<(String, lapin::Result<lapin::message::Delivery>)>;
 pub(crate) struct AmqpSubscription {
     config: Config,
     options: SubscribeOptions,
+    /// The broker was closed.
+    closed: CancellationToken,
     session: Option<Session>,
     epoch: u64,
     backoff: Backoff,
@@ -104,7 +106,12 @@ async fn keep(
 }
 
 impl Session {
-    async fn open(config: &Config, options: &SubscribeOptions, epoch: u64) -> Result<Self, BrokerError> {
+    async fn open(
+        config: &Config,
+        options: &SubscribeOptions,
+        epoch: u64,
+        lost: CancellationToken,
+    ) -> Result<Self, BrokerError> {
         let queues = queues(options)?;
         let connection = config.open(&options.group).await?;
         let setting_up = set_up(&connection, config, options, &queues);
@@ -117,7 +124,6 @@ impl Session {
                 ),
             ))
         })?;
-        let lost = CancellationToken::new();
         let (releases, receiver) = mpsc::unbounded_channel();
         let keeper = tokio::spawn(keep(connection, channel.clone(), lost.clone(), receiver));
         Ok(Self { received, link: Arc::new(Link { epoch, channel, lost, releases }), keeper })
@@ -190,10 +196,41 @@ async fn consume(
 }
 
 impl AmqpSubscription {
-    pub(crate) async fn open(config: Config, options: SubscribeOptions) -> Result<Self, BrokerError> {
-        let session = Session::open(&config, &options, 1).await?;
+    pub(crate) async fn open(
+        config: Config,
+        options: SubscribeOptions,
+        closed: CancellationToken,
+    ) -> Result<Self, BrokerError> {
+        let session = Session::open(&config, &options, 1, closed.child_token()).await?;
         let (backoff, again) = (Backoff::new(), Instant::now());
-        Ok(Self { config, options, session: Some(session), epoch: 1, backoff, again })
+        Ok(Self { config, options, closed, session: Some(session), epoch: 1, backoff, again })
+    }
+
+    async fn receive(&mut self) -> Result<Delivery, BrokerError> {
+        loop {
+            let Some(session) = &mut self.session else {
+                sleep_until(self.again).await;
+                self.again = Instant::now() + self.backoff.next();
+                self.epoch += 1;
+                let lost = self.closed.child_token();
+                self.session = Some(Session::open(&self.config, &self.options, self.epoch, lost).await?);
+                continue;
+            };
+            let received = tokio::select! {
+                received = session.received.next() => received.flatten(),
+                // An acknowledgement or a release saw it first.
+                () = session.link.lost.cancelled() => None,
+            };
+            match received {
+                Some((topic, Ok(delivery))) => {
+                    let link = Arc::clone(&session.link);
+                    self.backoff.reset();
+                    return Ok(to_delivery(topic, delivery, link));
+                }
+                Some((_, Err(error))) => self.end_session(&error.to_string()),
+                None => self.end_session("a queue was deleted, or the connection ended"),
+            }
+        }
     }
 
     fn end_session(&mut self, why: &str) {
@@ -206,28 +243,11 @@ impl AmqpSubscription {
 #[async_trait]
 impl Subscription for AmqpSubscription {
     async fn next(&mut self) -> Result<Option<Delivery>, BrokerError> {
-        loop {
-            let Some(session) = &mut self.session else {
-                sleep_until(self.again).await;
-                self.again = Instant::now() + self.backoff.next();
-                self.epoch += 1;
-                self.session = Some(Session::open(&self.config, &self.options, self.epoch).await?);
-                continue;
-            };
-            let received = tokio::select! {
-                received = session.received.next() => received.flatten(),
-                // An acknowledgement or a release saw it first.
-                () = session.link.lost.cancelled() => None,
-            };
-            match received {
-                Some((topic, Ok(delivery))) => {
-                    let link = Arc::clone(&session.link);
-                    self.backoff.reset();
-                    return Ok(Some(to_delivery(topic, delivery, link)));
-                }
-                Some((_, Err(error))) => self.end_session(&error.to_string()),
-                None => self.end_session("a queue was deleted, or the connection ended"),
-            }
+        let closed = self.closed.clone();
+        tokio::select! {
+            biased;
+            () = closed.cancelled() => Ok(None),
+            next = self.receive() => next.map(Some),
         }
     }
 

@@ -8,6 +8,7 @@ use cqrs_core::broker::{
     BrokerError, Capabilities, Confirm, ErrorClass, MessageBroker, SubscribeOptions, Subscription,
 };
 use rdkafka::producer::Producer as _;
+use tokio_util::sync::CancellationToken;
 
 use crate::blocking;
 use crate::config::Config;
@@ -25,6 +26,8 @@ const CHECK: Duration = Duration::from_secs(5);
 pub struct KafkaBroker {
     config: Config,
     producer: Arc<Producer>,
+    /// Ends the subscriptions.
+    closed: CancellationToken,
 }
 
 impl KafkaBroker {
@@ -73,7 +76,8 @@ impl MessageBroker for KafkaBroker {
     }
 
     async fn subscribe(&self, options: SubscribeOptions) -> Result<Box<dyn Subscription>, BrokerError> {
-        Ok(Box::new(KafkaSubscription::join(self.config.clone(), options).await?))
+        self.producer.client()?;
+        Ok(Box::new(KafkaSubscription::join(self.config.clone(), options, self.closed.clone()).await?))
     }
 
     async fn check(&self) -> Result<(), BrokerError> {
@@ -88,6 +92,7 @@ impl MessageBroker for KafkaBroker {
     }
 
     async fn close(&self) -> Result<(), BrokerError> {
+        self.closed.cancel();
         self.producer.close().await
     }
 }
@@ -120,7 +125,7 @@ impl KafkaBrokerBuilder {
     /// A [`BrokerError`] of class [`ErrorClass::Fatal`] that names everything that is wrong with the settings.
     pub fn build(self) -> Result<KafkaBroker, BrokerError> {
         let config = self.config.check()?;
-        Ok(KafkaBroker { producer: Producer::new(config.clone())?, config })
+        Ok(KafkaBroker { producer: Producer::new(config.clone())?, config, closed: CancellationToken::new() })
     }
 }
 

@@ -17,6 +17,7 @@ use rdkafka::types::RDKafkaErrorCode as Code;
 use rdkafka::{Offset, TopicPartitionList};
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
 
 use crate::config::{self, Config};
 use crate::error::{code, failed, refused};
@@ -135,6 +136,8 @@ impl Acknowledge for Acks {
 pub(crate) struct KafkaSubscription {
     config: Config,
     options: SubscribeOptions,
+    /// The broker was closed.
+    closed: CancellationToken,
     shared: Arc<Shared>,
     /// `None` after a fatal error, until the next call.
     client: Option<(Arc<Client>, Arc<Acks>)>,
@@ -142,14 +145,19 @@ pub(crate) struct KafkaSubscription {
 }
 
 impl KafkaSubscription {
-    pub(crate) async fn join(config: Config, options: SubscribeOptions) -> Result<Self, BrokerError> {
+    pub(crate) async fn join(
+        config: Config,
+        options: SubscribeOptions,
+        closed: CancellationToken,
+    ) -> Result<Self, BrokerError> {
         if options.group.is_empty() || options.topics.is_empty() {
             return Err(BrokerError::new(
                 ErrorClass::Destination,
                 "a subscription needs a group and at least one topic: give them to `SubscribeOptions::new`",
             ));
         }
-        let mut member = Self { config, options, shared: Arc::default(), client: None, paused: false };
+        let mut member =
+            Self { config, options, closed, shared: Arc::default(), client: None, paused: false };
         let client = member.client()?;
         let topics = member.options.topics.clone();
         let client = blocking::run(move || {
@@ -213,6 +221,30 @@ impl KafkaSubscription {
         self.shared.lanes().held() < self.options.prefetch
     }
 
+    async fn receive(&mut self) -> Result<Delivery, BrokerError> {
+        loop {
+            let Some((client, acks)) = self.client.clone() else {
+                sleep(REJOIN).await;
+                let client = self.client()?;
+                self.enter(client)?;
+                continue;
+            };
+            // Also when something waits: messages that are released again and again must not keep a rebalance out.
+            if self.has_room()
+                && let Some(received) = client.recv().now_or_never()
+            {
+                self.take_in(received)?;
+            }
+            let handed = self.shared.lanes().take();
+            if let Some(handed) = handed {
+                return Ok(
+                    Delivery::new(handed.message, handed.attempt, handed.tag, acks).with_lost(handed.lost)
+                );
+            }
+            self.wait(&client).await?;
+        }
+    }
+
     /// Waits until there is something to look at again: a message, room, or a release.
     async fn wait(&mut self, client: &Client) -> Result<(), BrokerError> {
         let shared = Arc::clone(&self.shared);
@@ -259,27 +291,15 @@ impl KafkaSubscription {
 #[async_trait]
 impl Subscription for KafkaSubscription {
     async fn next(&mut self) -> Result<Option<Delivery>, BrokerError> {
-        loop {
-            let Some((client, acks)) = self.client.clone() else {
-                sleep(REJOIN).await;
-                let client = self.client()?;
-                self.enter(client)?;
-                continue;
-            };
-            // Also when something waits: messages that are released again and again must not keep a rebalance out.
-            if self.has_room()
-                && let Some(received) = client.recv().now_or_never()
-            {
-                self.take_in(received)?;
-            }
-            let handed = self.shared.lanes().take();
-            if let Some(handed) = handed {
-                return Ok(Some(
-                    Delivery::new(handed.message, handed.attempt, handed.tag, acks).with_lost(handed.lost),
-                ));
-            }
-            self.wait(&client).await?;
+        let closed = self.closed.clone();
+        // No branch loses a message: what was received and not handed out stays with the member.
+        tokio::select! {
+            biased;
+            () = closed.cancelled() => {}
+            next = self.receive() => return next.map(Some),
         }
+        self.leave();
+        Ok(None)
     }
 
     async fn close(mut self: Box<Self>) -> Result<(), BrokerError> {

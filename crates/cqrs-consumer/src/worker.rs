@@ -167,6 +167,12 @@ impl Worker {
     /// When to try again; `None` for the dead letters.
     fn retry_after(&self, failures: u32, error: &Error) -> Option<Duration> {
         let Settings { retry, on_failure, .. } = &self.shared.settings;
+        // A database or a broker that is away is no fault of the message's.
+        if error.is_retryable()
+            && matches!(error.kind(), ErrorKind::Store | ErrorKind::Transaction | ErrorKind::Broker)
+        {
+            return Some(retry.random_delay(failures));
+        }
         match (on_failure, error.kind()) {
             (OnFailure::RetryForever, ErrorKind::Decode) => Some(retry.random_delay(u32::MAX)),
             (OnFailure::RetryForever, _) => Some(retry.random_delay(failures)),

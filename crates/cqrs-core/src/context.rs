@@ -21,7 +21,7 @@ use crate::request::Request;
 pub struct Context<'a> {
     core: &'a Core,
     origin: Origin<'a>,
-    in_transaction: AtomicBool,
+    has_transaction: AtomicBool,
     said: Mutex<Vec<Said>>,
 }
 
@@ -40,43 +40,11 @@ pub(crate) struct Received {
     pub(crate) correlation: Correlation,
 }
 
-impl Origin<'_> {
-    fn is_in_transaction(self) -> bool {
-        match self {
-            Origin::Nested(parent) => parent.is_in_transaction(),
-            _ => false,
-        }
-    }
-}
-
-/// One try of a handler. Unless it succeeds, it leaves nothing behind in the context, so that a middleware can try
-/// again or answer in its place.
-pub(crate) struct Attempt<'a> {
-    cx: &'a Context<'a>,
-    succeeded: bool,
-}
-
-impl Attempt<'_> {
-    pub(crate) fn succeed(mut self) {
-        self.succeeded = true;
-    }
-}
-
-impl Drop for Attempt<'_> {
-    fn drop(&mut self) {
-        if !self.succeeded {
-            self.cx.take_said();
-            // A transaction that a dropped future had open is rolled back by its own drop.
-            self.cx.in_transaction.store(self.cx.origin.is_in_transaction(), Ordering::Relaxed);
-        }
-    }
-}
-
 /// Something that was said. An event that cannot be published is kept as the error it is, and fails the request
 /// before anything goes out.
 pub(crate) enum Said {
     Domain(Box<dyn AnyDomainEvent>),
-    Integration(Message),
+    Integration(Box<Message>),
     Refused(Error),
 }
 
@@ -99,8 +67,7 @@ impl dyn AnyDomainEvent {
 
 impl<'a> Context<'a> {
     pub(crate) fn new(core: &'a Core, origin: Origin<'a>) -> Self {
-        let in_transaction = AtomicBool::new(origin.is_in_transaction());
-        Self { core, origin, in_transaction, said: Mutex::new(Vec::new()) }
+        Self { core, origin, has_transaction: AtomicBool::new(false), said: Mutex::new(Vec::new()) }
     }
 
     /// Says that something happened: a domain event, an integration event, or an [`Envelope`] around one.
@@ -150,28 +117,38 @@ impl<'a> Context<'a> {
 
     /// Whether a transaction takes the integration events that are said here.
     pub fn is_in_transaction(&self) -> bool {
-        self.in_transaction.load(Ordering::Relaxed)
+        self.has_transaction.load(Ordering::Relaxed)
+            || matches!(self.origin, Origin::Nested(parent) if parent.is_in_transaction())
+    }
+
+    /// A context for a part of what happens here.
+    pub(crate) fn nested(&self) -> Context<'_> {
+        Context::new(self.core, Origin::Nested(self))
     }
 
     pub(crate) fn core(&self) -> &'a Core {
         self.core
     }
 
-    /// Claims the context for one transaction; `false` if it has one already.
+    pub(crate) fn origin(&self) -> Origin<'a> {
+        self.origin
+    }
+
+    /// Claims the context for one transaction; `false` if it stands in one already.
     pub(crate) fn enter_transaction(&self) -> bool {
-        !self.in_transaction.swap(true, Ordering::Relaxed)
+        !self.is_in_transaction() && !self.has_transaction.swap(true, Ordering::Relaxed)
     }
 
     pub(crate) fn leave_transaction(&self) {
-        self.in_transaction.store(false, Ordering::Relaxed);
-    }
-
-    pub(crate) fn attempt(&self) -> Attempt<'_> {
-        Attempt { cx: self, succeeded: false }
+        self.has_transaction.store(false, Ordering::Relaxed);
     }
 
     pub(crate) fn push(&self, said: Said) {
-        self.said.lock().unwrap_or_else(PoisonError::into_inner).push(said);
+        self.extend([said]);
+    }
+
+    pub(crate) fn extend(&self, said: impl IntoIterator<Item = Said>) {
+        self.said.lock().unwrap_or_else(PoisonError::into_inner).extend(said);
     }
 
     pub(crate) fn take_said(&self) -> Vec<Said> {
@@ -202,7 +179,7 @@ impl<'a> Context<'a> {
                 ),
             ))
         };
-        encoded.map_or_else(Said::Refused, Said::Integration)
+        encoded.map_or_else(Said::Refused, |message| Said::Integration(Box::new(message)))
     }
 }
 

@@ -36,6 +36,7 @@ pub use mediator::{
 pub use message::{Headers, Message, MessageId};
 pub use middleware::{
     Endpoint, Layered, Middleware, MiddlewareStack, Next, NoMiddleware, Stacked, TraceableError, Tracing,
+    Tried,
 };
 pub use request::{Reply, Request, RequestHandler};
 pub use transaction::{

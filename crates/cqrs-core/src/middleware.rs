@@ -4,7 +4,6 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use futures_util::FutureExt;
 use tracing::Instrument;
 
 use crate::context::Context;
@@ -50,19 +49,32 @@ pub trait Next<R: Request>: Send + Sync + 'static {
     fn run(&self, request: R, cx: &Context<'_>) -> impl Future<Output = Reply<R>> + Send;
 }
 
-/// The innermost: the handler itself.
+/// The handler itself, without middlewares.
 #[derive(Debug)]
-pub struct Endpoint<H>(pub(crate) H);
+pub struct Endpoint<H>(H);
 
 impl<R: Request, H: RequestHandler<R>> Next<R> for Endpoint<H> {
     fn run(&self, request: R, cx: &Context<'_>) -> impl Future<Output = Reply<R>> + Send {
-        let attempt = cx.attempt();
-        self.0.handle(request, cx).map(|reply| {
-            if reply.is_ok() {
-                attempt.succeed();
+        self.0.handle(request, cx)
+    }
+}
+
+/// The handler within middlewares, which may try it more than once, or give up on it and answer in its place. Every
+/// try has a context of its own: what it said counts when it has succeeded, and a transaction that was cut off leaves
+/// no trace.
+#[derive(Debug)]
+pub struct Tried<H>(H);
+
+impl<R: Request, H: RequestHandler<R>> Next<R> for Tried<H> {
+    fn run(&self, request: R, cx: &Context<'_>) -> impl Future<Output = Reply<R>> + Send {
+        let mut tried = cx.nested();
+        async move {
+            let reply = self.0.handle(request, &tried).await;
+            if reply.is_ok() && tried.has_said() {
+                cx.extend(tried.take_said());
             }
             reply
-        })
+        }
     }
 }
 
@@ -83,11 +95,17 @@ impl<R: Request, M: Middleware<R>, N: Next<R>> Next<R> for Layered<M, N> {
 ///
 /// It is implemented here only; a map of requests carries it.
 pub trait MiddlewareStack<R: Request>: Clone + Send + Sync + 'static {
-    /// What stands around an `N`.
+    /// These around an `N`.
     type Around<N: Next<R>>: Next<R>;
 
-    /// Puts the middlewares around `inner`.
+    /// These around a handler.
+    type Bound<H: RequestHandler<R>>: Next<R>;
+
+    /// Puts them around what has middlewares already.
     fn around<N: Next<R>>(&self, inner: N) -> Self::Around<N>;
+
+    /// Puts them around a handler.
+    fn bind<H: RequestHandler<R>>(&self, handler: H) -> Self::Bound<H>;
 }
 
 /// No middlewares.
@@ -96,9 +114,14 @@ pub struct NoMiddleware;
 
 impl<R: Request> MiddlewareStack<R> for NoMiddleware {
     type Around<N: Next<R>> = N;
+    type Bound<H: RequestHandler<R>> = Endpoint<H>;
 
     fn around<N: Next<R>>(&self, inner: N) -> N {
         inner
+    }
+
+    fn bind<H: RequestHandler<R>>(&self, handler: H) -> Endpoint<H> {
+        Endpoint(handler)
     }
 }
 
@@ -123,9 +146,14 @@ impl<S: Clone, M> Clone for Stacked<S, M> {
 
 impl<R: Request, S: MiddlewareStack<R>, M: Middleware<R>> MiddlewareStack<R> for Stacked<S, M> {
     type Around<N: Next<R>> = S::Around<Layered<M, N>>;
+    type Bound<H: RequestHandler<R>> = S::Around<Layered<M, Tried<H>>>;
 
     fn around<N: Next<R>>(&self, inner: N) -> Self::Around<N> {
         self.outer.around(Layered { middleware: Arc::clone(&self.inner), next: inner })
+    }
+
+    fn bind<H: RequestHandler<R>>(&self, handler: H) -> Self::Bound<H> {
+        self.around(Tried(handler))
     }
 }
 

@@ -228,7 +228,7 @@ impl<D: Database> UnitOfWork<D> {
             }
             match said {
                 Said::Refused(error) => return Err(error),
-                Said::Integration(message) => messages.push(message),
+                Said::Integration(message) => messages.push(*message),
                 Said::Domain(event) => {
                     for handler in self.before_commit.handlers.get(&event.key()).into_iter().flatten() {
                         handler.call(&*event, tx, cx).await?;

@@ -5,7 +5,7 @@ use syn::parse::ParseStream;
 use syn::spanned::Spanned;
 use syn::{
     Data, DeriveInput, Error, Expr, ExprLit, Fields, Ident, Index, Lit, LitInt, LitStr, Member, Path, Result,
-    TypeParamBound, parse_quote,
+    TypeParamBound, parse_quote, parse_quote_spanned,
 };
 
 use crate::attributes::{
@@ -95,15 +95,16 @@ fn derive_integration(input: &DeriveInput, kind: Kind) -> Result<TokenStream> {
             ),
         )
     })?;
-    let key = key.map(|key| key_of(input, key)).transpose()?;
+    let key = key.map(|key| Ok::<_, Error>((key.span(), key_of(input, key)?))).transpose()?;
     let home = home(said)?;
 
     let event = implement_event(input, &home, name, kind.variant);
     let variant = Ident::new(kind.variant, Span::call_site());
     let version = version.map(|version| quote!(const VERSION: u32 = #version;));
-    let key = key.map(|key| {
-        // With the place of the key, so that a key that is not `Display` is shown there.
-        let text = quote_spanned!(key.span()=> ::std::string::ToString::to_string(&#key));
+    let key = key.map(|(place, key)| {
+        // With its place, so that a key that is not `Display` is shown there.
+        let text =
+            quote_spanned!(place.resolved_at(Span::call_site())=> ::std::string::ToString::to_string(&#key));
         quote! {
             fn key(&self) -> ::core::option::Option<#home::Bytes> {
                 ::core::option::Option::Some(#home::Bytes::from(#text))
@@ -176,7 +177,8 @@ fn key_of(input: &DeriveInput, key: Expr) -> Result<Expr> {
         }
     };
     if fields.members().any(|field| field == member) {
-        return Ok(parse_quote!(self.#member));
+        let place = key.span().resolved_at(Span::call_site());
+        return Ok(parse_quote_spanned!(place=> self.#member));
     }
     Err(Error::new(key.span(), no_such_field(&input.ident, &member, fields)))
 }

@@ -12,21 +12,36 @@ pub(crate) fn store_error(error: DieselError) -> StoreError {
     if is_missing_table(&error) {
         return StoreError::new(StoreErrorKind::Schema, MIGRATE).with_source(error);
     }
-    let kind = match &error {
+    let kind = if is_unavailable(&error) { StoreErrorKind::Unavailable } else { StoreErrorKind::Other };
+    StoreError::new(kind, format!("the outbox's database failed: {error}")).with_source(error)
+}
+
+pub(crate) fn transaction_error(what: &str, error: DieselError) -> Error {
+    let retryable = is_unavailable(&error);
+    Error::new(ErrorKind::Transaction, format!("{what}: {error}"))
+        .with_retryable(retryable)
+        .with_source(error)
+}
+
+/// Not reachable, a deadlock, a lock that was not to be had in time: the same again can succeed.
+fn is_unavailable(error: &DieselError) -> bool {
+    match error {
+        DieselError::BrokenTransactionManager => true,
         DieselError::DatabaseError(
             DatabaseErrorKind::UnableToSendCommand
             | DatabaseErrorKind::SerializationFailure
             | DatabaseErrorKind::ClosedConnection,
             _,
-        )
-        | DieselError::BrokenTransactionManager => StoreErrorKind::Unavailable,
-        _ => StoreErrorKind::Other,
-    };
-    StoreError::new(kind, format!("the outbox's database failed: {error}")).with_source(error)
-}
-
-pub(crate) fn transaction_error(what: &str, error: DieselError) -> Error {
-    Error::new(ErrorKind::Transaction, format!("{what}: {error}")).with_retryable(true).with_source(error)
+        ) => true,
+        // Diesel has no kinds for these.
+        DieselError::DatabaseError(DatabaseErrorKind::Unknown, info) => {
+            let message = info.message();
+            ["deadlock detected", "database is locked", "lock timeout", "the database system is"]
+                .iter()
+                .any(|known| message.contains(known))
+        }
+        _ => false,
+    }
 }
 
 fn is_missing_table(error: &DieselError) -> bool {

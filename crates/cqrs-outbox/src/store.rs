@@ -196,7 +196,7 @@ impl StoreError {
         self.kind
     }
 
-    /// Whether waiting can help.
+    /// Whether the relay tries again.
     pub fn is_retryable(&self) -> bool {
         matches!(self.kind, StoreErrorKind::Unavailable | StoreErrorKind::Other)
     }
@@ -215,9 +215,10 @@ impl StdError for StoreError {
 }
 
 impl StoreError {
-    /// As the error of the toolkit, of kind [`ErrorKind::Store`].
+    /// As the error of the toolkit, of kind [`ErrorKind::Store`]; retryable if it is of kind
+    /// [`StoreErrorKind::Unavailable`], for anything else may well be the fault of what was written.
     pub fn into_error(self) -> Error {
-        let retryable = self.is_retryable();
+        let retryable = self.kind == StoreErrorKind::Unavailable;
         Error::new(ErrorKind::Store, self.message.clone()).with_retryable(retryable).with_source(self)
     }
 }

@@ -6,7 +6,7 @@ use cqrs_core::{ErrorClass, Message};
 use libtest_mimic::{Failed, Trial};
 use tokio::net::TcpListener;
 
-use crate::run;
+use crate::{TEST, run};
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
@@ -17,7 +17,7 @@ pub(crate) fn trials() -> Vec<Trial> {
 }
 
 fn nobody_there() -> Result<(), Failed> {
-    run(async {
+    run(TEST, async {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("amqp://me:hunter2@{}", listener.local_addr().unwrap());
         drop(listener);

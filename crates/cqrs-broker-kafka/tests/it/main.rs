@@ -1,40 +1,59 @@
 //! The adapter against librdkafka's mock cluster, always; and against a real cluster at `CQRS_TEST_KAFKA`
 //! (`host:port`), where topics must be created by themselves with the first message.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "these are tests, with a main of their own")]
+
+mod conformance;
 mod mock;
 mod scenarios;
 
 use std::future::Future;
+use std::time::Duration;
 
-use cqrs_broker_kafka::KafkaBroker;
+use cqrs_broker_kafka::{KafkaBroker, KafkaBrokerBuilder};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
 const REAL: &str = "CQRS_TEST_KAFKA";
+
+/// Limits that only a hang reaches.
+const TEST: Duration = Duration::from_secs(120);
+const SUITE: Duration = Duration::from_secs(1800);
 
 fn main() {
     let mut trials = mock::trials();
     for (name, scenario) in scenarios::ALL {
         trials.push(Trial::test(format!("mock::{name}"), move || {
             let cluster = mock::cluster();
-            run(scenario(mock::broker(&cluster), unique("rooms")))
+            run(TEST, scenario(mock::broker(&cluster), unique("rooms")))
         }));
     }
     for (name, scenario) in scenarios::ALL.iter().chain(scenarios::REAL) {
-        trials.push(Trial::ignorable_test(format!("real::{name}"), move || {
-            let Ok(servers) = std::env::var(REAL) else {
-                return Ok(Completion::ignored_with(format!(
-                    "start a Kafka that creates topics by itself, and set {REAL}=host:port"
-                )));
-            };
-            let broker = KafkaBroker::builder()
-                .bootstrap_servers(servers)
-                .set("allow.auto.create.topics", "true")
-                .build()?;
-            run(scenario(broker, unique("cqrs-it-rooms")))?;
-            Ok(Completion::Completed)
+        trials.push(real(name, move |servers| {
+            run(TEST, scenario(builder(&servers, false).build()?, unique("cqrs-it-rooms")))
         }));
     }
+    trials.push(Trial::test("mock::conforms", || {
+        let cluster = mock::cluster();
+        run(SUITE, conformance::conforms(cluster.bootstrap_servers(), true))
+    }));
+    trials.push(real("conforms", |servers| run(SUITE, conformance::conforms(servers, false))));
     libtest_mimic::run(&Arguments::from_args(), trials).exit();
+}
+
+/// A test that runs if there is a cluster for it.
+fn real(name: &str, test: impl FnOnce(String) -> Result<(), Failed> + Send + 'static) -> Trial {
+    Trial::ignorable_test(format!("real::{name}"), move || match std::env::var(REAL) {
+        Ok(servers) => test(servers).map(|()| Completion::Completed),
+        Err(_) => Ok(Completion::ignored_with(format!(
+            "start a Kafka that creates topics by itself, and set {REAL}=host:port"
+        ))),
+    })
+}
+
+fn builder(servers: &str, mock: bool) -> KafkaBrokerBuilder {
+    let builder = KafkaBroker::builder().bootstrap_servers(servers).set("allow.auto.create.topics", "true");
+    // The mock cluster waits about a session's time-out for members that left.
+    if mock { builder.set("session.timeout.ms", "3000").set("heartbeat.interval.ms", "300") } else { builder }
 }
 
 /// A name that no earlier run used.
@@ -43,10 +62,9 @@ fn unique(prefix: &str) -> String {
     format!("{prefix}-{:016x}", RandomState::new().hash_one(prefix))
 }
 
-/// Runs a test with a limit that only a hang reaches.
-fn run(test: impl Future<Output = ()>) -> Result<(), Failed> {
+fn run(limit: Duration, test: impl Future<Output = ()>) -> Result<(), Failed> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime
-        .block_on(async { tokio::time::timeout(std::time::Duration::from_secs(120), test).await })
-        .map_err(|_| "it hangs".into())
+        .block_on(async { tokio::time::timeout(limit, test).await })
+        .map_err(|_| format!("it did not end within {limit:?}").into())
 }

@@ -11,8 +11,8 @@ use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
-use crate::run;
 use crate::scenarios::keyed;
+use crate::{TEST, run};
 
 type Cluster = MockCluster<'static, DefaultProducerContext>;
 
@@ -31,13 +31,8 @@ pub(crate) fn cluster() -> Cluster {
     MockCluster::new(1).unwrap()
 }
 
-/// The mock cluster waits about a session's time-out for members that left.
 fn builder(cluster: &Cluster) -> KafkaBrokerBuilder {
-    KafkaBroker::builder()
-        .bootstrap_servers(cluster.bootstrap_servers())
-        .set("allow.auto.create.topics", "true")
-        .set("session.timeout.ms", "3000")
-        .set("heartbeat.interval.ms", "300")
+    crate::builder(&cluster.bootstrap_servers(), true)
 }
 
 pub(crate) fn broker(cluster: &Cluster) -> KafkaBroker {
@@ -49,7 +44,7 @@ fn missing_topic() -> Result<(), libtest_mimic::Failed> {
     let broker = broker(&cluster);
     cluster.create_topic("rooms", 1, 1)?;
     cluster.topic_error("rooms", RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART)?;
-    run(async {
+    run(TEST, async {
         let error = broker.publish(keyed("rooms", "one", "1")).await.unwrap_err();
         assert_eq!(error.class(), ErrorClass::Destination, "{error}");
         cluster.topic_error("rooms", RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR).unwrap();
@@ -63,7 +58,7 @@ fn missing_topic() -> Result<(), libtest_mimic::Failed> {
 fn missing_subscription() -> Result<(), libtest_mimic::Failed> {
     let cluster = cluster();
     let broker = KafkaBroker::connect(&format!("kafka://{}", cluster.bootstrap_servers()))?;
-    run(async {
+    run(TEST, async {
         let error = broker.subscribe(SubscribeOptions::new("g", ["nowhere"])).await.err().unwrap();
         assert_eq!(error.class(), ErrorClass::Destination, "{error}");
         assert!(error.to_string().contains("`nowhere`"), "{error}");
@@ -75,7 +70,7 @@ fn missing_subscription() -> Result<(), libtest_mimic::Failed> {
 fn outage() -> Result<(), libtest_mimic::Failed> {
     let cluster = cluster();
     let broker = builder(&cluster).set("message.timeout.ms", "1000").build()?;
-    run(async {
+    run(TEST, async {
         broker.publish(keyed("rooms", "one", "1")).await.unwrap();
         cluster.broker_down(-1).unwrap();
         let error = broker.publish(keyed("rooms", "one", "2")).await.unwrap_err();
@@ -93,7 +88,7 @@ fn outage() -> Result<(), libtest_mimic::Failed> {
 fn full_queue() -> Result<(), libtest_mimic::Failed> {
     let cluster = cluster();
     let broker = builder(&cluster).set("queue.buffering.max.messages", "2").build()?;
-    run(async {
+    run(TEST, async {
         let enqueued = (0..50)
             .map(|payload| broker.enqueue(keyed("rooms", "one", payload.to_string())))
             .collect::<Vec<_>>();
@@ -107,7 +102,7 @@ fn full_queue() -> Result<(), libtest_mimic::Failed> {
 fn broken_producer() -> Result<(), libtest_mimic::Failed> {
     let cluster = cluster();
     let broker = broker(&cluster);
-    run(async {
+    run(TEST, async {
         broker.publish(keyed("rooms", "one", "1")).await.unwrap();
         cluster.request_errors(
             RDKafkaApiKey::Produce,
@@ -126,7 +121,7 @@ fn refusal() -> Result<(), libtest_mimic::Failed> {
     };
     let cluster = cluster();
     let broker = broker(&cluster);
-    run(async {
+    run(TEST, async {
         for (code, class) in [(INVALID, ErrorClass::Event), (UNAUTHORISED, ErrorClass::Destination)] {
             cluster.request_errors(RDKafkaApiKey::Produce, &[code]);
             let error = broker.publish(keyed("rooms", "one", "1")).await.unwrap_err();

@@ -182,3 +182,18 @@ async fn for_ever_keeps_what_cannot_be_decoded_at_the_longest_delay() {
     running.stop().await.unwrap();
     assert_eq!(broker.released(), [0, 1]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_database_that_is_away_takes_no_message_to_the_dead_letters() {
+    let broker = Script::new();
+    let (events, attempts) =
+        failing(8, || Error::new(cqrs_core::ErrorKind::Store, "connection refused").with_retryable(true));
+    let consumer = consumer(&broker, events).build().unwrap();
+    broker.deliver([message(0, Some("a"))]);
+    let running = run(&consumer);
+    until(|| broker.acked() == [0]).await;
+    assert_eq!(attempts.lock().unwrap().len(), 9);
+    assert!(broker.published().is_empty());
+    assert_eq!(consumer.stats().dead_lettered, 0);
+    running.stop().await.unwrap();
+}

@@ -27,7 +27,8 @@ pub trait MessageBroker: Debug + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// A [`BrokerError`] whose class is *not* [`ErrorClass::Unknown`] means that the message was not sent.
+    /// A [`BrokerError`] whose class is neither [`ErrorClass::Unknown`] nor [`ErrorClass::Fatal`] means that the message was
+    /// not sent. The same holds for the error of a [`Confirm`].
     ///
     /// # Cancel safety
     ///
@@ -49,7 +50,8 @@ pub trait MessageBroker: Debug + Send + Sync + 'static {
     /// A [`BrokerError`] that says why not.
     async fn check(&self) -> Result<(), BrokerError>;
 
-    /// Waits for what was enqueued and disconnects. Publishing after it is an error.
+    /// Waits for what was enqueued and disconnects. Publishing after it is an error; a subscription gives no message any
+    /// more, and ends or fails, but does not hang.
     ///
     /// # Errors
     ///
@@ -148,7 +150,8 @@ pub enum StartFrom {
 pub struct Capabilities {
     /// What it is, for logs and reports.
     pub name: &'static str,
-    /// Messages of one key reach a group's members in the order in which they were enqueued.
+    /// Messages of one key reach a group's members in the order in which they were enqueued, and no member gets the next
+    /// one while another member still holds one of that key.
     pub orders_by_key: bool,
     /// A group that joins later gets what was published before.
     pub replays: bool,

@@ -128,7 +128,7 @@ impl EventEmitter {
                 Said::Domain(event) => {
                     tracing::warn!(event = event.name(), "not handled, because a handler before it failed");
                 }
-                Said::Integration(message) => match self.publish(message).await {
+                Said::Integration(message) => match self.publish(*message).await {
                     Ok(confirm) => confirms.push(confirm),
                     Err(error) => failed = failed.or(Some(error.into())),
                 },

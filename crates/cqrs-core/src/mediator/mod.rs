@@ -3,6 +3,7 @@
 mod emitter;
 mod event_map;
 mod event_mediator;
+mod handlers;
 mod request_map;
 mod request_mediator;
 

@@ -6,7 +6,8 @@ use std::task::{Context as TaskContext, Poll};
 
 use super::emitter::EventEmitter;
 use super::event_mediator::EventMediator;
-use super::request_map::{Handlers, RequestMap};
+use super::handlers::Handlers;
+use super::request_map::RequestMap;
 use crate::codec::Correlation;
 use crate::context::Origin;
 use crate::error::{Error, ErrorKind, Result};

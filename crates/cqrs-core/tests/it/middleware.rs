@@ -1,9 +1,11 @@
 //! Middlewares: their order, which requests they stand around, and handlers that are tried again.
 
+use std::pin::pin;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use cqrs_core::*;
+use futures_util::future::{Either, select};
 
 use crate::support::*;
 
@@ -241,4 +243,60 @@ async fn tracing_lets_replies_and_errors_through() {
     let mediator = RequestMediator::new(requests, EventEmitter::default()).unwrap();
     assert_eq!(mediator.send(Act).await.unwrap_err().to_string(), "no");
     mediator.send(Other).await.unwrap();
+}
+
+/// Tries twice at the same time, and takes the first that answers.
+struct Hedge;
+
+impl<R: Request + Clone> Middleware<R> for Hedge {
+    async fn call<N: Next<R>>(&self, request: R, cx: &Context<'_>, next: &N) -> Reply<R> {
+        let (one, two) = (next.run(request.clone(), cx), next.run(request, cx));
+        match select(pin!(one), pin!(two)).await {
+            Either::Left((reply, _)) | Either::Right((reply, _)) => reply,
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_try_that_is_given_up_takes_nothing_from_the_one_that_succeeded() {
+    let journal = Journal::new();
+    let tries = AtomicU32::new(0);
+    let requests = RequestMap::new().middleware(Hedge).bind(on_request(move |_: Act, cx| {
+        let this = tries.fetch_add(1, Ordering::Relaxed);
+        Box::pin(async move {
+            cx.emit(Happened(this));
+            if this == 0 {
+                std::future::pending::<()>().await;
+            }
+            Ok(())
+        })
+    }));
+    let mediator = RequestMediator::new(requests, noting(journal)).unwrap();
+    mediator.send(Act).await.unwrap();
+    assert_eq!(journal.entries(), ["happened 1"]);
+}
+
+#[tokio::test]
+async fn a_middleware_speaks_before_and_after_the_handler() {
+    struct Speak;
+
+    impl Middleware<Act> for Speak {
+        async fn call<N: Next<Act>>(&self, request: Act, cx: &Context<'_>, next: &N) -> Result<()> {
+            cx.emit(Happened(1));
+            next.run(request, cx).await?;
+            cx.emit(Happened(3));
+            Ok(())
+        }
+    }
+
+    let journal = Journal::new();
+    let requests = RequestMap::new().middleware(Speak).bind(on_request(|_: Act, cx| {
+        Box::pin(async move {
+            cx.emit(Happened(2));
+            Ok(())
+        })
+    }));
+    let mediator = RequestMediator::new(requests, noting(journal)).unwrap();
+    mediator.send(Act).await.unwrap();
+    assert_eq!(journal.entries(), ["happened 1", "happened 2", "happened 3"]);
 }

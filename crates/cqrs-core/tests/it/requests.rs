@@ -110,7 +110,7 @@ async fn an_error_of_a_handler_keeps_its_type() {
 async fn an_error_keeps_its_kind_through_a_handler_that_passes_it_on() {
     let mediator = mediator(
         RequestMap::new()
-            .bind(on_request(|_: Outer, cx| Box::pin(async move { Ok(cx.send(Inner).await?) })))
+            .bind(on_request(|_: Outer, cx| Box::pin(async move { cx.send(Inner).await })))
             .bind(on_request(|_: Inner, _| {
                 Box::pin(async { Err(BrokerError::new(ErrorClass::Outage, "the broker is away").into()) })
             })),

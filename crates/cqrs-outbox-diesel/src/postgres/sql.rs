@@ -27,6 +27,11 @@ pub(super) const SET_VERSION: &str =
 pub(super) const REQUEST: &str = "\
     INSERT INTO cqrs_outbox_request (kind, event_id) SELECT $1, event_id FROM cqrs_outbox_dead WHERE event_id = $2";
 
+/// Shorter than a lease: a relay that is stopped in the midst of a transaction must not keep a lease's row locked.
+pub(super) const SHORT_TRANSACTION: &str = "\
+    SET LOCAL lock_timeout = '3s'; SET LOCAL statement_timeout = '5s'; \
+    SET LOCAL idle_in_transaction_session_timeout = '5s'";
+
 pub(super) const SEEN: &str = "\
     INSERT INTO cqrs_outbox_relay (incarnation, name, version) VALUES ($1, $2, $3) \
     ON CONFLICT (incarnation) DO UPDATE SET seen_at = clock_timestamp()";

@@ -10,13 +10,14 @@ use diesel::sql_types::{
     Array, BigInt, Binary, Bool, Double, Integer, Nullable, Text, Timestamptz, Uuid as SqlUuid,
 };
 use diesel::{OptionalExtension, QueryResult, QueryableByName, sql_query};
-use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 use uuid::Uuid;
 
 use super::{Exists, Pg, sql};
 use crate::error::store_error;
 use crate::outbox::{Outbox, commit, give_up};
 use crate::record::Record;
+use crate::tx::Tx;
 
 #[derive(QueryableByName)]
 struct PgRow {
@@ -121,6 +122,13 @@ async fn fence(conn: &mut AsyncPgConnection, lease: Lease) -> QueryResult<bool> 
 }
 
 impl Outbox<Pg> {
+    /// A transaction of the store's own.
+    async fn begin_short(&self) -> Result<Tx<Pg>, StoreError> {
+        let mut tx = self.begin_write().await?;
+        tx.batch_execute(sql::SHORT_TRANSACTION).await.map_err(store_error)?;
+        Ok(tx)
+    }
+
     async fn read_rows(
         &self,
         query: &'static str,
@@ -228,7 +236,7 @@ impl OutboxStore for Outbox<Pg> {
     }
 
     async fn heartbeat(&self, relay: &RelayId, heartbeat: &Heartbeat) -> Result<Ownership, StoreError> {
-        let mut tx = self.begin_write().await?;
+        let mut tx = self.begin_short().await?;
         let ownership = beat(&mut tx, relay, heartbeat).await.map_err(store_error)?;
         commit(tx).await?;
         Ok(ownership)
@@ -260,7 +268,7 @@ impl OutboxStore for Outbox<Pg> {
     }
 
     async fn reject(&self, rejection: &Rejection) -> Result<Fenced<()>, StoreError> {
-        let mut tx = self.begin_write().await?;
+        let mut tx = self.begin_short().await?;
         if !fence(&mut tx, rejection.lease).await.map_err(store_error)? {
             give_up(tx).await;
             return Ok(Fenced::LeaseLost);
@@ -271,7 +279,7 @@ impl OutboxStore for Outbox<Pg> {
     }
 
     async fn set_aside(&self, lease: Lease, lane: &Lane, ids: &[i64]) -> Result<Fenced<bool>, StoreError> {
-        let mut tx = self.begin_write().await?;
+        let mut tx = self.begin_short().await?;
         if !fence(&mut tx, lease).await.map_err(store_error)? {
             give_up(tx).await;
             return Ok(Fenced::LeaseLost);
@@ -291,7 +299,7 @@ impl OutboxStore for Outbox<Pg> {
     }
 
     async fn open_gate(&self, lease: Lease, lane: &Lane) -> Result<Fenced<bool>, StoreError> {
-        let mut tx = self.begin_write().await?;
+        let mut tx = self.begin_short().await?;
         if !fence(&mut tx, lease).await.map_err(store_error)? {
             give_up(tx).await;
             return Ok(Fenced::LeaseLost);
@@ -310,7 +318,7 @@ impl OutboxStore for Outbox<Pg> {
     }
 
     async fn leave(&self, relay: &RelayId) -> Result<(), StoreError> {
-        let mut tx = self.begin_write().await?;
+        let mut tx = self.begin_short().await?;
         for query in [sql::LEAVE_GROUPS, sql::LEAVE] {
             sql_query(query)
                 .bind::<SqlUuid, _>(relay.incarnation)

@@ -414,7 +414,11 @@ impl Engine {
     fn lose(&mut self, group: GroupNo) {
         self.groups.remove(&group);
         self.forget_waiting(|lane| lane.group == group);
-        self.gates.retain(|_, gate| gate.group != group);
+        let gated = self.gates.iter().filter(|(_, gate)| gate.group == group);
+        let gated: Vec<Lane> = gated.map(|(lane, _)| lane.clone()).collect();
+        for lane in gated {
+            self.forget_gate(&lane);
+        }
     }
 
     fn lease(&self, group: GroupNo) -> Option<Lease> {
@@ -480,6 +484,21 @@ impl Engine {
         if self.lanes.get(lane).is_some_and(LaneState::is_over) {
             self.lanes.remove(lane);
         }
+    }
+
+    /// Without its gate, what was to be moved aside has to be read again before anything else of the lane.
+    fn forget_gate(&mut self, lane: &Lane) {
+        self.gates.remove(lane);
+        let mut held = Vec::new();
+        for change in &mut self.fenced {
+            // It stays in its place in the queue: it may be under way.
+            if let FencedChange::SetAside { lane: of, ids } = change
+                && of == lane
+            {
+                held.append(ids);
+            }
+        }
+        self.forget_unsent(lane, held);
     }
 
     /// A lane has no row with the broker any more: it goes on, or its gate may open.
@@ -639,7 +658,7 @@ impl Engine {
             if self.ready.is_empty() {
                 self.ready.extend(self.destinations.due(now));
             }
-            let Some(lane) = self.ready.pop_front() else { return None };
+            let lane = self.ready.pop_front()?;
             let Some(state) = self.lanes.get_mut(&lane) else { continue };
             state.scheduled = false;
             let (group, head) = (state.group, state.queue.front().copied());
@@ -764,7 +783,7 @@ impl Engine {
     // --- settling ---
 
     fn poll_settle(&mut self, now: Duration) -> Option<Action> {
-        if self.confirmed.is_empty() || !self.settling.is_empty() || now < self.store_resumes {
+        if self.confirmed.is_empty() || !self.settling.is_empty() || !self.may_write(now) {
             return None;
         }
         self.settling = mem::take(&mut self.confirmed);
@@ -796,7 +815,7 @@ impl Engine {
     // --- what only the owner may do ---
 
     fn poll_fenced(&mut self, now: Duration) -> Option<Action> {
-        if self.fenced_busy || now < self.store_resumes {
+        if self.fenced_busy || !self.may_write(now) {
             return None;
         }
         while let Some(change) = self.fenced.front() {
@@ -811,7 +830,7 @@ impl Engine {
                 (FencedChange::Reject(rejection), Some(lease)) if lease == rejection.lease => {
                     Some(Action::Reject(rejection.clone()))
                 }
-                (FencedChange::SetAside { ids, .. }, Some(lease)) => {
+                (FencedChange::SetAside { ids, .. }, Some(lease)) if !ids.is_empty() => {
                     Some(Action::SetAside { lease, lane: lane.clone(), ids: ids.clone() })
                 }
                 (FencedChange::OpenGate(_), Some(lease)) if self.is_drained(lane) => {
@@ -848,7 +867,7 @@ impl Engine {
         self.fenced_busy = false;
         let answer = self.store_answered(now, answer);
         if answer.is_none() && self.phase >= Phase::GivingUp {
-            self.give_up_fenced();
+            self.fenced.clear();
         }
         answer
     }
@@ -897,7 +916,7 @@ impl Engine {
             Fenced::Done(true) => {}
             Fenced::Done(false) => {
                 // The read was older than the opening of the gate.
-                self.gates.remove(&lane);
+                self.forget_gate(&lane);
                 self.read_now = true;
             }
             Fenced::LeaseLost => {
@@ -913,7 +932,7 @@ impl Engine {
         let Some(FencedChange::OpenGate(lane)) = self.fenced.pop_front() else { return };
         match answer {
             Fenced::Done(true) => {
-                self.gates.remove(&lane);
+                self.forget_gate(&lane);
                 self.read_now = true;
             }
             Fenced::Done(false) => self.next_read_parked = now,
@@ -939,6 +958,11 @@ impl Engine {
                 None
             }
         }
+    }
+
+    /// Who gives up tries once more, at once.
+    fn may_write(&self, now: Duration) -> bool {
+        now >= self.store_resumes || self.phase >= Phase::GivingUp
     }
 
     fn poll_leave(&mut self) -> Option<Action> {

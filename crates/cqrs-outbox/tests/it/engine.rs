@@ -1,0 +1,624 @@
+//! The engine by hand: what it does after what it was told.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use cqrs_core::Message;
+use cqrs_core::broker::{ErrorClass, Receipt};
+use cqrs_outbox::engine::{Action, Engine, Failed, Input, PublishFailure};
+use cqrs_outbox::{
+    Fenced, GroupNo, Heartbeat, Lane, Lease, OutboxRow, Ownership, Place, ReadRequest, Rejection,
+    RelaySettings, Verdict,
+};
+use uuid::Uuid;
+
+const GROUP: GroupNo = GroupNo(0);
+const NONE: [i64; 0] = [];
+
+fn ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+fn settings() -> RelaySettings {
+    let mut settings = RelaySettings::default();
+    settings.lease = ms(1_000);
+    settings.lease_margin = ms(200);
+    settings.heartbeat_interval = ms(300);
+    settings.publish_timeout = ms(600);
+    settings.backoff = ms(100);
+    settings.max_backoff = ms(10_000);
+    settings.max_attempts = 2;
+    settings
+}
+
+fn lease(group: i32, epoch: i64) -> Lease {
+    Lease { group: GroupNo(group), epoch }
+}
+
+fn ownership(leases: &[Lease], groups: usize, relays: usize) -> Input {
+    Input::Heartbeat(Ok(Ownership { leases: leases.to_vec(), groups, relays, hold: false }))
+}
+
+fn row(id: i64, key: &str, topic: &str, place: Place) -> OutboxRow {
+    let event_id = Uuid::from_u128(id as u128);
+    let mut message = Message::new(topic, ".");
+    message.key = Some(Bytes::copy_from_slice(key.as_bytes()));
+    let lane = Lane::of(Some(key.as_bytes()), event_id);
+    OutboxRow { id, event_id, group: GROUP, lane, attempts: 0, size: message.size(), place, message }
+}
+
+fn hot(id: i64, key: &str) -> OutboxRow {
+    row(id, key, "t", Place::Hot)
+}
+
+/// An engine whose actions wait here until the test has dealt with them.
+struct Desk {
+    engine: Engine,
+    now: Duration,
+    open: Vec<Action>,
+}
+
+impl Desk {
+    fn new(settings: RelaySettings) -> Self {
+        let mut desk = Self { engine: Engine::new(settings), now: Duration::ZERO, open: Vec::new() };
+        desk.poll();
+        desk
+    }
+
+    /// It owns the one group that there is, and has the window wide open.
+    fn owner(settings: RelaySettings) -> Self {
+        let mut desk = Self::new(settings);
+        desk.heartbeat();
+        desk.hear(ownership(&[lease(0, 1)], 1, 1));
+        // The first publish is a probe; five more receipts open the window to 64.
+        for id in 1..=6 {
+            desk.read(vec![hot(id, &format!("warm {id}"))]);
+            assert_eq!(desk.published(), [id]);
+            desk.receipt(id);
+            desk.settled();
+        }
+        desk
+    }
+
+    fn poll(&mut self) {
+        while let Some(action) = self.engine.poll(self.now) {
+            self.open.push(action);
+        }
+        assert!(self.engine.deadline().is_none_or(|at| at > self.now), "it would spin");
+    }
+
+    fn hear(&mut self, input: Input) {
+        self.engine.step(self.now, input);
+        self.poll();
+    }
+
+    fn wait(&mut self, millis: u64) {
+        self.now += ms(millis);
+        self.poll();
+    }
+
+    fn take<T>(&mut self, what: impl Fn(&Action) -> Option<T>) -> Option<T> {
+        let at = self.open.iter().position(|action| what(action).is_some())?;
+        what(&self.open.remove(at))
+    }
+
+    fn heartbeat(&mut self) -> Heartbeat {
+        self.take(|action| match action {
+            Action::Heartbeat(heartbeat) => Some(heartbeat.clone()),
+            _ => None,
+        })
+        .expect("a heartbeat is due")
+    }
+
+    fn beats(&mut self, leases: &[Lease]) {
+        self.heartbeat();
+        self.hear(ownership(leases, 1, 1));
+    }
+
+    fn reading(&mut self) -> Option<ReadRequest> {
+        self.take(|action| match action {
+            Action::Read(request) => Some(request.clone()),
+            _ => None,
+        })
+    }
+
+    fn reading_parked(&mut self) -> Option<ReadRequest> {
+        self.take(|action| match action {
+            Action::ReadParked(request) => Some(request.clone()),
+            _ => None,
+        })
+    }
+
+    /// Answers a read with these rows; side tables are empty.
+    fn read(&mut self, rows: Vec<OutboxRow>) {
+        self.hear(Input::Woken);
+        while self.reading_parked().is_some() {
+            self.hear(Input::ReadParked(Ok(Vec::new())));
+        }
+        self.reading().expect("it reads");
+        self.hear(Input::Read(Ok(rows)));
+    }
+
+    /// Answers a look into the side tables, with nothing new in the hot table.
+    fn read_parked(&mut self, rows: Vec<OutboxRow>) {
+        if self.reading().is_some() {
+            self.hear(Input::Read(Ok(Vec::new())));
+        }
+        self.reading_parked().expect("it looks into the side tables");
+        self.hear(Input::ReadParked(Ok(rows)));
+    }
+
+    /// Answers what it reads now with nothing.
+    fn read_nothing(&mut self) {
+        if self.reading().is_some() {
+            self.hear(Input::Read(Ok(Vec::new())));
+        }
+        if self.reading_parked().is_some() {
+            self.hear(Input::ReadParked(Ok(Vec::new())));
+        }
+    }
+
+    fn published(&mut self) -> Vec<i64> {
+        let mut ids = Vec::new();
+        while let Some(id) = self.take(|action| match action {
+            Action::Publish(row) => Some(row.id),
+            _ => None,
+        }) {
+            ids.push(id);
+        }
+        ids
+    }
+
+    fn receipt(&mut self, id: i64) {
+        self.hear(Input::Published { id, outcome: Ok(Receipt::new()) });
+    }
+
+    fn fail(&mut self, id: i64, class: ErrorClass) {
+        let failure = PublishFailure { class, error: "no".to_owned() };
+        self.hear(Input::Published { id, outcome: Err(failure) });
+    }
+
+    fn settling(&mut self) -> Option<Vec<i64>> {
+        self.take(|action| match action {
+            Action::Settle(confirmed) => Some(confirmed.iter().map(|one| one.id()).collect()),
+            _ => None,
+        })
+    }
+
+    fn settled(&mut self) -> Vec<i64> {
+        let ids = self.settling().expect("it settles");
+        self.hear(Input::Settled(Ok(())));
+        ids
+    }
+
+    fn rejection(&mut self) -> Option<Rejection> {
+        self.take(|action| match action {
+            Action::Reject(rejection) => Some(rejection.clone()),
+            _ => None,
+        })
+    }
+
+    fn setting_aside(&mut self) -> Option<Vec<i64>> {
+        self.take(|action| match action {
+            Action::SetAside { ids, .. } => Some(ids.clone()),
+            _ => None,
+        })
+    }
+
+    fn opens_gate(&mut self) -> bool {
+        self.take(|action| matches!(action, Action::OpenGate { .. }).then_some(())).is_some()
+    }
+
+    fn leaves(&mut self) -> bool {
+        self.take(|action| matches!(action, Action::Leave).then_some(())).is_some()
+    }
+}
+
+#[test]
+fn one_row_of_a_lane_is_in_flight_and_the_next_goes_with_its_receipt() {
+    let mut desk = Desk::owner(settings());
+    desk.read(vec![hot(11, "a"), hot(12, "a"), hot(13, "b")]);
+    assert_eq!(desk.published(), [11, 13]);
+    desk.receipt(11);
+    assert_eq!(desk.published(), [12], "the receipt is enough: row 11 is not settled yet");
+    assert_eq!(desk.settling(), Some(vec![11]));
+    desk.receipt(12);
+    assert_eq!(desk.settling(), None, "one settle at a time");
+    desk.hear(Input::Settled(Err(Failed)));
+    assert_eq!(desk.settling(), None, "it backs off");
+    desk.wait(100);
+    let mut both = desk.settling().unwrap();
+    both.sort();
+    assert_eq!(both, [11, 12]);
+}
+
+#[test]
+fn an_unknown_outcome_is_sent_again_and_holds_its_lane_only() {
+    let mut desk = Desk::owner(settings());
+    desk.read(vec![hot(11, "a"), hot(12, "a"), hot(13, "b"), hot(14, "b")]);
+    assert_eq!(desk.published(), [11, 13]);
+    desk.fail(11, ErrorClass::Unknown);
+    assert_eq!(desk.published(), NONE);
+    desk.receipt(13);
+    assert_eq!(desk.published(), [14]);
+    desk.wait(99);
+    assert_eq!(desk.published(), NONE);
+    desk.wait(1);
+    assert_eq!(desk.published(), [11]);
+    assert_eq!(desk.engine.stats().failed_unknown, 1);
+}
+
+#[test]
+fn an_outage_leaves_one_probe_and_ends_with_a_ramp() {
+    let mut desk = Desk::owner(settings());
+    desk.read((11..=30).map(|id| hot(id, &format!("k{id}"))).collect());
+    assert_eq!(desk.published().len(), 20);
+    for id in 11..=30 {
+        desk.fail(id, ErrorClass::Outage);
+    }
+    assert_eq!(desk.published(), NONE, "what failed together counts once, and is not sent again at once");
+    desk.wait(100);
+    let probe = desk.published();
+    assert_eq!(probe.len(), 1);
+    desk.fail(probe[0], ErrorClass::Fatal);
+    desk.wait(199);
+    assert_eq!(desk.published(), NONE, "the wait doubles");
+    desk.wait(1);
+    let mut sent = desk.published();
+    assert_eq!(sent.len(), 1);
+    for window in [2, 4, 8] {
+        while let Some(id) = sent.pop() {
+            desk.receipt(id);
+        }
+        sent = desk.published();
+        assert!(sent.len() >= window, "{} for a window of {window}", sent.len());
+    }
+    assert_eq!(desk.rejection(), None, "an outage is nobody's fault");
+}
+
+#[test]
+fn a_suspended_destination_holds_its_topic_and_costs_no_attempts() {
+    let mut desk = Desk::owner(settings());
+    let bad = |id: i64, key: &str| row(id, key, "bad", Place::Hot);
+    desk.read(vec![bad(11, "a"), bad(12, "b"), bad(13, "c"), hot(14, "a"), hot(15, "d")]);
+    assert_eq!(desk.published(), [11, 12, 13, 15]);
+    for id in [11, 12, 13] {
+        desk.fail(id, ErrorClass::Destination);
+    }
+    assert_eq!(desk.engine.stats().suspended_destinations, 1);
+    desk.read(vec![hot(16, "e"), bad(17, "f")]);
+    assert_eq!(desk.published(), [16]);
+    desk.wait(100);
+    let probe = desk.published();
+    assert_eq!(probe.len(), 1, "one probe");
+    desk.fail(probe[0], ErrorClass::Destination);
+    desk.wait(199);
+    assert_eq!(desk.published(), NONE);
+    desk.wait(1);
+    let probe = desk.published();
+    assert_eq!(probe.len(), 1);
+    desk.receipt(probe[0]);
+    assert_eq!(desk.engine.stats().suspended_destinations, 0);
+    assert_eq!(desk.published().len(), 3 + usize::from(probe[0] == 11), "the others go on");
+    assert_eq!(desk.rejection(), None);
+}
+
+#[test]
+fn a_refused_event_parks_with_back_off_and_then_dies() {
+    let mut desk = Desk::owner(settings());
+    desk.read(vec![hot(11, "a"), hot(12, "a"), hot(13, "b"), hot(14, "b")]);
+    assert_eq!(desk.published(), [11, 13]);
+    desk.fail(11, ErrorClass::Event);
+    let rejection = desk.rejection().unwrap();
+    assert_eq!((rejection.id, rejection.verdict), (11, Verdict::Park { retry_in: ms(100) }));
+    desk.receipt(13);
+    assert_eq!(desk.published(), [14], "others go on");
+    desk.hear(Input::Rejected(Ok(Fenced::Done(()))));
+    assert_eq!(desk.published(), NONE);
+    desk.read(vec![row(12, "a", "t", Place::Gated)]);
+    assert_eq!(desk.setting_aside(), Some(vec![12]));
+    desk.hear(Input::SetAside(Ok(Fenced::Done(true))));
+    desk.wait(100);
+    let again = OutboxRow { attempts: 1, ..row(11, "a", "t", Place::Parked) };
+    desk.read_parked(vec![again]);
+    assert_eq!(desk.published(), [11]);
+    desk.fail(11, ErrorClass::Event);
+    assert_eq!(desk.rejection().unwrap().verdict, Verdict::Bury { lane_waits: true });
+    desk.hear(Input::Rejected(Ok(Fenced::Done(()))));
+    assert_eq!((desk.engine.stats().parked, desk.engine.stats().dead_lettered), (1, 1));
+}
+
+#[test]
+fn a_due_gate_drains_in_order_before_it_opens() {
+    let mut desk = Desk::owner(settings());
+    let parked = |id| row(id, "a", "t", Place::Parked);
+    desk.beats_when_due();
+    desk.read_parked(vec![parked(11), parked(12)]);
+    assert_eq!(desk.published(), [11]);
+    desk.read(vec![row(13, "a", "t", Place::Gated)]);
+    assert_eq!(desk.setting_aside(), Some(vec![13]), "what comes meanwhile goes to the end");
+    desk.hear(Input::SetAside(Ok(Fenced::Done(true))));
+    desk.receipt(11);
+    assert_eq!(desk.published(), [12]);
+    desk.settled();
+    assert!(!desk.opens_gate());
+    desk.receipt(12);
+    assert!(!desk.opens_gate(), "row 12 still stands aside");
+    desk.settled();
+    assert!(desk.opens_gate());
+    desk.hear(Input::GateOpened(Ok(Fenced::Done(false))));
+    desk.read_parked(vec![parked(13)]);
+    assert_eq!(desk.published(), [13]);
+    desk.receipt(13);
+    desk.settled();
+    assert!(desk.opens_gate());
+    desk.hear(Input::GateOpened(Ok(Fenced::Done(true))));
+    assert_eq!(desk.engine.stats().closed_gates, 0);
+    desk.read(vec![hot(14, "a")]);
+    assert_eq!(desk.published(), [14]);
+}
+
+#[test]
+fn a_late_committer_with_a_smaller_id_is_read_and_goes_first() {
+    let mut desk = Desk::owner(settings());
+    desk.read(vec![hot(15, "a"), hot(17, "a")]);
+    assert_eq!(desk.published(), [15]);
+    desk.hear(Input::Woken);
+    let request = desk.reading().unwrap();
+    assert_eq!(request.known, [15, 17], "no high-water mark");
+    desk.hear(Input::Read(Ok(vec![hot(12, "b"), hot(16, "a")])));
+    assert_eq!(desk.published(), [12]);
+    desk.receipt(15);
+    assert_eq!(desk.published(), [16]);
+}
+
+#[test]
+fn a_stop_drains_and_leaves() {
+    let mut desk = Desk::owner(settings());
+    desk.read(vec![hot(11, "a"), hot(12, "a")]);
+    assert_eq!(desk.published(), [11]);
+    desk.hear(Input::Stop);
+    if desk.reading().is_some() {
+        desk.hear(Input::Read(Ok(Vec::new())));
+    }
+    assert!(!desk.leaves());
+    desk.receipt(11);
+    assert_eq!(desk.published(), NONE, "nothing new is begun");
+    assert!(!desk.leaves());
+    desk.settled();
+    assert!(desk.leaves());
+    assert!(!desk.engine.is_finished());
+    desk.hear(Input::Left);
+    assert!(desk.engine.is_finished());
+    assert_eq!(desk.engine.deadline(), None);
+}
+
+#[test]
+fn giving_up_waits_for_no_broker_and_tries_the_store_once() {
+    let mut desk = Desk::owner(settings());
+    desk.read(vec![hot(11, "a"), hot(12, "b"), hot(13, "c"), hot(14, "d")]);
+    assert_eq!(desk.published(), [11, 12, 13, 14]);
+    desk.receipt(11);
+    desk.fail(12, ErrorClass::Event);
+    desk.fail(13, ErrorClass::Event);
+    desk.settling().unwrap();
+    desk.hear(Input::Settled(Err(Failed)));
+    desk.rejection().unwrap();
+    desk.hear(Input::Rejected(Err(Failed)));
+    desk.hear(Input::GiveUp);
+    if desk.reading().is_some() {
+        desk.hear(Input::Read(Err(Failed)));
+    }
+    // Without a wait: the back-off is for those who stay.
+    desk.settling().unwrap();
+    desk.hear(Input::Settled(Err(Failed)));
+    desk.rejection().unwrap();
+    desk.hear(Input::Rejected(Err(Failed)));
+    assert!(desk.leaves(), "{:?}", desk.open);
+}
+
+#[test]
+fn nothing_is_published_past_the_margin_of_the_lease() {
+    let mut desk = Desk::owner(settings());
+    desk.read(vec![hot(11, "a"), hot(12, "a")]);
+    assert_eq!(desk.published(), [11]);
+    desk.wait(300);
+    desk.heartbeat();
+    desk.hear(Input::Heartbeat(Err(Failed)));
+    desk.wait(499);
+    desk.receipt(11);
+    assert_eq!(desk.published(), [12], "the lease is good for 800 ms");
+    desk.wait(1);
+    desk.read_nothing();
+    desk.fail(12, ErrorClass::Unknown);
+    desk.wait(5_000);
+    assert_eq!(desk.published(), NONE);
+    assert_eq!(desk.reading(), None, "what it read it could not send");
+    // A heartbeat counts from when it was sent, and this one was under way for too long.
+    desk.beats(&[lease(0, 1)]);
+    assert_eq!(desk.published(), NONE);
+    desk.beats(&[lease(0, 1)]);
+    assert_eq!(desk.published(), [12], "the same epoch: nobody else has had the group");
+}
+
+#[test]
+fn a_lost_lease_keeps_receipts_and_drops_the_rest() {
+    let mut desk = Desk::owner(settings());
+    desk.read(vec![hot(11, "a"), hot(12, "a"), hot(13, "b"), hot(14, "c")]);
+    assert_eq!(desk.published(), [11, 13, 14]);
+    desk.wait(300);
+    desk.heartbeat();
+    desk.hear(ownership(&[], 1, 2));
+    assert_eq!(desk.engine.stats().in_memory, 3, "what is in flight");
+    desk.receipt(11);
+    assert_eq!(desk.published(), NONE);
+    assert_eq!(desk.settled(), [11], "a receipt is a receipt");
+    desk.fail(13, ErrorClass::Event);
+    desk.fail(14, ErrorClass::Unknown);
+    assert_eq!(desk.rejection(), None, "that is for the new owner to find out");
+    assert_eq!(desk.engine.stats().in_memory, 0);
+}
+
+#[test]
+fn groups_are_shared_fairly_and_given_when_nothing_is_in_flight() {
+    let mut desk = Desk::new(settings());
+    assert_eq!(desk.heartbeat().take, usize::MAX);
+    let all: Vec<Lease> = (0..4).map(|group| lease(group, 1)).collect();
+    desk.hear(ownership(&all, 4, 1));
+    let busy = OutboxRow { group: GroupNo(3), ..hot(11, "a") };
+    let waiting = OutboxRow { group: GroupNo(3), ..hot(12, "a") };
+    desk.read(vec![busy, waiting]);
+    assert_eq!(desk.published(), [11]);
+    desk.wait(300);
+    assert_eq!(desk.heartbeat().take, 0);
+    desk.hear(ownership(&all, 4, 2));
+    let released = desk.heartbeat();
+    assert_eq!((released.release, released.take), (vec![GroupNo(2)], 0), "group 3 has a row in flight");
+    desk.hear(ownership(&[all[0], all[1], all[3]], 4, 2));
+    desk.receipt(11);
+    assert_eq!(desk.published(), NONE, "row 12 is for the next owner");
+    desk.settled();
+    assert_eq!(desk.heartbeat().release, [GroupNo(3)], "at once");
+    desk.hear(ownership(&all[..2], 4, 2));
+    desk.wait(300);
+    desk.heartbeat();
+    desk.hear(ownership(&all[..2], 4, 1));
+    desk.wait(300);
+    assert_eq!(desk.heartbeat().take, 2, "the other one has gone");
+}
+
+#[test]
+fn a_hold_stops_reading_and_publishing_and_settles_on() {
+    let mut desk = Desk::owner(settings());
+    desk.read(vec![hot(11, "a"), hot(12, "a")]);
+    assert_eq!(desk.published(), [11]);
+    desk.wait(300);
+    desk.read_nothing();
+    desk.heartbeat();
+    let held = Ownership { leases: vec![lease(0, 1)], groups: 1, relays: 1, hold: true };
+    desk.hear(Input::Heartbeat(Ok(held)));
+    desk.read_nothing();
+    desk.receipt(11);
+    assert_eq!(desk.published(), NONE);
+    assert_eq!(desk.settled(), [11]);
+    desk.hear(Input::Woken);
+    assert_eq!((desk.reading(), desk.reading_parked()), (None, None));
+    desk.wait(300);
+    desk.beats(&[lease(0, 1)]);
+    assert_eq!(desk.published(), [12]);
+}
+
+// --- a read that is under way while its rows are forgotten ---
+
+#[test]
+fn a_read_across_two_leases_is_not_believed() {
+    let mut desk = Desk::owner(settings());
+    desk.read(vec![hot(11, "a"), hot(12, "a")]);
+    assert_eq!(desk.published(), [11]);
+    desk.hear(Input::Woken);
+    assert_eq!(desk.reading().unwrap().known, [11, 12]);
+    desk.wait(300);
+    // Another relay has had the group meanwhile.
+    desk.beats(&[lease(0, 3)]);
+    desk.receipt(11);
+    desk.hear(Input::Read(Ok(vec![hot(13, "a")])));
+    assert_eq!(desk.published(), NONE, "row 12 was forgotten, and is not in the answer");
+    desk.settled();
+    desk.read(vec![hot(12, "a"), hot(13, "a")]);
+    assert_eq!(desk.published(), [12]);
+}
+
+#[test]
+fn a_read_from_before_a_refusal_moves_nothing_aside() {
+    let mut desk = Desk::owner(settings());
+    desk.read(vec![hot(11, "a"), hot(12, "a")]);
+    assert_eq!(desk.published(), [11]);
+    desk.hear(Input::Woken);
+    assert_eq!(desk.reading().unwrap().known, [11, 12]);
+    desk.fail(11, ErrorClass::Event);
+    desk.rejection().unwrap();
+    desk.hear(Input::Rejected(Ok(Fenced::Done(()))));
+    desk.hear(Input::Read(Ok(vec![hot(13, "a")])));
+    assert_eq!(desk.setting_aside(), None, "row 13 would stand aside before row 12");
+    let gated = |id| row(id, "a", "t", Place::Gated);
+    desk.read(vec![gated(12), gated(13)]);
+    assert_eq!(desk.setting_aside(), Some(vec![12, 13]));
+}
+
+#[test]
+fn rows_behind_a_refused_one_wait_although_their_gate_was_due() {
+    let mut desk = Desk::owner(settings());
+    let parked = |id| row(id, "a", "t", Place::Parked);
+    desk.beats_when_due();
+    desk.read_parked(vec![parked(11), parked(12)]);
+    assert_eq!(desk.published(), [11]);
+    desk.fail(11, ErrorClass::Event);
+    desk.rejection().unwrap();
+    // The gate is due until the rejection is written.
+    desk.wait(300);
+    desk.beats(&[lease(0, 1)]);
+    desk.read_parked(vec![parked(12)]);
+    desk.hear(Input::Rejected(Ok(Fenced::Done(()))));
+    assert_eq!(desk.published(), NONE);
+}
+
+#[test]
+fn rows_behind_an_opened_gate_are_read_again_from_the_first() {
+    let mut desk = Desk::owner(settings());
+    desk.read(vec![row(11, "a", "t", Place::Gated)]);
+    assert_eq!(desk.setting_aside(), Some(vec![11]));
+    desk.hear(Input::Woken);
+    assert_eq!(desk.reading().unwrap().known, [11]);
+    desk.hear(Input::SetAside(Ok(Fenced::Done(false))));
+    desk.hear(Input::Read(Ok(vec![hot(12, "a")])));
+    assert_eq!(desk.published(), NONE, "row 11 still stands in the table");
+    desk.read(vec![hot(11, "a"), hot(12, "a")]);
+    assert_eq!(desk.published(), [11]);
+}
+
+#[test]
+fn a_rejection_that_came_to_nothing_keeps_its_place() {
+    let mut settings = settings();
+    settings.max_attempts = 1;
+    settings.lane_waits_for_dead_letter = false;
+    let mut desk = Desk::owner(settings);
+    desk.read(vec![hot(11, "a"), hot(12, "a")]);
+    assert_eq!(desk.published(), [11]);
+    desk.fail(11, ErrorClass::Event);
+    assert_eq!(desk.rejection().unwrap().verdict, Verdict::Bury { lane_waits: false });
+    desk.wait(300);
+    desk.beats(&[lease(0, 3)]);
+    desk.read(vec![hot(12, "a"), hot(13, "a")]);
+    desk.hear(Input::Rejected(Ok(Fenced::LeaseLost)));
+    assert_eq!(desk.published(), NONE, "row 11 was not buried");
+    desk.read(vec![hot(11, "a"), hot(12, "a"), hot(13, "a")]);
+    assert_eq!(desk.published(), [11]);
+}
+
+#[test]
+fn lanes_that_lost_their_rows_leave_no_deadline_behind() {
+    let mut desk = Desk::owner(settings());
+    desk.read((11..15).map(|id| row(id, &format!("k{id}"), "bad", Place::Hot)).collect());
+    assert_eq!(desk.published(), [11, 12, 13, 14]);
+    for id in 11..15 {
+        desk.fail(id, ErrorClass::Destination);
+    }
+    desk.wait(300);
+    // `poll` asserts that the deadline lies ahead.
+    let probe = desk.published();
+    assert_eq!(probe.len(), 1);
+    desk.heartbeat();
+    desk.hear(ownership(&[], 1, 2));
+    desk.wait(10_000);
+    desk.fail(probe[0], ErrorClass::Destination);
+    desk.wait(1);
+    assert_eq!(desk.engine.stats().suspended_destinations, 0);
+}
+
+impl Desk {
+    /// A heartbeat makes it look into the side tables.
+    fn beats_when_due(&mut self) {
+        self.wait(300);
+        self.beats(&[lease(0, 1)]);
+    }
+}

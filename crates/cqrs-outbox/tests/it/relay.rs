@@ -1,0 +1,255 @@
+//! The relay itself, from an outbox in memory to a broker in memory, on a paused clock.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use cqrs_core::broker::memory::MemoryBroker;
+use cqrs_core::broker::{BrokerError, Capabilities, Confirm, SubscribeOptions, Subscription};
+use cqrs_core::{BeginTransaction, Message, MessageBroker, Transaction};
+use cqrs_outbox::{MemoryOutbox, OutboxRelay, RelaySettings};
+use cqrs_testing::history::History;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep};
+use uuid::Uuid;
+
+/// A broker that notes what it took.
+#[derive(Debug)]
+struct Noting {
+    broker: MemoryBroker,
+    history: History,
+    publishes: AtomicUsize,
+    /// How long each publish takes.
+    latency: Duration,
+    /// Notified with the hundredth publish.
+    hundred: Notify,
+}
+
+#[async_trait]
+impl MessageBroker for Noting {
+    fn capabilities(&self) -> Capabilities {
+        self.broker.capabilities()
+    }
+
+    async fn enqueue(&self, message: Message) -> Result<Confirm, BrokerError> {
+        if self.publishes.fetch_add(1, Ordering::Relaxed) == 99 {
+            self.hundred.notify_one();
+        }
+        let event = message.id.as_ref().and_then(|id| id.to_uuid()).unwrap();
+        let key = message.key.clone();
+        if !self.latency.is_zero() {
+            sleep(self.latency).await;
+        }
+        let confirm = self.broker.enqueue(message).await?;
+        self.history.delivered(event, key);
+        Ok(confirm)
+    }
+
+    async fn subscribe(&self, options: SubscribeOptions) -> Result<Box<dyn Subscription>, BrokerError> {
+        self.broker.subscribe(options).await
+    }
+
+    async fn check(&self) -> Result<(), BrokerError> {
+        self.broker.check().await
+    }
+
+    async fn close(&self) -> Result<(), BrokerError> {
+        self.broker.close().await
+    }
+}
+
+struct Bench {
+    outbox: MemoryOutbox,
+    broker: Arc<Noting>,
+    history: History,
+    written: u128,
+}
+
+impl Bench {
+    fn new(broker: MemoryBroker) -> Self {
+        Self::with_latency(broker, Duration::ZERO)
+    }
+
+    fn with_latency(broker: MemoryBroker, latency: Duration) -> Self {
+        let history = History::new();
+        let broker = Noting {
+            broker,
+            history: history.clone(),
+            publishes: AtomicUsize::new(0),
+            latency,
+            hundred: Notify::new(),
+        };
+        Self { outbox: MemoryOutbox::new(), broker: Arc::new(broker), history, written: 0 }
+    }
+
+    /// Commits so many events of 32 keys, five to a transaction.
+    async fn write(&mut self, events: usize) {
+        for _ in 0..events / 5 {
+            let messages = (0..5).map(|_| self.message(".")).collect();
+            self.commit(messages).await;
+        }
+    }
+
+    fn message(&mut self, payload: impl Into<Bytes>) -> Message {
+        self.written += 1;
+        let (event, key) =
+            (Uuid::from_u128(self.written), Bytes::from(format!("key {}", self.written * 7 % 32)));
+        self.history.committed(key.clone(), event, self.written as u64);
+        let mut message = Message::new("t", payload);
+        message.id = Some(event.into());
+        message.key = Some(key);
+        message
+    }
+
+    async fn commit(&self, messages: Vec<Message>) {
+        let mut tx = self.outbox.begin().await.unwrap();
+        tx.write(messages).await.unwrap();
+        tx.commit().await.unwrap();
+    }
+
+    fn relay(&self, settings: RelaySettings) -> OutboxRelay {
+        OutboxRelay::builder(Arc::new(self.outbox.clone()), Arc::clone(&self.broker) as _)
+            .settings(settings)
+            .build()
+            .unwrap()
+    }
+
+    /// A relay that runs until it is told to stop.
+    fn start(&self, settings: RelaySettings) -> (Arc<Notify>, JoinHandle<()>) {
+        let relay = self.relay(settings);
+        let stop = Arc::new(Notify::new());
+        let stopped = Arc::clone(&stop);
+        let task =
+            tokio::spawn(
+                async move { relay.run_until(async move { stopped.notified().await }).await.unwrap() },
+            );
+        (stop, task)
+    }
+
+    async fn drained(&self) {
+        while self.outbox.waiting() > 0 {
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    fn publishes(&self) -> usize {
+        self.broker.publishes.load(Ordering::Relaxed)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_thousand_events_of_32_keys_arrive_in_order() {
+    let mut bench = Bench::new(MemoryBroker::new());
+    bench.write(1_000).await;
+    let relay = bench.relay(RelaySettings::default());
+    relay.run_until_empty().await.unwrap();
+    bench.history.check().assert_clean().assert_duplicates_at_most(0);
+    assert_eq!(bench.outbox.waiting(), 0);
+    let stats = relay.stats();
+    assert_eq!((stats.published, stats.settled, stats.in_memory), (1_000, 1_000, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broker_that_is_away_for_a_minute_costs_a_few_probes() {
+    let mut bench = Bench::new(MemoryBroker::new());
+    let faults = bench.broker.broker.faults();
+    let (stop, task) = bench.start(RelaySettings::default());
+    bench.write(100).await;
+    bench.drained().await;
+    faults.go_down();
+    let before = bench.publishes();
+    bench.write(500).await;
+    sleep(Duration::from_secs(60)).await;
+    // What was in flight when it went, and then one probe after 0.1, 0.2, 0.4, .. seconds.
+    let probes = bench.publishes() - before;
+    assert!((8..=32 + 12).contains(&probes), "{probes} probes");
+    assert_eq!(bench.outbox.waiting(), 500);
+    faults.come_back();
+    bench.drained().await;
+    bench.history.check().assert_clean().assert_duplicates_at_most(0);
+    assert_eq!(bench.outbox.dead_letters().len(), 0);
+    stop.notify_one();
+    task.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_relay_that_dies_is_followed_after_its_lease() {
+    let mut bench = Bench::new(MemoryBroker::new());
+    bench.write(1_000).await;
+    let faults = bench.broker.broker.faults();
+    let (_stop, task) = bench.start(RelaySettings::default());
+    bench.broker.hundred.notified().await;
+    faults.hold_confirms();
+    sleep(Duration::from_secs(1)).await;
+    task.abort();
+    assert!(task.await.unwrap_err().is_cancelled());
+    faults.release_confirms();
+    let (died, sent) = (Instant::now(), bench.publishes());
+    assert!(sent < 1_000, "it died too late for this test");
+
+    let (stop, task) = bench.start(RelaySettings::default());
+    sleep(Duration::from_secs(8)).await;
+    assert_eq!(bench.publishes(), sent, "the lease of the first has not expired");
+    bench.drained().await;
+    assert!(died.elapsed() < Duration::from_secs(15), "{:?}", died.elapsed());
+    // At most one row of each key was in flight.
+    bench.history.check().assert_clean().assert_duplicates_at_most(32);
+    stop.notify_one();
+    task.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_hands_over_at_once() {
+    stops_and_hands_over(Duration::from_millis(1)).await;
+}
+
+#[tokio::test(start_paused = true)]
+#[ignore = "`OutboxRelay::run` looks for the shutdown only when nothing else is ready; it has to look there first"]
+async fn a_stop_is_heard_although_the_broker_never_lets_it_wait() {
+    stops_and_hands_over(Duration::ZERO).await;
+}
+
+async fn stops_and_hands_over(latency: Duration) {
+    let mut bench = Bench::with_latency(MemoryBroker::new(), latency);
+    bench.write(1_000).await;
+    let first = bench.relay(RelaySettings::default());
+    first.run_until(bench.broker.hundred.notified()).await.unwrap();
+    let left = bench.outbox.waiting();
+    assert!(left > 0, "it did not stop before everything was sent");
+    assert_eq!(first.stats().in_flight, 0);
+
+    let stopped = Instant::now();
+    let (stop, task) = bench.start(RelaySettings::default());
+    bench.drained().await;
+    assert!(stopped.elapsed() < Duration::from_secs(1), "{:?}: it waited for a lease", stopped.elapsed());
+    bench.history.check().assert_clean().assert_duplicates_at_most(0);
+    stop.notify_one();
+    task.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_that_is_too_large_dies_and_the_others_go_on() {
+    let mut bench = Bench::new(MemoryBroker::builder().max_message_bytes(1_000).build());
+    bench.write(100).await;
+    let large = bench.message(vec![b'.'; 2_000]);
+    let event = large.id.clone().and_then(|id| id.to_uuid()).unwrap();
+    bench.commit(vec![large]).await;
+    bench.write(100).await;
+    let mut settings = RelaySettings::default();
+    settings.max_attempts = 3;
+    settings.lane_waits_for_dead_letter = false;
+    let (stop, task) = bench.start(settings);
+    bench.drained().await;
+    let dead = bench.outbox.dead_letters();
+    assert_eq!(dead.len(), 1);
+    assert_eq!((dead[0].row.event_id, dead[0].row.attempts), (event, 3));
+    assert!(dead[0].error.contains("2005 bytes") || dead[0].error.contains("limit"), "{}", dead[0].error);
+    bench.history.dead_lettered(event);
+    bench.history.check().assert_clean().assert_duplicates_at_most(0);
+    assert_eq!(bench.publishes(), 203);
+    stop.notify_one();
+    task.await.unwrap();
+}

@@ -131,7 +131,7 @@ impl Default for Settings {
 }
 
 /// Runs the suite, one row after the other. It needs a tokio runtime with time; on a paused clock the waits of an
-/// adapter without I/O cost nothing.
+/// adapter without I/O cost nothing (but an adapter that delivers the same message for ever never lets such a clock go on).
 ///
 /// Nothing is thrown: a row that fails, panics or takes too long is reported as failed, and the next one runs.
 pub async fn run(adapter: &dyn BrokerUnderTest, settings: &Settings) -> Report {

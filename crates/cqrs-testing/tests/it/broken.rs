@@ -46,7 +46,7 @@ fails! {
     sends_twice: Fault::SendsTwice => ["within-a-group"];
     keeps_nothing_for_later: Fault::KeepsNothing => ["late-group"];
 
-    acknowledges_in_a_close: Fault::AcksOnClose => ["stale-tag", "reopen", "reopen-mid-stream"];
+    acknowledges_in_a_close: Fault::AcksOnClose => ["stale-tag", "reopen", "reopen-mid-stream", "consumers-closing"];
     acknowledges_in_advance: Fault::AcksInAdvance => [
         "order-per-key", "release", "attempts", "prefetch", "stale-tag", "reopen", "reopen-mid-stream", "consumers-closing"
     ];

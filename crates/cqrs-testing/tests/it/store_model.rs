@@ -188,6 +188,11 @@ impl Model {
         self.0.fault == fault
     }
 
+    /// As a database, it takes its time: on a paused clock that ends what would spin for ever.
+    async fn round_trip(&self) {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+
     fn tables(&self) -> MutexGuard<'_, Tables> {
         self.0.tables.lock().unwrap()
     }
@@ -449,6 +454,7 @@ impl OutboxStore for Model {
     }
 
     async fn heartbeat(&self, relay: &RelayId, heartbeat: &Heartbeat) -> Result<Ownership, StoreError> {
+        self.round_trip().await;
         let (mut tables, now, me) = (self.tables(), self.now(), self.me(relay));
         tables.relays.insert(relay.incarnation, now);
         let mut take = if self.has(Fault::TakesTooMany) { usize::MAX } else { heartbeat.take };
@@ -497,6 +503,7 @@ impl OutboxStore for Model {
     }
 
     async fn read(&self, request: &ReadRequest) -> Result<Vec<OutboxRow>, StoreError> {
+        self.round_trip().await;
         let mut tables = self.tables();
         tables.reads += 1;
         let from = if self.has(Fault::ReadsFromCursor) { tables.cursor } else { 0 };
@@ -523,6 +530,7 @@ impl OutboxStore for Model {
     }
 
     async fn read_parked(&self, request: &ReadRequest) -> Result<Vec<OutboxRow>, StoreError> {
+        self.round_trip().await;
         let (tables, now) = (self.tables(), self.now());
         let due = |row: &OutboxRow| {
             tables.gates.get(&self.lane(row)).is_some_and(|until| match self.0.fault {
@@ -536,6 +544,7 @@ impl OutboxStore for Model {
     }
 
     async fn settle(&self, confirmed: &[Confirmed]) -> Result<(), StoreError> {
+        self.round_trip().await;
         let mut tables = self.tables();
         for confirmed in confirmed {
             let removed = match confirmed.place() {
@@ -557,6 +566,7 @@ impl OutboxStore for Model {
     }
 
     async fn reject(&self, rejection: &Rejection) -> Result<Fenced<()>, StoreError> {
+        self.round_trip().await;
         let (mut tables, now) = (self.tables(), self.now());
         let unfenced = match rejection.verdict {
             Verdict::Park { .. } => Fault::UnfencedPark,
@@ -606,6 +616,7 @@ impl OutboxStore for Model {
     }
 
     async fn set_aside(&self, lease: Lease, lane: &Lane, ids: &[i64]) -> Result<Fenced<bool>, StoreError> {
+        self.round_trip().await;
         let mut tables = self.tables();
         if self.is_lost(&tables, lease, Fault::UnfencedSetAside) {
             return Ok(Fenced::LeaseLost);
@@ -630,6 +641,7 @@ impl OutboxStore for Model {
     }
 
     async fn open_gate(&self, lease: Lease, lane: &Lane) -> Result<Fenced<bool>, StoreError> {
+        self.round_trip().await;
         let mut tables = self.tables();
         if self.is_lost(&tables, lease, Fault::UnfencedOpenGate) {
             return Ok(Fenced::LeaseLost);
@@ -647,6 +659,7 @@ impl OutboxStore for Model {
     }
 
     async fn leave(&self, relay: &RelayId) -> Result<(), StoreError> {
+        self.round_trip().await;
         let (mut tables, me) = (self.tables(), self.me(relay));
         if !self.has(Fault::LeaveKeepsRelay) {
             tables.relays.remove(&relay.incarnation);

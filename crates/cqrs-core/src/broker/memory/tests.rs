@@ -1,9 +1,11 @@
 //! What the conformance suite of `cqrs-testing` does not ask of every broker.
 
 use std::error::Error as StdError;
+use std::time::Duration;
 
 use chrono::{TimeZone, Utc};
 use futures_util::FutureExt;
+use tokio::time::timeout;
 
 use super::*;
 use crate::broker::{Acknowledged, Delivery, DeliveryTag, StartFrom};
@@ -93,7 +95,10 @@ async fn a_key_has_one_delivery_at_a_time_and_its_own_order() -> Tested {
     Ok(())
 }
 
-#[tokio::test]
+/// On a paused clock: what is not woken fails at once.
+const SOON: Duration = Duration::from_secs(1);
+
+#[tokio::test(start_paused = true)]
 async fn a_member_that_waits_is_woken() -> Tested {
     let broker = MemoryBroker::new();
     let mut subscription = broker.subscribe(group("a").with_prefetch(1)).await?;
@@ -101,18 +106,18 @@ async fn a_member_that_waits_is_woken() -> Tested {
         tokio::task::yield_now().await;
         broker.publish(keyed("k", "1")).await
     };
-    let (delivery, published) = tokio::join!(subscription.next(), publish);
+    let (delivery, published) = tokio::join!(timeout(SOON, subscription.next()), publish);
     published?;
-    let delivery = delivery?.ok_or("closed")?;
+    let delivery = delivery??.ok_or("closed")?;
 
     broker.publish(text("2")).await?;
     let ack = async {
         tokio::task::yield_now().await;
         delivery.ack().await
     };
-    let (next, acknowledged) = tokio::join!(subscription.next(), ack);
+    let (next, acknowledged) = tokio::join!(timeout(SOON, subscription.next()), ack);
     assert_eq!(acknowledged?, Acknowledged::Done);
-    assert_eq!(payload(&next?.ok_or("closed")?), "2", "an acknowledgement makes room in the prefetch");
+    assert_eq!(payload(&next??.ok_or("closed")?), "2", "an acknowledgement makes room in the prefetch");
     Ok(())
 }
 
@@ -270,6 +275,20 @@ async fn close_ends_what_waits() -> Tested {
     other.check().await?;
     let mut subscription = other.subscribe(group("a")).await?;
     assert_eq!(now(&mut subscription).attempt(), 2);
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn close_wakes_a_subscription_to_which_nothing_comes() -> Tested {
+    let broker = MemoryBroker::new();
+    let mut subscription = broker.subscribe(group("a")).await?;
+    let close = async {
+        tokio::task::yield_now().await;
+        broker.close().await
+    };
+    let (next, closed) = tokio::join!(timeout(SOON, subscription.next()), close);
+    closed?;
+    assert!(next??.is_none());
     Ok(())
 }
 
@@ -433,14 +452,17 @@ async fn a_loop_over_messages_lets_other_tasks_run() -> Tested {
     let broker = MemoryBroker::new();
     let mut subscription = broker.subscribe(group("a")).await?;
     broker.publish(text("1")).await?;
-    // Releases for ever; only another task can end it.
     let busy = tokio::spawn(async move {
-        while let Ok(Some(delivery)) = subscription.next().await {
-            drop(delivery)
+        for _ in 0..100_000 {
+            match subscription.next().await {
+                Ok(Some(delivery)) => delivery.release(),
+                _ => return true,
+            }
         }
+        false
     });
     tokio::task::yield_now().await;
     broker.close().await?;
-    busy.await?;
+    assert!(busy.await?, "it ran to its end before anyone else did");
     Ok(())
 }

@@ -1,6 +1,8 @@
 //! Consumer groups.
 
-use crate::broker::bench::{Bench, Checked, skip};
+use tokio::time;
+
+use crate::broker::bench::{AGAIN, Bench, Checked, skip};
 use crate::broker::stream::{Arrivals, Consumers, Counts, Sent};
 
 const MESSAGES: usize = 200;
@@ -15,6 +17,8 @@ pub(super) async fn each_gets_all(bench: &Bench<'_>) -> Checked {
         consumers.add(bench.subscribe(&broker, group, &topic).await?);
         groups.push((arrivals, consumers));
     }
+    // All of them wait for a message by then, and have to be woken.
+    time::sleep(AGAIN).await;
     let sent = Sent::many(MESSAGES);
     bench.publish(&broker, Sent::messages(&sent, &topic)).await?;
     for (arrivals, consumers) in groups {

@@ -260,7 +260,15 @@ pub(super) async fn closed(bench: &Bench<'_>) -> Checked {
     let delivery = bench.next(&mut subscription, "a message").await?;
     bench.ack_done(delivery).await?;
     bench.bounded("a check", broker.check()).await??;
-    bench.bounded("closing", broker.close()).await??;
+    // One subscription waits for a message while the connection is closed, the other asks for one afterwards.
+    let mut waiting = bench.subscribe(&broker, "waiting", &bench.topic("idle").await?).await?;
+    let close = async {
+        tokio::task::yield_now().await;
+        broker.close().await
+    };
+    let (next, closed) = tokio::join!(bench.bounded("`next` while it is closed", waiting.next()), close);
+    closed?;
+    ensure(!matches!(next?, Ok(Some(_))), || "a message was delivered that nobody sent".to_owned())?;
 
     let published =
         bench.bounded("publishing after the close", broker.publish(Sent::new().message(&topic))).await?;

@@ -1,0 +1,141 @@
+//! From the type of a request to its handler, and into it: what every send goes through.
+
+use std::any::{Any, TypeId};
+use std::future::Future;
+use std::hash::{Hash, Hasher};
+use std::pin::Pin;
+
+use super::request_mediator::Core;
+use crate::context::{Context, Origin};
+use crate::error::Result;
+use crate::middleware::Next;
+use crate::request::{Reply, Request};
+
+/// Handlers by the type of their request.
+///
+/// A hash table with open addressing, of which at most a quarter is in use. It holds no keys: a [`TypeId`] says where
+/// to begin, and the downcast, which there has to be anyway, says whether this is the one. It costs half of what
+/// `HashMap` does.
+#[derive(Default)]
+pub(super) struct Handlers {
+    /// As many as a power of two.
+    slots: Vec<Option<Box<dyn Any + Send + Sync>>>,
+    len: usize,
+}
+
+impl Handlers {
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(super) fn get<R: Request>(&self) -> Option<&dyn Call<R>> {
+        let mut at = place(TypeId::of::<Bound<R>>());
+        loop {
+            let bound = self.slots.get(at & self.slots.len().wrapping_sub(1))?.as_ref()?;
+            if let Some(bound) = bound.downcast_ref::<Bound<R>>() {
+                return Some(&*bound.0);
+            }
+            at = at.wrapping_add(1);
+        }
+    }
+
+    /// Adds the handler of a request that has none.
+    pub(super) fn insert<R: Request>(&mut self, handler: impl Next<R>) {
+        self.len += 1;
+        if self.slots.len() < self.len * 4 {
+            let grown = (self.len * 8).next_power_of_two();
+            let bound = std::mem::take(&mut self.slots);
+            self.slots.resize_with(grown, || None);
+            bound.into_iter().flatten().for_each(|bound| self.put(bound));
+        }
+        self.put(Box::new(Bound::<R>(Box::new(handler))));
+    }
+
+    fn put(&mut self, bound: Box<dyn Any + Send + Sync>) {
+        let (length, begin) = (self.slots.len(), place((*bound).type_id()));
+        let free = (begin..begin.saturating_add(length))
+            .map(|at| at & (length - 1))
+            .find(|at| self.slots[*at].is_none());
+        if let Some(free) = free {
+            self.slots[free] = Some(bound);
+        }
+    }
+}
+
+struct Bound<R: Request>(Box<dyn Call<R>>);
+
+/// A handler within its middlewares: the one place where a future is boxed.
+pub(super) trait Call<R: Request>: Send + Sync {
+    fn call<'a>(
+        &'a self,
+        request: R,
+        core: &'a Core,
+        origin: Origin<'a>,
+    ) -> Pin<Box<dyn Future<Output = Reply<R>> + Send + 'a>>;
+}
+
+impl<R: Request, N: Next<R>> Call<R> for N {
+    fn call<'a>(
+        &'a self,
+        request: R,
+        core: &'a Core,
+        origin: Origin<'a>,
+    ) -> Pin<Box<dyn Future<Output = Reply<R>> + Send + 'a>> {
+        boxed_in_place(move || {
+            // Made out here and not moved again.
+            let mut cx = Context::new(core, origin);
+            async move {
+                let reply = self.run(request, &cx).await;
+                if reply.is_ok() && cx.has_said() {
+                    go_out(cx).await?;
+                }
+                reply
+            }
+        })
+    }
+}
+
+/// The same as `Box::pin(make())`, but the future is made where it stays. With `Box::pin` it is on the stack, to be
+/// dropped if the allocation panics, and so is copied from there, all of it: a third of what a send costs.
+fn boxed_in_place<'a, F: Future + Send + 'a>(
+    make: impl FnOnce() -> F,
+) -> Pin<Box<dyn Future<Output = F::Output> + Send + 'a>> {
+    let room = Box::<F>::new_uninit();
+    let made = Box::write(room, make());
+    Box::into_pin(made)
+}
+
+/// What was said, to where it goes. Boxed, so that the requests that say nothing do not carry the room for it.
+#[cold]
+fn go_out<'a>(cx: Context<'a>) -> Pin<Box<dyn Future<Output = Result<()>> + Send + 'a>> {
+    let (core, origin) = (cx.core(), cx.origin());
+    Box::pin(core.emitter().emit(core, cx.into_said(), origin))
+}
+
+/// Where to begin to look for a type: a `TypeId` is a hash already.
+fn place(id: TypeId) -> usize {
+    #[derive(Default)]
+    struct Taken(u64);
+
+    impl Hasher for Taken {
+        fn write(&mut self, bytes: &[u8]) {
+            // Only reached if the standard library changes how a `TypeId` is hashed: correct, then, but slower.
+            for &byte in bytes {
+                self.0 = self.0.rotate_left(8) ^ u64::from(byte);
+            }
+        }
+
+        fn write_u64(&mut self, hash: u64) {
+            self.0 = hash;
+        }
+
+        fn finish(&self) -> u64 {
+            self.0
+        }
+    }
+
+    let mut taken = Taken::default();
+    id.hash(&mut taken);
+    // The bits beyond the size of a table are not looked at.
+    taken.finish() as usize
+}
