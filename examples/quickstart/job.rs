@@ -21,6 +21,7 @@ pub(crate) struct Job<'a> {
     pub(crate) storage: &'a Storage,
     pub(crate) stopwatch: &'a Stopwatch,
     pub(crate) interrupt: Interrupt,
+    pub(crate) progress: Progress,
     /// How long to wait while nothing moves.
     pub(crate) timeout: Duration,
 }
@@ -34,7 +35,6 @@ pub(crate) enum End {
 impl Job<'_> {
     /// Executes the input, one line after the other, and waits until the second service has heard of everything.
     pub(crate) async fn run(&mut self, input: &mut Input, auditor: &mut Connection) -> anyhow::Result<End> {
-        let progress = Progress::new(input);
         tokio::select! {
             biased;
             () = self.interrupt.requested() => return Ok(End::Interrupted),
@@ -48,7 +48,7 @@ impl Job<'_> {
             };
             let Some((place, text)) = next else { break };
             self.execute(place, text).await.with_context(|| format!("line {}", place.line))?;
-            progress.update(input, place.line);
+            self.progress.update(input, place.line);
         }
         tokio::select! {
             biased;

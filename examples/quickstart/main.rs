@@ -35,6 +35,7 @@ use tracing_subscriber::EnvFilter;
 use crate::input::{Input, Source};
 use crate::interrupt::Interrupt;
 use crate::job::{End, Job};
+use crate::progress::Progress;
 use crate::report::{Observed, Report};
 use crate::stopwatch::Stopwatch;
 use crate::storage::Storage;
@@ -72,7 +73,7 @@ Exit codes:
 #[derive(Debug, Parser)]
 #[command(name = "quickstart", after_long_help = EXAMPLES)]
 struct Args {
-    /// The commands, one JSON object on each line; `-` is standard input [default: the file that ships with the example]
+    /// The commands, one JSON object on each line; `-` is standard input. Default: the file that ships with this example
     file: Option<Source>,
 
     /// The SQLite file of the first service. The second one has another beside it, for example
@@ -181,11 +182,10 @@ async fn run(args: &Args, mut input: Input, storage: Storage) -> anyhow::Result<
     let broker = Arc::new(MemoryBroker::builder().confirm_after_handling().build());
     broker.faults().duplicate_every(args.redeliver_every);
 
-    let done_earlier = storage.resumed.map_or(0, |place| place.line);
-    if done_earlier > 0 {
-        say(&format!("going on behind line {done_earlier}, where an earlier process was stopped"));
+    if let Some(done) = storage.resumed {
+        say(&format!("going on behind line {}, where an earlier process was stopped", done.line));
     }
-    let stopwatch = Stopwatch::new(done_earlier + 1);
+    let stopwatch = Stopwatch::default();
     let rooms = rooms::service(storage.rooms.clone(), storage.reader().await?, Arc::clone(&broker)).await?;
     let attendance = attendance::service(storage.projection.clone(), broker, stopwatch.clone()).await?;
     let mut auditor = storage.reader_of_both().await?;
@@ -197,14 +197,16 @@ async fn run(args: &Args, mut input: Input, storage: Storage) -> anyhow::Result<
         storage: &storage,
         stopwatch: &stopwatch,
         interrupt: Interrupt::listen(),
+        progress: Progress::new(&input, args.verbose > 0),
         timeout: args.timeout,
     };
+    // The first service runs until the job is done, and the second one until the first has stopped: its relay finishes
+    // what is under way, and that has to be handled.
     let mut end = None;
     let (no_more_events, drained) = oneshot::channel::<()>();
     tokio::try_join!(
         async {
             rooms.run_until(async { end = Some(job.run(&mut input, &mut auditor).await) }).await?;
-            // Only now: the relay waits for what the other service has in hand.
             drop(no_more_events);
             anyhow::Ok(())
         },

@@ -12,8 +12,8 @@ const LONG: u64 = 100_000;
 pub(crate) struct Progress(ProgressBar);
 
 impl Progress {
-    /// By bytes for a file, by lines for what has no known end.
-    pub(crate) fn new(input: &Input) -> Self {
+    /// By bytes for a file, by lines for what has no known end; none where it would stand between the lines of a log.
+    pub(crate) fn new(input: &Input, logging: bool) -> Self {
         let (bar, template) = match input.size {
             Some(size) => (ProgressBar::new(size), "{bar:40} {percent:>3} %  line {msg}  {eta} left"),
             None => (ProgressBar::new_spinner(), "{spinner} line {msg}  {elapsed}"),
@@ -21,7 +21,7 @@ impl Progress {
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style.progress_chars("=> "));
         }
-        if !io::stderr().is_terminal() || input.size.is_some_and(|size| size < LONG) {
+        if logging || !io::stderr().is_terminal() || input.size.is_some_and(|size| size < LONG) {
             bar.set_draw_target(ProgressDrawTarget::hidden());
         }
         Self(bar)

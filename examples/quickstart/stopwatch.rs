@@ -9,25 +9,18 @@ use cqrs::{Context, EventHandler, Result};
 use crate::attendance::Projected;
 
 /// Knows the events by the line of the command that said them: the number travels as the correlation id.
-#[derive(Clone, Debug)]
-pub(crate) struct Stopwatch {
-    /// Lines before this one belong to an earlier run, whose clock is gone.
-    first_line: u64,
-    times: Arc<Mutex<Times>>,
-}
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Stopwatch(Arc<Mutex<Times>>);
 
 #[derive(Debug, Default)]
 struct Times {
-    /// The instant of the first of the two commits that is known.
+    /// The instant of the first of the two commits that is known. Of what an earlier process committed the other one never
+    /// will be.
     open: HashMap<u64, Instant>,
     micros: Vec<u32>,
 }
 
 impl Stopwatch {
-    pub(crate) fn new(first_line: u64) -> Self {
-        Self { first_line, times: Arc::default() }
-    }
-
     /// The command of this line is committed.
     pub(crate) fn committed(&self, line: u64) {
         let now = Instant::now();
@@ -60,14 +53,14 @@ impl Stopwatch {
     }
 
     fn lock(&self) -> MutexGuard<'_, Times> {
-        self.times.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl EventHandler<Projected> for Stopwatch {
     async fn handle(&self, _event: &Projected, cx: &Context<'_>) -> Result<()> {
         let line = cx.correlation().correlation_id.and_then(|id| id.parse().ok());
-        if let Some(line) = line.filter(|line| *line >= self.first_line) {
+        if let Some(line) = line {
             self.handled(line);
         }
         Ok(())

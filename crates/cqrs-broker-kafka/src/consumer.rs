@@ -1,7 +1,7 @@
 //! Receiving: a member of a consumer group.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use cqrs_core::broker::{
@@ -26,6 +26,9 @@ use crate::{blocking, record};
 
 /// How long to wait for the cluster's answer on topics, and for the last commit.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a topic may be unknown before it counts as missing; as for the producer.
+const PROPAGATION: Duration = Duration::from_secs(2);
 
 /// How long a member that is full goes without polling, before it pauses its partitions and polls all the same.
 const FULL: Duration = Duration::from_secs(1);
@@ -321,14 +324,20 @@ impl Drop for KafkaSubscription {
     }
 }
 
+/// Blocks. A topic that is just being made is not known everywhere, and has no leader, for a moment.
 fn check_topic(client: &Client, topic: &str) -> Result<(), BrokerError> {
     let unknown = |class, error| failed(class, format!("the topic `{topic}` cannot be subscribed to"), error);
-    let metadata = client
-        .fetch_metadata(Some(topic), PATIENCE)
-        .map_err(|error| unknown(refused(code(&error)), error))?;
-    match metadata.topics().iter().find_map(|topic| topic.error()).map(Code::from) {
-        // A topic that is just being made has no leader yet.
-        None | Some(Code::NoError | Code::LeaderNotAvailable) => Ok(()),
-        Some(code) => Err(unknown(refused(code), KafkaError::MetadataFetch(code))),
+    let deadline = Instant::now() + PROPAGATION;
+    loop {
+        let metadata = client
+            .fetch_metadata(Some(topic), PATIENCE)
+            .map_err(|error| unknown(refused(code(&error)), error))?;
+        match metadata.topics().iter().find_map(|topic| topic.error()).map(Code::from) {
+            None | Some(Code::NoError) => return Ok(()),
+            Some(Code::UnknownTopicOrPartition | Code::LeaderNotAvailable) if Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            Some(code) => return Err(unknown(refused(code), KafkaError::MetadataFetch(code))),
+        }
     }
 }

@@ -8,6 +8,9 @@ use cqrs_outbox::{GroupNo, Lane, OutboxRow, Place};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+/// The longest key, in bytes: an index on lanes must be able to hold it (PostgreSQL's hold about 2,700).
+const MAX_KEY_BYTES: usize = 2_000;
+
 /// A message as the columns of a new row.
 #[derive(Debug)]
 pub struct NewRow {
@@ -35,6 +38,14 @@ impl NewRow {
                 ),
             )
         })?;
+        if let Some(length) = message.key.as_ref().map(Bytes::len).filter(|length| *length > MAX_KEY_BYTES) {
+            let what = format!(
+                "the event `{}` has a key of {length} bytes, and the outbox takes {MAX_KEY_BYTES} at most: make it \
+                 shorter, with a hash for example",
+                message.name
+            );
+            return Err(Error::new(ErrorKind::InvalidEvent, what));
+        }
         let version = message.version.unwrap_or(1);
         Ok(Self {
             event_id,
@@ -108,11 +119,12 @@ impl Record {
     }
 }
 
-/// Pairs in their order; a value that is not UTF-8 as `{"hex": ".."}`.
+/// Pairs in their order; a value that is not UTF-8, or has a NUL, which PostgreSQL's JSON cannot hold, as
+/// `{"hex": ".."}`.
 fn headers_to_json(headers: &Headers) -> String {
     let pairs = headers.iter().map(|(name, value)| match std::str::from_utf8(value) {
-        Ok(value) => json!([name, value]),
-        Err(_) => json!([name, { "hex": to_hex(value) }]),
+        Ok(value) if !value.contains('\0') => json!([name, value]),
+        _ => json!([name, { "hex": to_hex(value) }]),
     });
     Value::Array(pairs.collect()).to_string()
 }
@@ -161,11 +173,16 @@ mod tests {
 
     #[test]
     fn headers_come_back_as_they_were() {
-        let headers: Headers =
-            [("a", &b"1"[..]), ("a", b""), ("\u{fc}", b"\x00\xff"), ("q", "\"☃\"".as_bytes())]
-                .into_iter()
-                .map(|(name, value)| (name, Bytes::from(value)))
-                .collect();
+        let headers: Headers = [
+            ("a", &b"1"[..]),
+            ("a", b""),
+            ("\u{fc}", b"\x00\xff"),
+            ("nul", b"a\0b"),
+            ("q", "\"☃\"".as_bytes()),
+        ]
+        .into_iter()
+        .map(|(name, value)| (name, Bytes::from(value)))
+        .collect();
         assert_eq!(headers_from_json(&headers_to_json(&headers)), headers);
     }
 

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Output, Stdio};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use diesel::prelude::*;
 use diesel::sql_types::BigInt;
@@ -116,7 +116,10 @@ pub(crate) struct Running {
 impl Running {
     /// Waits for something that this process is to bring about.
     pub(crate) fn wait_until(&mut self, condition: impl Fn() -> bool) {
+        let began = Instant::now();
         while !condition() {
+            // Only so that a failure does not hang.
+            assert!(began.elapsed() < Duration::from_secs(120), "it does not come that far");
             assert!(self.child.try_wait().unwrap().is_none(), "it ended before its time");
             thread::sleep(Duration::from_millis(2));
         }

@@ -126,6 +126,8 @@ fn events_that_cannot_be_handled_wait() {
         "quickstart.projection.sqlite",
         "CREATE TRIGGER no BEFORE INSERT ON present BEGIN SELECT RAISE(ABORT, 'the disk is made of cheese'); END",
     );
+    // Neither a kill nor an orderly end may take them for handled.
+    bench.kill_after(&input);
     let ended = bench.run(&["-", "--timeout", "1"], &input);
     assert_eq!(ended.code, Some(1), "{ended:?}");
     assert!(ended.stderr.contains("nothing has arrived for 1s"), "{ended:?}");

@@ -32,11 +32,13 @@ fn main() {
             run(TEST, scenario(builder(&servers, false).build()?, unique("cqrs-it-rooms")))
         }));
     }
-    trials.push(Trial::test("mock::conforms", || {
-        let cluster = mock::cluster();
-        run(SUITE, conformance::conforms(cluster.bootstrap_servers(), true))
-    }));
-    trials.push(real("conforms", |servers| run(SUITE, conformance::conforms(servers, false))));
+    for part in 0..conformance::MOCK_PARTS {
+        trials.push(Trial::test(format!("mock::conforms_{part}"), move || {
+            let cluster = mock::cluster();
+            run(SUITE, conformance::mock_conforms(cluster.bootstrap_servers(), part))
+        }));
+    }
+    trials.push(real("conforms", |servers| run(SUITE, conformance::conforms(servers))));
     libtest_mimic::run(&Arguments::from_args(), trials).exit();
 }
 
@@ -50,10 +52,14 @@ fn real(name: &str, test: impl FnOnce(String) -> Result<(), Failed> + Send + 'st
     })
 }
 
+/// With the shortest session that the cluster allows, which is how long it waits for a member that asked to join and
+/// was gone before the answer. The mock cluster waits as long for one that has left.
 fn builder(servers: &str, mock: bool) -> KafkaBrokerBuilder {
-    let builder = KafkaBroker::builder().bootstrap_servers(servers).set("allow.auto.create.topics", "true");
-    // The mock cluster waits about a session's time-out for members that left.
-    if mock { builder.set("session.timeout.ms", "3000").set("heartbeat.interval.ms", "300") } else { builder }
+    KafkaBroker::builder()
+        .bootstrap_servers(servers)
+        .set("allow.auto.create.topics", "true")
+        .set("session.timeout.ms", if mock { "3000" } else { "6000" })
+        .set("heartbeat.interval.ms", "300")
 }
 
 /// A name that no earlier run used.

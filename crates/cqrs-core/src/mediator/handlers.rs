@@ -14,8 +14,7 @@ use crate::request::{Reply, Request};
 /// Handlers by the type of their request.
 ///
 /// A hash table with open addressing, of which at most a quarter is in use. It holds no keys: a [`TypeId`] says where
-/// to begin, and the downcast, which there has to be anyway, says whether this is the one. It costs half of what
-/// `HashMap` does.
+/// to begin, and the downcast, which there has to be anyway, says whether this is the one.
 #[derive(Default)]
 pub(super) struct Handlers {
     /// As many as a power of two.
@@ -52,13 +51,12 @@ impl Handlers {
     }
 
     fn put(&mut self, bound: Box<dyn Any + Send + Sync>) {
-        let (length, begin) = (self.slots.len(), place((*bound).type_id()));
-        let free = (begin..begin.saturating_add(length))
-            .map(|at| at & (length - 1))
-            .find(|at| self.slots[*at].is_none());
-        if let Some(free) = free {
-            self.slots[free] = Some(bound);
+        let mask = self.slots.len() - 1;
+        let mut at = place((*bound).type_id()) & mask;
+        while self.slots[at].is_some() {
+            at = (at + 1) & mask;
         }
+        self.slots[at] = Some(bound);
     }
 }
 

@@ -72,6 +72,32 @@ async fn a_request_without_a_handler_is_an_error_that_says_what_to_do() {
 }
 
 #[tokio::test]
+async fn every_one_of_many_requests_finds_its_own_handler() {
+    struct Numbered<const N: usize>;
+
+    impl<const N: usize> Request for Numbered<N> {
+        type Response = usize;
+        type Error = Error;
+    }
+
+    fn numbered<const N: usize>() -> impl RequestHandler<Numbered<N>> {
+        on_request(|_: Numbered<N>, _| Box::pin(async { Ok(N) }))
+    }
+
+    macro_rules! check {
+        ($($number:literal)*) => {
+            let mediator = mediator(RequestMap::new()$(.bind(numbered::<$number>()))*);
+            $(assert_eq!(mediator.send(Numbered::<$number>).await.unwrap(), $number);)*
+            let missing = mediator.send(Numbered::<99>).await.unwrap_err();
+            assert_eq!(missing.kind(), ErrorKind::MissingHandler);
+        };
+    }
+    check!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31 32 33 34 35 36 37 38 39);
+    check!(7);
+    check!();
+}
+
+#[tokio::test]
 async fn a_second_handler_and_every_other_mistake_are_reported_together_when_the_mediator_is_built() {
     let requests = RequestMap::new()
         .bind(double())

@@ -406,3 +406,36 @@ async fn a_send_that_is_dropped_rolls_back() {
     assert_eq!(db.journal().entries(), ["begin", "insert closed", "dropped"]);
     assert_nothing_happened(db);
 }
+
+#[tokio::test]
+async fn a_handler_can_do_units_of_work_by_hand_one_after_the_other() {
+    let db = FakeDb::new();
+    let requests = RequestMap::new().bind(on_request(move |_: Close, cx| {
+        let unit = db.unit();
+        Box::pin(async move {
+            let tx = unit.begin(cx).await?;
+            cx.emit(Told(1));
+            let failed: Result<()> = unit.complete(tx, cx, Err(Error::handler("no"))).await;
+            assert_eq!(failed.unwrap_err().to_string(), "no");
+            assert!(!cx.is_in_transaction());
+
+            db.fail("commit", ErrorKind::Transaction);
+            let tx = unit.begin(cx).await?;
+            cx.emit(Told(2));
+            let failed: Result<()> = unit.complete(tx, cx, Ok(())).await;
+            assert_eq!(failed.unwrap_err().kind(), ErrorKind::Transaction);
+            assert!(!cx.is_in_transaction());
+
+            let tx = unit.begin(cx).await?;
+            cx.emit(Told(3));
+            cx.emit(Happened(3));
+            unit.complete(tx, cx, Ok::<_, Error>(())).await?;
+            assert!(!cx.is_in_transaction());
+            Ok(())
+        })
+    }));
+    let emitter = EventEmitter::new(EventMap::new().bind(noting(db)));
+    RequestMediator::new(requests, emitter).unwrap().send(Close).await.unwrap();
+    assert_eq!(payloads(&db.outbox()), ["3"]);
+    assert_eq!(db.journal().entries().last().unwrap(), "happened 3");
+}

@@ -9,7 +9,8 @@ CREATE TABLE cqrs_outbox (
     event_version integer NOT NULL DEFAULT 1,
     topic         text NOT NULL CHECK (topic <> ''),
     -- Orders the events that share it; NULL means no order, and an empty key is a key.
-    message_key   bytea,
+    -- As long as an index can hold it, wherever its lane waits.
+    message_key   bytea CHECK (octet_length(message_key) <= 2000),
     -- JSON: {"name": "value"}, or [["name", "value"], ["name", {"hex": "00ff"}]]. NULL: made from the columns.
     headers       text CHECK (jsonb_typeof(headers::jsonb) IN ('object', 'array')),
     content_type  text NOT NULL DEFAULT 'application/json',

@@ -7,15 +7,15 @@ CREATE TABLE cqrs_outbox (
     event_id      TEXT NOT NULL DEFAULT (lower(
         hex(randomblob(4)) || '-' || hex(randomblob(2)) || '-4' || substr(hex(randomblob(2)), 2) || '-'
         || substr('89AB', abs(random()) % 4 + 1, 1) || substr(hex(randomblob(2)), 2) || '-' || hex(randomblob(6))))
-        CHECK (length(unhex(event_id, '-')) = 16),
+        CHECK (coalesce(length(unhex(event_id, '-')), 0) = 16),
     event_name    TEXT NOT NULL CHECK (event_name <> ''),
     event_kind    TEXT NOT NULL DEFAULT 'notification' CHECK (event_kind IN ('notification', 'ecst')),
     event_version INTEGER NOT NULL DEFAULT 1,
     topic         TEXT NOT NULL CHECK (topic <> ''),
     -- Orders the events that share it; NULL means no order, and an empty key is a key.
-    message_key   BLOB,
+    message_key   BLOB CHECK (length(CAST(message_key AS BLOB)) <= 2000),
     -- JSON: {"name": "value"}, or [["name", "value"], ["name", {"hex": "00ff"}]]. NULL: made from the columns.
-    headers       TEXT CHECK (json_valid(headers)),
+    headers       TEXT CHECK (headers IS NULL OR json_valid(headers) AND json_type(headers) IN ('object', 'array')),
     content_type  TEXT NOT NULL DEFAULT 'application/json',
     payload       BLOB,
     payload_text  TEXT,

@@ -136,9 +136,7 @@ impl PgBuilder {
 
 async fn without_tls(url: &str) -> ConnectionResult<AsyncPgConnection> {
     let refused = |error: tokio_postgres::Error| {
-        let source =
-            std::error::Error::source(&error).map(|source| format!(": {source}")).unwrap_or_default();
-        let what = format!("{error}{source}");
+        let what = with_source(&error);
         match error.code() {
             // What waiting does not mend: a wrong password, role or database.
             Some(code)
@@ -151,14 +149,24 @@ async fn without_tls(url: &str) -> ConnectionResult<AsyncPgConnection> {
             _ => ConnectionError::BadConnection(what),
         }
     };
-    let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls).await.map_err(refused)?;
+    let config: tokio_postgres::Config = url
+        .parse()
+        .map_err(|error: tokio_postgres::Error| ConnectionError::InvalidConnectionUrl(with_source(&error)))?;
+    let (client, connection) = config.connect(tokio_postgres::NoTls).await.map_err(refused)?;
     AsyncPgConnection::try_from_client_and_connection(client, connection).await
+}
+
+fn with_source(error: &tokio_postgres::Error) -> String {
+    match std::error::Error::source(error) {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
 }
 
 pub(super) fn pool_error(error: Pooled<PoolError>) -> StoreError {
     let (kind, what) = match &error {
         Pooled::Backend(PoolError::ConnectionError(ConnectionError::InvalidConnectionUrl(what))) => {
-            (StoreErrorKind::Configuration, format!("{what}; check user, password and database"))
+            (StoreErrorKind::Configuration, format!("{what}; check the URL, its user, password and database"))
         }
         Pooled::Backend(PoolError::ConnectionError(ConnectionError::BadConnection(what))) => {
             (StoreErrorKind::Unavailable, format!("{what}; is the server running?"))

@@ -132,7 +132,7 @@ pub(super) const READ: &str = concat!(
             SELECT * FROM cqrs_outbox o WHERE (o.slot / 64) = grp.no AND NOT (o.id = ANY($2)) \
             ORDER BY o.id LIMIT $3) o \
         ORDER BY o.id LIMIT $3) bounded \
-    WHERE bytes_before < $4 ORDER BY id"
+    WHERE bytes_before = 0 OR bytes_before + size <= $4 ORDER BY id"
 );
 
 pub(super) const READ_PARKED: &str = "\
@@ -140,13 +140,15 @@ pub(super) const READ_PARKED: &str = "\
         SELECT p.id, p.event_id, p.event_name, p.event_kind, p.event_version, p.topic, p.message_key, p.headers, \
             p.content_type, p.payload, p.payload_text, p.occurred_at, p.attempts, p.size, g.slot / 64 AS group_no, \
             false AS gated, sum(p.size::bigint) OVER (ORDER BY p.id) - p.size AS bytes_before \
-        FROM (SELECT lane, slot FROM cqrs_outbox_gate \
-            WHERE until <= clock_timestamp() AND (slot / 64) = ANY($1) ORDER BY until LIMIT $3) g \
+        FROM (SELECT lane, slot FROM cqrs_outbox_gate due \
+            WHERE until <= clock_timestamp() AND (slot / 64) = ANY($1) \
+                AND EXISTS (SELECT 1 FROM cqrs_outbox_parked p WHERE p.lane = due.lane AND NOT (p.id = ANY($2))) \
+            ORDER BY until LIMIT $3) g \
         CROSS JOIN LATERAL ( \
             SELECT * FROM cqrs_outbox_parked p WHERE p.lane = g.lane AND NOT (p.id = ANY($2)) \
             ORDER BY p.id LIMIT $3) p \
         ORDER BY p.id LIMIT $3) bounded \
-    WHERE bytes_before < $4 ORDER BY id";
+    WHERE bytes_before = 0 OR bytes_before + size <= $4 ORDER BY id";
 
 pub(super) const SETTLE_HOT: &str = "DELETE FROM cqrs_outbox WHERE id = ANY($1)";
 

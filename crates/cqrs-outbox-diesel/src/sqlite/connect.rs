@@ -1,3 +1,4 @@
+use std::fmt;
 use std::sync::Arc;
 
 use cqrs_core::{Error, ErrorKind, Result};
@@ -18,7 +19,6 @@ use super::{Sqlite, sql};
 use crate::outbox::Outbox;
 
 /// Builds an [`Outbox`] on SQLite.
-#[derive(Debug)]
 #[must_use = "a builder does nothing until `connect` is called"]
 pub struct SqliteBuilder {
     url: String,
@@ -56,18 +56,18 @@ impl SqliteBuilder {
     /// As for [`Outbox::connect`].
     pub async fn connect(self) -> Result<Outbox<Sqlite>> {
         let wrong = |what: String| Error::new(ErrorKind::Configuration, what);
+        let shown = shown(&self.url);
         let path = self
             .url
             .strip_prefix("sqlite://")
             .or_else(|| self.url.strip_prefix("sqlite:"))
             .filter(|path| !path.is_empty())
             .ok_or_else(|| {
-                wrong(format!("`{}` is not a URL of SQLite: it is like `sqlite://path/to/file`", self.url))
+                wrong(format!("`{shown}` is not a URL of SQLite: it is like `sqlite://path/to/file`"))
             })?;
         if path.contains(":memory:") || path.contains("mode=memory") {
             return Err(wrong(format!(
-                "`{}` is a database in memory, which connections cannot share: name a file",
-                self.url
+                "`{shown}` is a database in memory, which connections cannot share: name a file"
             )));
         }
         let mut config = ManagerConfig::default();
@@ -91,10 +91,27 @@ impl SqliteBuilder {
         match outbox.acquire().await {
             Ok(_) => Ok(outbox),
             Err(error) => {
-                let what = format!("cannot open `{}`: {error}", self.url);
+                let what = format!("cannot open `{shown}`: {error}");
                 Err(StoreError::new(error.kind(), what).with_source(error).into_error())
             }
         }
+    }
+}
+
+impl fmt::Debug for SqliteBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SqliteBuilder")
+            .field("url", &shown(&self.url))
+            .field("max_connections", &self.max_connections)
+            .finish()
+    }
+}
+
+/// SQLite has no passwords, but this may be the URL of a database that has.
+fn shown(url: &str) -> String {
+    match url.split_once("://") {
+        Some((scheme, _)) if scheme != "sqlite" => format!("{scheme}://.."),
+        _ => url.to_owned(),
     }
 }
 

@@ -23,7 +23,8 @@ pub(super) const VERSIONS: &str = "SELECT schema_version, min_reader_version FRO
 pub(super) const SET_VERSION: &str = "UPDATE cqrs_outbox_meta SET schema_version = ?, min_reader_version = ?";
 
 pub(super) const REQUEST: &str = "\
-    INSERT INTO cqrs_outbox_request (kind, event_id) SELECT ?, event_id FROM cqrs_outbox_dead WHERE event_id = ?";
+    INSERT INTO cqrs_outbox_request (kind, event_id) \
+    SELECT ?, event_id FROM cqrs_outbox_dead WHERE unhex(event_id, '-') = unhex(?, '-')";
 
 pub(super) const SEEN: &str = "\
     INSERT INTO cqrs_outbox_relay (incarnation, name, version, seen_at) \
@@ -127,7 +128,7 @@ pub(super) const READ: &str = concat!(
         FROM (SELECT * FROM cqrs_outbox \
             WHERE 0 IN (SELECT value FROM json_each(?1)) AND id NOT IN (SELECT value FROM json_each(?2)) \
             ORDER BY id LIMIT ?3)) \
-    WHERE bytes_before < ?4 ORDER BY id"
+    WHERE bytes_before = 0 OR bytes_before + size <= ?4 ORDER BY id"
 );
 
 pub(super) const READ_PARKED: &str = "\
@@ -139,7 +140,7 @@ pub(super) const READ_PARKED: &str = "\
             WHERE g.until <= unixepoch('now', 'subsec') AND 0 IN (SELECT value FROM json_each(?1)) \
                 AND p.id NOT IN (SELECT value FROM json_each(?2)) \
             ORDER BY p.id LIMIT ?3)) \
-    WHERE bytes_before < ?4 ORDER BY id";
+    WHERE bytes_before = 0 OR bytes_before + size <= ?4 ORDER BY id";
 
 pub(super) const SETTLE_HOT: &str = "DELETE FROM cqrs_outbox WHERE id IN (SELECT value FROM json_each(?))";
 

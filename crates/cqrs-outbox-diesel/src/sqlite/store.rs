@@ -57,7 +57,7 @@ impl SqliteRow {
         Record {
             id: self.id,
             // The table takes nothing else.
-            event_id: Uuid::try_parse(&self.event_id).unwrap_or_default(),
+            event_id: Uuid::try_parse(&self.event_id.replace('-', "")).unwrap_or_default(),
             event_name: self.event_name,
             event_kind: self.event_kind,
             event_version: self.event_version,

@@ -623,9 +623,8 @@ impl Engine {
     /// Not in memory yet, and read under the lease that its group has now: between two leases another relay may have
     /// sent it, and what this one knew of the lane was forgotten.
     fn is_wanted(&self, row: &OutboxRow, request: &ReadRequest) -> bool {
-        let lease = self.lease(row.group).filter(|lease| request.leases.contains(lease));
-        let releasing = self.groups.get(&row.group).is_none_or(|owned| owned.releasing);
-        lease.is_some() && !releasing && !self.rows.contains_key(&row.id)
+        let same_lease = self.lease(row.group).is_some_and(|lease| request.leases.contains(&lease));
+        same_lease && !self.rows.contains_key(&row.id)
     }
 
     fn hold_row(&mut self, row: OutboxRow) {

@@ -529,6 +529,19 @@ fn a_read_across_two_leases_is_not_believed() {
 }
 
 #[test]
+fn rows_that_were_read_under_an_earlier_lease_are_read_again() {
+    let mut desk = Desk::owner(settings());
+    desk.hear(Input::Woken);
+    assert_eq!(desk.reading().unwrap().known, NONE);
+    desk.wait(300);
+    desk.beats(&[lease(0, 3)]);
+    desk.hear(Input::Read(Ok(vec![hot(11, "a")])));
+    assert_eq!(desk.published(), NONE, "the owner in between may have sent it");
+    desk.read(vec![hot(12, "a")]);
+    assert_eq!(desk.published(), [12]);
+}
+
+#[test]
 fn a_read_from_before_a_refusal_moves_nothing_aside() {
     let mut desk = Desk::owner(settings());
     desk.read(vec![hot(11, "a"), hot(12, "a")]);

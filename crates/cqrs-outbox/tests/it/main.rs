@@ -1,5 +1,7 @@
 //! The relay and its engine: by hand, simulated, and on a paused clock.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
+
 mod engine;
 mod relay;
 mod simulation;

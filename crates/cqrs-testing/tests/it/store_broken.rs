@@ -252,6 +252,7 @@ const FAULTS: &[(Fault, &[&str])] = &[
     (Fault::ParkedLastFirst, &["parked-order"]),
     (Fault::ParkedIgnoresBytes, &["parked-order"]),
     (Fault::ParkedReadsKnown, &["parked-order"]),
+    (Fault::ParkedFirstGates, &["parked-behind"]),
     (Fault::OpensAnyway, &["open-gate"]),
     (Fault::NeverOpens, &["open-gate", "discard"]),
     (Fault::OpensAllGates, &["open-gate", "relay-refused"]),

@@ -91,6 +91,8 @@ pub(crate) enum Fault {
     ParkedLastFirst,
     ParkedIgnoresBytes,
     ParkedReadsKnown,
+    /// Looks behind no more gates than rows are asked for, whatever stands there.
+    ParkedFirstGates,
     OpensAnyway,
     NeverOpens,
     OpensAllGates,
@@ -532,7 +534,14 @@ impl OutboxStore for Model {
     async fn read_parked(&self, request: &ReadRequest) -> Result<Vec<OutboxRow>, StoreError> {
         self.round_trip().await;
         let (tables, now) = (self.tables(), self.now());
+        let mut gates: Vec<_> =
+            tables.gates.iter().filter_map(|(lane, until)| Some(((*until)?, lane))).collect();
+        gates.sort();
+        gates.truncate(request.limit);
         let due = |row: &OutboxRow| {
+            if self.has(Fault::ParkedFirstGates) && !gates.iter().any(|(_, lane)| **lane == self.lane(row)) {
+                return false;
+            }
             tables.gates.get(&self.lane(row)).is_some_and(|until| match self.0.fault {
                 Fault::DueAtOnce => until.is_some(),
                 Fault::DueNever => false,

@@ -69,6 +69,7 @@ rows! {
     "parked-due", "parked rows are read when they are due, and not before" => gates::due;
     "parked-time", "the time until they are due passes by the database's clock" => gates::time;
     "parked-order", "parked rows are read in order of their ids, within the limits and the leased groups" => gates::order;
+    "parked-behind", "a lane with nothing left to read keeps no other lane from being read" => gates::behind;
     "open-gate", "a gate opens only when nothing waits behind it" => gates::open;
     "attempts", "attempts are counted over parking, and the last error is kept" => gates::attempts;
 

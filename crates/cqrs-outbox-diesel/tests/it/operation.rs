@@ -1,0 +1,114 @@
+//! The outbox in operation: relays, operators.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cqrs_core::ErrorKind;
+use cqrs_outbox::{Heartbeat, OutboxRelay, RelayId};
+use tokio::sync::oneshot;
+use tokio::time::{sleep, timeout};
+use uuid::Uuid;
+
+use crate::backend::{Db, PlainSql, Site};
+use crate::events::{Sink, closed, quick};
+use crate::harness::{OnBoth, Test, tests};
+
+pub(crate) struct All;
+
+impl OnBoth for All {
+    fn list<D: Db>() -> Vec<(&'static str, Test)> {
+        tests!(operation<D> {
+            a_relay_is_woken_by_a_commit,
+            hold_stops_all_relaying,
+            no_dead_letter_is_a_clear_error,
+            leases_that_ended_without_a_release_are_marked,
+            sequences_do_not_give_an_id_again,
+        })
+    }
+}
+
+async fn a_relay_is_woken_by_a_commit<D: Db>(site: &Site) {
+    let outbox = site.outbox::<D>().await;
+    let sink = Arc::new(Sink::default());
+    let mut settings = quick();
+    // Far longer than the test: only the wake-up brings it.
+    settings.poll_interval = Duration::from_secs(600);
+    let relay = OutboxRelay::builder(D::store(&outbox), sink.clone()).settings(settings).build().unwrap();
+    let (stop, stopped) = oneshot::channel();
+    let running = tokio::spawn(async move {
+        let run = relay.run_until(async { stopped.await.unwrap_or(()) }).await;
+        (run, relay.stats())
+    });
+    for nth in 1..=3 {
+        outbox.transaction(async |tx| tx.publish(closed(nth)).await).await.unwrap();
+        let sent = async {
+            while sink.messages().len() < nth {
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(Duration::from_secs(30), sent).await.expect("the relay was not woken");
+    }
+    stop.send(()).unwrap();
+    let (run, stats) = running.await.unwrap();
+    run.unwrap();
+    assert_eq!((stats.settled, stats.published), (3, 3));
+    assert_eq!(outbox.waiting().await, 0);
+}
+
+async fn hold_stops_all_relaying<D: Db>(site: &Site) {
+    let outbox = site.outbox::<D>().await;
+    let (yes, no) = if D::NAME == "sqlite" { ("1", "0") } else { ("true", "false") };
+    outbox.sql(&format!("UPDATE cqrs_outbox_meta SET hold = {yes}")).await.unwrap();
+    outbox.transaction(async |tx| tx.publish(closed(1)).await).await.unwrap();
+    let sink = Arc::new(Sink::default());
+    let relay = OutboxRelay::builder(D::store(&outbox), sink.clone()).settings(quick()).build().unwrap();
+    relay.run_until(sleep(Duration::from_millis(300))).await.unwrap();
+    assert!(sink.messages().is_empty());
+    outbox.sql(&format!("UPDATE cqrs_outbox_meta SET hold = {no}")).await.unwrap();
+    timeout(Duration::from_secs(30), relay.run_until_empty()).await.unwrap().unwrap();
+    assert_eq!(sink.payloads().len(), 1);
+}
+
+async fn no_dead_letter_is_a_clear_error<D: Db>(site: &Site) {
+    let outbox = site.outbox::<D>().await;
+    let id = Uuid::new_v4();
+    for error in [outbox.replay(id).await.unwrap_err(), outbox.discard(id).await.unwrap_err()] {
+        assert_eq!(error.kind(), ErrorKind::InvalidEvent);
+        assert!(error.to_string().contains(&id.to_string()), "{error}");
+    }
+    assert!(outbox.values("SELECT kind AS value FROM cqrs_outbox_request").await.is_empty());
+}
+
+async fn leases_that_ended_without_a_release_are_marked<D: Db>(site: &Site) {
+    let outbox = site.outbox::<D>().await;
+    let store = D::store(&outbox);
+    let dirty = async || {
+        let query = "SELECT CAST(count(*) AS text) AS value FROM cqrs_outbox_group \
+            WHERE CAST(dirty AS text) IN ('1', 'true')";
+        outbox.values(query).await[0].clone()
+    };
+    let relay = |name: &str| RelayId { name: name.to_owned(), incarnation: Uuid::new_v4() };
+    let beat = |lease| Heartbeat { lease: Duration::from_millis(lease), take: 1, release: Vec::new() };
+    let (one, two, three) = (relay("one"), relay("two"), relay("three"));
+    store.heartbeat(&one, &beat(60_000)).await.unwrap();
+    store.leave(&one).await.unwrap();
+    store.heartbeat(&two, &beat(50)).await.unwrap();
+    assert_eq!(dirty().await, "0");
+    sleep(Duration::from_millis(100)).await;
+    store.heartbeat(&three, &beat(60_000)).await.unwrap();
+    assert_eq!(dirty().await, "1");
+}
+
+async fn sequences_do_not_give_an_id_again<D: Db>(site: &Site) {
+    let outbox = site.outbox::<D>().await;
+    let highest = async || {
+        outbox.values("SELECT CAST(max(id) AS text) AS value FROM cqrs_outbox").await[0]
+            .parse::<i64>()
+            .unwrap()
+    };
+    outbox.transaction(async |tx| tx.publish_all([closed(1), closed(2)]).await).await.unwrap();
+    let before = highest().await;
+    outbox.sql("DELETE FROM cqrs_outbox").await.unwrap();
+    outbox.transaction(async |tx| tx.publish(closed(3)).await).await.unwrap();
+    assert!(highest().await > before);
+}

@@ -1,0 +1,209 @@
+//! What only PostgreSQL has.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cqrs_core::ErrorKind;
+use cqrs_outbox::{OutboxRelay, OutboxStore, ReadRequest, RelayId};
+use cqrs_outbox_diesel::{Outbox, Pg};
+use cqrs_testing::history::History;
+use tokio::time::{sleep, timeout};
+use url::Url;
+use uuid::Uuid;
+
+use crate::backend::{Db, PlainSql, Site};
+use crate::events::{Sink, closed, own_all, quick, statements_with};
+use crate::harness::{Trials, tests};
+
+pub(crate) fn trials(trials: &mut Trials) {
+    let all = tests!(postgres {
+        urls_of_others_are_a_clear_error,
+        a_server_that_is_not_there_is_a_clear_error,
+        a_login_that_is_refused_is_a_clear_error,
+        a_read_uses_the_index,
+        slots_are_spread_and_agree_with_the_groups,
+        cut_connections_lose_nothing,
+        writers_do_not_wait_for_a_relay,
+    });
+    for (name, test) in all {
+        trials.postgres(name, test);
+    }
+}
+
+/// Nothing that is printed of it may show the password.
+fn hides(secret: &str, error: &cqrs_core::Error) {
+    let all = format!("{error} {error:#} {error:?}");
+    assert!(!all.contains(secret), "{all}");
+}
+
+async fn urls_of_others_are_a_clear_error(_: &Site) {
+    for url in ["mysql://me:secret@localhost/db", "localhost:5432", ""] {
+        let error = Outbox::<Pg>::connect(url).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Configuration);
+        assert!(error.to_string().contains("`postgres://`"), "{error}");
+        hides("secret", &error);
+    }
+    for url in ["postgres://me:secret@localhost:port/db", "postgres://me:secret@localhost/db?nonsense=1"] {
+        let error = Outbox::<Pg>::connect(url).await.unwrap_err();
+        assert!(!error.is_retryable(), "waiting does not mend a URL: {error}");
+        hides("secret", &error);
+    }
+    hides(
+        "secret",
+        &cqrs_core::Error::handler(format!("{:?}", Outbox::<Pg>::builder("postgres://me:secret@h/d"))),
+    );
+}
+
+async fn a_server_that_is_not_there_is_a_clear_error(_: &Site) {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = free.local_addr().unwrap().port();
+    drop(free);
+    let url = format!("postgres://me:secret@127.0.0.1:{port}/meetings");
+    let error = Outbox::<Pg>::connect(url).await.unwrap_err();
+    assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Store, true));
+    for part in [&*format!("127.0.0.1:{port}/meetings"), "me", "refused", "is the server running?"] {
+        assert!(error.to_string().contains(part), "{error}");
+    }
+    hides("secret", &error);
+}
+
+async fn a_login_that_is_refused_is_a_clear_error(site: &Site) {
+    let mut url = Url::parse(site.server_url()).unwrap();
+    url.set_path("/cqrs_no_such_database");
+    url.set_password(Some("secret")).unwrap();
+    let error = Outbox::<Pg>::connect(url.as_str()).await.unwrap_err();
+    assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Store, false));
+    assert!(error.to_string().contains("\"cqrs_no_such_database\" does not exist"), "{error}");
+    hides("secret", &error);
+
+    let mut url = Url::parse(site.server_url()).unwrap();
+    url.set_username("cqrs_no_such_role").unwrap();
+    url.set_password(Some("secret")).unwrap();
+    let error = Outbox::<Pg>::connect(url.as_str()).await.unwrap_err();
+    assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Store, false));
+    assert!(error.to_string().contains("cqrs_no_such_role"), "{error}");
+    hides("secret", &error);
+}
+
+async fn a_read_uses_the_index(site: &Site) {
+    let outbox = site.outbox::<Pg>().await;
+    outbox
+        .sql(
+            "INSERT INTO cqrs_outbox (event_name, topic, message_key, payload_text) \
+             SELECT 'n', 't', convert_to('key ' || n % 1000, 'UTF8'), repeat('x', 300) \
+             FROM generate_series(1, 100000) AS n; \
+             ANALYZE cqrs_outbox",
+        )
+        .await
+        .unwrap();
+    let store = Pg::store(&outbox);
+    let relay = RelayId { name: "reader".to_owned(), incarnation: Uuid::new_v4() };
+    let leases = own_all(&store, &relay).await;
+    // A limit that no other test has, so that its statement is found.
+    let request = ReadRequest { leases, known: vec![7, 8], limit: 487, max_bytes: 1 << 24 };
+    assert_eq!(store.read(&request).await.unwrap().len(), 487);
+    let statement = statements_with(&["FROM cqrs_outbox o", "487, 16777216"]).pop().unwrap();
+    let (statement, _) = statement.split_once("-- binds:").unwrap();
+
+    let groups: Vec<String> = request.leases.iter().map(|lease| lease.group.to_string()).collect();
+    for mode in ["force_custom_plan", "force_generic_plan"] {
+        let plan = outbox
+            .transaction(async |tx| {
+                use diesel_async::SimpleAsyncConnection;
+                tx.batch_execute(&format!(
+                    "SET LOCAL plan_cache_mode = {mode}; PREPARE read_{mode} AS {statement}"
+                ))
+                .await?;
+                let groups = groups.join(",");
+                // EXPLAIN has a column of another name, so it is asked for by a function.
+                tx.batch_execute(
+                    "CREATE OR REPLACE FUNCTION explained(statement text) RETURNS SETOF text LANGUAGE plpgsql AS \
+                     $$ BEGIN RETURN QUERY EXECUTE 'EXPLAIN ' || statement; END $$",
+                )
+                .await?;
+                let explain = format!(
+                    "SELECT explained AS value FROM explained($$EXECUTE read_{mode}('{{{groups}}}', '{{7,8}}', 487, \
+                     16777216)$$)"
+                );
+                Ok(Pg::values(tx, &explain).await?.join("\n"))
+            })
+            .await
+            .unwrap();
+        assert!(plan.contains("Index Scan using cqrs_outbox_read"), "{mode}:\n{plan}");
+        assert!(!plan.contains("Seq Scan on cqrs_outbox "), "{mode}:\n{plan}");
+    }
+}
+
+async fn slots_are_spread_and_agree_with_the_groups(site: &Site) {
+    let outbox = site.outbox::<Pg>().await;
+    outbox.transaction(async |tx| tx.publish_all((0..5_000).map(closed)).await).await.unwrap();
+    let stray = "SELECT CAST(count(*) AS text) AS value FROM cqrs_outbox o \
+        LEFT JOIN cqrs_outbox_group g ON o.slot BETWEEN g.first_slot AND g.last_slot \
+        WHERE g.group_no IS DISTINCT FROM o.slot / 64";
+    assert_eq!(outbox.values(stray).await, ["0"]);
+    let used = "SELECT CAST(count(DISTINCT slot / 64) AS text) AS value FROM cqrs_outbox";
+    assert_eq!(outbox.values(used).await, ["64"]);
+}
+
+/// As an operator's `pg_terminate_backend`, or a network that is cut.
+async fn cut_connections_lose_nothing(site: &Site) {
+    let url = site.empty().await;
+    let outbox = Pg::connect(url.clone()).await.unwrap();
+    outbox.migrate().await.unwrap();
+    let schema = outbox.values("SELECT current_schema()::text AS value").await.remove(0);
+    let (history, sink) = (History::new(), Arc::new(Sink::default()));
+    let relay = OutboxRelay::builder(Pg::store(&outbox), sink.clone()).settings(quick()).build().unwrap();
+
+    // Writers and the knife have connections of their own.
+    let writers =
+        Outbox::<Pg>::connect(url.replace(&format!("application_name={schema}"), "application_name=writer"));
+    let writers = writers.await.unwrap();
+    let work = async {
+        let cut = format!(
+            "SELECT pg_terminate_backend(pid)::text AS value FROM pg_stat_activity WHERE application_name = '{schema}'"
+        );
+        for nth in 0..300_u64 {
+            let key = format!("{}", nth % 5);
+            let message =
+                cqrs_core::Envelope::new(closed(&key)).with_id(Uuid::from_u128(u128::from(nth) + 1));
+            writers.transaction(async |tx| tx.publish(message).await).await.unwrap();
+            history.committed(bytes::Bytes::from(key), Uuid::from_u128(u128::from(nth) + 1), nth);
+            if nth % 30 == 29 {
+                writers.values(&cut).await;
+            }
+        }
+        let left = async {
+            while writers.waiting().await > 0 {
+                sleep(Duration::from_millis(20)).await;
+            }
+        };
+        timeout(Duration::from_secs(60), left).await.expect("the relay did not come back");
+    };
+    relay.run_until(work).await.unwrap();
+    for message in sink.messages() {
+        history.delivered(message.id.unwrap().to_uuid().unwrap(), message.key);
+    }
+    history.check().assert_clean();
+}
+
+/// Neither a lease's row that is locked, nor a read, keeps a writer.
+async fn writers_do_not_wait_for_a_relay(site: &Site) {
+    let outbox = site.outbox::<Pg>().await;
+    let write =
+        || timeout(Duration::from_secs(5), outbox.transaction(async |tx| tx.publish(closed(1)).await));
+    outbox
+        .transaction(async |tx| {
+            use diesel_async::SimpleAsyncConnection;
+            tx.batch_execute(
+                "SELECT * FROM cqrs_outbox_group FOR UPDATE; SELECT * FROM cqrs_outbox; \
+                 LOCK TABLE cqrs_outbox_relay, cqrs_outbox_parked, cqrs_outbox_gate IN EXCLUSIVE MODE",
+            )
+            .await?;
+            write().await.expect("a writer waited")
+        })
+        .await
+        .unwrap();
+    let store: Arc<dyn OutboxStore> = Arc::new(outbox.clone());
+    store.check().await.unwrap();
+    write().await.unwrap().unwrap();
+}

@@ -1,0 +1,154 @@
+//! The tables: made once, by anyone, and missed with a clear word.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cqrs_core::{Error, ErrorKind};
+use cqrs_outbox::{OutboxRelay, StoreErrorKind};
+use cqrs_outbox_diesel::Outbox;
+use tokio::time::timeout;
+
+use crate::backend::{Db, PlainSql, Site};
+use crate::events::{Sink, closed};
+use crate::harness::{OnBoth, Test, tests};
+
+pub(crate) struct All;
+
+impl OnBoth for All {
+    fn list<D: Db>() -> Vec<(&'static str, Test)> {
+        tests!(schema<D> {
+            migrating_twice_changes_nothing,
+            four_migrate_at_once,
+            the_printed_sql_does_the_same,
+            missing_tables_are_a_clear_error,
+            tables_of_a_newer_kind_are_a_clear_error,
+            newer_tables_that_allow_it_are_used_and_kept,
+        })
+    }
+}
+
+/// Everything about the tables that a migration decides.
+async fn fingerprint<D: Db>(outbox: &Outbox<D>) -> Vec<String> {
+    let query = if D::NAME == "sqlite" {
+        "SELECT sql AS value FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY name"
+    } else {
+        "SELECT concat_ws(' ', table_name, column_name, data_type, is_nullable, column_default, \
+             generation_expression) AS value \
+         FROM information_schema.columns WHERE table_schema = current_schema() \
+         UNION ALL \
+         SELECT replace(indexdef, schemaname, '') FROM pg_indexes WHERE schemaname = current_schema() \
+         UNION ALL \
+         SELECT conrelid::regclass || ' ' || pg_get_constraintdef(oid) FROM pg_constraint \
+         WHERE connamespace = current_schema()::regnamespace \
+         ORDER BY 1"
+    };
+    let mut lines = outbox.values(query).await;
+    lines.extend(
+        outbox
+            .values(
+                "SELECT CAST(schema_version AS text) || ' ' || CAST(min_reader_version AS text) AS value \
+                 FROM cqrs_outbox_meta",
+            )
+            .await,
+    );
+    lines.extend(
+        outbox
+            .values(
+                "SELECT CAST(group_no AS text) || ' ' || CAST(first_slot AS text) AS value \
+                 FROM cqrs_outbox_group ORDER BY group_no",
+            )
+            .await,
+    );
+    assert!(lines.len() > 20, "{lines:?}");
+    lines
+}
+
+async fn works<D: Db>(outbox: &Outbox<D>) {
+    outbox.check_schema().await.unwrap();
+    outbox.transaction(async |tx| tx.publish(closed(1)).await).await.unwrap();
+    assert_eq!(outbox.waiting().await, 1);
+}
+
+async fn migrating_twice_changes_nothing<D: Db>(site: &Site) {
+    let outbox = site.outbox::<D>().await;
+    works(&outbox).await;
+    let before = fingerprint(&outbox).await;
+    outbox.migrate().await.unwrap();
+    assert_eq!(fingerprint(&outbox).await, before);
+    assert_eq!(outbox.waiting().await, 1);
+}
+
+async fn four_migrate_at_once<D: Db>(site: &Site) {
+    let url = site.empty().await;
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..4 {
+        let url = url.clone();
+        // As four processes: each with connections of its own.
+        tasks.spawn(async move { D::connect(url).await?.migrate().await });
+    }
+    while let Some(migrated) = tasks.join_next().await {
+        migrated.unwrap().unwrap();
+    }
+    let outbox = D::connect(url).await.unwrap();
+    assert_eq!(fingerprint(&outbox).await, fingerprint(&site.outbox::<D>().await).await);
+    works(&outbox).await;
+}
+
+async fn the_printed_sql_does_the_same<D: Db>(site: &Site) {
+    let by_hand = site.bare::<D>().await;
+    let printed: String = <D as Db>::MIGRATIONS.iter().map(ToString::to_string).collect();
+    by_hand.sql(&printed).await.unwrap();
+    let before = fingerprint(&by_hand).await;
+    assert_eq!(before, fingerprint(&site.outbox::<D>().await).await);
+    by_hand.migrate().await.unwrap();
+    assert_eq!(fingerprint(&by_hand).await, before);
+    works(&by_hand).await;
+}
+
+async fn relay_fails<D: Db>(outbox: &Outbox<D>) -> Error {
+    let relay = OutboxRelay::builder(D::store(outbox), Arc::new(Sink::default())).build().unwrap();
+    let run = timeout(Duration::from_secs(30), relay.run_until(std::future::pending()));
+    run.await.expect("the relay goes on without tables").unwrap_err()
+}
+
+async fn missing_tables_are_a_clear_error<D: Db>(site: &Site) {
+    let outbox = site.bare::<D>().await;
+    let error = D::store(&outbox).check().await.unwrap_err();
+    assert_eq!(error.kind(), StoreErrorKind::Schema);
+    let errors = [
+        error.into_error(),
+        outbox.check_schema().await.unwrap_err(),
+        outbox.transaction(async |tx| tx.publish(closed(1)).await).await.unwrap_err(),
+        relay_fails(&outbox).await,
+    ];
+    for error in errors {
+        assert_eq!(error.kind(), ErrorKind::Store);
+        assert!(!error.is_retryable(), "{error}");
+        assert!(error.to_string().contains("Outbox::migrate"), "{error}");
+    }
+}
+
+async fn tables_of_a_newer_kind_are_a_clear_error<D: Db>(site: &Site) {
+    let outbox = site.outbox::<D>().await;
+    outbox.sql("UPDATE cqrs_outbox_meta SET schema_version = 9, min_reader_version = 8").await.unwrap();
+    let errors = [
+        outbox.check_schema().await.unwrap_err(),
+        outbox.migrate().await.unwrap_err(),
+        relay_fails(&outbox).await,
+    ];
+    for error in errors {
+        assert_eq!(error.kind(), ErrorKind::Store);
+        assert!(!error.is_retryable(), "{error}");
+        for part in ["version 9", "version 8", "update this program"] {
+            assert!(error.to_string().contains(part), "{error}");
+        }
+    }
+}
+
+async fn newer_tables_that_allow_it_are_used_and_kept<D: Db>(site: &Site) {
+    let outbox = site.outbox::<D>().await;
+    outbox.sql("UPDATE cqrs_outbox_meta SET schema_version = 9").await.unwrap();
+    outbox.migrate().await.unwrap();
+    works(&outbox).await;
+    assert!(fingerprint(&outbox).await.contains(&"9 1".to_owned()));
+}

@@ -1,0 +1,106 @@
+//! The conformance suite, a trial for each of its rows.
+
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use cqrs_consumer::Inbox;
+use cqrs_core::{BeginTransaction, ErrorKind, Result, Transaction};
+use cqrs_outbox::OutboxStore;
+use cqrs_outbox_diesel::{Outbox, Pg, Sqlite};
+use cqrs_testing::store::{self, Asked, DeadLetter, Outcome, Request, Settings, StoreUnderTest};
+use diesel_async::SimpleAsyncConnection;
+use tokio::sync::Mutex;
+use uuid::Uuid;
+
+use crate::backend::{Db, PlainSql, Site};
+use crate::harness::{Trials, test};
+
+/// The suite keeps what it opens for as long as a row runs, and the databases have to be there for as long.
+struct Adapter<D> {
+    /// URLs of empty databases: the suite opens a few in a row.
+    urls: Mutex<Vec<String>>,
+    database: PhantomData<fn(D)>,
+}
+
+/// More than any row opens.
+const DATABASES: usize = 12;
+
+#[async_trait]
+impl<D: Db> StoreUnderTest for Adapter<D>
+where
+    Outbox<D>: OutboxStore,
+{
+    type Database = D;
+    type Store = Outbox<D>;
+
+    async fn open(&self) -> Result<Arc<Outbox<D>>> {
+        let outbox = D::connect(self.urls.lock().await.pop().unwrap()).await?;
+        outbox.migrate().await?;
+        Ok(Arc::new(outbox))
+    }
+
+    fn inbox(&self, store: &Arc<Outbox<D>>) -> Option<Arc<dyn Inbox<D>>> {
+        Some(store.clone())
+    }
+
+    async fn execute(&self, store: &Arc<Outbox<D>>, sql: &str) -> Result<bool> {
+        let mut tx = store.begin().await?;
+        tx.batch_execute(sql).await?;
+        tx.commit().await?;
+        Ok(true)
+    }
+
+    async fn dead_letters(&self, store: &Arc<Outbox<D>>) -> Result<Option<Vec<DeadLetter>>> {
+        let query = "SELECT CAST(event_id AS text) || ' ' || CAST(attempts AS text) || ' ' || error AS value \
+            FROM cqrs_outbox_dead ORDER BY id";
+        let dead = store.values(query).await.into_iter().map(|line| {
+            let mut parts = line.splitn(3, ' ');
+            let mut next = || parts.next().unwrap().to_owned();
+            DeadLetter { event_id: next().parse().unwrap(), attempts: next().parse().unwrap(), error: next() }
+        });
+        Ok(Some(dead.collect()))
+    }
+
+    async fn request(&self, store: &Arc<Outbox<D>>, request: Request, event_id: Uuid) -> Result<Asked> {
+        let asked = match request {
+            Request::Replay => store.replay(event_id).await,
+            Request::Discard => store.discard(event_id).await,
+        };
+        match asked {
+            Ok(()) => Ok(Asked::Accepted),
+            Err(error) if error.kind() == ErrorKind::InvalidEvent => Ok(Asked::Unknown),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn writes_concurrently(&self) -> bool {
+        D::NAME != Sqlite::NAME
+    }
+}
+
+async fn row<D: Db>(site: &Site, name: &'static str) -> Option<String>
+where
+    Outbox<D>: OutboxStore,
+{
+    let mut urls = Vec::new();
+    for _ in 0..DATABASES {
+        urls.push(site.empty().await);
+    }
+    let adapter = Adapter::<D> { urls: Mutex::new(urls), database: PhantomData };
+    let mut settings = Settings::default();
+    settings.only = vec![name.to_owned()];
+    let report = store::run(&adapter, &settings).await;
+    report.assert_passed();
+    match &report.rows()[0].outcome {
+        Outcome::Skipped(reason) => Some(reason.clone()),
+        _ => None,
+    }
+}
+
+pub(crate) fn trials(trials: &mut Trials) {
+    for name in store::row_names() {
+        trials.sqlite(&format!("suite::{name}"), test(move |site| Box::pin(row::<Sqlite>(site, name))));
+        trials.postgres(&format!("suite::{name}"), test(move |site| Box::pin(row::<Pg>(site, name))));
+    }
+}
