@@ -4,8 +4,8 @@
 //! file; a relay takes the events to a broker; [`attendance`] keeps a projection of them in a file of its own, behind an
 //! inbox. In the end the two are compared. `--help` says more.
 //!
-//! Read [`domain`], [`rooms`] and [`attendance`] first: they are what a service consists of. The other modules make a
-//! program of it.
+//! Read [`domain`], [`rooms`] and [`attendance`] first: they are what services consist of. The other modules make a
+//! program of them that can be killed and started again.
 
 mod attendance;
 mod audit;
@@ -46,14 +46,14 @@ const EXAMPLES: &str = r#"What a line looks like:
   {"command":"leave_meeting","room":"r-1","user":"ada"}
   {"command":"read_meeting","room":"r-1"}
   {"command":"close_room","room":"r-1"}
-Blank lines are skipped. A line that is none of these is refused, with its number and the reason, like a command
-that cannot be carried out; neither stops the run.
+Blank lines are skipped. A line that is none of these is refused, with its number and the
+reason, like a command that cannot be carried out; neither stops the run.
 
 Things to try:
   cargo run --example quickstart
   cargo run --example quickstart -- -v --redeliver-every 3
   echo '{"command":"close_room","room":"r-9"}' | cargo run --example quickstart -- -
-  kill it in the middle (kill -9), start it again with the same input, and look at the check
+  kill it in the middle (kill -9), start it again with the same input, look at the check
 
 Exit codes:
   0    every event arrived, and the projection equals the source
@@ -63,33 +63,36 @@ Exit codes:
 
 /// Executes commands about meeting rooms, and checks that a second service hears of each exactly once.
 ///
-/// Commands come as JSON lines. Each is sent through a mediator to its handler, which changes an SQLite database and says
-/// what happened; both are committed in one transaction. A relay takes the events from this outbox to a broker, here one
-/// in memory. A second service handles them and keeps a projection in a database of its own; its inbox drops what is
-/// delivered twice. In the end both databases are compared.
+/// Commands come as JSON lines. Each is sent through a mediator to its handler, which changes
+/// an SQLite database and says what happened; both are committed in one transaction. A relay
+/// takes the events from this outbox to a broker, here one in memory. A second service handles
+/// them and keeps a projection in a database of its own; its inbox drops what is delivered
+/// twice. In the end both databases are compared.
 ///
-/// Nothing is lost when the process is killed, whatever the moment: start it again with the same input, and it goes on
-/// behind the last line that was committed.
+/// Nothing is lost when the process is killed, whatever the moment: start it again with the
+/// same input, and it goes on behind the last line that was committed.
 #[derive(Debug, Parser)]
-#[command(name = "quickstart", after_long_help = EXAMPLES)]
+#[command(name = "quickstart", verbatim_doc_comment, after_long_help = EXAMPLES)]
 struct Args {
-    /// The commands, one JSON object on each line; `-` is standard input. Default: the file that ships with this example
+    /// The commands, one JSON object on each line; `-` is standard input.
+    /// Default: the file that ships with this example
+    #[arg(verbatim_doc_comment)]
     file: Option<Source>,
 
-    /// The SQLite file of the first service. The second one has another beside it, for example
-    /// `quickstart.projection.sqlite`
-    #[arg(long, value_name = "FILE", default_value = "quickstart.sqlite", value_parser = sqlite_file)]
+    /// The SQLite file of the first service. That of the second one stands beside it, for
+    /// example `quickstart.projection.sqlite`
+    #[arg(long, verbatim_doc_comment, value_name = "FILE", default_value = "quickstart.sqlite", value_parser = sqlite_file)]
     database: PathBuf,
 
-    /// Forgets an unfinished run, and begins a new one. (A finished run is forgotten without it.)
+    /// Forgets an unfinished run, and begins anew; a finished one is forgotten without it
     #[arg(long)]
     fresh: bool,
 
-    /// The broker delivers every N-th message twice, so that the inbox has something to drop; 0: none
+    /// The broker delivers every N-th message twice, for the inbox to drop; 0: none
     #[arg(long, value_name = "N", default_value_t = 20)]
     redeliver_every: usize,
 
-    /// How long to wait for the events, after the last command, while none arrives
+    /// How long to wait for events, after the last command, when none arrives any more
     #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds)]
     timeout: Duration,
 

@@ -127,7 +127,7 @@ impl Report {
                 p50_ms: milliseconds(p50),
                 p99_ms: milliseconds(p99),
             }),
-            seconds: observed.elapsed.as_secs_f64(),
+            seconds: milliseconds(observed.elapsed).round() / 1e3,
             state: audit::state(conn).await?,
             check: Check { holds: differences.is_empty(), differences },
         })
@@ -140,7 +140,7 @@ impl Report {
 }
 
 fn milliseconds(time: Duration) -> f64 {
-    time.as_secs_f64() * 1e3
+    time.as_micros() as f64 / 1e3
 }
 
 impl fmt::Display for Report {

@@ -149,14 +149,7 @@ impl OutboxRelay {
             let deadline = engine.deadline().map(|at| started + at);
             tokio::select! {
                 biased;
-                Some(answer) = pending.next(), if !pending.is_empty() => {
-                    let mut next = Some(answer);
-                    // Whatever else is there already belongs to the same step.
-                    while let Some(answer) = next {
-                        engine.step(started.elapsed(), answer.map_err(StoreError::into_error)?);
-                        next = pending.next().now_or_never().flatten();
-                    }
-                }
+                // First, for with a broker that never lets it wait there is always an answer.
                 () = &mut shutdown, if give_up_at.is_none() => {
                     tracing::info!(relay = relay.name, "the relay stops");
                     give_up_at = Some(Instant::now() + self.settings.stop_grace);
@@ -166,6 +159,14 @@ impl OutboxRelay {
                     tracing::warn!(relay = relay.name, "what is in flight is left to the next relay");
                     give_up_at = Some(Instant::now() + FAR_AWAY);
                     engine.step(started.elapsed(), Input::GiveUp);
+                }
+                Some(answer) = pending.next(), if !pending.is_empty() => {
+                    let mut next = Some(answer);
+                    // Whatever else is there already belongs to the same step.
+                    while let Some(answer) = next {
+                        engine.step(started.elapsed(), answer.map_err(StoreError::into_error)?);
+                        next = pending.next().now_or_never().flatten();
+                    }
                 }
                 () = &mut changed => {
                     changed = self.store.changed();

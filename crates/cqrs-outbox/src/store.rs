@@ -33,8 +33,8 @@ pub struct Heartbeat {
     pub lease: Duration,
     /// How many more groups it would take, of those that nobody owns or whose lease has expired.
     pub take: usize,
-    /// Groups that it gives back.
-    pub release: Vec<GroupNo>,
+    /// Leases that it gives back. They name their epoch, so that a heartbeat that is carried out late ends no later lease.
+    pub release: Vec<Lease>,
 }
 
 /// What the store answers.
@@ -72,6 +72,8 @@ pub struct Rejection {
     pub id: i64,
     /// Its lane.
     pub lane: Lane,
+    /// Which refusal of the row this is: what its attempts are to be, so that writing it twice counts it once.
+    pub attempts: u32,
     /// Why.
     pub error: String,
     /// What is to become of it.
@@ -133,7 +135,7 @@ pub trait OutboxStore: fmt::Debug + Send + Sync + 'static {
     /// harmless.
     async fn settle(&self, confirmed: &[Confirmed]) -> Result<(), StoreError>;
 
-    /// Parks or buries a row that was refused: counts the attempt and keeps the error; parking it closes its lane's gate.
+    /// Parks or buries a row that was refused: keeps the attempts and the error; parking it closes its lane's gate.
     async fn reject(&self, rejection: &Rejection) -> Result<Fenced<()>, StoreError>;
 
     /// Moves rows of the hot table aside, behind the closed gate of their lane. `Done(false)` if the gate is not closed:

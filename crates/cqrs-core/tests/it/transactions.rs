@@ -419,16 +419,20 @@ async fn a_handler_can_do_units_of_work_by_hand_one_after_the_other() {
             assert_eq!(failed.unwrap_err().to_string(), "no");
             assert!(!cx.is_in_transaction());
 
-            db.fail("commit", ErrorKind::Transaction);
             let tx = unit.begin(cx).await?;
             cx.emit(Told(2));
+            unit.complete(tx, cx, Ok::<_, Error>(())).await?;
+
+            db.fail("commit", ErrorKind::Transaction);
+            let tx = unit.begin(cx).await?;
+            cx.emit(Told(3));
             let failed: Result<()> = unit.complete(tx, cx, Ok(())).await;
             assert_eq!(failed.unwrap_err().kind(), ErrorKind::Transaction);
             assert!(!cx.is_in_transaction());
 
             let tx = unit.begin(cx).await?;
-            cx.emit(Told(3));
-            cx.emit(Happened(3));
+            cx.emit(Told(4));
+            cx.emit(Happened(4));
             unit.complete(tx, cx, Ok::<_, Error>(())).await?;
             assert!(!cx.is_in_transaction());
             Ok(())
@@ -436,6 +440,6 @@ async fn a_handler_can_do_units_of_work_by_hand_one_after_the_other() {
     }));
     let emitter = EventEmitter::new(EventMap::new().bind(noting(db)));
     RequestMediator::new(requests, emitter).unwrap().send(Close).await.unwrap();
-    assert_eq!(payloads(&db.outbox()), ["3"]);
-    assert_eq!(db.journal().entries().last().unwrap(), "happened 3");
+    assert_eq!(payloads(&db.outbox()), ["2", "4"]);
+    assert_eq!(db.journal().entries().last().unwrap(), "happened 4");
 }

@@ -43,7 +43,8 @@ pub(super) const FORGET_RELAYS: &str = "\
 
 pub(super) const RELEASE: &str = "\
     UPDATE cqrs_outbox_group SET owner = NULL, incarnation = NULL, expires_at = NULL, dirty = false \
-    WHERE incarnation = $1 AND group_no = ANY($2)";
+    WHERE incarnation = $1 \
+        AND (group_no, epoch) IN (SELECT * FROM unnest($2::int[], $3::bigint[]))";
 
 pub(super) const RENEW: &str = "\
     UPDATE cqrs_outbox_group SET expires_at = clock_timestamp() + make_interval(secs => $2) \
@@ -172,11 +173,11 @@ pub(super) const PARK_HOT: &str = concat!(
     ", attempts, lane, error) \
      SELECT ",
     carried!(),
-    ", attempts + 1, $2, $3 FROM moved"
+    ", $4, $2, $3 FROM moved"
 );
 
 pub(super) const PARK_AGAIN: &str = "\
-    UPDATE cqrs_outbox_parked SET attempts = attempts + 1, error = $3, parked_at = clock_timestamp() \
+    UPDATE cqrs_outbox_parked SET attempts = $4, error = $3, parked_at = clock_timestamp() \
     WHERE id = $1 AND lane = $2";
 
 pub(super) const BURY_HOT: &str = concat!(
@@ -186,7 +187,7 @@ pub(super) const BURY_HOT: &str = concat!(
     ", attempts, lane, error, errors) \
      SELECT ",
     carried!(),
-    ", attempts + 1, $2, $3, \
+    ", $4, $2, $3, \
         jsonb_build_array(jsonb_build_object('at', clock_timestamp(), 'error', $3::text))::text FROM moved"
 );
 
@@ -197,7 +198,7 @@ pub(super) const BURY_PARKED: &str = concat!(
     ", attempts, lane, error, errors) \
      SELECT ",
     carried!(),
-    ", attempts + 1, lane, $3, \
+    ", $4, lane, $3, \
         jsonb_build_array(jsonb_build_object('at', parked_at, 'error', error), \
             jsonb_build_object('at', clock_timestamp(), 'error', $3::text))::text FROM moved"
 );

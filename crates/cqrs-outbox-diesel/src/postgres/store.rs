@@ -169,10 +169,12 @@ async fn beat(conn: &mut AsyncPgConnection, relay: &RelayId, beat: &Heartbeat) -
         .await?;
     sql_query(sql::FORGET_RELAYS).bind::<Double, _>(lease).execute(conn).await?;
     if !beat.release.is_empty() {
-        let release: Vec<i32> = beat.release.iter().map(|group| group.0).collect();
+        let (groups, epochs): (Vec<i32>, Vec<i64>) =
+            beat.release.iter().map(|lease| (lease.group.0, lease.epoch)).unzip();
         sql_query(sql::RELEASE)
             .bind::<SqlUuid, _>(me)
-            .bind::<Array<Integer>, _>(release)
+            .bind::<Array<Integer>, _>(groups)
+            .bind::<Array<BigInt>, _>(epochs)
             .execute(conn)
             .await?;
     }
@@ -206,6 +208,7 @@ async fn reject(conn: &mut AsyncPgConnection, rejection: &Rejection) -> QueryRes
         Verdict::Park { retry_in } => (sql::PARK_HOT, sql::PARK_AGAIN, Some(Some(seconds(retry_in)))),
         Verdict::Bury { lane_waits } => (sql::BURY_HOT, sql::BURY_PARKED, lane_waits.then_some(None)),
     };
+    let attempts = i32::try_from(rejection.attempts).unwrap_or(i32::MAX);
     let mut moved = 0;
     for query in [hot, again] {
         if moved == 0 {
@@ -213,6 +216,7 @@ async fn reject(conn: &mut AsyncPgConnection, rejection: &Rejection) -> QueryRes
                 .bind::<BigInt, _>(rejection.id)
                 .bind::<Binary, _>(rejection.lane.as_bytes())
                 .bind::<Text, _>(&rejection.error)
+                .bind::<Integer, _>(attempts)
                 .execute(conn)
                 .await?;
         }

@@ -36,7 +36,8 @@ pub(super) const FORGET_RELAYS: &str =
 
 pub(super) const RELEASE: &str = "\
     UPDATE cqrs_outbox_group SET owner = NULL, incarnation = NULL, expires_at = NULL, dirty = 0 \
-    WHERE incarnation = ? AND group_no IN (SELECT value FROM json_each(?))";
+    WHERE incarnation = ?1 AND EXISTS (SELECT 1 FROM json_each(?2) \
+        WHERE value ->> 0 = group_no AND value ->> 1 = epoch)";
 
 pub(super) const RENEW: &str = "\
     UPDATE cqrs_outbox_group SET expires_at = unixepoch('now', 'subsec') + ?2 \
@@ -156,11 +157,11 @@ pub(super) const PARK_HOT: &str = concat!(
     ", attempts, lane, error) \
      SELECT ",
     carried!(),
-    ", attempts + 1, ?2, ?3 FROM cqrs_outbox WHERE id = ?1"
+    ", ?4, ?2, ?3 FROM cqrs_outbox WHERE id = ?1"
 );
 
 pub(super) const PARK_AGAIN: &str = "\
-    UPDATE cqrs_outbox_parked SET attempts = attempts + 1, error = ?3, \
+    UPDATE cqrs_outbox_parked SET attempts = ?4, error = ?3, \
         parked_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now') \
     WHERE id = ?1 AND lane = ?2";
 
@@ -170,7 +171,7 @@ pub(super) const BURY_HOT: &str = concat!(
     ", attempts, lane, error, errors) \
      SELECT ",
     carried!(),
-    ", attempts + 1, ?2, ?3, \
+    ", ?4, ?2, ?3, \
         json_array(json_object('at', strftime('%Y-%m-%dT%H:%M:%fZ', 'now'), 'error', ?3)) \
      FROM cqrs_outbox WHERE id = ?1"
 );
@@ -181,7 +182,7 @@ pub(super) const BURY_PARKED: &str = concat!(
     ", attempts, lane, error, errors) \
      SELECT ",
     carried!(),
-    ", attempts + 1, lane, ?3, \
+    ", ?4, lane, ?3, \
         json_array(json_object('at', parked_at, 'error', error), \
             json_object('at', strftime('%Y-%m-%dT%H:%M:%fZ', 'now'), 'error', ?3)) \
      FROM cqrs_outbox_parked WHERE id = ?1 AND lane = ?2"

@@ -167,7 +167,8 @@ async fn beat(conn: &mut Connection, relay: &RelayId, beat: &Heartbeat) -> Query
         .await?;
     sql_query(sql::FORGET_RELAYS).bind::<Double, _>(lease).execute(conn).await?;
     if !beat.release.is_empty() {
-        let release: Vec<i32> = beat.release.iter().map(|group| group.0).collect();
+        let release: Vec<String> =
+            beat.release.iter().map(|lease| format!("[{},{}]", lease.group, lease.epoch)).collect();
         sql_query(sql::RELEASE).bind::<Text, _>(&me).bind::<Text, _>(array(&release)).execute(conn).await?;
     }
     sql_query(sql::RENEW).bind::<Text, _>(&me).bind::<Double, _>(lease).execute(conn).await?;
@@ -207,6 +208,7 @@ async fn reject(conn: &mut Connection, rejection: &Rejection) -> QueryResult<()>
             (steps, lane_waits.then_some(None))
         }
     };
+    let attempts = i32::try_from(rejection.attempts).unwrap_or(i32::MAX);
     let mut moved = 0;
     for (query, delete) in steps {
         if moved == 0 {
@@ -214,6 +216,7 @@ async fn reject(conn: &mut Connection, rejection: &Rejection) -> QueryResult<()>
                 .bind::<BigInt, _>(rejection.id)
                 .bind::<Binary, _>(rejection.lane.as_bytes())
                 .bind::<Text, _>(&rejection.error)
+                .bind::<Integer, _>(attempts)
                 .execute(conn)
                 .await?;
             if let Some(delete) = delete.filter(|_| moved > 0) {

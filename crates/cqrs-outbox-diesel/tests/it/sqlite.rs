@@ -82,7 +82,8 @@ async fn dead_letters_are_found_however_their_ids_are_written(site: &Site) {
     let lease = own_all(&store, &relay).await[0];
     let row = read(&store, lease).await.remove(0);
     let verdict = Verdict::Bury { lane_waits: false };
-    let rejection = Rejection { lease, id: row.id, lane: row.lane, error: "no".to_owned(), verdict };
+    let rejection =
+        Rejection { lease, id: row.id, lane: row.lane, attempts: 1, error: "no".to_owned(), verdict };
     store.reject(&rejection).await.unwrap();
     outbox.discard(row.event_id).await.unwrap();
     own_all(&store, &relay).await;

@@ -123,7 +123,9 @@ impl MemoryTables {
         self.relays.retain(|_, seen| *seen + heartbeat.lease > now);
         let mut take = heartbeat.take;
         for (group, lease) in self.leases.iter_mut().enumerate() {
-            if lease.owner == Some(me) && heartbeat.release.contains(&GroupNo(group as i32)) {
+            if lease.owner == Some(me)
+                && heartbeat.release.contains(&Lease { group: GroupNo(group as i32), epoch: lease.epoch })
+            {
                 lease.owner = None;
             }
             let expired = lease.expires <= now || lease.expires > now + heartbeat.lease * 2;
@@ -180,7 +182,7 @@ impl MemoryTables {
         }
         let row = self.hot.remove(&rejection.id).or_else(|| self.parked.remove(&rejection.id));
         let Some(mut row) = row else { return Fenced::Done(()) };
-        row.attempts += 1;
+        row.attempts = rejection.attempts;
         row.place = Place::Parked;
         let gate = |until| GateRow { until };
         match rejection.verdict {

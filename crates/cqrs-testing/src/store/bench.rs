@@ -220,7 +220,7 @@ impl<S: StoreUnderTest> Owner<S> {
         &mut self,
         lease: Duration,
         take: usize,
-        release: Vec<GroupNo>,
+        release: Vec<Lease>,
     ) -> Checked<Ownership> {
         let ownership = self.store().heartbeat(&self.relay, &Heartbeat { lease, take, release }).await?;
         self.leases.clone_from(&ownership.leases);
@@ -284,6 +284,7 @@ impl<S: StoreUnderTest> Owner<S> {
             lease: self.lease_of(row)?,
             id: row.id,
             lane: row.lane.clone(),
+            attempts: row.attempts + 1,
             error: error.to_owned(),
             verdict,
         };

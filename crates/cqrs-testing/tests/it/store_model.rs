@@ -61,6 +61,7 @@ pub(crate) enum Fault {
     TakesOwned,
     ReleasesForOthers,
     KeepsReleased,
+    ReleasesLaterLeases,
     EpochStays,
     EpochStaysAfterExpiry,
     NeverRenews,
@@ -97,6 +98,7 @@ pub(crate) enum Fault {
     NeverOpens,
     OpensAllGates,
     ForgetsAttempts,
+    CountsRefusalsTwice,
     KeepsFirstError,
     BuryDrops,
     BuryAlwaysGates,
@@ -462,7 +464,8 @@ impl OutboxStore for Model {
         let mut take = if self.has(Fault::TakesTooMany) { usize::MAX } else { heartbeat.take };
         for (group, lease) in &mut tables.leases {
             let mine = lease.owner.as_ref() == Some(&me);
-            if heartbeat.release.contains(&GroupNo(*group))
+            let given = heartbeat.release.iter().find(|given| given.group == GroupNo(*group));
+            if given.is_some_and(|given| given.epoch == lease.epoch || self.has(Fault::ReleasesLaterLeases))
                 && (mine || self.has(Fault::ReleasesForOthers))
                 && !self.has(Fault::KeepsReleased)
             {
@@ -594,7 +597,11 @@ impl OutboxStore for Model {
             }
             return Ok(Fenced::Done(()));
         };
-        row.attempts = if self.has(Fault::ForgetsAttempts) { 1 } else { row.attempts + 1 };
+        row.attempts = match self.0.fault {
+            Fault::ForgetsAttempts => 1,
+            Fault::CountsRefusalsTwice => row.attempts + 1,
+            _ => rejection.attempts,
+        };
         row.place = Place::Parked;
         let lane = self.lane(&row);
         let error = match first_error {

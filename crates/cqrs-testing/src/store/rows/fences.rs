@@ -12,7 +12,7 @@ async fn usurped<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Checked<(Owner<S>, 
     let mut old = bench.owned().await?;
     old.commit([event(Some("a"), "1"), event(Some("a"), "2")]).await?;
     let leases = old.leases.clone();
-    old.beat(LONG, 0, old.owned()).await?;
+    old.beat(LONG, 0, old.leases.clone()).await?;
     old.leases = leases;
     let new = old.table.owner("new").await?;
     Ok((old, new))

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use cqrs_outbox::{GroupNo, Lease};
+use futures_util::future;
 use tokio::time::{self, Instant};
 
 use crate::store::StoreUnderTest;
@@ -36,10 +37,17 @@ pub(super) async fn take<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Checked {
     })?;
     relay.beat(LONG, usize::MAX, Vec::new()).await?;
     ensure_eq("the number of leases after taking all", relay.leases.len(), nothing.groups)?;
-    let group = relay.leases[0].group;
-    relay.beat(LONG, 0, vec![group]).await?;
+    let (lease, group) = (relay.leases[0], relay.leases[0].group);
+    relay.beat(LONG, 0, vec![lease]).await?;
     ensure(!relay.owned().contains(&group), || format!("group {group} was given back and is still leased"))?;
-    ensure_eq("the number of leases after giving one back", relay.leases.len(), nothing.groups - 1)
+    ensure_eq("the number of leases after giving one back", relay.leases.len(), nothing.groups - 1)?;
+
+    // The same once more, late, when the relay has the group again.
+    relay.beat(LONG, 1, Vec::new()).await?;
+    let again = relay.leases.clone();
+    higher(&again, &[lease])?;
+    relay.beat(LONG, 0, vec![lease]).await?;
+    ensure_eq("the leases after one of before was given back", &relay.leases, &again)
 }
 
 pub(super) async fn exclusive<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Checked {
@@ -49,11 +57,11 @@ pub(super) async fn exclusive<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Checke
     two.beat(LONG, usize::MAX, Vec::new()).await?;
     ensure_eq("what the second relay has while the first has all", two.owned(), NONE)?;
     // Only the owner can give a group back.
-    two.beat(LONG, usize::MAX, one.owned()).await?;
+    two.beat(LONG, usize::MAX, one.leases.clone()).await?;
     ensure_eq("what the second relay has after it released what it does not own", two.owned(), NONE)?;
 
     let group = before[0].group;
-    one.beat(LONG, 0, vec![group]).await?;
+    one.beat(LONG, 0, vec![before[0]]).await?;
     two.beat(LONG, usize::MAX, Vec::new()).await?;
     ensure_eq("what the second relay has of what the first has given back", two.owned(), [group])?;
     higher(&two.leases, &before[..1])?;
@@ -64,6 +72,28 @@ pub(super) async fn exclusive<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Checke
     let mut again = one.table.relay("owner");
     again.beat(LONG, usize::MAX, Vec::new()).await?;
     ensure_eq("what a relay of the same name has", again.owned(), NONE)
+}
+
+pub(super) async fn race<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Checked {
+    let table = bench.open().await?;
+    for _ in 0..5 {
+        let mut relays: Vec<Owner<S>> = (0..8).map(|nth| table.relay(&format!("relay {nth}"))).collect();
+        let beats = relays.iter_mut().map(|relay| relay.beat(LONG, usize::MAX, Vec::new()));
+        let mut groups = 0;
+        for ownership in future::join_all(beats).await {
+            groups = ownership?.groups;
+        }
+        let mut taken: Vec<GroupNo> = relays.iter().flat_map(Owner::owned).collect();
+        let all = taken.len();
+        taken.sort();
+        taken.dedup();
+        ensure(taken.len() == all, || format!("{} groups went to more than one relay", all - taken.len()))?;
+        ensure_eq("the number of groups that were taken", all, groups)?;
+        for relay in &relays {
+            relay.leave().await?;
+        }
+    }
+    Ok(())
 }
 
 pub(super) async fn renewal<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Checked {

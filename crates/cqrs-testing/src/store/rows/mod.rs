@@ -53,6 +53,7 @@ rows! {
 
     "lease-take", "a heartbeat takes as many free groups as are asked for, and gives back what it is told to" => leases::take;
     "lease-exclusive", "a leased group goes to no other relay until it is given back, and then under a higher epoch" => leases::exclusive;
+    "lease-race", "of relays that take at once, each group goes to one" => leases::race;
     "lease-renewal", "a heartbeat renews the leases" => leases::renewal;
     "lease-expiry", "a lease that was not renewed goes to another relay, under a higher epoch" => leases::expiry;
     "lease-clock", "a lease that ends more than two lease times ahead counts as expired" => leases::clock;

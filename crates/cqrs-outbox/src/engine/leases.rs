@@ -1,0 +1,120 @@
+//! Which groups are ours: heartbeats, fair shares, and what becomes of a group that is lost.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::{Action, Engine, Failed, Owned, Phase};
+use crate::row::{GroupNo, Lane};
+use crate::store::{Heartbeat, Lease, Ownership};
+
+impl Engine {
+    pub(super) fn poll_heartbeat(&mut self, now: Duration) -> Option<Action> {
+        if self.heartbeat_sent.is_some() {
+            return None;
+        }
+        let release: Vec<Lease> = self
+            .groups
+            .iter()
+            .filter(|(group, owned)| owned.releasing && !self.active.contains_key(group))
+            .map(|(group, owned)| Lease { group: *group, epoch: owned.epoch })
+            .collect();
+        if now < self.next_heartbeat && release.is_empty() {
+            return None;
+        }
+        for lease in &release {
+            self.lose(lease.group);
+        }
+        let take = if self.phase == Phase::Running {
+            // All of them, until the first answer tells how many relays there are.
+            match self.stats.groups {
+                0 => usize::MAX,
+                _ => self.fair_share().saturating_sub(self.groups.len()),
+            }
+        } else {
+            0
+        };
+        self.heartbeat_sent = Some(now);
+        Some(Action::Heartbeat(Heartbeat { lease: self.settings.lease, take, release }))
+    }
+
+    pub(super) fn fair_share(&self) -> usize {
+        self.stats.groups.div_ceil(self.stats.relays.max(1))
+    }
+
+    pub(super) fn on_heartbeat(&mut self, now: Duration, answer: Result<Ownership, Failed>) {
+        let sent = self.heartbeat_sent.take().unwrap_or(now);
+        let Ok(ownership) = answer else {
+            self.next_heartbeat = now + self.settings.backoff.min(self.settings.heartbeat_interval);
+            return;
+        };
+        self.next_heartbeat = sent + self.settings.heartbeat_interval;
+        self.hold = ownership.hold;
+        self.stats.groups = ownership.groups;
+        self.stats.relays = ownership.relays;
+        let valid_until = sent + self.settings.lease.saturating_sub(self.settings.lease_margin);
+        let answered: BTreeMap<GroupNo, i64> =
+            ownership.leases.iter().map(|lease| (lease.group, lease.epoch)).collect();
+        let lost: Vec<GroupNo> = self
+            .groups
+            .iter()
+            .filter(|(group, owned)| answered.get(group) != Some(&owned.epoch))
+            .map(|(group, _)| *group)
+            .collect();
+        for group in lost {
+            self.lose(group);
+        }
+        let excess = answered.len().saturating_sub(self.fair_share());
+        for (nth, (group, epoch)) in answered.iter().rev().enumerate() {
+            let releasing = nth < excess;
+            let owned = Owned { epoch: *epoch, valid_until, releasing };
+            self.read_now |= self.groups.insert(*group, owned).is_none();
+            if releasing {
+                self.forget_waiting(|lane| lane.group == *group);
+            }
+        }
+        // Lanes whose lease had run out, or that were held, go on.
+        let idle: Vec<Lane> = self
+            .lanes
+            .iter()
+            .filter(|(_, lane)| lane.may_be_scheduled())
+            .map(|(lane, _)| lane.clone())
+            .collect();
+        for lane in idle {
+            self.schedule(&lane);
+        }
+        self.next_read_parked = now;
+    }
+
+    /// Another relay may own the group from now on. What is in flight stays until its outcome is known: a receipt
+    /// is as good as before, anything else is the new owner's to find out.
+    pub(super) fn lose(&mut self, group: GroupNo) {
+        self.groups.remove(&group);
+        self.forget_waiting(|lane| lane.group == group);
+        let gated = self.gates.iter().filter(|(_, gate)| gate.group == group);
+        let gated: Vec<Lane> = gated.map(|(lane, _)| lane.clone()).collect();
+        for lane in gated {
+            self.forget_gate(&lane);
+        }
+    }
+
+    pub(super) fn lease(&self, group: GroupNo) -> Option<Lease> {
+        self.groups.get(&group).map(|owned| Lease { group, epoch: owned.epoch })
+    }
+
+    pub(super) fn may_publish(&self, group: GroupNo, now: Duration) -> bool {
+        self.groups.get(&group).is_some_and(|owned| !owned.releasing && now < owned.valid_until)
+    }
+
+    pub(super) fn activate(&mut self, group: GroupNo) {
+        *self.active.entry(group).or_default() += 1;
+    }
+
+    pub(super) fn deactivate(&mut self, group: GroupNo) {
+        if let Some(active) = self.active.get_mut(&group) {
+            *active -= 1;
+            if *active == 0 {
+                self.active.remove(&group);
+            }
+        }
+    }
+}

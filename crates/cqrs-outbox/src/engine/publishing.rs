@@ -1,0 +1,149 @@
+//! What goes to the broker next, and what its answers mean.
+
+use std::time::Duration;
+
+use cqrs_core::broker::{ErrorClass, Receipt};
+
+use super::{Action, Engine, FencedChange, Gate, GateState, PublishFailure};
+use crate::row::{Confirmed, OutboxRow};
+use crate::store::{Lease, Rejection, Verdict};
+
+impl Engine {
+    pub(super) fn poll_publish(&mut self, now: Duration) -> Option<Action> {
+        while let Some((at, _)) = self.delayed.first()
+            && *at <= now
+        {
+            if let Some((_, lane)) = self.delayed.pop_first() {
+                self.ready.push_back(lane);
+            }
+        }
+        if self.hold || !self.pace.allows(now, self.in_flight) {
+            return None;
+        }
+        loop {
+            if self.ready.is_empty() {
+                self.ready.extend(self.destinations.due(now));
+            }
+            let lane = self.ready.pop_front()?;
+            let Some(state) = self.lanes.get_mut(&lane) else { continue };
+            state.scheduled = false;
+            let (group, head) = (state.group, state.queue.front().copied());
+            let Some(row) = head.and_then(|id| self.rows.get(&id)) else {
+                self.drop_if_over(&lane);
+                continue;
+            };
+            // Without a valid lease the lane rests until the next heartbeat.
+            if !self.may_publish(group, now) {
+                continue;
+            }
+            let admitted = self.destinations.admit(&row.message.topic, &lane, now);
+            let row = row.clone();
+            if let Some(state) = self.lanes.get_mut(&lane) {
+                if admitted {
+                    state.queue.pop_front();
+                    state.busy = true;
+                } else {
+                    state.scheduled = true;
+                    continue;
+                }
+            }
+            self.in_flight += 1;
+            self.activate(group);
+            self.stats.published += 1;
+            return Some(Action::Publish(Box::new(row)));
+        }
+    }
+
+    pub(super) fn on_published(&mut self, now: Duration, id: i64, outcome: Result<Receipt, PublishFailure>) {
+        let Some(row) = self.rows.get(&id).cloned() else { return };
+        self.in_flight -= 1;
+        match outcome {
+            Ok(receipt) => self.on_receipt(&row, receipt),
+            Err(failure) => self.on_failure(now, row, failure),
+        }
+    }
+
+    pub(super) fn on_receipt(&mut self, row: &OutboxRow, receipt: Receipt) {
+        self.stats.confirmed += 1;
+        self.pace.success();
+        self.confirmed.push(Confirmed::new(row, receipt));
+        for lane in self.destinations.heal(&row.message.topic) {
+            if let Some(state) = self.lanes.get_mut(&lane) {
+                state.scheduled = false;
+            }
+            self.schedule(&lane);
+            self.drop_if_over(&lane);
+        }
+        if let Some(lane) = self.lanes.get_mut(&row.lane) {
+            lane.busy = false;
+            lane.doubts = 0;
+            lane.unsettled += 1;
+        }
+        self.go_on(&row.lane);
+    }
+
+    pub(super) fn on_failure(&mut self, now: Duration, row: OutboxRow, failure: PublishFailure) {
+        self.stats.count_failure(failure.class);
+        let lease = self.lease(row.group);
+        if failure.class == ErrorClass::Event && lease.is_some() {
+            self.destinations.undecided(&row.message.topic);
+            self.refuse(row, lease, failure.error);
+            return;
+        }
+        self.deactivate(row.group);
+        let Some(lane) = self.lanes.get_mut(&row.lane) else { return };
+        lane.busy = false;
+        if lease.is_none() {
+            // The new owner finds out.
+            self.forget_unsent(&row.lane, [row.id]);
+            self.destinations.undecided(&row.message.topic);
+            self.drop_if_over(&row.lane);
+            return;
+        }
+        lane.insert(row.id);
+        match failure.class {
+            ErrorClass::Destination => {
+                lane.scheduled = true;
+                self.destinations.suspend(&row.message.topic, &row.lane, now, &self.settings);
+            }
+            ErrorClass::Unknown => {
+                lane.scheduled = true;
+                lane.doubts += 1;
+                let at = now + self.settings.backoff_after(lane.doubts);
+                self.delayed.insert((at, row.lane));
+                self.pace.doubt();
+                self.destinations.undecided(&row.message.topic);
+            }
+            // An outage, a client beyond repair, and what future classes may be: nothing goes until a probe went.
+            _ => {
+                self.pace.outage(now, &self.settings);
+                self.destinations.undecided(&row.message.topic);
+                self.schedule(&row.lane);
+            }
+        }
+    }
+
+    /// The lane stays busy until the rejection is written.
+    pub(super) fn refuse(&mut self, row: OutboxRow, lease: Option<Lease>, error: String) {
+        let Some(lease) = lease else { return };
+        let attempts = row.attempts + 1;
+        let verdict = if attempts < self.settings.max_attempts {
+            Verdict::Park { retry_in: self.settings.backoff_after(attempts) }
+        } else {
+            Verdict::Bury { lane_waits: self.settings.lane_waits_for_dead_letter }
+        };
+        if verdict != (Verdict::Bury { lane_waits: false }) {
+            // Closed at once: a read that is under way must not let the rows behind it pass.
+            self.gates.insert(row.lane.clone(), Gate { group: row.group, state: GateState::Closed });
+            self.forget_lane(&row.lane);
+        }
+        self.fenced.push_back(FencedChange::Reject(Rejection {
+            lease,
+            id: row.id,
+            lane: row.lane,
+            attempts,
+            error,
+            verdict,
+        }));
+    }
+}

@@ -1,0 +1,137 @@
+//! What the store is asked for, and what of its answers may be believed.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::{Action, Engine, Failed, FencedChange, Gate, GateState, LaneState};
+use crate::row::{Lane, OutboxRow, Place};
+use crate::store::{Lease, ReadRequest};
+
+impl Engine {
+    pub(super) fn poll_read(&mut self, now: Duration) -> Option<Action> {
+        if self.reading.is_some() || self.hold || now < self.store_resumes {
+            return None;
+        }
+        let leases: Vec<Lease> = self
+            .groups
+            .iter()
+            .filter(|(_, owned)| !owned.releasing && now < owned.valid_until)
+            .map(|(group, owned)| Lease { group: *group, epoch: owned.epoch })
+            .collect();
+        let room = self.settings.max_rows.saturating_sub(self.rows.len());
+        let enough = self.settings.batch.min((self.settings.max_rows / 8).max(1));
+        let bytes = self.settings.max_bytes.saturating_sub(self.bytes);
+        let enough_bytes = (self.settings.max_bytes / 8).max(1);
+        if leases.is_empty() || room < enough || bytes < enough_bytes {
+            // Asked again when there is room, or with the next heartbeat.
+            self.next_read = now + self.settings.poll_interval;
+            self.next_read_parked = self.next_read;
+            return None;
+        }
+        let parked = now >= self.next_read_parked;
+        if !parked && !self.read_now && now < self.next_read {
+            return None;
+        }
+        self.doubtful.clear();
+        let request = ReadRequest {
+            leases,
+            known: self.rows.keys().copied().collect(),
+            limit: room.min(self.settings.batch),
+            max_bytes: bytes,
+        };
+        self.reading = Some(request.clone());
+        if parked {
+            // Their gate may be due still, but it is about to close.
+            let closing = self.fenced.iter().filter_map(FencedChange::closes);
+            self.doubtful.extend(closing.cloned());
+            self.next_read_parked = now + self.settings.heartbeat_interval;
+            Some(Action::ReadParked(request))
+        } else {
+            self.read_now = false;
+            self.next_read = now + self.settings.poll_interval;
+            Some(Action::Read(request))
+        }
+    }
+
+    pub(super) fn on_read(&mut self, now: Duration, answer: Result<Vec<OutboxRow>, Failed>) {
+        let request = self.reading.take();
+        let (Some(rows), Some(request)) = (self.store_answered(now, answer), request) else {
+            self.read_now = true;
+            return;
+        };
+        self.stats.reads += 1;
+        self.read_now |= may_have_more(&rows, &request);
+        let mut aside = BTreeMap::<Lane, Vec<i64>>::new();
+        for row in rows {
+            if !self.is_wanted(&row, &request) {
+                continue;
+            }
+            if self.doubtful.contains(&row.lane) {
+                self.read_now = true;
+                continue;
+            }
+            if row.place == Place::Gated {
+                let closed = Gate { group: row.group, state: GateState::Closed };
+                self.gates.entry(row.lane.clone()).or_insert(closed);
+            }
+            // The gate may have closed after the read began.
+            if self.gates.contains_key(&row.lane) {
+                aside.entry(row.lane.clone()).or_default().push(row.id);
+                self.hold_row(row);
+            } else {
+                self.enqueue(row);
+            }
+        }
+        for (lane, ids) in aside {
+            self.fenced.push_back(FencedChange::SetAside { lane, ids });
+        }
+    }
+
+    pub(super) fn on_read_parked(&mut self, now: Duration, answer: Result<Vec<OutboxRow>, Failed>) {
+        let request = self.reading.take();
+        let (Some(rows), Some(request)) = (self.store_answered(now, answer), request) else {
+            self.next_read_parked = now;
+            return;
+        };
+        if may_have_more(&rows, &request) {
+            self.next_read_parked = now;
+        }
+        for row in rows {
+            if !self.is_wanted(&row, &request) {
+                continue;
+            }
+            if self.doubtful.contains(&row.lane) {
+                self.next_read_parked = self.next_read_parked.min(now + self.settings.poll_interval);
+                continue;
+            }
+            self.gates.insert(row.lane.clone(), Gate { group: row.group, state: GateState::Draining });
+            self.enqueue(row);
+        }
+    }
+
+    /// Not in memory yet, and read under the lease that its group has now: between two leases another relay may have
+    /// sent it, and what this one knew of the lane was forgotten.
+    pub(super) fn is_wanted(&self, row: &OutboxRow, request: &ReadRequest) -> bool {
+        let same_lease = self.lease(row.group).is_some_and(|lease| request.leases.contains(&lease));
+        same_lease && !self.rows.contains_key(&row.id)
+    }
+
+    pub(super) fn hold_row(&mut self, row: OutboxRow) {
+        self.bytes += row.size;
+        self.rows.insert(row.id, row);
+    }
+
+    pub(super) fn enqueue(&mut self, row: OutboxRow) {
+        let (id, lane) = (row.id, row.lane.clone());
+        let state = self.lanes.entry(lane.clone()).or_insert_with(|| LaneState::new(row.group));
+        state.insert(id);
+        self.hold_row(row);
+        self.schedule(&lane);
+    }
+}
+
+/// Whether there was no room for more in the answer, as far as one can tell.
+fn may_have_more(rows: &[OutboxRow], request: &ReadRequest) -> bool {
+    let bytes: usize = rows.iter().map(|row| row.size).sum();
+    rows.len() >= request.limit || bytes * 2 >= request.max_bytes
+}
