@@ -1,9 +1,12 @@
 //! What the benchmarks and the test of allocations compare: one command and its handler, reached in different ways.
 
+use std::fmt;
 use std::future::Future;
 use std::hint::black_box;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll, Waker};
+use std::time::{Duration, Instant};
 
 use cqrs_core::{
     Context, DomainEvent, Error, EventEmitter, EventHandler, EventMap, Middleware, MiddlewareStack, Next,
@@ -141,11 +144,77 @@ where
     RequestMediator::new(requests, EventEmitter::new(EventMap::new().bind::<Happened>(Handler)))
 }
 
+/// One of the things that are compared.
+pub struct Case {
+    /// What it is.
+    pub name: &'static str,
+    /// How long it takes that many times.
+    pub time: Box<dyn Fn(u64) -> Duration>,
+}
+
+impl fmt::Debug for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Case").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// All that is compared; the second is the reference.
+///
+/// # Errors
+///
+/// Those of [`RequestMediator::new`].
+pub fn cases() -> Result<Vec<Case>> {
+    const NUMBERS: [u64; 4] = [1, 2, 3, 4];
+    let case = |name, time: Box<dyn Fn(u64) -> Duration>| Case { name, time };
+    let by_hand: Arc<dyn ByHand> = black_box(Arc::new(Handler));
+    let plain = mediator(others())?;
+    let saying = plain.clone();
+    let layered = mediator(others().middleware(Pass).middleware(Pass).middleware(Pass))?;
+    Ok(vec![
+        case(
+            "direct call",
+            Box::new(|times| {
+                let timed = inside(move |cx| {
+                    time(times, || now(RequestHandler::handle(&Handler, Command(black_box(NUMBERS)), cx)))
+                });
+                timed.unwrap_or_default()
+            }),
+        ),
+        case(
+            "boxed by hand",
+            Box::new(move |times| {
+                let by_hand = Arc::clone(&by_hand);
+                let timed =
+                    inside(move |cx| time(times, || now(by_hand.handle(Command(black_box(NUMBERS)), cx))));
+                timed.unwrap_or_default()
+            }),
+        ),
+        case("send", Box::new(move |times| time(times, || now(plain.send(Command(black_box(NUMBERS))))))),
+        case(
+            "send, three middlewares",
+            Box::new(move |times| time(times, || now(layered.send(Command(black_box(NUMBERS)))))),
+        ),
+        case(
+            "send, one domain event",
+            Box::new(move |times| time(times, || now(saying.send(Saying(black_box(NUMBERS)))))),
+        ),
+    ])
+}
+
+fn time<T>(times: u64, call: impl Fn() -> T) -> Duration {
+    let began = Instant::now();
+    for _ in 0..times {
+        black_box(call());
+    }
+    began.elapsed()
+}
+
 /// The output of a future that never waits, without an executor.
 ///
 /// # Panics
 ///
 /// If it waits.
+#[inline(always)]
 pub fn now<F: Future>(future: F) -> F::Output {
     match pin!(future).poll(&mut TaskContext::from_waker(Waker::noop())) {
         Poll::Ready(output) => output,

@@ -92,6 +92,19 @@ impl<B: Backend> Outbox<B> {
         B::insert(conn, rows).await.map_err(|error| store_error(error).into_error())
     }
 
+    /// Lends a connection outside of any transaction: for queries, or for a transaction of your own with [`add`](Self::add).
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Store`] if the database cannot be reached or no connection becomes free in time.
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe.
+    pub async fn connection(&self) -> Result<B::Guard> {
+        self.acquire().await.map_err(StoreError::into_error)
+    }
+
     /// Runs `work` in a transaction, commits if it succeeds and rolls back if it fails or is dropped.
     ///
     /// # Errors

@@ -103,7 +103,8 @@ impl OutboxRelay {
         self.run(shutdown, false).await
     }
 
-    /// Relays until nothing waits any more, then leaves. Events behind a closed gate do not count as waiting.
+    /// Relays until nothing waits any more in the groups that fall to it, then leaves. Events behind a closed gate do not count
+    /// as waiting. After a crash it waits until the leases of the dead have expired.
     ///
     /// # Errors
     ///
@@ -141,7 +142,7 @@ impl OutboxRelay {
                 tracing::info!(relay = relay.name, "the relay has left");
                 return Ok(());
             }
-            if until_empty && engine.is_idle() && give_up_at.is_none() {
+            if until_empty && engine.is_idle(now) && give_up_at.is_none() {
                 give_up_at = Some(Instant::now() + self.settings.stop_grace);
                 engine.step(now, Input::Stop);
                 continue;

@@ -111,18 +111,18 @@ impl<R: Request> Future for Sending<'_, R> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Self::Output> {
         match &mut self.0 {
             State::Running(call) => call.as_mut().poll(cx),
-            State::Missing => Poll::Ready(Err(missing_handler::<R>().into())),
+            State::Missing => Poll::Ready(Err(missing_handler(R::name()).into())),
         }
     }
 }
 
 #[cold]
-fn missing_handler<R: Request>() -> Error {
+#[inline(never)]
+fn missing_handler(request: &str) -> Error {
     Error::new(
         ErrorKind::MissingHandler,
         format!(
-            "no handler is bound to the request `{}`: bind one with `RequestMap::bind`, or `.request(..)` or `.transactional(..)` of the bootstrap",
-            R::name()
+            "no handler is bound to the request `{request}`: bind one with `RequestMap::bind`, or `.request(..)` or `.transactional(..)` of the bootstrap"
         ),
     )
 }

@@ -1,6 +1,9 @@
 //! The outbox on SQLite, always; and on PostgreSQL at `CQRS_TEST_POSTGRES_URL`, in schemas of their own, which are
 //! dropped afterwards. With `CQRS_TEST_REQUIRE_SERVICES=1` a PostgreSQL that is not there is a failure.
 
+// Without the standard harness Clippy does not see that these are tests.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr)]
+
 mod backend;
 mod events;
 mod harness;

@@ -13,7 +13,7 @@ use diesel_async::{AsyncConnection, SimpleAsyncConnection, TransactionManager};
 use tokio::time::timeout;
 
 use crate::backend::{Db, PlainSql, Site};
-use crate::events::{closed, read_all, statements_with};
+use crate::events::{RoomClosed, closed, read_all, statements_with};
 use crate::harness::{OnBoth, Test, tests};
 
 pub(crate) struct All;
@@ -62,7 +62,7 @@ async fn it_commits_and_gives_the_value<D: Db>(site: &Site) {
             tx.batch_execute("INSERT INTO rooms VALUES ('5')").await?;
             tx.publish(closed(5)).await?;
             tx.publish_all([closed(6), closed(7)]).await?;
-            tx.publish_all([closed(0); 0]).await?;
+            tx.publish_all(Vec::<RoomClosed>::new()).await?;
             Ok(17)
         })
         .await
@@ -292,7 +292,7 @@ async fn it_writes_on_a_connection_of_your_own<D: Db>(site: &Site) {
     let mut tx = others.begin().await.unwrap();
     outbox.add(&mut tx, closed(1)).await.unwrap();
     outbox.add_all(&mut tx, [closed(2), closed(3)]).await.unwrap();
-    outbox.add_all(&mut tx, [closed(0); 0]).await.unwrap();
+    outbox.add_all(&mut tx, Vec::<RoomClosed>::new()).await.unwrap();
     tx.commit().await.unwrap();
     let mut tx = others.begin().await.unwrap();
     outbox.add(&mut tx, closed(4)).await.unwrap();

@@ -33,6 +33,7 @@ impl Engine {
         } else {
             0
         };
+        self.first_heartbeat.get_or_insert(now);
         self.heartbeat_sent = Some(now);
         Some(Action::Heartbeat(Heartbeat { lease: self.settings.lease, take, release }))
     }

@@ -136,6 +136,7 @@ pub struct Engine {
     settling: Vec<Confirmed>,
     fenced: VecDeque<FencedChange>,
     fenced_busy: bool,
+    first_heartbeat: Option<Duration>,
     heartbeat_sent: Option<Duration>,
     next_heartbeat: Duration,
     reading: Option<ReadRequest>,
@@ -225,6 +226,7 @@ impl Engine {
             settling: Vec::new(),
             fenced: VecDeque::new(),
             fenced_busy: false,
+            first_heartbeat: None,
             heartbeat_sent: None,
             next_heartbeat: Duration::ZERO,
             reading: None,
@@ -313,14 +315,22 @@ impl Engine {
         self.phase == Phase::Left
     }
 
-    /// Whether nothing is left that it knows of: the last read found nothing and everything is settled.
-    pub fn is_idle(&self) -> bool {
+    /// Whether nothing waits any more in the groups that fall to it: it has its fair share, the last read found nothing,
+    /// and everything is settled.
+    ///
+    /// A relay that died looks alive until its leases have expired; so where others seem to be alive, this becomes true
+    /// one lease after the first heartbeat at the earliest.
+    pub fn is_idle(&self, now: Duration) -> bool {
+        let alone = self.stats.relays <= 1;
+        let others_are_alive = self.first_heartbeat.is_some_and(|first| now >= first + self.settings.lease);
         self.rows.is_empty()
             && self.fenced.is_empty()
             && !self.fenced_busy
             && self.reading.is_none()
             && !self.read_now
             && self.stats.reads > 0
+            && self.groups.len() >= self.fair_share()
+            && (alone || others_are_alive)
     }
 
     /// Counters since the start, and what is in memory now.

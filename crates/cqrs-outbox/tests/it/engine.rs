@@ -639,3 +639,23 @@ impl Desk {
 fn groups(heartbeat: &Heartbeat) -> Vec<GroupNo> {
     heartbeat.release.iter().map(|lease| lease.group).collect()
 }
+
+#[test]
+fn it_takes_nothing_for_empty_while_others_may_be_dead() {
+    let all: Vec<Lease> = (0..4).map(|group| lease(group, 2)).collect();
+    let mut desk = Desk::new(settings());
+    desk.heartbeat();
+    // One that was killed still counts as alive, and holds two groups whose rows nobody sends.
+    desk.hear(ownership(&all[..2], 4, 2));
+    desk.read(vec![]);
+    assert!(!desk.engine.is_idle(desk.now), "half of the groups are somebody's who may be dead");
+    desk.wait(300);
+    desk.heartbeat();
+    desk.hear(ownership(&all[..2], 4, 1));
+    assert!(!desk.engine.is_idle(desk.now), "alone, and not yet the owner of all");
+    desk.wait(300);
+    desk.heartbeat();
+    desk.hear(ownership(&all, 4, 1));
+    desk.read(vec![]);
+    assert!(desk.engine.is_idle(desk.now));
+}

@@ -613,7 +613,8 @@ impl OutboxStore for Model {
                 if self.has(Fault::ParkingLosesHeaders) {
                     row.message.headers = Headers::new();
                 }
-                if !self.has(Fault::ParksWithoutGate) && !(was_parked && self.has(Fault::AgainKeepsGate)) {
+                let keeps_gate = was_parked && self.has(Fault::AgainKeepsGate);
+                if !keeps_gate && !self.has(Fault::ParksWithoutGate) {
                     tables.gates.insert(lane, Some(now + retry_in));
                 }
                 tables.parked.insert(row.id, Parked { row, error });

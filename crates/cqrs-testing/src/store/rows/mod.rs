@@ -20,8 +20,10 @@ use super::bench::{Bench, Checked};
 pub(super) struct Entry<S> {
     pub(super) name: &'static str,
     pub(super) promise: &'static str,
-    pub(super) run: for<'a> fn(&'a Bench<'a, S>) -> Pin<Box<dyn Future<Output = Checked> + Send + 'a>>,
+    pub(super) run: for<'a> fn(&'a Bench<'a, S>) -> Running<'a>,
 }
+
+type Running<'a> = Pin<Box<dyn Future<Output = Checked> + Send + 'a>>;
 
 macro_rules! rows {
     ($($name:literal, $promise:literal => $run:path;)*) => {

@@ -1,0 +1,30 @@
+//! What it costs to reach a handler, in ratios to the reference; see the README of this package.
+//!
+//! All take turns, in short rounds, and the tenth percentile of each counts: what else the machine does falls on all
+//! of them, and mostly out of the result.
+#![allow(clippy::print_stdout, clippy::expect_used)]
+
+use cqrs_benches::cases;
+
+const ROUNDS: usize = 500;
+const TIMES: u64 = 20_000;
+
+fn main() {
+    let cases = cases().expect("the maps are right");
+    let mut rounds = vec![Vec::with_capacity(ROUNDS); cases.len()];
+    for _ in 0..ROUNDS {
+        for (case, rounds) in cases.iter().zip(&mut rounds) {
+            rounds.push((case.time)(TIMES));
+        }
+    }
+    let nanos: Vec<f64> = rounds
+        .iter_mut()
+        .map(|rounds| {
+            rounds.sort_unstable();
+            rounds[ROUNDS / 10].as_secs_f64() * 1e9 / TIMES as f64
+        })
+        .collect();
+    for (case, nanos_of_case) in cases.iter().zip(&nanos) {
+        println!("{:24} {:7.1} ns {:6.2} x", case.name, nanos_of_case, nanos_of_case / nanos[1]);
+    }
+}
