@@ -2,6 +2,8 @@
 //! tasks, a tenth of them rolled back; messages are delivered twice, connections are cut, and the relay is killed and
 //! started again in the middle.
 
+#![allow(clippy::print_stdout, clippy::print_stderr)] // what a person who runs it wants to know
+
 mod road;
 
 use std::process::ExitCode;

@@ -37,16 +37,15 @@ impl RequestHandler<Say> for SayHandler {
     }
 }
 
-async fn outbox(folder: &tempfile::TempDir) -> Outbox<Sqlite> {
-    let outbox =
-        Outbox::<Sqlite>::connect(format!("sqlite://{}/it.sqlite", folder.path().display())).await.unwrap();
-    outbox.with_encoder(Encoder::default().with_max_message_bytes(10_000))
+async fn outbox(folder: &tempfile::TempDir) -> Result<Outbox<Sqlite>> {
+    let outbox = Outbox::<Sqlite>::connect(format!("sqlite://{}/it.sqlite", folder.path().display())).await?;
+    Ok(outbox.with_encoder(Encoder::default().with_max_message_bytes(10_000)))
 }
 
 #[tokio::test]
 async fn a_database_without_tables_is_told_when_the_application_is_built() {
     let folder = tempfile::tempdir().unwrap();
-    let app = bootstrap().outbox(outbox(&folder).await).broker(Arc::new(MemoryBroker::new()));
+    let app = bootstrap().outbox(outbox(&folder).await.unwrap()).broker(Arc::new(MemoryBroker::new()));
     let error = app.build().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Store);
     assert!(!error.is_retryable());
@@ -56,7 +55,7 @@ async fn a_database_without_tables_is_told_when_the_application_is_built() {
 #[tokio::test]
 async fn an_event_over_the_limit_takes_the_others_of_its_request_back() {
     let folder = tempfile::tempdir().unwrap();
-    let outbox = outbox(&folder).await;
+    let outbox = outbox(&folder).await.unwrap();
     outbox.migrate().await.unwrap();
     let broker = Arc::new(MemoryBroker::new());
     let app = bootstrap()
@@ -85,7 +84,7 @@ async fn an_event_over_the_limit_takes_the_others_of_its_request_back() {
 #[tokio::test]
 async fn an_integration_event_without_transaction_and_target_is_refused() {
     let folder = tempfile::tempdir().unwrap();
-    let outbox = outbox(&folder).await;
+    let outbox = outbox(&folder).await.unwrap();
     outbox.migrate().await.unwrap();
     let app = bootstrap()
         .outbox(outbox)

@@ -233,7 +233,8 @@ impl Builder {
     ///
     /// The price: publishing one key goes no faster than handling it; the time-out of the one who publishes has to be
     /// longer than handling takes; and a handler must not wait for the confirm of a message that its own group is
-    /// to handle after it. A topic without a group confirms nothing.
+    /// to handle after it. A topic without a group confirms nothing: subscribe to the dead-letter topics too, or let
+    /// consumers retry for ever.
     pub fn confirm_after_handling(mut self) -> Self {
         self.settings.confirm_after_handling = true;
         self
