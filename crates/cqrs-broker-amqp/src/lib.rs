@@ -1,4 +1,4 @@
-//! RabbitMQ for the `cqrs` toolkit, on [lapin](lapin): a [`MessageBroker`](cqrs_core::MessageBroker) over AMQP 0-9-1
+//! RabbitMQ for the `cqrs` toolkit, on [lapin]: a [`MessageBroker`](cqrs_core::MessageBroker) over AMQP 0-9-1
 //! with publisher confirms.
 //!
 //! ```no_run

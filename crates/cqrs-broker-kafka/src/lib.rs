@@ -1,4 +1,4 @@
-//! Kafka for the `cqrs` toolkit, on [rdkafka](rdkafka): a [`MessageBroker`](cqrs_core::MessageBroker) that
+//! Kafka for the `cqrs` toolkit, on [rdkafka]: a [`MessageBroker`](cqrs_core::MessageBroker) that
 //! publishes with one idempotent producer and subscribes as members of consumer groups.
 //!
 //! ```no_run

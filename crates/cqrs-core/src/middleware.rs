@@ -35,6 +35,9 @@ use crate::request::{Reply, Request, RequestHandler};
 )]
 pub trait Middleware<R: Request>: Send + Sync + 'static {
     /// Calls `next` with the request, or answers without it.
+    ///
+    /// It may call `next` again, as a retry does. What the handler said in a try that failed, or whose future was
+    /// dropped, is forgotten; what the middleware says itself goes out if it succeeds.
     fn call<N: Next<R>>(
         &self,
         request: R,
