@@ -38,6 +38,7 @@ scenarios![
     a_cut_before_the_confirm_leaves_it_unknown,
     a_confirm_that_never_comes_is_not_waited_for,
     a_cut_makes_deliveries_stale_and_is_mended,
+    an_acknowledgement_notices_the_cut,
     a_deleted_queue_is_declared_again,
     one_deleted_queue_of_two_is_noticed,
     closing_waits_for_what_was_enqueued,
@@ -328,6 +329,7 @@ async fn a_confirm_that_never_comes_is_not_waited_for(url: String, topic: String
     proxy.silence();
     let error = broker.publish(Message::new(&topic, "")).await.unwrap_err();
     assert_eq!(error.class(), ErrorClass::Unknown, "{error}");
+    assert!(error.to_string().contains("within 500ms"), "{error}");
     proxy.mend();
     publish_at_last(&broker, &topic, "").await;
 
@@ -364,6 +366,29 @@ async fn a_cut_makes_deliveries_stale_and_is_mended(url: String, topic: String) 
     assert_eq!(payload(&next(&mut member).await), "2");
 }
 
+async fn an_acknowledgement_notices_the_cut(url: String, topic: String) {
+    let proxy = Proxy::before(&url).await;
+    let mut member = join(&connect(&proxy.url), &topic).await;
+    publish(&connect(&url), &topic, 0..200).await;
+    let mut held = Vec::new();
+    for _ in 0..200 {
+        held.push(next(&mut member).await);
+    }
+    let lost = held[0].lost().clone();
+    proxy.cut();
+    // Those that are written before the client hears of it count as done: AMQP confirms no acknowledgement.
+    let mut held = held.into_iter();
+    while held.next().unwrap().ack().await.unwrap() == Acknowledged::Done {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(lost.is_cancelled());
+    for delivery in held {
+        assert_eq!(delivery.ack().await.unwrap(), Acknowledged::Stale);
+    }
+    proxy.mend();
+    assert_eq!(next_at_last(&mut member).await.attempt(), 2);
+}
+
 async fn a_deleted_queue_is_declared_again(url: String, topic: String) {
     let broker = connect(&url);
     let mut member = join(&broker, &topic).await;
@@ -395,7 +420,7 @@ async fn one_deleted_queue_of_two_is_noticed(url: String, topic: String) {
 
 async fn closing_waits_for_what_was_enqueued(url: String, topic: String) {
     let broker = connect(&url);
-    let mut member = join(&broker, &topic).await;
+    let mut member = join(&connect(&url), &topic).await;
     let mut confirms = Vec::new();
     for number in 0..500 {
         confirms.push(broker.enqueue(Message::new(&topic, number.to_string())).await.unwrap());

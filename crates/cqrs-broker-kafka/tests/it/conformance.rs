@@ -31,7 +31,7 @@ impl BrokerUnderTest for Kafka {
 /// group it will not do: it takes no commit during a rebalance. Each new group costs it three seconds.
 const MOCK: &[&[&str]] = &[
     &["envelope", "headers", "keys", "payloads"],
-    &["lost", "cancelled-next", "stale-tag"],
+    &["prefetch", "lost", "cancelled-next", "stale-tag"],
     &["closed", "publisher-closed", "oversize", "missing-destination"],
 ];
 

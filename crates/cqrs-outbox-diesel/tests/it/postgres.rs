@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use cqrs_core::ErrorKind;
-use cqrs_outbox::{OutboxRelay, OutboxStore, ReadRequest, RelayId};
+use cqrs_core::{BeginTransaction, ErrorKind, Transaction};
+use cqrs_outbox::{OutboxRelay, ReadRequest, RelayId};
 use cqrs_outbox_diesel::{Outbox, Pg};
 use cqrs_testing::history::History;
+use diesel_async::SimpleAsyncConnection;
 use tokio::time::{sleep, timeout};
 use url::Url;
 use uuid::Uuid;
@@ -109,7 +110,6 @@ async fn a_read_uses_the_index(site: &Site) {
     for mode in ["force_custom_plan", "force_generic_plan"] {
         let plan = outbox
             .transaction(async |tx| {
-                use diesel_async::SimpleAsyncConnection;
                 tx.batch_execute(&format!(
                     "SET LOCAL plan_cache_mode = {mode}; PREPARE read_{mode} AS {statement}"
                 ))
@@ -189,21 +189,16 @@ async fn cut_connections_lose_nothing(site: &Site) {
 /// Neither a lease's row that is locked, nor a read, keeps a writer.
 async fn writers_do_not_wait_for_a_relay(site: &Site) {
     let outbox = site.outbox::<Pg>().await;
-    let write =
-        || timeout(Duration::from_secs(5), outbox.transaction(async |tx| tx.publish(closed(1)).await));
-    outbox
-        .transaction(async |tx| {
-            use diesel_async::SimpleAsyncConnection;
-            tx.batch_execute(
-                "SELECT * FROM cqrs_outbox_group FOR UPDATE; SELECT * FROM cqrs_outbox; \
-                 LOCK TABLE cqrs_outbox_relay, cqrs_outbox_parked, cqrs_outbox_gate IN EXCLUSIVE MODE",
-            )
-            .await?;
-            write().await.expect("a writer waited")
-        })
+    let mut relay = outbox.begin().await.unwrap();
+    relay
+        .batch_execute(
+            "SELECT * FROM cqrs_outbox_group FOR UPDATE; SELECT * FROM cqrs_outbox; \
+             LOCK TABLE cqrs_outbox_relay, cqrs_outbox_parked, cqrs_outbox_gate IN EXCLUSIVE MODE",
+        )
         .await
         .unwrap();
-    let store: Arc<dyn OutboxStore> = Arc::new(outbox.clone());
-    store.check().await.unwrap();
-    write().await.unwrap().unwrap();
+    let write = outbox.transaction(async |tx| tx.publish(closed(1)).await);
+    timeout(Duration::from_secs(5), write).await.expect("a writer waited").unwrap();
+    relay.rollback().await.unwrap();
+    assert_eq!(outbox.waiting().await, 1);
 }

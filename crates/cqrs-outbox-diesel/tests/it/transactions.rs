@@ -26,6 +26,7 @@ impl OnBoth for All {
             a_savepoint_takes_its_events_back,
             it_runs_in_a_spawned_task,
             a_dropped_future_leaves_nothing,
+            a_dropped_transaction_frees_its_locks,
             a_dropped_commit_leaves_a_pool_that_works,
             an_event_that_is_too_large_is_refused,
             one_refused_event_refuses_all,
@@ -196,6 +197,19 @@ async fn a_dropped_future_leaves_nothing<D: Db>(site: &Site) {
         timeout(Duration::from_secs(10), write).await.expect("the pool is stuck").unwrap();
     }
     assert_eq!(keys(&outbox).await, ["written"; 4]);
+}
+
+/// At once, and not when the connection is lent again.
+async fn a_dropped_transaction_frees_its_locks<D: Db>(site: &Site) {
+    let url = site.empty().await;
+    let (outbox, others) = (D::connect(url.clone()).await.unwrap(), D::connect(url).await.unwrap());
+    others.sql("CREATE TABLE rooms (name text NOT NULL); INSERT INTO rooms VALUES ('open')").await.unwrap();
+    let mut tx = outbox.begin().await.unwrap();
+    tx.batch_execute("UPDATE rooms SET name = 'dropped'").await.unwrap();
+    drop(tx);
+    let update = others.sql("UPDATE rooms SET name = 'closed'");
+    timeout(Duration::from_secs(20), update).await.expect("a lock was left").unwrap();
+    assert_eq!(rooms(&others).await, ["closed"]);
 }
 
 /// Whether it happened is open then; but the next one who gets the connection is not in somebody's transaction.
