@@ -67,7 +67,8 @@ impl Source {
 /// [`ErrorKind::Broker`] if the rest of the URL is wrong.
 pub fn connect_broker(url: &str) -> Result<Arc<dyn MessageBroker>> {
     let Some((scheme, _)) = url.split_once("://") else {
-        return Err(unknown(url));
+        // Not the whole: what is no URL may still have a password in it.
+        return Err(unknown(url.split(':').next().unwrap_or_default()));
     };
     match scheme {
         "memory" => Ok(Arc::new(MemoryBroker::new())),

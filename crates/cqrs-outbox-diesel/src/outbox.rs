@@ -274,6 +274,11 @@ impl<B: Backend> Outbox<B> {
         B::acquire(&self.shared.pool).await
     }
 
+    /// A connection for one call of the store: if the call is dropped half-way, its connection may hang and is closed.
+    pub(crate) async fn acquire_for_call(&self) -> Result<Tx<B>, StoreError> {
+        Ok(Tx::new(self.acquire().await?, self.clone(), None))
+    }
+
     /// A transaction that is going to write.
     pub(crate) async fn begin_write(&self) -> Result<Tx<B>, StoreError> {
         let permit = match &self.shared.writers {

@@ -28,6 +28,11 @@ impl<B: Backend> Tx<B> {
         Self { guard: Some(guard), outbox, wrote: false, _permit: permit }
     }
 
+    /// Gives the connection back as it is: there was no transaction, and the call has ended well.
+    pub(crate) fn give_back(mut self) {
+        self.guard.take();
+    }
+
     /// Writes an event into the outbox, in this transaction: a rollback, also one to a savepoint, takes it back.
     ///
     /// # Errors

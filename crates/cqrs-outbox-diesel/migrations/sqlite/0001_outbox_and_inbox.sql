@@ -52,7 +52,9 @@ CREATE TABLE cqrs_outbox_parked (
     size          INTEGER NOT NULL,
     slot          INTEGER NOT NULL,
     lane          BLOB NOT NULL,
+    -- The last refusal, and all of them: [{"at": "..", "error": ".."}]
     error         TEXT,
+    errors        TEXT NOT NULL DEFAULT '[]',
     parked_at     TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now'))
 );
 CREATE INDEX cqrs_outbox_parked_lane ON cqrs_outbox_parked (lane, id);
@@ -76,7 +78,9 @@ CREATE TABLE cqrs_outbox_scheduled (
     size          INTEGER NOT NULL,
     slot          INTEGER NOT NULL,
     lane          BLOB NOT NULL,
+    -- The last refusal, and all of them: [{"at": "..", "error": ".."}]
     error         TEXT,
+    errors        TEXT NOT NULL DEFAULT '[]',
     parked_at     TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')),
     deliver_at    REAL NOT NULL
 );
@@ -101,10 +105,10 @@ CREATE TABLE cqrs_outbox_dead (
     size          INTEGER NOT NULL,
     slot          INTEGER NOT NULL,
     lane          BLOB NOT NULL,
+    -- The last refusal, and all of them: [{"at": "..", "error": ".."}]
     error         TEXT,
-    parked_at     TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')),
-    -- Every error with its time: [{"at": "..", "error": ".."}]
     errors        TEXT NOT NULL DEFAULT '[]',
+    parked_at     TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')),
     dead_at       TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now'))
 );
 CREATE INDEX cqrs_outbox_dead_lane ON cqrs_outbox_dead (lane, id);
@@ -129,7 +133,9 @@ CREATE TABLE cqrs_outbox_sent (
     size          INTEGER NOT NULL,
     slot          INTEGER NOT NULL,
     lane          BLOB NOT NULL,
+    -- The last refusal, and all of them: [{"at": "..", "error": ".."}]
     error         TEXT,
+    errors        TEXT NOT NULL DEFAULT '[]',
     parked_at     TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')),
     sent_at       TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')),
     partition     INTEGER,
@@ -191,8 +197,13 @@ CREATE TABLE cqrs_outbox_version (
 -- What operators ask for; the owner of the group carries it out.
 CREATE TABLE cqrs_outbox_request (
     id           INTEGER PRIMARY KEY AUTOINCREMENT,
-    kind         TEXT NOT NULL CHECK (kind IN ('replay', 'discard')),
-    event_id     TEXT NOT NULL,
+    -- `replay` or `discard`; kinds that this version does not know stay open.
+    kind         TEXT NOT NULL,
+    -- What it is about: one event, or a lane, or what the argument (JSON) says.
+    event_id     TEXT,
+    lane         BLOB,
+    argument     TEXT,
+    not_before   REAL,
     requested_by TEXT NOT NULL DEFAULT '',
     requested_at TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')),
     done_at      TEXT,

@@ -149,9 +149,13 @@ async fn without_tls(url: &str) -> ConnectionResult<AsyncPgConnection> {
             _ => ConnectionError::BadConnection(what),
         }
     };
-    let config: tokio_postgres::Config = url
+    let mut config: tokio_postgres::Config = url
         .parse()
         .map_err(|error: tokio_postgres::Error| ConnectionError::InvalidConnectionUrl(with_source(&error)))?;
+    if config.get_tcp_user_timeout().is_none() {
+        // Below a lease: a connection that is cut without a word must not hold its relay up for minutes.
+        config.tcp_user_timeout(Duration::from_secs(8)).keepalives_idle(Duration::from_secs(5));
+    }
     let (client, connection) = config.connect(tokio_postgres::NoTls).await.map_err(refused)?;
     AsyncPgConnection::try_from_client_and_connection(client, connection).await
 }
@@ -190,16 +194,33 @@ impl fmt::Debug for PgBuilder {
     }
 }
 
-/// A URL for people: without its password.
+/// A URL for people: without its password, and without its parameters, for one may stand there, too.
 fn without_password(url: &str) -> String {
     match url::Url::parse(url) {
-        Ok(mut parsed) if parsed.password().is_some() => {
-            // Only fails for URLs that cannot have a password.
-            let _ = parsed.set_password(Some("***"));
+        Ok(mut parsed) if parsed.has_host() => {
+            if parsed.password().is_some() {
+                // Only fails for URLs that cannot have a password.
+                let _ = parsed.set_password(Some("***"));
+            }
+            parsed.set_query(None);
             parsed.into()
         }
-        Ok(_) => url.to_owned(),
         // What cannot be parsed cannot be masked, so only the scheme is shown.
-        Err(_) => url.split_once(':').map_or("..".to_owned(), |(scheme, _)| format!("{scheme}:..")),
+        _ => url.split_once(':').map_or("..".to_owned(), |(scheme, _)| format!("{scheme}:..")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::without_password;
+
+    #[test]
+    fn no_password_is_shown() {
+        for url in
+            ["postgres://u:secret@h/db", "postgres://h/db?user=u&password=secret", "postgres:u:secret@h:x"]
+        {
+            let shown = without_password(url);
+            assert!(!shown.contains("secret") && shown.starts_with("postgres:"), "{shown}");
+        }
     }
 }

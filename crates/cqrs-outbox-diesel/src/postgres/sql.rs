@@ -82,9 +82,9 @@ pub(super) const REPLAY: &str = "\
         SELECT DISTINCT ON (lane) lane, slot, clock_timestamp(), 'replay' FROM back \
         ON CONFLICT (lane) DO UPDATE SET until = clock_timestamp(), error = 'replay') \
     INSERT INTO cqrs_outbox_parked (id, event_id, event_name, event_kind, event_version, topic, message_key, headers, \
-        content_type, payload, payload_text, tombstone, occurred_at, attempts, size, slot, lane, error) \
+        content_type, payload, payload_text, tombstone, occurred_at, attempts, size, slot, lane, error, errors) \
     SELECT id, event_id, event_name, event_kind, event_version, topic, message_key, headers, \
-        content_type, payload, payload_text, tombstone, occurred_at, 0, size, slot, lane, error FROM back";
+        content_type, payload, payload_text, tombstone, occurred_at, 0, size, slot, lane, error, errors FROM back";
 
 /// Dead letters of owned groups that are given up: what waits behind them is due.
 pub(super) const DISCARD: &str = "\
@@ -100,7 +100,14 @@ pub(super) const DISCARD: &str = "\
 /// Requests whose dead letter is gone are done, by this relay or another.
 pub(super) const REQUESTS_DONE: &str = "\
     UPDATE cqrs_outbox_request r SET done_at = clock_timestamp(), outcome = 'done' \
-    WHERE done_at IS NULL AND NOT EXISTS (SELECT 1 FROM cqrs_outbox_dead d WHERE d.event_id = r.event_id)";
+    WHERE done_at IS NULL AND kind IN ('replay', 'discard') \
+        AND NOT EXISTS (SELECT 1 FROM cqrs_outbox_dead d WHERE d.event_id = r.event_id)";
+
+/// Gates that are due and have nothing behind them. The heartbeat holds the rows of its leases locked, so nothing can be
+/// moved behind one meanwhile.
+pub(super) const SWEEP_GATES: &str = "\
+    DELETE FROM cqrs_outbox_gate g WHERE until <= clock_timestamp() AND (slot / 64) = ANY($1) \
+        AND NOT EXISTS (SELECT 1 FROM cqrs_outbox_parked p WHERE p.lane = g.lane)";
 
 pub(super) const OPEN_REQUESTS: &str =
     "SELECT EXISTS (SELECT 1 FROM cqrs_outbox_request WHERE done_at IS NULL) AS found";
@@ -170,14 +177,19 @@ pub(super) const PARK_HOT: &str = concat!(
     "WITH moved AS (DELETE FROM cqrs_outbox WHERE id = $1 RETURNING *) \
      INSERT INTO cqrs_outbox_parked (",
     carried!(),
-    ", attempts, lane, error) \
+    ", attempts, lane, error, errors) \
      SELECT ",
     carried!(),
-    ", $4, $2, $3 FROM moved"
+    ", $4, $2, $3, \
+        jsonb_build_array(jsonb_build_object('at', clock_timestamp(), 'error', $3::text))::text FROM moved"
 );
 
+/// Written twice after an answer that was lost, it counts and tells the refusal once.
 pub(super) const PARK_AGAIN: &str = "\
-    UPDATE cqrs_outbox_parked SET attempts = $4, error = $3, parked_at = clock_timestamp() \
+    UPDATE cqrs_outbox_parked SET attempts = $4, error = $3, parked_at = clock_timestamp(), \
+        errors = CASE WHEN attempts < $4 \
+            THEN (errors::jsonb || jsonb_build_object('at', clock_timestamp(), 'error', $3::text))::text \
+            ELSE errors END \
     WHERE id = $1 AND lane = $2";
 
 pub(super) const BURY_HOT: &str = concat!(
@@ -199,15 +211,15 @@ pub(super) const BURY_PARKED: &str = concat!(
      SELECT ",
     carried!(),
     ", $4, lane, $3, \
-        jsonb_build_array(jsonb_build_object('at', parked_at, 'error', error), \
-            jsonb_build_object('at', clock_timestamp(), 'error', $3::text))::text FROM moved"
+        (errors::jsonb || jsonb_build_object('at', clock_timestamp(), 'error', $3::text))::text FROM moved"
 );
 
 /// `$3` seconds from now; NULL: until someone acts.
 pub(super) const CLOSE_GATE: &str = "\
     INSERT INTO cqrs_outbox_gate (lane, slot, until, error) \
-    SELECT $1, first_slot, clock_timestamp() + make_interval(secs => $3), $4 \
-    FROM cqrs_outbox_group WHERE group_no = $2 \
+    SELECT $1, slot, clock_timestamp() + make_interval(secs => $3), $4 \
+    FROM (SELECT slot FROM cqrs_outbox_parked WHERE id = $2 \
+        UNION ALL SELECT slot FROM cqrs_outbox_dead WHERE id = $2 LIMIT 1) moved \
     ON CONFLICT (lane) DO UPDATE SET until = EXCLUDED.until, error = EXCLUDED.error";
 
 pub(super) const GATE_CLOSED: &str =

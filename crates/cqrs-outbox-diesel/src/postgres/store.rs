@@ -136,7 +136,7 @@ impl Outbox<Pg> {
         free: Place,
     ) -> Result<Vec<OutboxRow>, StoreError> {
         let groups: Vec<i32> = request.leases.iter().map(|lease| lease.group.0).collect();
-        let mut guard = self.acquire().await?;
+        let mut guard = self.acquire_for_call().await?;
         let rows: Vec<PgRow> = sql_query(query)
             .bind::<Array<Integer>, _>(groups)
             .bind::<Array<BigInt>, _>(&request.known)
@@ -145,6 +145,7 @@ impl Outbox<Pg> {
             .load(&mut guard)
             .await
             .map_err(store_error)?;
+        guard.give_back();
         Ok(rows.into_iter().map(|row| row.into_row(free)).collect())
     }
 }
@@ -191,6 +192,7 @@ async fn beat(conn: &mut AsyncPgConnection, relay: &RelayId, beat: &Heartbeat) -
     let leases: Vec<LeaseRow> = sql_query(sql::LEASES).bind::<SqlUuid, _>(me).load(conn).await?;
     let groups: Vec<i32> = leases.iter().map(|lease| lease.group_no).collect();
     carry_out_requests(conn, &groups).await?;
+    sql_query(sql::SWEEP_GATES).bind::<Array<Integer>, _>(groups).execute(conn).await?;
     let census: Census = sql_query(sql::CENSUS).bind::<Double, _>(lease).get_result(conn).await?;
     Ok(Ownership {
         leases: leases
@@ -224,7 +226,7 @@ async fn reject(conn: &mut AsyncPgConnection, rejection: &Rejection) -> QueryRes
     if let Some(seconds) = closed_for.filter(|_| moved > 0) {
         sql_query(sql::CLOSE_GATE)
             .bind::<Binary, _>(rejection.lane.as_bytes())
-            .bind::<Integer, _>(rejection.lease.group.0)
+            .bind::<BigInt, _>(rejection.id)
             .bind::<Nullable<Double>, _>(seconds)
             .bind::<Text, _>(&rejection.error)
             .execute(conn)
@@ -257,7 +259,7 @@ impl OutboxStore for Outbox<Pg> {
     async fn settle(&self, confirmed: &[Confirmed]) -> Result<(), StoreError> {
         let (parked, hot): (Vec<_>, Vec<_>) =
             confirmed.iter().partition(|confirmed| confirmed.place() == Place::Parked);
-        let mut guard = self.acquire().await?;
+        let mut guard = self.acquire_for_call().await?;
         for (query, rows) in [(sql::SETTLE_HOT, hot), (sql::SETTLE_PARKED, parked)] {
             if !rows.is_empty() {
                 let ids: Vec<i64> = rows.into_iter().map(Confirmed::id).collect();
@@ -268,6 +270,7 @@ impl OutboxStore for Outbox<Pg> {
                     .map_err(store_error)?;
             }
         }
+        guard.give_back();
         Ok(())
     }
 

@@ -1,11 +1,12 @@
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use cqrs_core::{Error, ErrorKind, Result};
 use cqrs_outbox::{StoreError, StoreErrorKind};
 use deadpool::Runtime;
 use deadpool::managed::PoolError as Pooled;
-use diesel::{ConnectionError, SqliteConnection};
+use diesel::{ConnectionError, QueryResult, SqliteConnection};
 use diesel_async::pooled_connection::deadpool::Pool;
 use diesel_async::pooled_connection::{
     AsyncDieselConnectionManager, ManagerConfig, PoolError, RecyclingMethod,
@@ -75,7 +76,7 @@ impl SqliteBuilder {
             let path = path.to_owned();
             async move {
                 let mut conn = SyncConnectionWrapper::<SqliteConnection>::establish(&path).await?;
-                conn.batch_execute(sql::PRAGMAS).await.map_err(ConnectionError::CouldntSetupConfiguration)?;
+                set_up(&mut conn).await.map_err(ConnectionError::CouldntSetupConfiguration)?;
                 Ok(conn)
             }
             .boxed()
@@ -85,14 +86,21 @@ impl SqliteBuilder {
         let pool = Pool::builder(manager)
             .max_size(self.max_connections)
             .runtime(Runtime::Tokio1)
+            .wait_timeout(Some(CONNECTION_TIMEOUT))
             .build()
             .map_err(|error| wrong(error.to_string()))?;
         let outbox = Outbox::from_parts(pool, Some(Arc::new(Semaphore::new(1))));
         match outbox.acquire().await {
             Ok(_) => Ok(outbox),
             Err(error) => {
+                // Later it may pass (too many open files); now it is the path.
+                let kind = if error.to_string().contains(UNABLE_TO_OPEN) {
+                    StoreErrorKind::Configuration
+                } else {
+                    error.kind()
+                };
                 let what = format!("cannot open `{shown}`: {error}");
-                Err(StoreError::new(error.kind(), what).with_source(error).into_error())
+                Err(StoreError::new(kind, what).with_source(error).into_error())
             }
         }
     }
@@ -115,10 +123,30 @@ fn shown(url: &str) -> String {
     }
 }
 
+/// How long to wait for a free connection.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(5);
+
+const UNABLE_TO_OPEN: &str = "unable to open database file";
+
+/// Several that open a new file at once may find it locked while one of them switches it to WAL, for which SQLite does not
+/// wait by itself.
+async fn set_up(conn: &mut SyncConnectionWrapper<SqliteConnection>) -> QueryResult<()> {
+    let mut tries = 0;
+    loop {
+        match conn.batch_execute(sql::PRAGMAS).await {
+            Err(error) if tries < 50 && error.to_string().contains("locked") => {
+                tries += 1;
+                tokio::time::sleep(Duration::from_millis(20 * tries)).await;
+            }
+            ended => return ended,
+        }
+    }
+}
+
 pub(super) fn pool_error(error: Pooled<PoolError>) -> StoreError {
     let (kind, what) = match &error {
         Pooled::Backend(PoolError::ConnectionError(ConnectionError::BadConnection(what))) => {
-            (StoreErrorKind::Configuration, format!("{what}; does the folder exist, and may it be written?"))
+            (StoreErrorKind::Unavailable, format!("{what}; does the folder exist, and may it be written?"))
         }
         _ => (StoreErrorKind::Unavailable, error.to_string()),
     };

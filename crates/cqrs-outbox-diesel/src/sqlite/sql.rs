@@ -62,6 +62,11 @@ pub(super) const CENSUS: &str = "\
         (SELECT count(*) FROM cqrs_outbox_relay WHERE seen_at > unixepoch('now', 'subsec') - ?) AS relays, \
         coalesce((SELECT hold FROM cqrs_outbox_meta), 0) AS hold";
 
+/// Gates that are due and have nothing behind them.
+pub(super) const SWEEP_GATES: &str = "\
+    DELETE FROM cqrs_outbox_gate WHERE until <= unixepoch('now', 'subsec') \
+        AND NOT EXISTS (SELECT 1 FROM cqrs_outbox_parked p WHERE p.lane = cqrs_outbox_gate.lane)";
+
 pub(super) const OPEN_REQUESTS: &str =
     "SELECT EXISTS (SELECT 1 FROM cqrs_outbox_request WHERE done_at IS NULL) AS found";
 
@@ -83,10 +88,10 @@ pub(super) const REPLAY: [&str; 3] = [
     concat!(
         "INSERT INTO cqrs_outbox_parked (",
         carried!(),
-        ", attempts, lane, error) \
+        ", attempts, lane, error, errors) \
          SELECT ",
         carried!(),
-        ", 0, lane, error FROM cqrs_outbox_dead \
+        ", 0, lane, error, errors FROM cqrs_outbox_dead \
          WHERE event_id IN (SELECT event_id FROM cqrs_outbox_request WHERE done_at IS NULL AND kind = 'replay')"
     ),
     "DELETE FROM cqrs_outbox_dead \
@@ -108,7 +113,7 @@ pub(super) const DISCARD: [&str; 2] = [
 
 pub(super) const REQUESTS_DONE: &str = "\
     UPDATE cqrs_outbox_request SET done_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now'), outcome = 'done' \
-    WHERE done_at IS NULL AND event_id NOT IN (SELECT event_id FROM cqrs_outbox_dead)";
+    WHERE done_at IS NULL AND kind IN ('replay', 'discard') AND event_id NOT IN (SELECT event_id FROM cqrs_outbox_dead)";
 
 /// As `Lane::of` makes it.
 macro_rules! lane {
@@ -154,14 +159,17 @@ pub(super) const FENCE: &str =
 pub(super) const PARK_HOT: &str = concat!(
     "INSERT INTO cqrs_outbox_parked (",
     carried!(),
-    ", attempts, lane, error) \
+    ", attempts, lane, error, errors) \
      SELECT ",
     carried!(),
-    ", ?4, ?2, ?3 FROM cqrs_outbox WHERE id = ?1"
+    ", ?4, ?2, ?3, json_array(json_object('at', strftime('%Y-%m-%dT%H:%M:%fZ', 'now'), 'error', ?3)) FROM cqrs_outbox WHERE id = ?1"
 );
 
+/// Written twice after an answer that was lost, it counts and tells the refusal once.
 pub(super) const PARK_AGAIN: &str = "\
     UPDATE cqrs_outbox_parked SET attempts = ?4, error = ?3, \
+        errors = CASE WHEN attempts < ?4 \
+            THEN json_insert(errors, '$[#]', json_object('at', strftime('%Y-%m-%dT%H:%M:%fZ', 'now'), 'error', ?3)) ELSE errors END, \
         parked_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now') \
     WHERE id = ?1 AND lane = ?2";
 
@@ -183,8 +191,7 @@ pub(super) const BURY_PARKED: &str = concat!(
      SELECT ",
     carried!(),
     ", ?4, lane, ?3, \
-        json_array(json_object('at', parked_at, 'error', error), \
-            json_object('at', strftime('%Y-%m-%dT%H:%M:%fZ', 'now'), 'error', ?3)) \
+        json_insert(errors, '$[#]', json_object('at', strftime('%Y-%m-%dT%H:%M:%fZ', 'now'), 'error', ?3)) \
      FROM cqrs_outbox_parked WHERE id = ?1 AND lane = ?2"
 );
 

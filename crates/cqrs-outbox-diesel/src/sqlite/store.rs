@@ -134,7 +134,7 @@ impl Outbox<Sqlite> {
         free: Place,
     ) -> Result<Vec<OutboxRow>, StoreError> {
         let groups: Vec<i32> = request.leases.iter().map(|lease| lease.group.0).collect();
-        let mut guard = self.acquire().await?;
+        let mut guard = self.acquire_for_call().await?;
         let rows: Vec<SqliteRow> = sql_query(query)
             .bind::<Text, _>(array(&groups))
             .bind::<Text, _>(array(&request.known))
@@ -143,6 +143,7 @@ impl Outbox<Sqlite> {
             .load(&mut guard)
             .await
             .map_err(store_error)?;
+        guard.give_back();
         Ok(rows.into_iter().map(|row| row.into_row(free)).collect())
     }
 }
@@ -184,6 +185,7 @@ async fn beat(conn: &mut Connection, relay: &RelayId, beat: &Heartbeat) -> Query
     let leases: Vec<LeaseRow> = sql_query(sql::LEASES).bind::<Text, _>(&me).load(conn).await?;
     if !leases.is_empty() {
         carry_out_requests(conn).await?;
+        sql_query(sql::SWEEP_GATES).execute(conn).await?;
     }
     let census: Census = sql_query(sql::CENSUS).bind::<Double, _>(lease).get_result(conn).await?;
     Ok(Ownership {

@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cqrs_core::ErrorKind;
-use cqrs_outbox::{Heartbeat, OutboxRelay, RelayId};
+use cqrs_outbox::{Fenced, Heartbeat, OutboxRelay, Rejection, RelayId, Verdict};
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
 use crate::backend::{Db, PlainSql, Site};
-use crate::events::{Sink, closed, quick};
+use crate::events::{Sink, closed, own_all, quick, read_all};
 use crate::harness::{OnBoth, Test, tests};
 
 pub(crate) struct All;
@@ -21,6 +21,7 @@ impl OnBoth for All {
             a_relay_is_woken_by_a_commit,
             hold_stops_all_relaying,
             no_dead_letter_is_a_clear_error,
+            every_refusal_is_kept_and_a_discard_leaves_no_gate,
             leases_that_ended_without_a_release_are_marked,
             sequences_do_not_give_an_id_again,
         })
@@ -77,6 +78,37 @@ async fn no_dead_letter_is_a_clear_error<D: Db>(site: &Site) {
         assert!(error.to_string().contains(&id.to_string()), "{error}");
     }
     assert!(outbox.values("SELECT kind AS value FROM cqrs_outbox_request").await.is_empty());
+}
+
+async fn every_refusal_is_kept_and_a_discard_leaves_no_gate<D: Db>(site: &Site) {
+    let outbox = site.outbox::<D>().await;
+    let store = D::store(&outbox);
+    outbox.transaction(async |tx| tx.publish(closed(1)).await).await.unwrap();
+    let relay = RelayId { name: "relay".to_owned(), incarnation: Uuid::new_v4() };
+    let row = read_all(&store).await.remove(0);
+    let leases = own_all(&store, &relay).await;
+    let lease = *leases.iter().find(|lease| lease.group == row.group).unwrap();
+    let park = Verdict::Park { retry_in: Duration::ZERO };
+    let bury = Verdict::Bury { lane_waits: true };
+    // The second is written twice, as after an answer that was lost.
+    for (attempts, verdict) in [(1, park), (2, park), (2, park), (3, bury)] {
+        let (lane, error) = (row.lane.clone(), format!("no {attempts}"));
+        let rejection = Rejection { lease, id: row.id, lane, attempts, error, verdict };
+        assert_eq!(store.reject(&rejection).await.unwrap(), Fenced::Done(()));
+    }
+    let errors = outbox.values("SELECT errors AS value FROM cqrs_outbox_dead").await.remove(0);
+    let errors: serde_json::Value = serde_json::from_str(&errors).unwrap();
+    let errors: Vec<_> = errors.as_array().unwrap().iter().map(|entry| entry["error"].clone()).collect();
+    assert_eq!(errors, ["no 1", "no 2", "no 3"]);
+    let slots = "SELECT CAST(slot AS text) AS value FROM cqrs_outbox_";
+    let gate = outbox.values(&format!("{slots}gate")).await;
+    assert_eq!(gate, outbox.values(&format!("{slots}dead")).await, "the gate stands where its lane does");
+
+    outbox.discard(row.event_id).await.unwrap();
+    own_all(&store, &relay).await;
+    for table in ["dead", "gate"] {
+        assert!(outbox.values(&format!("{slots}{table}")).await.is_empty(), "{table}");
+    }
 }
 
 async fn leases_that_ended_without_a_release_are_marked<D: Db>(site: &Site) {

@@ -45,9 +45,12 @@ impl Engine {
     pub(super) fn on_heartbeat(&mut self, now: Duration, answer: Result<Ownership, Failed>) {
         let sent = self.heartbeat_sent.take().unwrap_or(now);
         let Ok(ownership) = answer else {
-            self.next_heartbeat = now + self.settings.backoff.min(self.settings.heartbeat_interval);
+            self.heartbeat_failures += 1;
+            let wait = self.settings.backoff_after(self.heartbeat_failures);
+            self.next_heartbeat = now + wait.min(self.settings.heartbeat_interval);
             return;
         };
+        self.heartbeat_failures = 0;
         self.next_heartbeat = sent + self.settings.heartbeat_interval;
         self.hold = ownership.hold;
         self.stats.groups = ownership.groups;

@@ -130,7 +130,9 @@ impl Engine {
         let verdict = if attempts < self.settings.max_attempts {
             Verdict::Park { retry_in: self.settings.backoff_after(attempts) }
         } else {
-            Verdict::Bury { lane_waits: self.settings.lane_waits_for_dead_letter }
+            // Nothing ever comes behind an event without a key.
+            let lane_waits = self.settings.lane_waits_for_dead_letter && row.message.key.is_some();
+            Verdict::Bury { lane_waits }
         };
         if verdict != (Verdict::Bury { lane_waits: false }) {
             // Closed at once: a read that is under way must not let the rows behind it pass.

@@ -136,6 +136,10 @@ impl MemoryTables {
                 take -= 1;
             }
         }
+        let parked = &self.parked;
+        self.gates.retain(|lane, gate| {
+            gate.until.is_none_or(|until| until > now) || parked.values().any(|row| row.lane == *lane)
+        });
         let owned = |lease: &LeaseRow| lease.owner == Some(me) && lease.expires > now;
         let leases = self.leases.iter().enumerate().filter(|(_, lease)| owned(lease));
         Ownership {

@@ -282,9 +282,9 @@ async fn command(rooms: App, history: &History, progress: &Arc<AtomicUsize>) -> 
         tasks.spawn(async move {
             let mut committed = 0;
             for nth in (task..COMMANDS).step_by(TASKS as usize) {
-                let (key, event) = (format!("key-{}", nth % KEYS), Uuid::now_v7());
-                // By the command's number within its key, so that every key loses some.
-                let fails = (nth / KEYS) % 10 == 3;
+                // Neighbours share a key, so that all tasks write to each key, at the same time.
+                let (key, event) = (format!("key-{}", nth / TASKS % KEYS), Uuid::now_v7());
+                let fails = nth % 10 == 3;
                 match rooms.requests().send(Count { key: key.clone(), event, fails }).await {
                     Ok(value) => {
                         history.committed(Some(key.into()), event, value);
