@@ -99,7 +99,7 @@ impl AmqpBrokerBuilder {
     }
 
     /// Sets how long the server may take to confirm a message, before the connection is given up and made anew.
-    /// Default 30 seconds; an outbox relay wants it below its lease.
+    /// Default 6 seconds, which is below the publish time-out of an outbox relay (7 seconds by default).
     pub fn confirm_timeout(self, limit: Duration) -> Self {
         self.with(|config| config.confirm_timeout = limit)
     }

@@ -22,7 +22,7 @@ const HEARTBEAT_SECONDS: u16 = 10;
 const MAX_MESSAGE_BYTES: usize = 16 * 1024 * 1024;
 
 /// How long the broker may take to confirm a message.
-const CONFIRM: Duration = Duration::from_secs(30);
+const CONFIRM: Duration = Duration::from_secs(6);
 
 /// A RabbitMQ server and how to use it.
 #[derive(Clone)]

@@ -295,6 +295,10 @@ impl Session {
     }
 
     async fn publish(&mut self, message: Outgoing, reply: oneshot::Sender<Outcome>) -> Result<(), String> {
+        if reply.is_closed() {
+            // Whoever asked has given up, and sends it again if it matters.
+            return Ok(());
+        }
         let refuse = |reply: oneshot::Sender<Outcome>, error| drop(reply.send(Err(error)));
         if !self.channel.status().connected() {
             let why = "the channel was closed".to_owned();

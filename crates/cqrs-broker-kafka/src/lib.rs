@@ -62,6 +62,9 @@
 //! - A crash brings back what was handled since the last commit, up to a second's worth: use an inbox.
 //! - [`StartFrom::Latest`](cqrs_core::broker::StartFrom::Latest) begins where the group's first assignment finds the
 //!   end of the topic, which is after `subscribe` returns.
+//! - A member that is closed before the cluster has answered that it joined leaves a placeholder in its group: the next
+//!   rebalance waits for it, for `session.timeout.ms` at most (45 s unless set).
+//! - A member that is closed in the midst of a rebalance may fail to commit: `close` then says so, and messages come again.
 //! - No transactions, no TLS or SASL beyond what librdkafka was built with.
 //! - More partitions for a topic take keys to other partitions: drain it first.
 //! - A rebalance commits while it blocks the thread that called `next`.

@@ -189,6 +189,10 @@ where
         &self.consumer
     }
 
+    fn identity(&self) -> Option<&str> {
+        Some(&self.consumer)
+    }
+
     async fn handle(&self, message: &Message, cx: &Context<'_>) -> Result<Handled> {
         // Before the transaction: what cannot be read needs none.
         let id = self.id(message)?;

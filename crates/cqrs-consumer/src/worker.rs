@@ -114,7 +114,8 @@ impl Worker {
     /// One attempt: an error, a panic and a time-out are failures alike.
     async fn attempt(&self, message: Message, attempt: u32) -> Result<Dispatched> {
         let Settings { events, handler_timeout, options, .. } = &self.shared.settings;
-        let span = tracing::info_span!(
+        // Of the level of its warnings, so that they keep it where only warnings are kept.
+        let span = tracing::warn_span!(
             "consume",
             group = options.group,
             topic = message.topic,

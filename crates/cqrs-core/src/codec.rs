@@ -288,7 +288,7 @@ impl Encoder {
         let size = message.size();
         if size > self.max_message_bytes {
             return refused(format!(
-                "the event `{}` has {size} bytes, and the limit is {}: make it smaller (a notification with an id instead of the state), or raise the limit with `max_message_bytes` and the broker's own",
+                "the event `{}` has {size} bytes, and the limit is {}: make it smaller (a notification with an id instead of the state), or raise the limit with `Encoder::with_max_message_bytes` (`.encoder(..)` of the bootstrap) and the broker's own",
                 message.name, self.max_message_bytes
             ));
         }

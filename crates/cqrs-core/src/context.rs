@@ -175,7 +175,7 @@ impl<'a> Context<'a> {
                 format!(
                     "the integration event `{name}` was said with no transaction and no direct target: \
                      make its handler a `TransactionalHandler`, publish it with `outbox.transaction(..)`, \
-                     or accept at-most-once delivery with `EventEmitter::direct(broker)`"
+                     or accept at-most-once delivery with `EventEmitter::direct(broker)`, or `.direct()` of the bootstrap"
                 ),
             ))
         };

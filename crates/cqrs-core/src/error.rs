@@ -108,12 +108,12 @@ impl Error {
     /// assert_eq!(error.to_string(), "the room is closed");
     /// ```
     pub fn handler(source: impl Into<Box<dyn StdError + Send + Sync + 'static>>) -> Self {
-        Self(Box::new(Inner {
-            kind: ErrorKind::Handler,
-            message: None,
-            source: Some(source.into()),
-            retryable: false,
-        }))
+        Self::caused_by(ErrorKind::Handler, source)
+    }
+
+    /// An error of a kind that is told by its cause alone.
+    pub fn caused_by(kind: ErrorKind, source: impl Into<Box<dyn StdError + Send + Sync + 'static>>) -> Self {
+        Self(Box::new(Inner { kind, message: None, source: Some(source.into()), retryable: false }))
     }
 
     /// Adds the cause.

@@ -35,8 +35,7 @@ pub use mediator::{
 };
 pub use message::{Headers, Message, MessageId};
 pub use middleware::{
-    Endpoint, Layered, Middleware, MiddlewareStack, Next, NoMiddleware, Stacked, TraceableError, Tracing,
-    Tried,
+    Endpoint, Layered, Middleware, MiddlewareStack, Next, NoMiddleware, Stacked, Tracing, Tried,
 };
 pub use request::{Reply, Request, RequestHandler};
 pub use transaction::{

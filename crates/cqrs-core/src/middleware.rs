@@ -1,13 +1,13 @@
 //! What stands around handlers. A stack of middlewares is composed with a handler when the handler is bound, so
 //! that a call costs one boxed future whatever their number.
 
+use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
 
 use tracing::Instrument;
 
 use crate::context::Context;
-use crate::error::Error;
 use crate::request::{Reply, Request, RequestHandler};
 
 /// Stands around the handlers of requests of type `R`. One that serves every request is generic over it.
@@ -28,6 +28,9 @@ use crate::request::{Reply, Request, RequestHandler};
 ///     }
 /// }
 /// ```
+///
+/// A middleware sees what the handler answers. What was said goes out after that: an event that is refused then, or a handler
+/// behind the commit that fails, fails the request without its middlewares having seen it.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a middleware for the request `{R}`",
     label = "no `Middleware<{R}>` for this type",
@@ -168,7 +171,7 @@ pub struct Tracing;
 
 impl<R: Request> Middleware<R> for Tracing
 where
-    R::Error: TraceableError,
+    R::Error: fmt::Display,
 {
     async fn call<N: Next<R>>(&self, request: R, cx: &Context<'_>, next: &N) -> Reply<R> {
         let span = tracing::info_span!("request", name = R::name());
@@ -176,7 +179,8 @@ where
             let reply = next.run(request, cx).await;
             match &reply {
                 Ok(_) => tracing::debug!("done"),
-                Err(error) => error.trace(),
+                // The name again, for the span is gone where only warnings are kept.
+                Err(error) => tracing::warn!(request = R::name(), %error, "failed"),
             }
             reply
         }
@@ -184,17 +188,3 @@ where
         .await
     }
 }
-
-/// An error that [`Tracing`] can log: everything that is `Display`.
-pub trait TraceableError {
-    /// Logs it.
-    fn trace(&self);
-}
-
-impl<E: std::fmt::Display> TraceableError for E {
-    fn trace(&self) {
-        tracing::warn!(error = %self, "failed");
-    }
-}
-
-const _: fn(&Error) = TraceableError::trace;

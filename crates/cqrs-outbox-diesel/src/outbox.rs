@@ -1,6 +1,7 @@
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use cqrs_consumer::Inbox;
@@ -11,6 +12,7 @@ use cqrs_core::{
 use cqrs_outbox::{StoreError, StoreErrorKind};
 use diesel_async::SimpleAsyncConnection;
 use tokio::sync::{Notify, Semaphore};
+use tokio::time::timeout;
 use uuid::Uuid;
 
 use crate::backend::Backend;
@@ -92,7 +94,8 @@ impl<B: Backend> Outbox<B> {
         B::insert(conn, rows).await.map_err(|error| store_error(error).into_error())
     }
 
-    /// Lends a connection outside of any transaction: for queries, or for a transaction of your own with [`add`](Self::add).
+    /// Lends a connection outside of any transaction: for queries, or for a transaction of your own with [`add`](Self::add). On
+    /// SQLite begin that one with `immediate_transaction`: a deferred one that reads first cannot write after another has.
     ///
     /// # Errors
     ///
@@ -106,6 +109,9 @@ impl<B: Backend> Outbox<B> {
     }
 
     /// Runs `work` in a transaction, commits if it succeeds and rolls back if it fails or is dropped.
+    ///
+    /// It is a transaction of its own: called from within another one it does not join it, and where only one can write at a
+    /// time (SQLite) it waits for the outer one until it gives up.
     ///
     /// # Errors
     ///
@@ -283,7 +289,16 @@ impl<B: Backend> Outbox<B> {
     pub(crate) async fn begin_write(&self) -> Result<Tx<B>, StoreError> {
         let permit = match &self.shared.writers {
             // The semaphore is never closed.
-            Some(writers) => Arc::clone(writers).acquire_owned().await.ok(),
+            Some(writers) => match timeout(WRITER_TIMEOUT, Arc::clone(writers).acquire_owned()).await {
+                Ok(permit) => permit.ok(),
+                Err(_) => {
+                    let what = format!(
+                        "another transaction of this process has been open for {WRITER_TIMEOUT:?}, and only one can write at a \
+                         time: end it sooner, and do not open a transaction from within one"
+                    );
+                    return Err(StoreError::new(StoreErrorKind::Unavailable, what));
+                }
+            },
             None => None,
         };
         let mut tx = Tx::new(self.acquire().await?, self.clone(), permit);
@@ -291,6 +306,9 @@ impl<B: Backend> Outbox<B> {
         Ok(tx)
     }
 }
+
+/// How long a writer waits for the one before it.
+const WRITER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Commits a transaction of the store's own.
 pub(crate) async fn commit<B: Backend>(tx: Tx<B>) -> Result<(), StoreError> {

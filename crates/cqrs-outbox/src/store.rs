@@ -221,6 +221,6 @@ impl StoreError {
     /// [`StoreErrorKind::Unavailable`], for anything else may well be the fault of what was written.
     pub fn into_error(self) -> Error {
         let retryable = self.kind == StoreErrorKind::Unavailable;
-        Error::new(ErrorKind::Store, self.message.clone()).with_retryable(retryable).with_source(self)
+        Error::caused_by(ErrorKind::Store, self).with_retryable(retryable)
     }
 }

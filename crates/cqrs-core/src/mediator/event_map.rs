@@ -67,7 +67,16 @@ impl EventMap {
                 handler.name()
             ));
         }
-        self.subscribed.entry(name).or_default().push(Subscribed { topic, handler });
+        let bound = self.subscribed.entry(name.clone()).or_default();
+        if let Some(identity) = handler.identity()
+            && bound.iter().any(|known| known.topic == topic && known.handler.identity() == Some(identity))
+        {
+            self.problems.push(format!(
+                "two handlers of the event `{name}` of the topic `{topic}` have the name `{identity}`: each would take the \
+                 other's messages for duplicates, give one of them another name"
+            ));
+        }
+        bound.push(Subscribed { topic, handler });
         self
     }
 
@@ -113,6 +122,12 @@ impl fmt::Debug for EventMap {
 pub trait MessageHandler: Send + Sync + 'static {
     /// Its name: in logs, and by which an inbox tells one handler's effects from another's.
     fn name(&self) -> &str;
+
+    /// By which its effects are told from those of others, if they are: two handlers of one event must not share it.
+    /// Default: none.
+    fn identity(&self) -> Option<&str> {
+        None
+    }
 
     /// Handles the message; its fields are decoded, its payload is not.
     ///

@@ -100,3 +100,35 @@ async fn a_handler_that_has_seen_the_message_counts_as_a_duplicate() {
     let dispatched = mediator.handle(received("told", "told", "5")).await.unwrap();
     assert_eq!((dispatched.handled, dispatched.duplicates, dispatched.is_unhandled()), (1, 1, false));
 }
+
+#[tokio::test]
+async fn two_handlers_of_one_name_would_take_each_others_messages() {
+    let events = EventMap::new()
+        .subscribe_messages("rooms", "meeting_room_closed", Arc::new(Named))
+        .subscribe_messages("rooms", "meeting_room_closed", Arc::new(Named));
+    let error = EventMediator::new(EventEmitter::new(events)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Configuration);
+    assert!(error.to_string().contains("have the name `rooms/count`"), "{error}");
+
+    let elsewhere = EventMap::new()
+        .subscribe_messages("rooms", "meeting_room_closed", Arc::new(Named))
+        .subscribe_messages("rooms", "meeting_room_opened", Arc::new(Named));
+    EventMediator::new(EventEmitter::new(elsewhere)).unwrap();
+}
+
+struct Named;
+
+#[async_trait]
+impl MessageHandler for Named {
+    fn name(&self) -> &str {
+        "rooms/count"
+    }
+
+    fn identity(&self) -> Option<&str> {
+        Some(self.name())
+    }
+
+    async fn handle(&self, _: &Message, _: &Context<'_>) -> Result<Handled> {
+        Ok(Handled::Done)
+    }
+}

@@ -128,7 +128,7 @@ impl PgBuilder {
             Ok(_) => Ok(outbox),
             Err(error) => {
                 let what = format!("cannot connect to `{shown}`: {error}");
-                Err(StoreError::new(error.kind(), what).with_source(error).into_error())
+                Err(StoreError::new(error.kind(), what).into_error())
             }
         }
     }
@@ -182,7 +182,7 @@ pub(super) fn pool_error(error: Pooled<PoolError>) -> StoreError {
         Pooled::PostCreateHook(HookError::Message(what)) => (StoreErrorKind::Unavailable, what.to_string()),
         _ => (StoreErrorKind::Unavailable, error.to_string()),
     };
-    StoreError::new(kind, what).with_source(error)
+    StoreError::new(kind, what)
 }
 
 impl fmt::Debug for PgBuilder {

@@ -100,7 +100,7 @@ impl SqliteBuilder {
                     error.kind()
                 };
                 let what = format!("cannot open `{shown}`: {error}");
-                Err(StoreError::new(kind, what).with_source(error).into_error())
+                Err(StoreError::new(kind, what).into_error())
             }
         }
     }
@@ -150,5 +150,5 @@ pub(super) fn pool_error(error: Pooled<PoolError>) -> StoreError {
         }
         _ => (StoreErrorKind::Unavailable, error.to_string()),
     };
-    StoreError::new(kind, what).with_source(error)
+    StoreError::new(kind, what)
 }
