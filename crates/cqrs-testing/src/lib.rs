@@ -6,4 +6,5 @@
 
 pub mod broker;
 pub mod history;
+mod report;
 pub mod store;

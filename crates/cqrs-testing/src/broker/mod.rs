@@ -29,7 +29,6 @@
 //! ```
 
 mod bench;
-mod report;
 mod rows;
 mod stream;
 
@@ -42,7 +41,7 @@ use cqrs_core::{BrokerError, MessageBroker};
 use futures_util::FutureExt;
 use tokio::time;
 
-pub use report::{Outcome, Report, Row};
+pub use crate::report::{Outcome, Report, Row};
 
 use self::bench::{Bench, Stop};
 

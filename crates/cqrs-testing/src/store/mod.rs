@@ -34,7 +34,6 @@
 mod bench;
 mod confirm;
 mod recorder;
-mod report;
 mod rows;
 
 use std::panic::AssertUnwindSafe;
@@ -49,7 +48,7 @@ use futures_util::FutureExt;
 use tokio::time;
 use uuid::Uuid;
 
-pub use report::{Outcome, Report, Row};
+pub use crate::report::{Outcome, Report, Row};
 
 use self::bench::{Bench, Stop};
 

@@ -11,10 +11,11 @@ pub struct Report {
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
-    /// Its name, for [`Settings::only`](super::Settings::only) and
-    /// [`BrokerUnderTest::skip`](super::BrokerUnderTest::skip).
+    /// Its name, for [`Settings::only`](crate::broker::Settings::only) and
+    /// [`BrokerUnderTest::skip`](crate::broker::BrokerUnderTest::skip) or
+    /// [`StoreUnderTest::skip`](crate::store::StoreUnderTest::skip).
     pub name: &'static str,
-    /// What a broker promises by it.
+    /// What a broker or a store promises by it.
     pub promise: &'static str,
     /// Whether it holds.
     pub outcome: Outcome,
