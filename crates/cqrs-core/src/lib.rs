@@ -39,6 +39,6 @@ pub use middleware::{
 };
 pub use request::{Reply, Request, RequestHandler};
 pub use transaction::{
-    BeforeCommit, BeginTransaction, Database, Transaction, Transactional, TransactionalEventHandler,
+    Added, BeforeCommit, BeginTransaction, Database, Transaction, Transactional, TransactionalEventHandler,
     TransactionalHandler, UnitOfWork,
 };

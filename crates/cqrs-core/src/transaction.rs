@@ -15,13 +15,28 @@ use crate::context::{AnyDomainEvent, Context, Said};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{DomainEvent, Event};
 use crate::mediator::emitter_flood;
-use crate::message::Message;
+use crate::message::{Message, MessageId};
 use crate::request::{Reply, Request, RequestHandler};
 
 /// A kind of database, as a type: it names the transaction that handlers get.
 pub trait Database: Send + Sync + 'static {
     /// An open transaction. Dropping it without [`Transaction::commit`] rolls it back.
     type Tx: Transaction;
+}
+
+/// What became of events that were written into an outbox.
+#[non_exhaustive]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Added {
+    /// The ids under which they are sent, in the order in which they were given.
+    pub ids: Vec<MessageId>,
+}
+
+impl Added {
+    /// All of these were written.
+    pub fn all<'a>(messages: impl IntoIterator<Item = &'a Message>) -> Self {
+        Self { ids: messages.into_iter().filter_map(|message| message.id.clone()).collect() }
+    }
 }
 
 /// An open transaction with an outbox in it.
@@ -31,7 +46,7 @@ pub trait Transaction: Send + 'static {
     /// # Errors
     ///
     /// [`ErrorKind::Store`].
-    fn write(&mut self, messages: Vec<Message>) -> impl Future<Output = Result<()>> + Send;
+    fn write(&mut self, messages: Vec<Message>) -> impl Future<Output = Result<Added>> + Send;
 
     /// Commits.
     ///

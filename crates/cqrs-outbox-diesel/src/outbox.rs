@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use cqrs_consumer::Inbox;
 use cqrs_core::{
-    BeginTransaction, Correlation, Encoder, Error, ErrorKind, IntoMessage, Message, MessageId, Result,
+    Added, BeginTransaction, Correlation, Encoder, Error, ErrorKind, IntoMessage, Message, MessageId, Result,
     Transaction,
 };
 use cqrs_outbox::{StoreError, StoreErrorKind};
@@ -68,7 +68,7 @@ impl<B: Backend> Outbox<B> {
     /// # Cancel safety
     ///
     /// A dropped future leaves it open whether the row was written; roll back.
-    pub async fn add(&self, conn: &mut B::Connection, event: impl IntoMessage + Send) -> Result<()> {
+    pub async fn add(&self, conn: &mut B::Connection, event: impl IntoMessage + Send) -> Result<Added> {
         self.add_all(conn, [event]).await
     }
 
@@ -85,13 +85,14 @@ impl<B: Backend> Outbox<B> {
         &self,
         conn: &mut B::Connection,
         events: impl IntoIterator<Item = E, IntoIter: Send> + Send,
-    ) -> Result<()> {
+    ) -> Result<Added> {
         let messages = self.encode_all(events, &Correlation::default())?;
+        let added = Added::all(&messages);
         let rows = messages.into_iter().map(NewRow::new).collect::<Result<Vec<_>>>()?;
-        if rows.is_empty() {
-            return Ok(());
+        if !rows.is_empty() {
+            B::insert(conn, rows).await.map_err(|error| store_error(error).into_error())?;
         }
-        B::insert(conn, rows).await.map_err(|error| store_error(error).into_error())
+        Ok(added)
     }
 
     /// Lends a connection outside of any transaction: for queries, or for a transaction of your own with [`add`](Self::add). On

@@ -1,7 +1,7 @@
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 
-use cqrs_core::{Correlation, IntoMessage, Message, Result, Transaction};
+use cqrs_core::{Added, Correlation, IntoMessage, Message, Result, Transaction};
 use diesel_async::{AsyncConnection, TransactionManager};
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -43,7 +43,7 @@ impl<B: Backend> Tx<B> {
     /// # Cancel safety
     ///
     /// A dropped future leaves it open whether the row was written; roll back.
-    pub async fn publish(&mut self, event: impl IntoMessage + Send) -> Result<()> {
+    pub async fn publish(&mut self, event: impl IntoMessage + Send) -> Result<Added> {
         self.publish_all([event]).await
     }
 
@@ -59,20 +59,21 @@ impl<B: Backend> Tx<B> {
     pub async fn publish_all<E: IntoMessage>(
         &mut self,
         events: impl IntoIterator<Item = E, IntoIter: Send> + Send,
-    ) -> Result<()> {
+    ) -> Result<Added> {
         let messages = self.outbox.encode_all(events, &Correlation::default())?;
         self.write(messages).await
     }
 }
 
 impl<B: Backend> Transaction for Tx<B> {
-    async fn write(&mut self, messages: Vec<Message>) -> Result<()> {
+    async fn write(&mut self, messages: Vec<Message>) -> Result<Added> {
+        let added = Added::all(&messages);
         let rows = messages.into_iter().map(NewRow::new).collect::<Result<Vec<_>>>()?;
-        if rows.is_empty() {
-            return Ok(());
+        if !rows.is_empty() {
+            self.wrote = true;
+            B::insert(self, rows).await.map_err(|error| store_error(error).into_error())?;
         }
-        self.wrote = true;
-        B::insert(self, rows).await.map_err(|error| store_error(error).into_error())
+        Ok(added)
     }
 
     async fn commit(mut self) -> Result<()> {

@@ -305,11 +305,12 @@ impl FakeTx {
 }
 
 impl Transaction for FakeTx {
-    async fn write(&mut self, messages: Vec<Message>) -> Result<()> {
+    async fn write(&mut self, messages: Vec<Message>) -> Result<Added> {
+        let added = Added::all(&messages);
         tokio::task::yield_now().await;
         self.db.step("write")?;
         self.messages.extend(messages);
-        Ok(())
+        Ok(added)
     }
 
     async fn commit(mut self) -> Result<()> {

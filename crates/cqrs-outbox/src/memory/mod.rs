@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use cqrs_core::{
-    BeginTransaction, Correlation, Database, Encoder, IntoMessage, Message, Result, Transaction,
+    Added, BeginTransaction, Correlation, Database, Encoder, IntoMessage, Message, Result, Transaction,
 };
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -130,9 +130,10 @@ pub struct MemoryTx {
 }
 
 impl Transaction for MemoryTx {
-    async fn write(&mut self, messages: Vec<Message>) -> Result<()> {
+    async fn write(&mut self, messages: Vec<Message>) -> Result<Added> {
+        let added = Added::all(&messages);
         self.written.extend(messages);
-        Ok(())
+        Ok(added)
     }
 
     async fn commit(self) -> Result<()> {

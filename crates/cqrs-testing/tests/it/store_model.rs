@@ -9,7 +9,7 @@ use bytes::Bytes;
 use cqrs_consumer::Inbox;
 use cqrs_core::codec::Json;
 use cqrs_core::{
-    BeginTransaction, Codec, Database, Encoder, Headers, Message, MessageId, Result, Transaction,
+    Added, BeginTransaction, Codec, Database, Encoder, Headers, Message, MessageId, Result, Transaction,
 };
 use cqrs_outbox::{
     Confirmed, Fenced, GroupNo, Heartbeat, Lane, Lease, OutboxRow, OutboxStore, Ownership, Place,
@@ -343,7 +343,8 @@ fn headers<'a>(pairs: impl Iterator<Item = (&'a str, &'a Bytes)>) -> Headers {
 }
 
 impl Transaction for ModelTx {
-    async fn write(&mut self, mut messages: Vec<Message>) -> Result<()> {
+    async fn write(&mut self, mut messages: Vec<Message>) -> Result<Added> {
+        let added = Added::all(&messages);
         let mut tables = self.model.tables();
         if self.model.has(Fault::WritesBackwards) {
             messages.reverse();
@@ -356,7 +357,7 @@ impl Transaction for ModelTx {
             }
             self.rows.push(row);
         }
-        Ok(())
+        Ok(added)
     }
 
     async fn commit(mut self) -> Result<()> {

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use cqrs_consumer::Inbox;
 use cqrs_core::{
-    BeginTransaction, Database, Encoder, Error, ErrorKind, Message, MessageId, Result, Transaction,
+    Added, BeginTransaction, Database, Encoder, Error, ErrorKind, Message, MessageId, Result, Transaction,
 };
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 
@@ -103,9 +103,10 @@ impl Inbox<LedgerDb> for Ledger {
 }
 
 impl Transaction for LedgerTx {
-    async fn write(&mut self, messages: Vec<Message>) -> Result<()> {
+    async fn write(&mut self, messages: Vec<Message>) -> Result<Added> {
+        let added = Added::all(&messages);
         self.staged.outbox.extend(messages);
-        Ok(())
+        Ok(added)
     }
 
     async fn commit(self) -> Result<()> {
