@@ -11,6 +11,7 @@ use diesel_async::AsyncConnection;
 
 use crate::migration::Migration;
 use crate::record::NewRow;
+use crate::status::StatusRow;
 use crate::tx::Tx;
 
 /// A kind of database that can hold an outbox: [`Pg`](crate::Pg) or [`Sqlite`](crate::Sqlite). It names the connection,
@@ -79,6 +80,10 @@ pub trait Backend: Database<Tx = Tx<Self>> + Debug + Sized + sealed::Sealed {
         kind: &'static str,
         event_id: uuid::Uuid,
     ) -> impl Future<Output = QueryResult<usize>> + Send;
+
+    /// What waits, what is stuck and who is at work, as of one snapshot.
+    #[doc(hidden)]
+    fn status(conn: &mut Self::Connection) -> impl Future<Output = QueryResult<StatusRow>> + Send;
 }
 
 pub(crate) mod sealed {

@@ -19,6 +19,7 @@ use crate::backend::Backend;
 use crate::error::{MIGRATE, store_error};
 use crate::migration::{Migration, SCHEMA_VERSION};
 use crate::record::NewRow;
+use crate::status::OutboxStatus;
 use crate::tx::Tx;
 
 /// A transactional outbox, and an inbox, in a database. Cheap to clone; all clones share their connections.
@@ -213,10 +214,34 @@ impl<B: Backend> Outbox<B> {
 
     pub(crate) async fn try_check_schema(&self) -> Result<(), StoreError> {
         let mut guard = self.acquire().await?;
-        match B::schema_version(&mut guard).await.map_err(store_error)? {
-            Some(version) => readable(version),
-            None => Err(StoreError::new(StoreErrorKind::Schema, MIGRATE)),
-        }
+        check_versions::<B>(&mut guard).await
+    }
+
+    /// What waits, what is stuck and who is at work, as of one snapshot; with no relay running too.
+    ///
+    /// The rows that wait are counted: by an index where there is one, about a second for some millions. Ask every
+    /// minute and not every second.
+    ///
+    /// # Errors
+    ///
+    /// As for [`check_schema`](Self::check_schema).
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe.
+    pub async fn status(&self) -> Result<OutboxStatus> {
+        self.try_status().await.map_err(StoreError::into_error)
+    }
+
+    async fn try_status(&self) -> Result<OutboxStatus, StoreError> {
+        let mut guard = self.acquire_for_call().await?;
+        check_versions::<B>(&mut guard).await?;
+        let row = B::status(&mut guard).await.map_err(store_error)?;
+        guard.give_back();
+        row.into_status().map_err(|error| {
+            let what = format!("the outbox's database gave a status that is not understood: {error}");
+            StoreError::new(StoreErrorKind::Other, what).with_source(error)
+        })
     }
 
     /// Asks for a dead letter to be sent again, before the later events of its key that wait for it. The relay that owns
@@ -323,6 +348,14 @@ pub(crate) async fn commit<B: Backend>(tx: Tx<B>) -> Result<(), StoreError> {
 pub(crate) async fn give_up<B: Backend>(tx: Tx<B>) {
     if let Err(error) = tx.rollback().await {
         tracing::debug!(%error, "the connection is closed instead");
+    }
+}
+
+/// Whether the tables are there and may be used.
+async fn check_versions<B: Backend>(conn: &mut B::Connection) -> Result<(), StoreError> {
+    match B::schema_version(conn).await.map_err(store_error)? {
+        Some(version) => readable(version),
+        None => Err(StoreError::new(StoreErrorKind::Schema, MIGRATE)),
     }
 }
 

@@ -15,6 +15,7 @@ pub use self::connect::PgBuilder;
 use crate::backend::{Backend, sealed};
 use crate::migration::{Migration, POSTGRES};
 use crate::record::NewRow;
+use crate::status::StatusRow;
 use crate::tx::Tx;
 
 /// PostgreSQL, 13 or newer, as the database of an [`Outbox`](crate::Outbox).
@@ -113,6 +114,10 @@ impl Backend for Pg {
             .execute(conn)
             .await?;
         Ok(())
+    }
+
+    async fn status(conn: &mut AsyncPgConnection) -> QueryResult<StatusRow> {
+        sql_query(sql::STATUS).get_result(conn).await
     }
 
     async fn request(

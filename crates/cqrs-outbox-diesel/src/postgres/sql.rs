@@ -66,7 +66,7 @@ pub(super) const LEASES: &str = "\
     WHERE incarnation = $1 AND expires_at > clock_timestamp() ORDER BY group_no";
 
 pub(super) const CENSUS: &str = "\
-    SELECT (SELECT count(*) FROM cqrs_outbox_group) AS groups, \
+    SELECT (SELECT count(*) FROM cqrs_outbox_group) AS all_groups, \
         (SELECT count(*) FROM cqrs_outbox_relay \
             WHERE seen_at > clock_timestamp() - make_interval(secs => $1)) AS relays, \
         coalesce((SELECT hold FROM cqrs_outbox_meta), false) AS hold";
@@ -245,3 +245,23 @@ pub(super) const LEAVE_GROUPS: &str = "\
     WHERE incarnation = $1";
 
 pub(super) const LEAVE: &str = "DELETE FROM cqrs_outbox_relay WHERE incarnation = $1";
+
+/// One statement: one snapshot. Ids rise with time, so the first in line is found by its id and not by a scan for the
+/// oldest time.
+pub(super) const STATUS: &str = "\
+    SELECT schema_version, min_reader_version, hold, \
+        (SELECT count(*) FROM cqrs_outbox) AS waiting, \
+        extract(epoch FROM clock_timestamp() - least( \
+            (SELECT occurred_at FROM cqrs_outbox ORDER BY id LIMIT 1), \
+            (SELECT occurred_at FROM cqrs_outbox_parked ORDER BY id LIMIT 1)))::double precision AS oldest_waiting, \
+        (SELECT count(*) FROM cqrs_outbox_parked) AS parked, \
+        (SELECT count(*) FROM cqrs_outbox_gate) AS closed_gates, \
+        (SELECT count(*) FROM cqrs_outbox_dead) AS dead_letters, \
+        (SELECT count(*) FROM cqrs_outbox_group) AS all_groups, \
+        (SELECT count(*) FROM cqrs_outbox_group \
+            WHERE incarnation IS NULL OR expires_at <= clock_timestamp()) AS unowned_groups, \
+        (SELECT coalesce(json_agg(json_build_array(name, incarnation, version, \
+            (SELECT count(*) FROM cqrs_outbox_group g \
+                WHERE g.incarnation = r.incarnation AND g.expires_at > clock_timestamp()), \
+            extract(epoch FROM clock_timestamp() - seen_at)))::text, '[]') FROM cqrs_outbox_relay r) AS relays \
+    FROM cqrs_outbox_meta";

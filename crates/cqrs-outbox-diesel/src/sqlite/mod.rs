@@ -18,6 +18,7 @@ pub use self::connect::SqliteBuilder;
 use crate::backend::{Backend, sealed};
 use crate::migration::{Migration, SQLITE};
 use crate::record::NewRow;
+use crate::status::StatusRow;
 use crate::tx::Tx;
 
 /// SQLite, 3.44 or newer (it is compiled in), as the database of an [`Outbox`](crate::Outbox).
@@ -130,6 +131,10 @@ impl Backend for Sqlite {
             .execute(conn)
             .await?;
         Ok(())
+    }
+
+    async fn status(conn: &mut Connection) -> QueryResult<StatusRow> {
+        sql_query(sql::STATUS).get_result(conn).await
     }
 
     async fn request(conn: &mut Connection, kind: &'static str, event_id: uuid::Uuid) -> QueryResult<usize> {

@@ -58,7 +58,7 @@ pub(super) const LEASES: &str = "\
     WHERE incarnation = ? AND expires_at > unixepoch('now', 'subsec') ORDER BY group_no";
 
 pub(super) const CENSUS: &str = "\
-    SELECT (SELECT count(*) FROM cqrs_outbox_group) AS groups, \
+    SELECT (SELECT count(*) FROM cqrs_outbox_group) AS all_groups, \
         (SELECT count(*) FROM cqrs_outbox_relay WHERE seen_at > unixepoch('now', 'subsec') - ?) AS relays, \
         coalesce((SELECT hold FROM cqrs_outbox_meta), 0) AS hold";
 
@@ -225,3 +225,24 @@ pub(super) const LEAVE_GROUPS: &str = "\
     WHERE incarnation = ?";
 
 pub(super) const LEAVE: &str = "DELETE FROM cqrs_outbox_relay WHERE incarnation = ?";
+
+/// One statement: one snapshot. Ids rise with time, so the first in line is found by its id and not by a scan for the
+/// oldest time.
+pub(super) const STATUS: &str = "\
+    SELECT schema_version, min_reader_version, hold, \
+        (SELECT count(*) FROM cqrs_outbox) AS waiting, \
+        unixepoch('now', 'subsec') - (SELECT min(unixepoch(occurred_at, 'subsec')) FROM ( \
+            SELECT * FROM (SELECT occurred_at FROM cqrs_outbox ORDER BY id LIMIT 1) \
+            UNION ALL SELECT * FROM (SELECT occurred_at FROM cqrs_outbox_parked ORDER BY id LIMIT 1))) \
+            AS oldest_waiting, \
+        (SELECT count(*) FROM cqrs_outbox_parked) AS parked, \
+        (SELECT count(*) FROM cqrs_outbox_gate) AS closed_gates, \
+        (SELECT count(*) FROM cqrs_outbox_dead) AS dead_letters, \
+        (SELECT count(*) FROM cqrs_outbox_group) AS all_groups, \
+        (SELECT count(*) FROM cqrs_outbox_group \
+            WHERE incarnation IS NULL OR expires_at <= unixepoch('now', 'subsec')) AS unowned_groups, \
+        (SELECT json_group_array(json_array(name, incarnation, version, \
+            (SELECT count(*) FROM cqrs_outbox_group g \
+                WHERE g.incarnation = r.incarnation AND g.expires_at > unixepoch('now', 'subsec')), \
+            unixepoch('now', 'subsec') - seen_at)) FROM cqrs_outbox_relay r) AS relays \
+    FROM cqrs_outbox_meta";

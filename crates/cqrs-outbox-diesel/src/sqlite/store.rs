@@ -90,7 +90,7 @@ struct LeaseRow {
 #[derive(QueryableByName)]
 struct Census {
     #[diesel(sql_type = BigInt)]
-    groups: i64,
+    all_groups: i64,
     #[diesel(sql_type = BigInt)]
     relays: i64,
     #[diesel(sql_type = Bool)]
@@ -193,7 +193,7 @@ async fn beat(conn: &mut Connection, relay: &RelayId, beat: &Heartbeat) -> Query
             .into_iter()
             .map(|lease| Lease { group: GroupNo(lease.group_no), epoch: lease.epoch })
             .collect(),
-        groups: usize::try_from(census.groups).unwrap_or(0),
+        groups: usize::try_from(census.all_groups).unwrap_or(0),
         relays: usize::try_from(census.relays).unwrap_or(1),
         hold: census.hold,
     })
