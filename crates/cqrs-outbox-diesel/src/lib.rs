@@ -12,7 +12,9 @@ mod postgres;
 mod record;
 #[cfg(feature = "sqlite")]
 mod sqlite;
+mod statements;
 mod status;
+mod store;
 mod tx;
 
 /// The tables as SQL, oldest step first: print it, or run [`Outbox::migrate`].

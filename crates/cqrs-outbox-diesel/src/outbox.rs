@@ -11,7 +11,7 @@ use cqrs_core::{
 };
 use cqrs_outbox::{StoreError, StoreErrorKind};
 use diesel_async::SimpleAsyncConnection;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use uuid::Uuid;
 
@@ -308,28 +308,43 @@ impl<B: Backend> Outbox<B> {
 
     /// A connection for one call of the store: if the call is dropped half-way, its connection may hang and is closed.
     pub(crate) async fn acquire_for_call(&self) -> Result<Tx<B>, StoreError> {
-        Ok(Tx::new(self.acquire().await?, self.clone(), None))
+        Ok(Tx::new(B::acquire_for_store(&self.shared.pool).await?, self.clone(), None))
+    }
+
+    /// As [`acquire_for_call`](Self::acquire_for_call), for statements that write.
+    pub(crate) async fn acquire_for_write(&self) -> Result<Tx<B>, StoreError> {
+        let permit = self.may_write().await?;
+        Ok(Tx::new(B::acquire_for_store(&self.shared.pool).await?, self.clone(), permit))
+    }
+
+    /// A transaction of the store's own.
+    pub(crate) async fn begin_short(&self) -> Result<Tx<B>, StoreError> {
+        let mut tx = self.acquire_for_write().await?;
+        B::begin_short(&mut tx).await.map_err(store_error)?;
+        Ok(tx)
     }
 
     /// A transaction that is going to write.
     pub(crate) async fn begin_write(&self) -> Result<Tx<B>, StoreError> {
-        let permit = match &self.shared.writers {
-            // The semaphore is never closed.
-            Some(writers) => match timeout(WRITER_TIMEOUT, Arc::clone(writers).acquire_owned()).await {
-                Ok(permit) => permit.ok(),
-                Err(_) => {
-                    let what = format!(
-                        "another transaction of this process has been open for {WRITER_TIMEOUT:?}, and only one can write at a \
-                         time: end it sooner, and do not open a transaction from within one"
-                    );
-                    return Err(StoreError::new(StoreErrorKind::Unavailable, what));
-                }
-            },
-            None => None,
-        };
+        let permit = self.may_write().await?;
         let mut tx = Tx::new(self.acquire().await?, self.clone(), permit);
         B::begin(&mut tx).await.map_err(store_error)?;
         Ok(tx)
+    }
+
+    async fn may_write(&self) -> Result<Option<OwnedSemaphorePermit>, StoreError> {
+        let Some(writers) = &self.shared.writers else { return Ok(None) };
+        match timeout(WRITER_TIMEOUT, Arc::clone(writers).acquire_owned()).await {
+            // The semaphore is never closed.
+            Ok(permit) => Ok(permit.ok()),
+            Err(_) => {
+                let what = format!(
+                    "another transaction of this process has been open for {WRITER_TIMEOUT:?}, and only one can write at a \
+                     time: end it sooner, and do not open a transaction from within one"
+                );
+                Err(StoreError::new(StoreErrorKind::Unavailable, what))
+            }
+        }
     }
 }
 

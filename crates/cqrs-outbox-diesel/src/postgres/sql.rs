@@ -28,8 +28,8 @@ pub(super) const REQUEST: &str = "\
     INSERT INTO cqrs_outbox_request (kind, event_id) SELECT $1, event_id FROM cqrs_outbox_dead WHERE event_id = $2";
 
 /// Shorter than a lease: a relay that is stopped in the midst of a transaction must not keep a lease's row locked.
-pub(super) const SHORT_TRANSACTION: &str = "\
-    SET LOCAL lock_timeout = '3s'; SET LOCAL statement_timeout = '5s'; \
+pub(super) const BEGIN_SHORT: &str = "\
+    BEGIN; SET LOCAL lock_timeout = '3s'; SET LOCAL statement_timeout = '5s'; \
     SET LOCAL idle_in_transaction_session_timeout = '5s'";
 
 pub(super) const SEEN: &str = "\
@@ -130,8 +130,9 @@ macro_rules! lane {
 
 pub(super) const READ: &str = concat!(
     "SELECT * FROM ( \
-        SELECT o.id, o.event_id, o.event_name, o.event_kind, o.event_version, o.topic, o.message_key, o.headers, \
-            o.content_type, o.payload, o.payload_text, o.occurred_at, o.attempts, o.size, grp.no AS group_no, \
+        SELECT o.id, uuid_send(o.event_id) AS event_id, o.event_name, o.event_kind, o.event_version, o.topic, o.message_key, o.headers, \
+            o.content_type, o.payload, o.payload_text, \
+            to_char(o.occurred_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') AS occurred_at, o.attempts, o.size, grp.no AS group_no, \
             EXISTS (SELECT 1 FROM cqrs_outbox_gate g WHERE g.lane = ",
     lane!("o"),
     ") AS gated, \
@@ -145,8 +146,9 @@ pub(super) const READ: &str = concat!(
 
 pub(super) const READ_PARKED: &str = "\
     SELECT * FROM ( \
-        SELECT p.id, p.event_id, p.event_name, p.event_kind, p.event_version, p.topic, p.message_key, p.headers, \
-            p.content_type, p.payload, p.payload_text, p.occurred_at, p.attempts, p.size, g.slot / 64 AS group_no, \
+        SELECT p.id, uuid_send(p.event_id) AS event_id, p.event_name, p.event_kind, p.event_version, p.topic, p.message_key, p.headers, \
+            p.content_type, p.payload, p.payload_text, \
+            to_char(p.occurred_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') AS occurred_at, p.attempts, p.size, g.slot / 64 AS group_no, \
             false AS gated, sum(p.size::bigint) OVER (ORDER BY p.id) - p.size AS bytes_before \
         FROM (SELECT lane, slot FROM cqrs_outbox_gate due \
             WHERE until <= clock_timestamp() AND (slot / 64) = ANY($1) \
@@ -244,7 +246,7 @@ pub(super) const LEAVE_GROUPS: &str = "\
     UPDATE cqrs_outbox_group SET owner = NULL, incarnation = NULL, expires_at = NULL, dirty = false \
     WHERE incarnation = $1";
 
-pub(super) const LEAVE: &str = "DELETE FROM cqrs_outbox_relay WHERE incarnation = $1";
+pub(super) const SIGN_OFF: &str = "DELETE FROM cqrs_outbox_relay WHERE incarnation = $1";
 
 /// One statement: one snapshot. Ids rise with time, so the first in line is found by its id and not by a scan for the
 /// oldest time.

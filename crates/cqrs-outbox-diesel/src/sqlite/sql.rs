@@ -125,7 +125,7 @@ macro_rules! lane {
 
 pub(super) const READ: &str = concat!(
     "SELECT * FROM ( \
-        SELECT id, event_id, event_name, event_kind, event_version, topic, CAST(message_key AS BLOB) AS message_key, \
+        SELECT id, unhex(event_id, '-') AS event_id, event_name, event_kind, event_version, topic, CAST(message_key AS BLOB) AS message_key, \
             headers, content_type, payload, payload_text, occurred_at, attempts, size, 0 AS group_no, \
             EXISTS (SELECT 1 FROM cqrs_outbox_gate g WHERE g.lane = ",
     lane!(),
@@ -139,7 +139,7 @@ pub(super) const READ: &str = concat!(
 
 pub(super) const READ_PARKED: &str = "\
     SELECT * FROM ( \
-        SELECT id, event_id, event_name, event_kind, event_version, topic, CAST(message_key AS BLOB) AS message_key, \
+        SELECT id, unhex(event_id, '-') AS event_id, event_name, event_kind, event_version, topic, CAST(message_key AS BLOB) AS message_key, \
             headers, content_type, payload, payload_text, occurred_at, attempts, size, 0 AS group_no, 0 AS gated, \
             sum(size) OVER (ORDER BY id) - size AS bytes_before \
         FROM (SELECT p.* FROM cqrs_outbox_gate g JOIN cqrs_outbox_parked p ON p.lane = g.lane \
@@ -224,7 +224,7 @@ pub(super) const LEAVE_GROUPS: &str = "\
     UPDATE cqrs_outbox_group SET owner = NULL, incarnation = NULL, expires_at = NULL, dirty = 0 \
     WHERE incarnation = ?";
 
-pub(super) const LEAVE: &str = "DELETE FROM cqrs_outbox_relay WHERE incarnation = ?";
+pub(super) const SIGN_OFF: &str = "DELETE FROM cqrs_outbox_relay WHERE incarnation = ?";
 
 /// One statement: one snapshot. Ids rise with time, so the first in line is found by its id and not by a scan for the
 /// oldest time.
