@@ -12,6 +12,9 @@ mod postgres;
 mod record;
 #[cfg(feature = "sqlite")]
 mod sqlite;
+mod statements;
+mod status;
+mod store;
 mod tx;
 
 /// The tables as SQL, oldest step first: print it, or run [`Outbox::migrate`].
@@ -29,4 +32,5 @@ pub use outbox::{Outbox, TransactionFn};
 pub use postgres::{Pg, PgBuilder};
 #[cfg(feature = "sqlite")]
 pub use sqlite::{Sqlite, SqliteBuilder};
+pub use status::{OutboxStatus, RelayStatus};
 pub use tx::Tx;

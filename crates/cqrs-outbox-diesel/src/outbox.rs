@@ -11,7 +11,7 @@ use cqrs_core::{
 };
 use cqrs_outbox::{StoreError, StoreErrorKind};
 use diesel_async::SimpleAsyncConnection;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use uuid::Uuid;
 
@@ -19,6 +19,7 @@ use crate::backend::Backend;
 use crate::error::{MIGRATE, store_error};
 use crate::migration::{Migration, SCHEMA_VERSION};
 use crate::record::NewRow;
+use crate::status::OutboxStatus;
 use crate::tx::Tx;
 
 /// A transactional outbox, and an inbox, in a database. Cheap to clone; all clones share their connections.
@@ -213,10 +214,34 @@ impl<B: Backend> Outbox<B> {
 
     pub(crate) async fn try_check_schema(&self) -> Result<(), StoreError> {
         let mut guard = self.acquire().await?;
-        match B::schema_version(&mut guard).await.map_err(store_error)? {
-            Some(version) => readable(version),
-            None => Err(StoreError::new(StoreErrorKind::Schema, MIGRATE)),
-        }
+        check_versions::<B>(&mut guard).await
+    }
+
+    /// What waits, what is stuck and who is at work, as of one snapshot; with no relay running too.
+    ///
+    /// The rows that wait are counted: by an index where there is one, about a second for some millions. Ask every
+    /// minute and not every second.
+    ///
+    /// # Errors
+    ///
+    /// As for [`check_schema`](Self::check_schema).
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe.
+    pub async fn status(&self) -> Result<OutboxStatus> {
+        self.try_status().await.map_err(StoreError::into_error)
+    }
+
+    async fn try_status(&self) -> Result<OutboxStatus, StoreError> {
+        let mut guard = self.acquire_for_call().await?;
+        check_versions::<B>(&mut guard).await?;
+        let row = B::status(&mut guard).await.map_err(store_error)?;
+        guard.give_back();
+        row.into_status().map_err(|error| {
+            let what = format!("the outbox's database gave a status that is not understood: {error}");
+            StoreError::new(StoreErrorKind::Other, what).with_source(error)
+        })
     }
 
     /// Asks for a dead letter to be sent again, before the later events of its key that wait for it. The relay that owns
@@ -283,28 +308,43 @@ impl<B: Backend> Outbox<B> {
 
     /// A connection for one call of the store: if the call is dropped half-way, its connection may hang and is closed.
     pub(crate) async fn acquire_for_call(&self) -> Result<Tx<B>, StoreError> {
-        Ok(Tx::new(self.acquire().await?, self.clone(), None))
+        Ok(Tx::new(B::acquire_for_store(&self.shared.pool).await?, self.clone(), None))
+    }
+
+    /// As [`acquire_for_call`](Self::acquire_for_call), for statements that write.
+    pub(crate) async fn acquire_for_write(&self) -> Result<Tx<B>, StoreError> {
+        let permit = self.may_write().await?;
+        Ok(Tx::new(B::acquire_for_store(&self.shared.pool).await?, self.clone(), permit))
+    }
+
+    /// A transaction of the store's own.
+    pub(crate) async fn begin_short(&self) -> Result<Tx<B>, StoreError> {
+        let mut tx = self.acquire_for_write().await?;
+        B::begin_short(&mut tx).await.map_err(store_error)?;
+        Ok(tx)
     }
 
     /// A transaction that is going to write.
     pub(crate) async fn begin_write(&self) -> Result<Tx<B>, StoreError> {
-        let permit = match &self.shared.writers {
-            // The semaphore is never closed.
-            Some(writers) => match timeout(WRITER_TIMEOUT, Arc::clone(writers).acquire_owned()).await {
-                Ok(permit) => permit.ok(),
-                Err(_) => {
-                    let what = format!(
-                        "another transaction of this process has been open for {WRITER_TIMEOUT:?}, and only one can write at a \
-                         time: end it sooner, and do not open a transaction from within one"
-                    );
-                    return Err(StoreError::new(StoreErrorKind::Unavailable, what));
-                }
-            },
-            None => None,
-        };
+        let permit = self.may_write().await?;
         let mut tx = Tx::new(self.acquire().await?, self.clone(), permit);
         B::begin(&mut tx).await.map_err(store_error)?;
         Ok(tx)
+    }
+
+    async fn may_write(&self) -> Result<Option<OwnedSemaphorePermit>, StoreError> {
+        let Some(writers) = &self.shared.writers else { return Ok(None) };
+        match timeout(WRITER_TIMEOUT, Arc::clone(writers).acquire_owned()).await {
+            // The semaphore is never closed.
+            Ok(permit) => Ok(permit.ok()),
+            Err(_) => {
+                let what = format!(
+                    "another transaction of this process has been open for {WRITER_TIMEOUT:?}, and only one can write at a \
+                     time: end it sooner, and do not open a transaction from within one"
+                );
+                Err(StoreError::new(StoreErrorKind::Unavailable, what))
+            }
+        }
     }
 }
 
@@ -323,6 +363,14 @@ pub(crate) async fn commit<B: Backend>(tx: Tx<B>) -> Result<(), StoreError> {
 pub(crate) async fn give_up<B: Backend>(tx: Tx<B>) {
     if let Err(error) = tx.rollback().await {
         tracing::debug!(%error, "the connection is closed instead");
+    }
+}
+
+/// Whether the tables are there and may be used.
+async fn check_versions<B: Backend>(conn: &mut B::Connection) -> Result<(), StoreError> {
+    match B::schema_version(conn).await.map_err(store_error)? {
+        Some(version) => readable(version),
+        None => Err(StoreError::new(StoreErrorKind::Schema, MIGRATE)),
     }
 }
 

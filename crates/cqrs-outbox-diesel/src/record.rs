@@ -5,6 +5,8 @@ use chrono::{DateTime, Utc};
 use cqrs_core::codec::{Codec, Json};
 use cqrs_core::{Error, ErrorKind, EventKind, Headers, Message, Result};
 use cqrs_outbox::{GroupNo, Lane, OutboxRow, Place};
+use diesel::QueryableByName;
+use diesel::sql_types::{BigInt, Binary, Bool, Integer, Nullable, Text};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -64,42 +66,62 @@ impl NewRow {
     }
 }
 
-/// The columns of a waiting row, whatever the database.
-#[derive(Debug)]
-pub(crate) struct Record {
+/// A waiting row, as every database gives it: its id as bytes and its time as RFC 3339, for the types of these differ.
+#[derive(QueryableByName, Debug)]
+pub struct Record {
+    #[diesel(sql_type = BigInt)]
     pub(crate) id: i64,
-    pub(crate) event_id: Uuid,
-    pub(crate) event_name: String,
-    pub(crate) event_kind: String,
-    pub(crate) event_version: i32,
-    pub(crate) topic: String,
-    pub(crate) message_key: Option<Vec<u8>>,
-    pub(crate) headers: Option<String>,
-    pub(crate) content_type: String,
-    pub(crate) payload: Option<Vec<u8>>,
-    pub(crate) payload_text: Option<String>,
-    pub(crate) occurred_at: Option<DateTime<Utc>>,
-    pub(crate) attempts: i32,
+    #[diesel(sql_type = Binary)]
+    event_id: Vec<u8>,
+    #[diesel(sql_type = Text)]
+    event_name: String,
+    #[diesel(sql_type = Text)]
+    event_kind: String,
+    #[diesel(sql_type = Integer)]
+    event_version: i32,
+    #[diesel(sql_type = Text)]
+    topic: String,
+    #[diesel(sql_type = Nullable<Binary>)]
+    message_key: Option<Vec<u8>>,
+    #[diesel(sql_type = Nullable<Text>)]
+    headers: Option<String>,
+    #[diesel(sql_type = Text)]
+    content_type: String,
+    #[diesel(sql_type = Nullable<Binary>)]
+    payload: Option<Vec<u8>>,
+    #[diesel(sql_type = Nullable<Text>)]
+    payload_text: Option<String>,
+    #[diesel(sql_type = Text)]
+    occurred_at: String,
+    #[diesel(sql_type = Integer)]
+    attempts: i32,
+    #[diesel(sql_type = Integer)]
     pub(crate) size: i32,
-    pub(crate) group: i32,
-    pub(crate) place: Place,
+    #[diesel(sql_type = Integer)]
+    group_no: i32,
+    #[diesel(sql_type = Bool)]
+    gated: bool,
 }
 
 impl Record {
-    pub(crate) fn into_row(self) -> OutboxRow {
-        let lane = Lane::of(self.message_key.as_deref(), self.event_id);
+    /// `free` is where it stands if its lane's gate is not closed.
+    pub(crate) fn into_row(self, free: Place) -> OutboxRow {
+        // The tables take nothing else.
+        let event_id = Uuid::from_slice(&self.event_id).unwrap_or_default();
+        let lane = Lane::of(self.message_key.as_deref(), event_id);
         let payload = self.payload.map(Bytes::from).or(self.payload_text.map(Bytes::from));
         let mut message = match payload {
             Some(payload) => Message::new(self.topic, payload),
             None => Message::tombstone(self.topic),
         };
-        message.id = Some(self.event_id.into());
+        message.id = Some(event_id.into());
         message.name = self.event_name;
         message.kind = EventKind::parse(&self.event_kind);
         message.version = u32::try_from(self.event_version).ok();
         message.key = self.message_key.map(Bytes::from);
         message.content_type = Some(self.content_type);
-        message.timestamp = self.occurred_at;
+        message.timestamp =
+            DateTime::parse_from_rfc3339(&self.occurred_at).ok().map(|at| at.with_timezone(&Utc));
         match self.headers {
             Some(headers) => message.headers = headers_from_json(&headers),
             // A row that plain SQL wrote: its headers follow from its columns, so they are the same each time. The
@@ -108,12 +130,12 @@ impl Record {
         }
         OutboxRow {
             id: self.id,
-            event_id: self.event_id,
-            group: GroupNo(self.group),
+            event_id,
+            group: GroupNo(self.group_no),
             lane,
             attempts: u32::try_from(self.attempts).unwrap_or(0),
             size: usize::try_from(self.size).unwrap_or(0),
-            place: self.place,
+            place: if self.gated { Place::Gated } else { free },
             message,
         }
     }

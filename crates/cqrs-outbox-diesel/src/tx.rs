@@ -2,7 +2,6 @@ use std::fmt;
 use std::ops::{Deref, DerefMut};
 
 use cqrs_core::{Added, Correlation, IntoMessage, Message, Result, Transaction};
-use diesel_async::{AsyncConnection, TransactionManager};
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::backend::Backend;
@@ -20,8 +19,6 @@ pub struct Tx<B: Backend> {
     /// On SQLite, the right to write.
     _permit: Option<OwnedSemaphorePermit>,
 }
-
-type Manager<B> = <<B as Backend>::Connection as AsyncConnection>::TransactionManager;
 
 impl<B: Backend> Tx<B> {
     pub(crate) fn new(guard: B::Guard, outbox: Outbox<B>, permit: Option<OwnedSemaphorePermit>) -> Self {
@@ -79,7 +76,7 @@ impl<B: Backend> Transaction for Tx<B> {
     async fn commit(mut self) -> Result<()> {
         // Until it has ended well the connection stays here, so that it is closed and not lent again if this future is
         // dropped.
-        Manager::<B>::commit_transaction(self.deref_mut()).await.map_err(|error| {
+        B::commit(self.deref_mut()).await.map_err(|error| {
             let what =
                 "the commit failed (if the connection broke meanwhile, it may have happened all the same)";
             transaction_error(what, error)
@@ -92,7 +89,7 @@ impl<B: Backend> Transaction for Tx<B> {
     }
 
     async fn rollback(mut self) -> Result<()> {
-        Manager::<B>::rollback_transaction(self.deref_mut())
+        B::rollback(self.deref_mut())
             .await
             .map_err(|error| transaction_error("the rollback failed", error))?;
         self.guard.take();

@@ -2,19 +2,27 @@
 
 mod connect;
 mod sql;
-mod store;
+
+use std::time::Duration;
 
 use cqrs_core::{Database, MessageId};
-use cqrs_outbox::StoreError;
-use diesel::sql_types::{Array, BigInt, Binary, Bool, Integer, Nullable, Text, Timestamptz, Uuid as SqlUuid};
-use diesel::{OptionalExtension, QueryResult, QueryableByName, sql_query};
+use cqrs_outbox::{Lane, Lease, ReadRequest, Rejection, RelayId, StoreError};
+use diesel::sql_types::{
+    Array, BigInt, Binary, Double, Integer, Nullable, Text, Timestamptz, Uuid as SqlUuid,
+};
+use diesel::{OptionalExtension, QueryResult, sql_query};
 use diesel_async::pooled_connection::deadpool::{Object, Pool};
-use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl, TransactionManager};
+use diesel_async::{
+    AnsiTransactionManager, AsyncConnection, AsyncPgConnection, RunQueryDsl, TransactionManager,
+};
+use uuid::Uuid;
 
 pub use self::connect::PgBuilder;
-use crate::backend::{Backend, sealed};
+use crate::backend::Backend;
 use crate::migration::{Migration, POSTGRES};
-use crate::record::NewRow;
+use crate::record::{NewRow, Record};
+use crate::statements::{Census, Exists, LeaseRow, Statements, Versions, attempts, groups_of, limit};
+use crate::status::StatusRow;
 use crate::tx::Tx;
 
 /// PostgreSQL, 13 or newer, as the database of an [`Outbox`](crate::Outbox).
@@ -25,39 +33,32 @@ impl Database for Pg {
     type Tx = Tx<Self>;
 }
 
-impl sealed::Sealed for Pg {}
-
-#[derive(QueryableByName)]
-struct Versions {
-    #[diesel(sql_type = Integer)]
-    schema_version: i32,
-    #[diesel(sql_type = Integer)]
-    min_reader_version: i32,
-}
-
-#[derive(QueryableByName)]
-struct Exists {
-    #[diesel(sql_type = Bool)]
-    found: bool,
-}
-
 impl Backend for Pg {
     type Connection = AsyncPgConnection;
     type Guard = Object<AsyncPgConnection>;
+}
+
+impl Statements for Pg {
+    type Conn = AsyncPgConnection;
+    type Lent = Object<AsyncPgConnection>;
     type Pool = Pool<AsyncPgConnection>;
 
     const MIGRATIONS: &'static [Migration] = POSTGRES;
 
-    async fn acquire(pool: &Self::Pool) -> Result<Self::Guard, StoreError> {
+    async fn acquire(pool: &Self::Pool) -> Result<Self::Lent, StoreError> {
         pool.get().await.map_err(connect::pool_error)
     }
 
-    fn discard(guard: Self::Guard) {
-        drop(Object::take(guard));
+    fn discard(lent: Self::Lent) {
+        drop(Object::take(lent));
     }
 
     async fn begin(conn: &mut AsyncPgConnection) -> QueryResult<()> {
         <AsyncPgConnection as AsyncConnection>::TransactionManager::begin_transaction(conn).await
+    }
+
+    async fn begin_short(conn: &mut AsyncPgConnection) -> QueryResult<()> {
+        AnsiTransactionManager::begin_transaction_sql(conn, sql::BEGIN_SHORT).await
     }
 
     async fn insert(conn: &mut AsyncPgConnection, rows: Vec<NewRow>) -> QueryResult<()> {
@@ -99,7 +100,7 @@ impl Backend for Pg {
             return Ok(None);
         }
         let versions: Option<Versions> = sql_query(sql::VERSIONS).get_result(conn).await.optional()?;
-        Ok(versions.map(|versions| (versions.schema_version, versions.min_reader_version)))
+        Ok(versions.map(Into::into))
     }
 
     async fn set_schema_version(
@@ -115,13 +116,235 @@ impl Backend for Pg {
         Ok(())
     }
 
-    async fn request(
-        conn: &mut AsyncPgConnection,
-        kind: &'static str,
-        event_id: uuid::Uuid,
-    ) -> QueryResult<usize> {
+    async fn status(conn: &mut AsyncPgConnection) -> QueryResult<StatusRow> {
+        sql_query(sql::STATUS).get_result(conn).await
+    }
+
+    async fn request(conn: &mut AsyncPgConnection, kind: &'static str, event_id: Uuid) -> QueryResult<usize> {
         sql_query(sql::REQUEST).bind::<Text, _>(kind).bind::<SqlUuid, _>(event_id).execute(conn).await
     }
+
+    async fn seen(conn: &mut AsyncPgConnection, relay: &RelayId) -> QueryResult<()> {
+        sql_query(sql::SEEN)
+            .bind::<SqlUuid, _>(relay.incarnation)
+            .bind::<Text, _>(&relay.name)
+            .bind::<Text, _>(env!("CARGO_PKG_VERSION"))
+            .execute(conn)
+            .await?;
+        Ok(())
+    }
+
+    async fn forget_relays(conn: &mut AsyncPgConnection, lease: Duration) -> QueryResult<()> {
+        sql_query(sql::FORGET_RELAYS).bind::<Double, _>(lease.as_secs_f64()).execute(conn).await?;
+        Ok(())
+    }
+
+    async fn release(conn: &mut AsyncPgConnection, incarnation: Uuid, leases: &[Lease]) -> QueryResult<()> {
+        let epochs: Vec<i64> = leases.iter().map(|lease| lease.epoch).collect();
+        sql_query(sql::RELEASE)
+            .bind::<SqlUuid, _>(incarnation)
+            .bind::<Array<Integer>, _>(groups_of(leases))
+            .bind::<Array<BigInt>, _>(epochs)
+            .execute(conn)
+            .await?;
+        Ok(())
+    }
+
+    async fn renew(conn: &mut AsyncPgConnection, incarnation: Uuid, lease: Duration) -> QueryResult<()> {
+        sql_query(sql::RENEW)
+            .bind::<SqlUuid, _>(incarnation)
+            .bind::<Double, _>(lease.as_secs_f64())
+            .execute(conn)
+            .await?;
+        Ok(())
+    }
+
+    async fn take(
+        conn: &mut AsyncPgConnection,
+        relay: &RelayId,
+        lease: Duration,
+        count: usize,
+    ) -> QueryResult<()> {
+        sql_query(sql::TAKE)
+            .bind::<SqlUuid, _>(relay.incarnation)
+            .bind::<Text, _>(&relay.name)
+            .bind::<Double, _>(lease.as_secs_f64())
+            .bind::<BigInt, _>(limit(count))
+            .execute(conn)
+            .await?;
+        Ok(())
+    }
+
+    async fn leases(conn: &mut AsyncPgConnection, incarnation: Uuid) -> QueryResult<Vec<Lease>> {
+        let leases: Vec<LeaseRow> = sql_query(sql::LEASES).bind::<SqlUuid, _>(incarnation).load(conn).await?;
+        Ok(leases.into_iter().map(Into::into).collect())
+    }
+
+    async fn census(conn: &mut AsyncPgConnection, lease: Duration) -> QueryResult<Census> {
+        sql_query(sql::CENSUS).bind::<Double, _>(lease.as_secs_f64()).get_result(conn).await
+    }
+
+    async fn fence(conn: &mut AsyncPgConnection, lease: Lease) -> QueryResult<bool> {
+        let row: Option<Exists> = sql_query(sql::FENCE)
+            .bind::<Integer, _>(lease.group.0)
+            .bind::<BigInt, _>(lease.epoch)
+            .get_result(conn)
+            .await
+            .optional()?;
+        Ok(row.is_some())
+    }
+
+    async fn leave_groups(conn: &mut AsyncPgConnection, incarnation: Uuid) -> QueryResult<()> {
+        sql_query(sql::LEAVE_GROUPS).bind::<SqlUuid, _>(incarnation).execute(conn).await?;
+        Ok(())
+    }
+
+    async fn sign_off(conn: &mut AsyncPgConnection, incarnation: Uuid) -> QueryResult<()> {
+        sql_query(sql::SIGN_OFF).bind::<SqlUuid, _>(incarnation).execute(conn).await?;
+        Ok(())
+    }
+
+    async fn has_requests(conn: &mut AsyncPgConnection) -> QueryResult<bool> {
+        let exists: Exists = sql_query(sql::OPEN_REQUESTS).get_result(conn).await?;
+        Ok(exists.found)
+    }
+
+    async fn replay(conn: &mut AsyncPgConnection, groups: &[i32]) -> QueryResult<()> {
+        sql_query(sql::REPLAY).bind::<Array<Integer>, _>(groups).execute(conn).await?;
+        Ok(())
+    }
+
+    async fn discard_dead(conn: &mut AsyncPgConnection, groups: &[i32]) -> QueryResult<()> {
+        sql_query(sql::DISCARD).bind::<Array<Integer>, _>(groups).execute(conn).await?;
+        Ok(())
+    }
+
+    async fn close_requests(conn: &mut AsyncPgConnection) -> QueryResult<()> {
+        sql_query(sql::REQUESTS_DONE).execute(conn).await?;
+        Ok(())
+    }
+
+    async fn sweep_gates(conn: &mut AsyncPgConnection, groups: &[i32]) -> QueryResult<()> {
+        sql_query(sql::SWEEP_GATES).bind::<Array<Integer>, _>(groups).execute(conn).await?;
+        Ok(())
+    }
+
+    async fn read(conn: &mut AsyncPgConnection, request: &ReadRequest) -> QueryResult<Vec<Record>> {
+        read_rows(conn, sql::READ, request).await
+    }
+
+    async fn read_parked(conn: &mut AsyncPgConnection, request: &ReadRequest) -> QueryResult<Vec<Record>> {
+        read_rows(conn, sql::READ_PARKED, request).await
+    }
+
+    async fn settle_hot(conn: &mut AsyncPgConnection, ids: &[i64]) -> QueryResult<()> {
+        sql_query(sql::SETTLE_HOT).bind::<Array<BigInt>, _>(ids).execute(conn).await?;
+        Ok(())
+    }
+
+    async fn settle_parked(conn: &mut AsyncPgConnection, ids: &[i64]) -> QueryResult<()> {
+        sql_query(sql::SETTLE_PARKED).bind::<Array<BigInt>, _>(ids).execute(conn).await?;
+        Ok(())
+    }
+
+    async fn park(conn: &mut AsyncPgConnection, rejection: &Rejection) -> QueryResult<bool> {
+        Ok(sql_query(sql::PARK_HOT)
+            .bind::<BigInt, _>(rejection.id)
+            .bind::<Binary, _>(rejection.lane.as_bytes())
+            .bind::<Text, _>(&rejection.error)
+            .bind::<Integer, _>(attempts(rejection))
+            .execute(conn)
+            .await?
+            > 0)
+    }
+
+    async fn park_again(conn: &mut AsyncPgConnection, rejection: &Rejection) -> QueryResult<bool> {
+        Ok(sql_query(sql::PARK_AGAIN)
+            .bind::<BigInt, _>(rejection.id)
+            .bind::<Binary, _>(rejection.lane.as_bytes())
+            .bind::<Text, _>(&rejection.error)
+            .bind::<Integer, _>(attempts(rejection))
+            .execute(conn)
+            .await?
+            > 0)
+    }
+
+    async fn bury(conn: &mut AsyncPgConnection, rejection: &Rejection) -> QueryResult<bool> {
+        Ok(sql_query(sql::BURY_HOT)
+            .bind::<BigInt, _>(rejection.id)
+            .bind::<Binary, _>(rejection.lane.as_bytes())
+            .bind::<Text, _>(&rejection.error)
+            .bind::<Integer, _>(attempts(rejection))
+            .execute(conn)
+            .await?
+            > 0)
+    }
+
+    async fn bury_parked(conn: &mut AsyncPgConnection, rejection: &Rejection) -> QueryResult<bool> {
+        Ok(sql_query(sql::BURY_PARKED)
+            .bind::<BigInt, _>(rejection.id)
+            .bind::<Binary, _>(rejection.lane.as_bytes())
+            .bind::<Text, _>(&rejection.error)
+            .bind::<Integer, _>(attempts(rejection))
+            .execute(conn)
+            .await?
+            > 0)
+    }
+
+    async fn set_aside(conn: &mut AsyncPgConnection, lane: &Lane, ids: &[i64]) -> QueryResult<()> {
+        sql_query(sql::SET_ASIDE)
+            .bind::<Array<BigInt>, _>(ids)
+            .bind::<Binary, _>(lane.as_bytes())
+            .execute(conn)
+            .await?;
+        Ok(())
+    }
+
+    async fn close_gate(
+        conn: &mut AsyncPgConnection,
+        rejection: &Rejection,
+        seconds: Option<f64>,
+    ) -> QueryResult<()> {
+        sql_query(sql::CLOSE_GATE)
+            .bind::<Binary, _>(rejection.lane.as_bytes())
+            .bind::<BigInt, _>(rejection.id)
+            .bind::<Nullable<Double>, _>(seconds)
+            .bind::<Text, _>(&rejection.error)
+            .execute(conn)
+            .await?;
+        Ok(())
+    }
+
+    async fn is_gate_closed(conn: &mut AsyncPgConnection, lane: &Lane) -> QueryResult<bool> {
+        let exists: Exists =
+            sql_query(sql::GATE_CLOSED).bind::<Binary, _>(lane.as_bytes()).get_result(conn).await?;
+        Ok(exists.found)
+    }
+
+    async fn has_parked(conn: &mut AsyncPgConnection, lane: &Lane) -> QueryResult<bool> {
+        let exists: Exists =
+            sql_query(sql::PARKED_LEFT).bind::<Binary, _>(lane.as_bytes()).get_result(conn).await?;
+        Ok(exists.found)
+    }
+
+    async fn open_gate(conn: &mut AsyncPgConnection, lane: &Lane) -> QueryResult<()> {
+        sql_query(sql::OPEN_GATE).bind::<Binary, _>(lane.as_bytes()).execute(conn).await?;
+        Ok(())
+    }
+}
+
+async fn read_rows(
+    conn: &mut AsyncPgConnection,
+    query: &'static str,
+    request: &ReadRequest,
+) -> QueryResult<Vec<Record>> {
+    sql_query(query)
+        .bind::<Array<Integer>, _>(groups_of(&request.leases))
+        .bind::<Array<BigInt>, _>(&request.known)
+        .bind::<BigInt, _>(limit(request.limit))
+        .bind::<BigInt, _>(limit(request.max_bytes))
+        .load(conn)
+        .await
 }
 
 /// Any number that others do not use for an advisory lock: the letters `cqrs`.
@@ -130,7 +353,7 @@ const MIGRATION_LOCK: i64 = 0x6371_7273;
 /// New rows by column: one array a parameter, so that one fixed statement serves any number of rows.
 #[derive(Default)]
 struct Columns {
-    event_id: Vec<uuid::Uuid>,
+    event_id: Vec<Uuid>,
     event_name: Vec<String>,
     event_kind: Vec<&'static str>,
     event_version: Vec<i32>,

@@ -28,8 +28,8 @@ pub(super) const REQUEST: &str = "\
     INSERT INTO cqrs_outbox_request (kind, event_id) SELECT $1, event_id FROM cqrs_outbox_dead WHERE event_id = $2";
 
 /// Shorter than a lease: a relay that is stopped in the midst of a transaction must not keep a lease's row locked.
-pub(super) const SHORT_TRANSACTION: &str = "\
-    SET LOCAL lock_timeout = '3s'; SET LOCAL statement_timeout = '5s'; \
+pub(super) const BEGIN_SHORT: &str = "\
+    BEGIN; SET LOCAL lock_timeout = '3s'; SET LOCAL statement_timeout = '5s'; \
     SET LOCAL idle_in_transaction_session_timeout = '5s'";
 
 pub(super) const SEEN: &str = "\
@@ -66,7 +66,7 @@ pub(super) const LEASES: &str = "\
     WHERE incarnation = $1 AND expires_at > clock_timestamp() ORDER BY group_no";
 
 pub(super) const CENSUS: &str = "\
-    SELECT (SELECT count(*) FROM cqrs_outbox_group) AS groups, \
+    SELECT (SELECT count(*) FROM cqrs_outbox_group) AS all_groups, \
         (SELECT count(*) FROM cqrs_outbox_relay \
             WHERE seen_at > clock_timestamp() - make_interval(secs => $1)) AS relays, \
         coalesce((SELECT hold FROM cqrs_outbox_meta), false) AS hold";
@@ -130,8 +130,9 @@ macro_rules! lane {
 
 pub(super) const READ: &str = concat!(
     "SELECT * FROM ( \
-        SELECT o.id, o.event_id, o.event_name, o.event_kind, o.event_version, o.topic, o.message_key, o.headers, \
-            o.content_type, o.payload, o.payload_text, o.occurred_at, o.attempts, o.size, grp.no AS group_no, \
+        SELECT o.id, uuid_send(o.event_id) AS event_id, o.event_name, o.event_kind, o.event_version, o.topic, o.message_key, o.headers, \
+            o.content_type, o.payload, o.payload_text, \
+            to_char(o.occurred_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') AS occurred_at, o.attempts, o.size, grp.no AS group_no, \
             EXISTS (SELECT 1 FROM cqrs_outbox_gate g WHERE g.lane = ",
     lane!("o"),
     ") AS gated, \
@@ -145,8 +146,9 @@ pub(super) const READ: &str = concat!(
 
 pub(super) const READ_PARKED: &str = "\
     SELECT * FROM ( \
-        SELECT p.id, p.event_id, p.event_name, p.event_kind, p.event_version, p.topic, p.message_key, p.headers, \
-            p.content_type, p.payload, p.payload_text, p.occurred_at, p.attempts, p.size, g.slot / 64 AS group_no, \
+        SELECT p.id, uuid_send(p.event_id) AS event_id, p.event_name, p.event_kind, p.event_version, p.topic, p.message_key, p.headers, \
+            p.content_type, p.payload, p.payload_text, \
+            to_char(p.occurred_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') AS occurred_at, p.attempts, p.size, g.slot / 64 AS group_no, \
             false AS gated, sum(p.size::bigint) OVER (ORDER BY p.id) - p.size AS bytes_before \
         FROM (SELECT lane, slot FROM cqrs_outbox_gate due \
             WHERE until <= clock_timestamp() AND (slot / 64) = ANY($1) \
@@ -244,4 +246,24 @@ pub(super) const LEAVE_GROUPS: &str = "\
     UPDATE cqrs_outbox_group SET owner = NULL, incarnation = NULL, expires_at = NULL, dirty = false \
     WHERE incarnation = $1";
 
-pub(super) const LEAVE: &str = "DELETE FROM cqrs_outbox_relay WHERE incarnation = $1";
+pub(super) const SIGN_OFF: &str = "DELETE FROM cqrs_outbox_relay WHERE incarnation = $1";
+
+/// One statement: one snapshot. Ids rise with time, so the first in line is found by its id and not by a scan for the
+/// oldest time.
+pub(super) const STATUS: &str = "\
+    SELECT schema_version, min_reader_version, hold, \
+        (SELECT count(*) FROM cqrs_outbox) AS waiting, \
+        extract(epoch FROM clock_timestamp() - least( \
+            (SELECT occurred_at FROM cqrs_outbox ORDER BY id LIMIT 1), \
+            (SELECT occurred_at FROM cqrs_outbox_parked ORDER BY id LIMIT 1)))::double precision AS oldest_waiting, \
+        (SELECT count(*) FROM cqrs_outbox_parked) AS parked, \
+        (SELECT count(*) FROM cqrs_outbox_gate) AS closed_gates, \
+        (SELECT count(*) FROM cqrs_outbox_dead) AS dead_letters, \
+        (SELECT count(*) FROM cqrs_outbox_group) AS all_groups, \
+        (SELECT count(*) FROM cqrs_outbox_group \
+            WHERE incarnation IS NULL OR expires_at <= clock_timestamp()) AS unowned_groups, \
+        (SELECT coalesce(json_agg(json_build_array(name, incarnation, version, \
+            (SELECT count(*) FROM cqrs_outbox_group g \
+                WHERE g.incarnation = r.incarnation AND g.expires_at > clock_timestamp()), \
+            extract(epoch FROM clock_timestamp() - seen_at)))::text, '[]') FROM cqrs_outbox_relay r) AS relays \
+    FROM cqrs_outbox_meta";

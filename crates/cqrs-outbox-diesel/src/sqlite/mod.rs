@@ -2,22 +2,26 @@
 
 mod connect;
 mod sql;
-mod store;
+
+use std::time::Duration;
 
 use chrono::SecondsFormat;
 use cqrs_core::{Database, MessageId};
-use cqrs_outbox::StoreError;
+use cqrs_outbox::{Lane, Lease, ReadRequest, Rejection, RelayId, StoreError};
 use diesel::connection::AnsiTransactionManager;
-use diesel::sql_types::{Binary, Bool, Integer, Nullable, Text};
-use diesel::{OptionalExtension, QueryResult, QueryableByName, SqliteConnection, sql_query};
+use diesel::sql_types::{BigInt, Binary, Double, Integer, Nullable, Text};
+use diesel::{OptionalExtension, QueryResult, SqliteConnection, sql_query};
 use diesel_async::RunQueryDsl;
 use diesel_async::pooled_connection::deadpool::{Object, Pool};
 use diesel_async::sync_connection_wrapper::SyncConnectionWrapper;
+use uuid::Uuid;
 
 pub use self::connect::SqliteBuilder;
-use crate::backend::{Backend, sealed};
+use crate::backend::Backend;
 use crate::migration::{Migration, SQLITE};
-use crate::record::NewRow;
+use crate::record::{NewRow, Record};
+use crate::statements::{Census, Exists, LeaseRow, Statements, Versions, attempts, groups_of, limit};
+use crate::status::StatusRow;
 use crate::tx::Tx;
 
 /// SQLite, 3.44 or newer (it is compiled in), as the database of an [`Outbox`](crate::Outbox).
@@ -28,40 +32,29 @@ impl Database for Sqlite {
     type Tx = Tx<Self>;
 }
 
-impl sealed::Sealed for Sqlite {}
-
 type Connection = SyncConnectionWrapper<SqliteConnection>;
 
-#[derive(QueryableByName)]
-struct Versions {
-    #[diesel(sql_type = Integer)]
-    schema_version: i32,
-    #[diesel(sql_type = Integer)]
-    min_reader_version: i32,
-}
-
-#[derive(QueryableByName)]
-struct Exists {
-    #[diesel(sql_type = Bool)]
-    found: bool,
+impl Backend for Sqlite {
+    type Connection = Connection;
+    type Guard = Object<Connection>;
 }
 
 /// Rows of one statement: SQLite allows 32,766 parameters.
 const ROWS_PER_INSERT: usize = 1_000;
 
-impl Backend for Sqlite {
-    type Connection = Connection;
-    type Guard = Object<Connection>;
+impl Statements for Sqlite {
+    type Conn = Connection;
+    type Lent = Object<Connection>;
     type Pool = Pool<Connection>;
 
     const MIGRATIONS: &'static [Migration] = SQLITE;
 
-    async fn acquire(pool: &Self::Pool) -> Result<Self::Guard, StoreError> {
+    async fn acquire(pool: &Self::Pool) -> Result<Self::Lent, StoreError> {
         pool.get().await.map_err(connect::pool_error)
     }
 
-    fn discard(guard: Self::Guard) {
-        drop(Object::take(guard));
+    fn discard(lent: Self::Lent) {
+        drop(Object::take(lent));
     }
 
     /// Immediate: a deferred transaction that reads first fails at its first write if another has written meanwhile.
@@ -116,7 +109,7 @@ impl Backend for Sqlite {
             return Ok(None);
         }
         let versions: Option<Versions> = sql_query(sql::VERSIONS).get_result(conn).await.optional()?;
-        Ok(versions.map(|versions| (versions.schema_version, versions.min_reader_version)))
+        Ok(versions.map(Into::into))
     }
 
     async fn set_schema_version(
@@ -132,11 +125,247 @@ impl Backend for Sqlite {
         Ok(())
     }
 
-    async fn request(conn: &mut Connection, kind: &'static str, event_id: uuid::Uuid) -> QueryResult<usize> {
+    async fn status(conn: &mut Connection) -> QueryResult<StatusRow> {
+        sql_query(sql::STATUS).get_result(conn).await
+    }
+
+    async fn request(conn: &mut Connection, kind: &'static str, event_id: Uuid) -> QueryResult<usize> {
         sql_query(sql::REQUEST)
             .bind::<Text, _>(kind)
             .bind::<Text, _>(event_id.to_string())
             .execute(conn)
             .await
     }
+
+    async fn seen(conn: &mut Connection, relay: &RelayId) -> QueryResult<()> {
+        sql_query(sql::SEEN)
+            .bind::<Text, _>(relay.incarnation.to_string())
+            .bind::<Text, _>(&relay.name)
+            .bind::<Text, _>(env!("CARGO_PKG_VERSION"))
+            .execute(conn)
+            .await?;
+        Ok(())
+    }
+
+    async fn forget_relays(conn: &mut Connection, lease: Duration) -> QueryResult<()> {
+        sql_query(sql::FORGET_RELAYS).bind::<Double, _>(lease.as_secs_f64()).execute(conn).await?;
+        Ok(())
+    }
+
+    async fn release(conn: &mut Connection, incarnation: Uuid, leases: &[Lease]) -> QueryResult<()> {
+        let pairs: Vec<String> =
+            leases.iter().map(|lease| format!("[{},{}]", lease.group, lease.epoch)).collect();
+        sql_query(sql::RELEASE)
+            .bind::<Text, _>(incarnation.to_string())
+            .bind::<Text, _>(array(&pairs))
+            .execute(conn)
+            .await?;
+        Ok(())
+    }
+
+    async fn renew(conn: &mut Connection, incarnation: Uuid, lease: Duration) -> QueryResult<()> {
+        sql_query(sql::RENEW)
+            .bind::<Text, _>(incarnation.to_string())
+            .bind::<Double, _>(lease.as_secs_f64())
+            .execute(conn)
+            .await?;
+        Ok(())
+    }
+
+    async fn take(conn: &mut Connection, relay: &RelayId, lease: Duration, count: usize) -> QueryResult<()> {
+        sql_query(sql::TAKE)
+            .bind::<Text, _>(relay.incarnation.to_string())
+            .bind::<Text, _>(&relay.name)
+            .bind::<Double, _>(lease.as_secs_f64())
+            .bind::<BigInt, _>(limit(count))
+            .execute(conn)
+            .await?;
+        Ok(())
+    }
+
+    async fn leases(conn: &mut Connection, incarnation: Uuid) -> QueryResult<Vec<Lease>> {
+        let leases: Vec<LeaseRow> =
+            sql_query(sql::LEASES).bind::<Text, _>(incarnation.to_string()).load(conn).await?;
+        Ok(leases.into_iter().map(Into::into).collect())
+    }
+
+    async fn census(conn: &mut Connection, lease: Duration) -> QueryResult<Census> {
+        sql_query(sql::CENSUS).bind::<Double, _>(lease.as_secs_f64()).get_result(conn).await
+    }
+
+    /// The transaction is immediate: nobody else writes.
+    async fn fence(conn: &mut Connection, lease: Lease) -> QueryResult<bool> {
+        let exists: Exists = sql_query(sql::FENCE)
+            .bind::<Integer, _>(lease.group.0)
+            .bind::<BigInt, _>(lease.epoch)
+            .get_result(conn)
+            .await?;
+        Ok(exists.found)
+    }
+
+    async fn leave_groups(conn: &mut Connection, incarnation: Uuid) -> QueryResult<()> {
+        sql_query(sql::LEAVE_GROUPS).bind::<Text, _>(incarnation.to_string()).execute(conn).await?;
+        Ok(())
+    }
+
+    async fn sign_off(conn: &mut Connection, incarnation: Uuid) -> QueryResult<()> {
+        sql_query(sql::SIGN_OFF).bind::<Text, _>(incarnation.to_string()).execute(conn).await?;
+        Ok(())
+    }
+
+    async fn has_requests(conn: &mut Connection) -> QueryResult<bool> {
+        let exists: Exists = sql_query(sql::OPEN_REQUESTS).get_result(conn).await?;
+        Ok(exists.found)
+    }
+
+    /// There is one group.
+    async fn replay(conn: &mut Connection, _groups: &[i32]) -> QueryResult<()> {
+        execute_all(conn, &sql::REPLAY).await
+    }
+
+    async fn discard_dead(conn: &mut Connection, _groups: &[i32]) -> QueryResult<()> {
+        execute_all(conn, &sql::DISCARD).await
+    }
+
+    async fn close_requests(conn: &mut Connection) -> QueryResult<()> {
+        sql_query(sql::REQUESTS_DONE).execute(conn).await?;
+        Ok(())
+    }
+
+    async fn sweep_gates(conn: &mut Connection, _groups: &[i32]) -> QueryResult<()> {
+        sql_query(sql::SWEEP_GATES).execute(conn).await?;
+        Ok(())
+    }
+
+    async fn read(conn: &mut Connection, request: &ReadRequest) -> QueryResult<Vec<Record>> {
+        read_rows(conn, sql::READ, request).await
+    }
+
+    async fn read_parked(conn: &mut Connection, request: &ReadRequest) -> QueryResult<Vec<Record>> {
+        read_rows(conn, sql::READ_PARKED, request).await
+    }
+
+    async fn settle_hot(conn: &mut Connection, ids: &[i64]) -> QueryResult<()> {
+        sql_query(sql::SETTLE_HOT).bind::<Text, _>(array(ids)).execute(conn).await?;
+        Ok(())
+    }
+
+    async fn settle_parked(conn: &mut Connection, ids: &[i64]) -> QueryResult<()> {
+        sql_query(sql::SETTLE_PARKED).bind::<Text, _>(array(ids)).execute(conn).await?;
+        Ok(())
+    }
+
+    async fn park(conn: &mut Connection, rejection: &Rejection) -> QueryResult<bool> {
+        let moved = sql_query(sql::PARK_HOT)
+            .bind::<BigInt, _>(rejection.id)
+            .bind::<Binary, _>(rejection.lane.as_bytes())
+            .bind::<Text, _>(&rejection.error)
+            .bind::<Integer, _>(attempts(rejection))
+            .execute(conn)
+            .await?;
+        sql_query(sql::DELETE_HOT).bind::<BigInt, _>(rejection.id).execute(conn).await?;
+        Ok(moved > 0)
+    }
+
+    async fn park_again(conn: &mut Connection, rejection: &Rejection) -> QueryResult<bool> {
+        Ok(sql_query(sql::PARK_AGAIN)
+            .bind::<BigInt, _>(rejection.id)
+            .bind::<Binary, _>(rejection.lane.as_bytes())
+            .bind::<Text, _>(&rejection.error)
+            .bind::<Integer, _>(attempts(rejection))
+            .execute(conn)
+            .await?
+            > 0)
+    }
+
+    async fn bury(conn: &mut Connection, rejection: &Rejection) -> QueryResult<bool> {
+        let moved = sql_query(sql::BURY_HOT)
+            .bind::<BigInt, _>(rejection.id)
+            .bind::<Binary, _>(rejection.lane.as_bytes())
+            .bind::<Text, _>(&rejection.error)
+            .bind::<Integer, _>(attempts(rejection))
+            .execute(conn)
+            .await?;
+        sql_query(sql::DELETE_HOT).bind::<BigInt, _>(rejection.id).execute(conn).await?;
+        Ok(moved > 0)
+    }
+
+    async fn bury_parked(conn: &mut Connection, rejection: &Rejection) -> QueryResult<bool> {
+        let moved = sql_query(sql::BURY_PARKED)
+            .bind::<BigInt, _>(rejection.id)
+            .bind::<Binary, _>(rejection.lane.as_bytes())
+            .bind::<Text, _>(&rejection.error)
+            .bind::<Integer, _>(attempts(rejection))
+            .execute(conn)
+            .await?;
+        sql_query(sql::DELETE_PARKED).bind::<BigInt, _>(rejection.id).execute(conn).await?;
+        Ok(moved > 0)
+    }
+
+    async fn set_aside(conn: &mut Connection, lane: &Lane, ids: &[i64]) -> QueryResult<()> {
+        sql_query(sql::SET_ASIDE)
+            .bind::<Text, _>(array(ids))
+            .bind::<Binary, _>(lane.as_bytes())
+            .execute(conn)
+            .await?;
+        Self::settle_hot(conn, ids).await
+    }
+
+    async fn close_gate(
+        conn: &mut Connection,
+        rejection: &Rejection,
+        seconds: Option<f64>,
+    ) -> QueryResult<()> {
+        sql_query(sql::CLOSE_GATE)
+            .bind::<Binary, _>(rejection.lane.as_bytes())
+            .bind::<Nullable<Double>, _>(seconds)
+            .bind::<Text, _>(&rejection.error)
+            .execute(conn)
+            .await?;
+        Ok(())
+    }
+
+    async fn is_gate_closed(conn: &mut Connection, lane: &Lane) -> QueryResult<bool> {
+        let exists: Exists =
+            sql_query(sql::GATE_CLOSED).bind::<Binary, _>(lane.as_bytes()).get_result(conn).await?;
+        Ok(exists.found)
+    }
+
+    async fn has_parked(conn: &mut Connection, lane: &Lane) -> QueryResult<bool> {
+        let exists: Exists =
+            sql_query(sql::PARKED_LEFT).bind::<Binary, _>(lane.as_bytes()).get_result(conn).await?;
+        Ok(exists.found)
+    }
+
+    async fn open_gate(conn: &mut Connection, lane: &Lane) -> QueryResult<()> {
+        sql_query(sql::OPEN_GATE).bind::<Binary, _>(lane.as_bytes()).execute(conn).await?;
+        Ok(())
+    }
+}
+
+async fn execute_all(conn: &mut Connection, statements: &[&'static str]) -> QueryResult<()> {
+    for statement in statements {
+        sql_query(*statement).execute(conn).await?;
+    }
+    Ok(())
+}
+
+async fn read_rows(
+    conn: &mut Connection,
+    query: &'static str,
+    request: &ReadRequest,
+) -> QueryResult<Vec<Record>> {
+    sql_query(query)
+        .bind::<Text, _>(array(&groups_of(&request.leases)))
+        .bind::<Text, _>(array(&request.known))
+        .bind::<BigInt, _>(limit(request.limit))
+        .bind::<BigInt, _>(limit(request.max_bytes))
+        .load(conn)
+        .await
+}
+
+/// As JSON, for `json_each`.
+fn array<T: std::fmt::Display>(items: &[T]) -> String {
+    let items: Vec<String> = items.iter().map(T::to_string).collect();
+    format!("[{}]", items.join(","))
 }

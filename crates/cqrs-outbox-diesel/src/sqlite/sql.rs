@@ -58,7 +58,7 @@ pub(super) const LEASES: &str = "\
     WHERE incarnation = ? AND expires_at > unixepoch('now', 'subsec') ORDER BY group_no";
 
 pub(super) const CENSUS: &str = "\
-    SELECT (SELECT count(*) FROM cqrs_outbox_group) AS groups, \
+    SELECT (SELECT count(*) FROM cqrs_outbox_group) AS all_groups, \
         (SELECT count(*) FROM cqrs_outbox_relay WHERE seen_at > unixepoch('now', 'subsec') - ?) AS relays, \
         coalesce((SELECT hold FROM cqrs_outbox_meta), 0) AS hold";
 
@@ -125,7 +125,7 @@ macro_rules! lane {
 
 pub(super) const READ: &str = concat!(
     "SELECT * FROM ( \
-        SELECT id, event_id, event_name, event_kind, event_version, topic, CAST(message_key AS BLOB) AS message_key, \
+        SELECT id, unhex(event_id, '-') AS event_id, event_name, event_kind, event_version, topic, CAST(message_key AS BLOB) AS message_key, \
             headers, content_type, payload, payload_text, occurred_at, attempts, size, 0 AS group_no, \
             EXISTS (SELECT 1 FROM cqrs_outbox_gate g WHERE g.lane = ",
     lane!(),
@@ -139,7 +139,7 @@ pub(super) const READ: &str = concat!(
 
 pub(super) const READ_PARKED: &str = "\
     SELECT * FROM ( \
-        SELECT id, event_id, event_name, event_kind, event_version, topic, CAST(message_key AS BLOB) AS message_key, \
+        SELECT id, unhex(event_id, '-') AS event_id, event_name, event_kind, event_version, topic, CAST(message_key AS BLOB) AS message_key, \
             headers, content_type, payload, payload_text, occurred_at, attempts, size, 0 AS group_no, 0 AS gated, \
             sum(size) OVER (ORDER BY id) - size AS bytes_before \
         FROM (SELECT p.* FROM cqrs_outbox_gate g JOIN cqrs_outbox_parked p ON p.lane = g.lane \
@@ -224,4 +224,25 @@ pub(super) const LEAVE_GROUPS: &str = "\
     UPDATE cqrs_outbox_group SET owner = NULL, incarnation = NULL, expires_at = NULL, dirty = 0 \
     WHERE incarnation = ?";
 
-pub(super) const LEAVE: &str = "DELETE FROM cqrs_outbox_relay WHERE incarnation = ?";
+pub(super) const SIGN_OFF: &str = "DELETE FROM cqrs_outbox_relay WHERE incarnation = ?";
+
+/// One statement: one snapshot. Ids rise with time, so the first in line is found by its id and not by a scan for the
+/// oldest time.
+pub(super) const STATUS: &str = "\
+    SELECT schema_version, min_reader_version, hold, \
+        (SELECT count(*) FROM cqrs_outbox) AS waiting, \
+        unixepoch('now', 'subsec') - (SELECT min(unixepoch(occurred_at, 'subsec')) FROM ( \
+            SELECT * FROM (SELECT occurred_at FROM cqrs_outbox ORDER BY id LIMIT 1) \
+            UNION ALL SELECT * FROM (SELECT occurred_at FROM cqrs_outbox_parked ORDER BY id LIMIT 1))) \
+            AS oldest_waiting, \
+        (SELECT count(*) FROM cqrs_outbox_parked) AS parked, \
+        (SELECT count(*) FROM cqrs_outbox_gate) AS closed_gates, \
+        (SELECT count(*) FROM cqrs_outbox_dead) AS dead_letters, \
+        (SELECT count(*) FROM cqrs_outbox_group) AS all_groups, \
+        (SELECT count(*) FROM cqrs_outbox_group \
+            WHERE incarnation IS NULL OR expires_at <= unixepoch('now', 'subsec')) AS unowned_groups, \
+        (SELECT json_group_array(json_array(name, incarnation, version, \
+            (SELECT count(*) FROM cqrs_outbox_group g \
+                WHERE g.incarnation = r.incarnation AND g.expires_at > unixepoch('now', 'subsec')), \
+            unixepoch('now', 'subsec') - seen_at)) FROM cqrs_outbox_relay r) AS relays \
+    FROM cqrs_outbox_meta";

@@ -12,6 +12,7 @@ mod postgres;
 mod rows;
 mod schema;
 mod sqlite;
+mod status;
 mod suite;
 mod transactions;
 
@@ -27,6 +28,7 @@ fn main() {
     trials.on_both::<rows::All>();
     trials.on_both::<transactions::All>();
     trials.on_both::<operation::All>();
+    trials.on_both::<status::All>();
     sqlite::trials(&mut trials);
     postgres::trials(&mut trials);
     libtest_mimic::run(&Arguments::from_args(), trials.into_vec()).exit();

@@ -118,6 +118,7 @@ async fn missing_tables_are_a_clear_error<D: Db>(site: &Site) {
     let errors = [
         error.into_error(),
         outbox.check_schema().await.unwrap_err(),
+        outbox.status().await.unwrap_err(),
         outbox.transaction(async |tx| tx.publish(closed(1)).await).await.unwrap_err(),
         relay_fails(&outbox).await,
     ];
@@ -133,6 +134,7 @@ async fn tables_of_a_newer_kind_are_a_clear_error<D: Db>(site: &Site) {
     outbox.sql("UPDATE cqrs_outbox_meta SET schema_version = 9, min_reader_version = 8").await.unwrap();
     let errors = [
         outbox.check_schema().await.unwrap_err(),
+        outbox.status().await.unwrap_err(),
         outbox.migrate().await.unwrap_err(),
         relay_fails(&outbox).await,
     ];

@@ -1,0 +1,292 @@
+//! What each database has to be able to do: small steps, each about one statement. What they add up to is in `outbox`
+//! and `store`, once for all databases.
+
+use std::future::Future;
+use std::time::Duration;
+
+use cqrs_core::MessageId;
+use cqrs_outbox::{Lane, Lease, ReadRequest, Rejection, RelayId, StoreError};
+use diesel::sql_types::{BigInt, Bool, Integer};
+use diesel::{QueryResult, QueryableByName};
+use diesel_async::{AsyncConnection, TransactionManager};
+use uuid::Uuid;
+
+use crate::migration::Migration;
+use crate::record::{NewRow, Record};
+use crate::status::StatusRow;
+
+/// Public, since it is part of a public trait, and out of reach, since this module is not.
+pub trait Statements: Sized {
+    /// The connection.
+    type Conn: AsyncConnection + Send + 'static;
+    /// A connection of the pool, lent.
+    type Lent: Send + 'static;
+    /// The connections.
+    type Pool: Clone + Send + Sync + 'static;
+
+    /// The tables' history.
+    const MIGRATIONS: &'static [Migration];
+
+    // --- Connections and transactions.
+
+    /// Lends a connection.
+    fn acquire(pool: &Self::Pool) -> impl Future<Output = Result<Self::Lent, StoreError>> + Send;
+
+    /// Lends a connection for a call of the store's.
+    fn acquire_for_store(pool: &Self::Pool) -> impl Future<Output = Result<Self::Lent, StoreError>> + Send {
+        Self::acquire(pool)
+    }
+
+    /// Closes a connection whose state is unknown, instead of giving it back.
+    fn discard(lent: Self::Lent);
+
+    /// Begins a transaction that is going to write.
+    fn begin(conn: &mut Self::Conn) -> impl Future<Output = QueryResult<()>> + Send;
+
+    /// Begins a transaction of the store's own: a relay that is stopped in the midst of it must not keep a lease's row
+    /// locked for longer than a lease.
+    fn begin_short(conn: &mut Self::Conn) -> impl Future<Output = QueryResult<()>> + Send {
+        Self::begin(conn)
+    }
+
+    /// Commits.
+    fn commit(conn: &mut Self::Conn) -> impl Future<Output = QueryResult<()>> + Send {
+        <Self::Conn as AsyncConnection>::TransactionManager::commit_transaction(conn)
+    }
+
+    /// Rolls back.
+    fn rollback(conn: &mut Self::Conn) -> impl Future<Output = QueryResult<()>> + Send {
+        <Self::Conn as AsyncConnection>::TransactionManager::rollback_transaction(conn)
+    }
+
+    // --- The tables.
+
+    /// Keeps other migrations out until the end of the transaction.
+    fn lock_migrations(conn: &mut Self::Conn) -> impl Future<Output = QueryResult<()>> + Send;
+
+    /// The version of the tables and the oldest version that may read them; `None` if there are no tables, or not all.
+    fn schema_version(conn: &mut Self::Conn) -> impl Future<Output = QueryResult<Option<(i32, i32)>>> + Send;
+
+    /// Records the version of the tables.
+    fn set_schema_version(
+        conn: &mut Self::Conn,
+        version: i32,
+        min_reader_version: i32,
+    ) -> impl Future<Output = QueryResult<()>> + Send;
+
+    // --- The application's side.
+
+    /// Writes rows, in their order.
+    fn insert(conn: &mut Self::Conn, rows: Vec<NewRow>) -> impl Future<Output = QueryResult<()>> + Send;
+
+    /// Writes an inbox row; `false` if it is there already.
+    fn admit(
+        conn: &mut Self::Conn,
+        consumer: &str,
+        id: &MessageId,
+    ) -> impl Future<Output = QueryResult<bool>> + Send;
+
+    // --- The operator's.
+
+    /// Records what an operator asks for a dead letter; gives how many there are of this id.
+    fn request(
+        conn: &mut Self::Conn,
+        kind: &'static str,
+        event_id: Uuid,
+    ) -> impl Future<Output = QueryResult<usize>> + Send;
+
+    /// What waits, what is stuck and who is at work, as of one snapshot.
+    fn status(conn: &mut Self::Conn) -> impl Future<Output = QueryResult<StatusRow>> + Send;
+
+    // --- Leases.
+
+    /// Records that the relay lives.
+    fn seen(conn: &mut Self::Conn, relay: &RelayId) -> impl Future<Output = QueryResult<()>> + Send;
+
+    /// Forgets relays that were not seen for ten lease times, unless somebody else is at it.
+    fn forget_relays(conn: &mut Self::Conn, lease: Duration) -> impl Future<Output = QueryResult<()>> + Send;
+
+    /// Gives groups back that this relay still has with these epochs.
+    fn release(
+        conn: &mut Self::Conn,
+        incarnation: Uuid,
+        leases: &[Lease],
+    ) -> impl Future<Output = QueryResult<()>> + Send;
+
+    /// Renews the leases of this relay that have not expired.
+    fn renew(
+        conn: &mut Self::Conn,
+        incarnation: Uuid,
+        lease: Duration,
+    ) -> impl Future<Output = QueryResult<()>> + Send;
+
+    /// Takes up to so many groups that are free, without waiting for another relay that is at it.
+    fn take(
+        conn: &mut Self::Conn,
+        relay: &RelayId,
+        lease: Duration,
+        count: usize,
+    ) -> impl Future<Output = QueryResult<()>> + Send;
+
+    /// The leases of this relay.
+    fn leases(
+        conn: &mut Self::Conn,
+        incarnation: Uuid,
+    ) -> impl Future<Output = QueryResult<Vec<Lease>>> + Send;
+
+    /// How many groups and relays there are, and whether relaying is on hold.
+    fn census(conn: &mut Self::Conn, lease: Duration) -> impl Future<Output = QueryResult<Census>> + Send;
+
+    /// Locks a lease's row; `false` if it is no longer of this epoch.
+    fn fence(conn: &mut Self::Conn, lease: Lease) -> impl Future<Output = QueryResult<bool>> + Send;
+
+    /// Gives all groups of this relay back.
+    fn leave_groups(conn: &mut Self::Conn, incarnation: Uuid)
+    -> impl Future<Output = QueryResult<()>> + Send;
+
+    /// Signs off.
+    fn sign_off(conn: &mut Self::Conn, incarnation: Uuid) -> impl Future<Output = QueryResult<()>> + Send;
+
+    // --- Requests; in a heartbeat, which holds the rows of these groups' leases locked.
+
+    /// Whether there are any that are open.
+    fn has_requests(conn: &mut Self::Conn) -> impl Future<Output = QueryResult<bool>> + Send;
+
+    /// Dead letters of these groups that are asked for go back behind the gate of their lane.
+    fn replay(conn: &mut Self::Conn, groups: &[i32]) -> impl Future<Output = QueryResult<()>> + Send;
+
+    /// Dead letters of these groups that are given up go; what waits behind them is due.
+    fn discard_dead(conn: &mut Self::Conn, groups: &[i32]) -> impl Future<Output = QueryResult<()>> + Send;
+
+    /// Requests whose dead letter is gone are done, by this relay or another.
+    fn close_requests(conn: &mut Self::Conn) -> impl Future<Output = QueryResult<()>> + Send;
+
+    /// Opens the gates of these groups that are due and have nothing behind them.
+    fn sweep_gates(conn: &mut Self::Conn, groups: &[i32]) -> impl Future<Output = QueryResult<()>> + Send;
+
+    // --- Rows.
+
+    /// The rows that may be sent, as of one snapshot that begins after the call.
+    fn read(
+        conn: &mut Self::Conn,
+        request: &ReadRequest,
+    ) -> impl Future<Output = QueryResult<Vec<Record>>> + Send;
+
+    /// The first rows of the lanes whose gate is due.
+    fn read_parked(
+        conn: &mut Self::Conn,
+        request: &ReadRequest,
+    ) -> impl Future<Output = QueryResult<Vec<Record>>> + Send;
+
+    /// Removes rows of the hot table.
+    fn settle_hot(conn: &mut Self::Conn, ids: &[i64]) -> impl Future<Output = QueryResult<()>> + Send;
+
+    /// Removes rows that stand aside.
+    fn settle_parked(conn: &mut Self::Conn, ids: &[i64]) -> impl Future<Output = QueryResult<()>> + Send;
+
+    /// Moves a row of the hot table aside, with its attempts and its error; `false` if it is not there.
+    fn park(conn: &mut Self::Conn, rejection: &Rejection) -> impl Future<Output = QueryResult<bool>> + Send;
+
+    /// Notes a refusal of a row that stands aside; `false` if it does not. Done twice, it is noted once.
+    fn park_again(
+        conn: &mut Self::Conn,
+        rejection: &Rejection,
+    ) -> impl Future<Output = QueryResult<bool>> + Send;
+
+    /// Moves a row of the hot table to the dead letters; `false` if it is not there.
+    fn bury(conn: &mut Self::Conn, rejection: &Rejection) -> impl Future<Output = QueryResult<bool>> + Send;
+
+    /// Moves a row that stands aside to the dead letters; `false` if it does not.
+    fn bury_parked(
+        conn: &mut Self::Conn,
+        rejection: &Rejection,
+    ) -> impl Future<Output = QueryResult<bool>> + Send;
+
+    /// Moves rows of the hot table aside as they are.
+    fn set_aside(
+        conn: &mut Self::Conn,
+        lane: &Lane,
+        ids: &[i64],
+    ) -> impl Future<Output = QueryResult<()>> + Send;
+
+    // --- Gates.
+
+    /// Closes the gate of the lane of a row that was moved, for so many seconds, or until someone acts.
+    fn close_gate(
+        conn: &mut Self::Conn,
+        rejection: &Rejection,
+        seconds: Option<f64>,
+    ) -> impl Future<Output = QueryResult<()>> + Send;
+
+    /// Whether the gate of a lane is closed.
+    fn is_gate_closed(conn: &mut Self::Conn, lane: &Lane) -> impl Future<Output = QueryResult<bool>> + Send;
+
+    /// Whether rows of a lane stand aside.
+    fn has_parked(conn: &mut Self::Conn, lane: &Lane) -> impl Future<Output = QueryResult<bool>> + Send;
+
+    /// Opens the gate of a lane.
+    fn open_gate(conn: &mut Self::Conn, lane: &Lane) -> impl Future<Output = QueryResult<()>> + Send;
+}
+
+/// What a heartbeat tells about the others.
+#[derive(QueryableByName, Debug)]
+pub struct Census {
+    #[diesel(sql_type = BigInt)]
+    pub(crate) all_groups: i64,
+    #[diesel(sql_type = BigInt)]
+    pub(crate) relays: i64,
+    #[diesel(sql_type = Bool)]
+    pub(crate) hold: bool,
+}
+
+/// A lease, as it stands in the table.
+#[derive(QueryableByName, Debug)]
+pub(crate) struct LeaseRow {
+    #[diesel(sql_type = Integer)]
+    group_no: i32,
+    #[diesel(sql_type = BigInt)]
+    epoch: i64,
+}
+
+impl From<LeaseRow> for Lease {
+    fn from(row: LeaseRow) -> Self {
+        Lease { group: cqrs_outbox::GroupNo(row.group_no), epoch: row.epoch }
+    }
+}
+
+/// The answer to a question.
+#[derive(QueryableByName, Debug)]
+pub(crate) struct Exists {
+    #[diesel(sql_type = Bool)]
+    pub(crate) found: bool,
+}
+
+/// The versions of the tables.
+#[derive(QueryableByName, Debug)]
+pub(crate) struct Versions {
+    #[diesel(sql_type = Integer)]
+    schema_version: i32,
+    #[diesel(sql_type = Integer)]
+    min_reader_version: i32,
+}
+
+impl From<Versions> for (i32, i32) {
+    fn from(versions: Versions) -> Self {
+        (versions.schema_version, versions.min_reader_version)
+    }
+}
+
+/// The numbers of the groups of these leases.
+pub(crate) fn groups_of(leases: &[Lease]) -> Vec<i32> {
+    leases.iter().map(|lease| lease.group.0).collect()
+}
+
+/// As a `LIMIT`.
+pub(crate) fn limit(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+/// What the attempts of a rejected row are to be.
+pub(crate) fn attempts(rejection: &Rejection) -> i32 {
+    i32::try_from(rejection.attempts).unwrap_or(i32::MAX)
+}

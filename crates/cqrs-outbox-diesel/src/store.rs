@@ -1,0 +1,170 @@
+//! What a relay does to an outbox, on every database: the order of the steps, and where each transaction begins and ends.
+
+use async_trait::async_trait;
+use cqrs_outbox::{
+    Confirmed, Fenced, Heartbeat, Lane, Lease, OutboxRow, OutboxStore, Ownership, Place, ReadRequest,
+    Rejection, RelayId, StoreError, Verdict,
+};
+use diesel::QueryResult;
+
+use crate::backend::Backend;
+use crate::error::store_error;
+use crate::outbox::{Outbox, commit, give_up};
+use crate::statements::groups_of;
+use crate::tx::Tx;
+
+#[async_trait]
+impl<B: Backend> OutboxStore for Outbox<B> {
+    async fn check(&self) -> Result<(), StoreError> {
+        self.try_check_schema().await
+    }
+
+    async fn heartbeat(&self, relay: &RelayId, heartbeat: &Heartbeat) -> Result<Ownership, StoreError> {
+        let mut tx = self.begin_short().await?;
+        let ownership = beat::<B>(&mut tx, relay, heartbeat).await.map_err(store_error)?;
+        commit(tx).await?;
+        Ok(ownership)
+    }
+
+    async fn read(&self, request: &ReadRequest) -> Result<Vec<OutboxRow>, StoreError> {
+        let mut conn = self.acquire_for_call().await?;
+        let rows = B::read(&mut conn, request).await.map_err(store_error)?;
+        conn.give_back();
+        Ok(rows.into_iter().map(|row| row.into_row(Place::Hot)).collect())
+    }
+
+    async fn read_parked(&self, request: &ReadRequest) -> Result<Vec<OutboxRow>, StoreError> {
+        let mut conn = self.acquire_for_call().await?;
+        let rows = B::read_parked(&mut conn, request).await.map_err(store_error)?;
+        conn.give_back();
+        Ok(rows.into_iter().map(|row| row.into_row(Place::Parked)).collect())
+    }
+
+    /// No transaction: each place is one statement, and either alone is right.
+    async fn settle(&self, confirmed: &[Confirmed]) -> Result<(), StoreError> {
+        let ids = |parked: bool| -> Vec<i64> {
+            let here = confirmed.iter().filter(|confirmed| (confirmed.place() == Place::Parked) == parked);
+            here.map(Confirmed::id).collect()
+        };
+        let (hot, parked) = (ids(false), ids(true));
+        let mut conn = self.acquire_for_write().await?;
+        if !hot.is_empty() {
+            B::settle_hot(&mut conn, &hot).await.map_err(store_error)?;
+        }
+        if !parked.is_empty() {
+            B::settle_parked(&mut conn, &parked).await.map_err(store_error)?;
+        }
+        conn.give_back();
+        Ok(())
+    }
+
+    async fn reject(&self, rejection: &Rejection) -> Result<Fenced<()>, StoreError> {
+        let Some(mut tx) = self.begin_fenced(rejection.lease).await? else {
+            return Ok(Fenced::LeaseLost);
+        };
+        reject::<B>(&mut tx, rejection).await.map_err(store_error)?;
+        commit(tx).await?;
+        Ok(Fenced::Done(()))
+    }
+
+    async fn set_aside(&self, lease: Lease, lane: &Lane, ids: &[i64]) -> Result<Fenced<bool>, StoreError> {
+        let Some(mut tx) = self.begin_fenced(lease).await? else {
+            return Ok(Fenced::LeaseLost);
+        };
+        if !B::is_gate_closed(&mut tx, lane).await.map_err(store_error)? {
+            give_up(tx).await;
+            return Ok(Fenced::Done(false));
+        }
+        B::set_aside(&mut tx, lane, ids).await.map_err(store_error)?;
+        commit(tx).await?;
+        Ok(Fenced::Done(true))
+    }
+
+    async fn open_gate(&self, lease: Lease, lane: &Lane) -> Result<Fenced<bool>, StoreError> {
+        let Some(mut tx) = self.begin_fenced(lease).await? else {
+            return Ok(Fenced::LeaseLost);
+        };
+        if B::has_parked(&mut tx, lane).await.map_err(store_error)? {
+            give_up(tx).await;
+            return Ok(Fenced::Done(false));
+        }
+        B::open_gate(&mut tx, lane).await.map_err(store_error)?;
+        commit(tx).await?;
+        Ok(Fenced::Done(true))
+    }
+
+    async fn leave(&self, relay: &RelayId) -> Result<(), StoreError> {
+        let mut tx = self.begin_short().await?;
+        B::leave_groups(&mut tx, relay.incarnation).await.map_err(store_error)?;
+        B::sign_off(&mut tx, relay.incarnation).await.map_err(store_error)?;
+        commit(tx).await
+    }
+
+    async fn changed(&self) {
+        self.woken().await;
+    }
+}
+
+impl<B: Backend> Outbox<B> {
+    /// A transaction that holds the row of a lease locked; `None` if the lease is no longer of this epoch.
+    async fn begin_fenced(&self, lease: Lease) -> Result<Option<Tx<B>>, StoreError> {
+        let mut tx = self.begin_short().await?;
+        if B::fence(&mut tx, lease).await.map_err(store_error)? {
+            return Ok(Some(tx));
+        }
+        give_up(tx).await;
+        Ok(None)
+    }
+}
+
+async fn beat<B: Backend>(
+    conn: &mut B::Connection,
+    relay: &RelayId,
+    beat: &Heartbeat,
+) -> QueryResult<Ownership> {
+    let (me, lease) = (relay.incarnation, beat.lease);
+    B::seen(conn, relay).await?;
+    B::forget_relays(conn, lease).await?;
+    if !beat.release.is_empty() {
+        B::release(conn, me, &beat.release).await?;
+    }
+    B::renew(conn, me, lease).await?;
+    if beat.take > 0 {
+        B::take(conn, relay, lease, beat.take).await?;
+    }
+    let leases = B::leases(conn, me).await?;
+    if !leases.is_empty() {
+        let groups = groups_of(&leases);
+        if B::has_requests(conn).await? {
+            B::replay(conn, &groups).await?;
+            B::discard_dead(conn, &groups).await?;
+            B::close_requests(conn).await?;
+        }
+        B::sweep_gates(conn, &groups).await?;
+    }
+    let census = B::census(conn, lease).await?;
+    Ok(Ownership {
+        leases,
+        groups: usize::try_from(census.all_groups).unwrap_or(0),
+        relays: usize::try_from(census.relays).unwrap_or(1),
+        hold: census.hold,
+    })
+}
+
+/// The row stands in the hot table, or aside if this is not its first refusal, or is written for the second time.
+async fn reject<B: Backend>(conn: &mut B::Connection, rejection: &Rejection) -> QueryResult<()> {
+    match rejection.verdict {
+        Verdict::Park { retry_in } => {
+            if B::park(conn, rejection).await? || B::park_again(conn, rejection).await? {
+                B::close_gate(conn, rejection, Some(retry_in.as_secs_f64())).await?;
+            }
+        }
+        Verdict::Bury { lane_waits } => {
+            let buried = B::bury(conn, rejection).await? || B::bury_parked(conn, rejection).await?;
+            if buried && lane_waits {
+                B::close_gate(conn, rejection, None).await?;
+            }
+        }
+    }
+    Ok(())
+}
