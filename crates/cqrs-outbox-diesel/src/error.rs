@@ -36,17 +36,42 @@ fn is_unavailable(error: &DieselError) -> bool {
         // Diesel has no kinds for these.
         DieselError::DatabaseError(DatabaseErrorKind::Unknown, info) => {
             let message = info.message();
-            ["deadlock detected", "database is locked", "lock timeout", "the database system is"]
-                .iter()
-                .any(|known| message.contains(known))
+            TRANSIENT.iter().any(|known| message.contains(known))
         }
         _ => false,
     }
 }
 
+const TRANSIENT: &[&str] = &[
+    // PostgreSQL, SQLite.
+    "deadlock detected",
+    "lock timeout",
+    "the database system is",
+    "database is locked",
+    // MariaDB and MySQL; diesel-async drops their codes. 1213, 1205, 1969 and 3024.
+    "Deadlock found",
+    "Lock wait timeout exceeded",
+    "max_statement_time exceeded",
+    "maximum statement execution time exceeded",
+    // Cut or about to be: 1317, 1927, 1053, 1040, 1290 (a fail-over), and what a proxy says.
+    "execution was interrupted",
+    "Connection was killed",
+    "Server shutdown in progress",
+    "Too many connections",
+    "read-only option",
+    "server has gone away",
+    "Lost connection",
+    // Of the client library.
+    "Input/output error",
+    "Connection to the server is closed",
+    "Packet out of order",
+];
+
 fn is_missing_table(error: &DieselError) -> bool {
     let DieselError::DatabaseError(_, info) = error else { return false };
     let message = info.message();
     let ours = message.contains("cqrs_outbox") || message.contains("cqrs_inbox");
-    ours && (message.contains("does not exist") || message.contains("no such table"))
+    ours && (message.contains("does not exist")
+        || message.contains("doesn't exist")
+        || message.contains("no such table"))
 }

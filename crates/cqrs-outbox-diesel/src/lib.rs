@@ -1,11 +1,16 @@
 //! The transactional outbox and the inbox of the `cqrs` toolkit on diesel and diesel-async.
 
 // Without a database there is nothing to do, but the ports still compile: features are additive.
-#![cfg_attr(not(any(feature = "postgres", feature = "sqlite")), allow(dead_code, unused_imports))]
+#![cfg_attr(
+    not(any(feature = "postgres", feature = "mysql", feature = "sqlite")),
+    allow(dead_code, unused_imports)
+)]
 
 mod backend;
 mod error;
 mod migration;
+#[cfg(feature = "mysql")]
+mod mysql;
 mod outbox;
 #[cfg(feature = "postgres")]
 mod postgres;
@@ -16,9 +21,13 @@ mod statements;
 mod status;
 mod store;
 mod tx;
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+mod url;
 
 /// The tables as SQL, oldest step first: print it, or run [`Outbox::migrate`].
 pub mod migrations {
+    #[cfg(feature = "mysql")]
+    pub use crate::migration::MYSQL;
     pub use crate::migration::Migration;
     #[cfg(feature = "postgres")]
     pub use crate::migration::POSTGRES;
@@ -27,6 +36,8 @@ pub mod migrations {
 }
 
 pub use backend::Backend;
+#[cfg(feature = "mysql")]
+pub use mysql::{MySql, MySqlBuilder};
 pub use outbox::{Outbox, TransactionFn};
 #[cfg(feature = "postgres")]
 pub use postgres::{Pg, PgBuilder};

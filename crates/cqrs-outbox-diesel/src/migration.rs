@@ -23,6 +23,7 @@ pub struct Migration {
 
 impl fmt::Display for Migration {
     /// The SQL, to be run by hand: in one transaction, it leaves what [`Outbox::migrate`](crate::Outbox::migrate) leaves.
+    /// On MariaDB and MySQL each statement commits; what was interrupted is run once more.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "-- {} ({})\n{}", self.version, self.name, self.sql)
     }
@@ -35,6 +36,15 @@ pub const POSTGRES: &[Migration] = &[Migration {
     min_reader_version: 1,
     name: "outbox and inbox",
     sql: include_str!("../migrations/postgres/0001_outbox_and_inbox.sql"),
+}];
+
+/// All of them for MariaDB and MySQL, oldest first.
+#[cfg(feature = "mysql")]
+pub const MYSQL: &[Migration] = &[Migration {
+    version: 1,
+    min_reader_version: 1,
+    name: "outbox and inbox",
+    sql: include_str!("../migrations/mysql/0001_outbox_and_inbox.sql"),
 }];
 
 /// All of them for SQLite, oldest first.

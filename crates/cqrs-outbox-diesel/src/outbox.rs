@@ -115,6 +115,9 @@ impl<B: Backend> Outbox<B> {
     /// It is a transaction of its own: called from within another one it does not join it, and where only one can write at a
     /// time (SQLite) it waits for the outer one until it gives up.
     ///
+    /// On MariaDB and MySQL a deadlock ends the whole transaction, and a statement like CREATE TABLE commits it. Whoever goes on
+    /// after that gets an error at the commit, and nothing of what came after is kept.
+    ///
     /// # Errors
     ///
     /// That of `work`; [`ErrorKind::Store`] or [`ErrorKind::Transaction`].
@@ -172,14 +175,16 @@ impl<B: Backend> Outbox<B> {
     ///
     /// # Cancel safety
     ///
-    /// A dropped future rolls the step back that was under way.
+    /// A dropped future rolls the step back that was under way. On MariaDB and MySQL, where each statement commits, call it
+    /// again: it goes on from there.
     pub async fn migrate(&self) -> Result<()> {
         self.try_migrate().await.map_err(StoreError::into_error)
     }
 
     async fn try_migrate(&self) -> Result<(), StoreError> {
-        let mut tx = self.begin_write().await?;
-        B::lock_migrations(&mut tx).await.map_err(store_error)?;
+        let permit = self.may_write().await?;
+        let mut tx = Tx::new(self.acquire().await?, self.clone(), permit);
+        B::begin_migration(&mut tx).await.map_err(store_error)?;
         let version = B::schema_version(&mut tx).await.map_err(store_error)?;
         readable(version.unwrap_or((0, 0)))?;
         let pending = |migration: &&Migration| version.is_none_or(|(version, _)| migration.version > version);
@@ -196,7 +201,9 @@ impl<B: Backend> Outbox<B> {
                 .await
                 .map_err(store_error)?;
         }
-        commit(tx).await
+        B::end_migration(&mut tx).await.map_err(store_error)?;
+        tx.give_back();
+        Ok(())
     }
 
     /// Whether the tables are there and of a version that this library can work with.

@@ -61,8 +61,13 @@ pub trait Statements: Sized {
 
     // --- The tables.
 
-    /// Keeps other migrations out until the end of the transaction.
-    fn lock_migrations(conn: &mut Self::Conn) -> impl Future<Output = QueryResult<()>> + Send;
+    /// Begins to migrate, and keeps others from it.
+    fn begin_migration(conn: &mut Self::Conn) -> impl Future<Output = QueryResult<()>> + Send;
+
+    /// Has migrated. A connection that is closed before lets others at it, too.
+    fn end_migration(conn: &mut Self::Conn) -> impl Future<Output = QueryResult<()>> + Send {
+        Self::commit(conn)
+    }
 
     /// The version of the tables and the oldest version that may read them; `None` if there are no tables, or not all.
     fn schema_version(conn: &mut Self::Conn) -> impl Future<Output = QueryResult<Option<(i32, i32)>>> + Send;
@@ -211,11 +216,11 @@ pub trait Statements: Sized {
 
     // --- Gates.
 
-    /// Closes the gate of the lane of a row that was moved, for so many seconds, or until someone acts.
+    /// Closes the gate of the lane of a row that was moved, for so long, or until someone acts.
     fn close_gate(
         conn: &mut Self::Conn,
         rejection: &Rejection,
-        seconds: Option<f64>,
+        wait: Option<Duration>,
     ) -> impl Future<Output = QueryResult<()>> + Send;
 
     /// Whether the gate of a lane is closed.

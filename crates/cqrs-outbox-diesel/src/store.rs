@@ -156,7 +156,7 @@ async fn reject<B: Backend>(conn: &mut B::Connection, rejection: &Rejection) -> 
     match rejection.verdict {
         Verdict::Park { retry_in } => {
             if B::park(conn, rejection).await? || B::park_again(conn, rejection).await? {
-                B::close_gate(conn, rejection, Some(retry_in.as_secs_f64())).await?;
+                B::close_gate(conn, rejection, Some(retry_in)).await?;
             }
         }
         Verdict::Bury { lane_waits } => {

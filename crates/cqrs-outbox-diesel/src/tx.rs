@@ -1,7 +1,8 @@
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 
-use cqrs_core::{Added, Correlation, IntoMessage, Message, Result, Transaction};
+use cqrs_core::{Added, Correlation, Error, ErrorKind, IntoMessage, Message, Result, Transaction};
+use diesel_async::{AsyncConnection, TransactionManager};
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::backend::Backend;
@@ -19,6 +20,8 @@ pub struct Tx<B: Backend> {
     /// On SQLite, the right to write.
     _permit: Option<OwnedSemaphorePermit>,
 }
+
+type Manager<B> = <<B as Backend>::Connection as AsyncConnection>::TransactionManager;
 
 impl<B: Backend> Tx<B> {
     pub(crate) fn new(guard: B::Guard, outbox: Outbox<B>, permit: Option<OwnedSemaphorePermit>) -> Self {
@@ -76,6 +79,12 @@ impl<B: Backend> Transaction for Tx<B> {
     async fn commit(mut self) -> Result<()> {
         // Until it has ended well the connection stays here, so that it is closed and not lent again if this future is
         // dropped.
+        let depth = Manager::<B>::transaction_manager_status_mut(self.deref_mut()).transaction_depth();
+        if depth.is_ok_and(|depth| depth.is_some_and(|depth| depth.get() > 1)) {
+            // Diesel would take the commit for that of the savepoint.
+            let what = "a savepoint was begun in this transaction and has not ended: commit it or roll it back before";
+            return Err(Error::new(ErrorKind::Transaction, what));
+        }
         B::commit(self.deref_mut()).await.map_err(|error| {
             let what =
                 "the commit failed (if the connection broke meanwhile, it may have happened all the same)";

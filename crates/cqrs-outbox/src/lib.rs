@@ -1,7 +1,7 @@
 //! The transactional outbox: the port to the database that holds it, and the relay that takes its events to a broker,
 //! at least once and in order per key.
 //!
-//! - [`OutboxStore`] is the port; `cqrs-outbox-diesel` implements it for PostgreSQL and SQLite, [`MemoryOutbox`] in memory.
+//! - [`OutboxStore`] is the port; `cqrs-outbox-diesel` implements it for PostgreSQL, MariaDB or MySQL and SQLite, [`MemoryOutbox`] in memory.
 //! - [`OutboxRelay`] is the loop that does the I/O: it owns no state worth the name.
 //! - [`engine`] decides everything, without I/O and without a clock, and explains why the order holds.
 //!

@@ -30,7 +30,7 @@ pub mod outbox {
 }
 
 /// Outbox and inbox on diesel and diesel-async.
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
+#[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
 pub mod diesel {
     pub use cqrs_outbox_diesel::*;
 }

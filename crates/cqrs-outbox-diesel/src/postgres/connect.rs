@@ -17,6 +17,7 @@ use tokio_postgres::error::SqlState;
 
 use super::Pg;
 use crate::outbox::Outbox;
+use crate::url::without_password;
 
 type Connect = dyn Fn(&str) -> BoxFuture<'static, ConnectionResult<AsyncPgConnection>> + Send + Sync;
 
@@ -191,36 +192,5 @@ impl fmt::Debug for PgBuilder {
             .field("url", &without_password(&self.url))
             .field("max_connections", &self.max_connections)
             .finish_non_exhaustive()
-    }
-}
-
-/// A URL for people: without its password, and without its parameters, for one may stand there, too.
-fn without_password(url: &str) -> String {
-    match url::Url::parse(url) {
-        Ok(mut parsed) if parsed.has_host() => {
-            if parsed.password().is_some() {
-                // Only fails for URLs that cannot have a password.
-                let _ = parsed.set_password(Some("***"));
-            }
-            parsed.set_query(None);
-            parsed.into()
-        }
-        // What cannot be parsed cannot be masked, so only the scheme is shown.
-        _ => url.split_once(':').map_or("..".to_owned(), |(scheme, _)| format!("{scheme}:..")),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::without_password;
-
-    #[test]
-    fn no_password_is_shown() {
-        for url in
-            ["postgres://u:secret@h/db", "postgres://h/db?user=u&password=secret", "postgres:u:secret@h:x"]
-        {
-            let shown = without_password(url);
-            assert!(!shown.contains("secret") && shown.starts_with("postgres:"), "{shown}");
-        }
     }
 }

@@ -89,7 +89,8 @@ impl Statements for Pg {
         Ok(written == 1)
     }
 
-    async fn lock_migrations(conn: &mut AsyncPgConnection) -> QueryResult<()> {
+    async fn begin_migration(conn: &mut AsyncPgConnection) -> QueryResult<()> {
+        Self::begin(conn).await?;
         sql_query(sql::LOCK_MIGRATIONS).bind::<BigInt, _>(MIGRATION_LOCK).execute(conn).await?;
         Ok(())
     }
@@ -303,12 +304,12 @@ impl Statements for Pg {
     async fn close_gate(
         conn: &mut AsyncPgConnection,
         rejection: &Rejection,
-        seconds: Option<f64>,
+        wait: Option<Duration>,
     ) -> QueryResult<()> {
         sql_query(sql::CLOSE_GATE)
             .bind::<Binary, _>(rejection.lane.as_bytes())
             .bind::<BigInt, _>(rejection.id)
-            .bind::<Nullable<Double>, _>(seconds)
+            .bind::<Nullable<Double>, _>(wait.map(|wait| wait.as_secs_f64()))
             .bind::<Text, _>(&rejection.error)
             .execute(conn)
             .await?;

@@ -99,8 +99,8 @@ impl Statements for Sqlite {
     }
 
     /// The transaction is immediate: nobody else writes.
-    async fn lock_migrations(_conn: &mut Connection) -> QueryResult<()> {
-        Ok(())
+    async fn begin_migration(conn: &mut Connection) -> QueryResult<()> {
+        Self::begin(conn).await
     }
 
     async fn schema_version(conn: &mut Connection) -> QueryResult<Option<(i32, i32)>> {
@@ -314,11 +314,11 @@ impl Statements for Sqlite {
     async fn close_gate(
         conn: &mut Connection,
         rejection: &Rejection,
-        seconds: Option<f64>,
+        wait: Option<Duration>,
     ) -> QueryResult<()> {
         sql_query(sql::CLOSE_GATE)
             .bind::<Binary, _>(rejection.lane.as_bytes())
-            .bind::<Nullable<Double>, _>(seconds)
+            .bind::<Nullable<Double>, _>(wait.map(|wait| wait.as_secs_f64()))
             .bind::<Text, _>(&rejection.error)
             .execute(conn)
             .await?;

@@ -3,28 +3,35 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use cqrs_core::Result;
 use cqrs_outbox::OutboxStore;
 use cqrs_outbox_diesel::migrations::{self, Migration};
-use cqrs_outbox_diesel::{Backend, Outbox, Pg, Sqlite};
+use cqrs_outbox_diesel::{Backend, MySql, Outbox, Pg, Sqlite};
 use diesel::sql_types::Text;
 use diesel::{QueryResult, QueryableByName, sql_query};
 use diesel_async::{RunQueryDsl, SimpleAsyncConnection};
 use tempfile::TempDir;
 use tokio::sync::Mutex;
 
+use crate::harness::given;
+
 pub(crate) trait Db: Backend {
     const NAME: &'static str;
     const MIGRATIONS: &'static [Migration];
 
-    fn connect(url: String) -> impl Future<Output = Result<Outbox<Self>>> + Send;
+    /// A place for a trial's databases; or how to come by one.
+    fn site() -> Result<Site, String>;
+
+    fn connect(url: String) -> impl Future<Output = cqrs_core::Result<Outbox<Self>>> + Send;
 
     /// With so many connections.
-    fn connect_with(url: String, connections: usize) -> impl Future<Output = Result<Outbox<Self>>> + Send;
+    fn connect_with(
+        url: String,
+        connections: usize,
+    ) -> impl Future<Output = cqrs_core::Result<Outbox<Self>>> + Send;
 
     fn store(outbox: &Outbox<Self>) -> Arc<dyn OutboxStore>;
 
-    /// The rows of a query for one column of text, which is called `value`.
+    /// The rows of a query for one column of text, which is called `value`. `CAST(.. AS text)` is understood by all.
     fn values(
         conn: &mut Self::Connection,
         query: &str,
@@ -41,11 +48,15 @@ impl Db for Pg {
     const NAME: &'static str = "postgres";
     const MIGRATIONS: &'static [Migration] = migrations::POSTGRES;
 
-    async fn connect(url: String) -> Result<Outbox<Self>> {
+    fn site() -> Result<Site, String> {
+        given("CQRS_TEST_POSTGRES_URL").map(Site::schemas)
+    }
+
+    async fn connect(url: String) -> cqrs_core::Result<Outbox<Self>> {
         Outbox::<Pg>::connect(url).await
     }
 
-    async fn connect_with(url: String, connections: usize) -> Result<Outbox<Self>> {
+    async fn connect_with(url: String, connections: usize) -> cqrs_core::Result<Outbox<Self>> {
         Outbox::<Pg>::builder(url).max_connections(connections).connect().await
     }
 
@@ -59,15 +70,45 @@ impl Db for Pg {
     }
 }
 
+impl Db for MySql {
+    const NAME: &'static str = "mysql";
+    const MIGRATIONS: &'static [Migration] = migrations::MYSQL;
+
+    fn site() -> Result<Site, String> {
+        given("CQRS_TEST_MYSQL_URL").map(Site::databases)
+    }
+
+    async fn connect(url: String) -> cqrs_core::Result<Outbox<Self>> {
+        Outbox::<MySql>::connect(url).await
+    }
+
+    async fn connect_with(url: String, connections: usize) -> cqrs_core::Result<Outbox<Self>> {
+        Outbox::<MySql>::builder(url).max_connections(connections).connect().await
+    }
+
+    fn store(outbox: &Outbox<Self>) -> Arc<dyn OutboxStore> {
+        Arc::new(outbox.clone())
+    }
+
+    async fn values(conn: &mut Self::Connection, query: &str) -> QueryResult<Vec<String>> {
+        let rows: Vec<Value> = sql_query(query.replace(" AS text)", " AS char)")).load(conn).await?;
+        Ok(rows.into_iter().map(|row| row.value).collect())
+    }
+}
+
 impl Db for Sqlite {
     const NAME: &'static str = "sqlite";
     const MIGRATIONS: &'static [Migration] = migrations::SQLITE;
 
-    async fn connect(url: String) -> Result<Outbox<Self>> {
+    fn site() -> Result<Site, String> {
+        Ok(Site::folder())
+    }
+
+    async fn connect(url: String) -> cqrs_core::Result<Outbox<Self>> {
         Outbox::<Sqlite>::connect(url).await
     }
 
-    async fn connect_with(url: String, connections: usize) -> Result<Outbox<Self>> {
+    async fn connect_with(url: String, connections: usize) -> cqrs_core::Result<Outbox<Self>> {
         Outbox::<Sqlite>::builder(url).max_connections(connections).connect().await
     }
 
@@ -81,7 +122,7 @@ impl Db for Sqlite {
     }
 }
 
-/// Where a trial finds databases: a folder of its own, or schemas of its own on a server.
+/// Where a trial finds databases: a folder of its own, or schemas or databases of its own on a server.
 pub(crate) struct Site {
     kind: Kind,
     count: AtomicUsize,
@@ -89,25 +130,46 @@ pub(crate) struct Site {
 
 enum Kind {
     Folder(TempDir),
-    Server { url: String, prefix: String, schemas: Mutex<Vec<String>> },
+    Schemas(Server),
+    Databases(Server),
+}
+
+struct Server {
+    url: String,
+    prefix: String,
+    /// What was made there.
+    made: Mutex<Vec<String>>,
+}
+
+impl Server {
+    fn new(url: String) -> Self {
+        let mut prefix = uuid::Uuid::new_v4().simple().to_string();
+        prefix.truncate(12);
+        Self { url, prefix: format!("cqrs_it_{prefix}"), made: Mutex::default() }
+    }
 }
 
 impl Site {
-    pub(crate) fn folder() -> Self {
-        Self { kind: Kind::Folder(TempDir::new().unwrap()), count: AtomicUsize::new(0) }
+    fn new(kind: Kind) -> Self {
+        Self { kind, count: AtomicUsize::new(0) }
     }
 
-    pub(crate) fn server(url: String) -> Self {
-        let mut prefix = uuid::Uuid::new_v4().simple().to_string();
-        prefix.truncate(12);
-        let prefix = format!("cqrs_it_{prefix}");
-        Self { kind: Kind::Server { url, prefix, schemas: Mutex::default() }, count: AtomicUsize::new(0) }
+    fn folder() -> Self {
+        Self::new(Kind::Folder(TempDir::new().unwrap()))
     }
 
-    /// The server as it was given, in no schema of a trial's own.
+    fn schemas(url: String) -> Self {
+        Self::new(Kind::Schemas(Server::new(url)))
+    }
+
+    fn databases(url: String) -> Self {
+        Self::new(Kind::Databases(Server::new(url)))
+    }
+
+    /// The server as it was given, in no schema or database of a trial's own.
     pub(crate) fn server_url(&self) -> &str {
         match &self.kind {
-            Kind::Server { url, .. } => url,
+            Kind::Schemas(server) | Kind::Databases(server) => &server.url,
             Kind::Folder(_) => panic!("no server"),
         }
     }
@@ -117,12 +179,20 @@ impl Site {
         let nth = self.count.fetch_add(1, Ordering::Relaxed);
         match &self.kind {
             Kind::Folder(folder) => format!("sqlite://{}/{nth}.db", folder.path().display()),
-            Kind::Server { url, prefix, schemas } => {
+            Kind::Schemas(Server { url, prefix, made }) => {
                 let schema = format!("{prefix}_{nth}");
-                run_on(url, &format!("CREATE SCHEMA {schema}")).await;
-                schemas.lock().await.push(schema.clone());
+                on_postgres(url, &format!("CREATE SCHEMA {schema}")).await;
+                made.lock().await.push(schema.clone());
                 let separator = if url.contains('?') { '&' } else { '?' };
                 format!("{url}{separator}options=-csearch_path%3D{schema}&application_name={schema}")
+            }
+            Kind::Databases(Server { url, prefix, made }) => {
+                let database = format!("{prefix}_{nth}");
+                on_mysql(url, &format!("CREATE DATABASE {database}")).await;
+                made.lock().await.push(database.clone());
+                let mut url = url::Url::parse(url).unwrap();
+                url.set_path(&database);
+                url.into()
             }
         }
     }
@@ -140,16 +210,24 @@ impl Site {
     }
 
     pub(crate) async fn clean_up(&self) {
-        if let Kind::Server { url, schemas, .. } = &self.kind {
-            for schema in schemas.lock().await.drain(..) {
-                run_on(url, &format!("SET client_min_messages = warning; DROP SCHEMA {schema} CASCADE"))
-                    .await;
+        match &self.kind {
+            Kind::Folder(_) => {}
+            Kind::Schemas(Server { url, made, .. }) => {
+                for schema in made.lock().await.drain(..) {
+                    let drop = format!("SET client_min_messages = warning; DROP SCHEMA {schema} CASCADE");
+                    on_postgres(url, &drop).await;
+                }
+            }
+            Kind::Databases(Server { url, made, .. }) => {
+                for database in made.lock().await.drain(..) {
+                    on_mysql(url, &format!("DROP DATABASE {database}")).await;
+                }
             }
         }
     }
 }
 
-async fn run_on(url: &str, sql: &str) {
+async fn on_postgres(url: &str, sql: &str) {
     let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls).await.unwrap();
     let connection = tokio::spawn(connection);
     client.batch_execute(sql).await.unwrap();
@@ -157,9 +235,15 @@ async fn run_on(url: &str, sql: &str) {
     connection.await.unwrap().unwrap();
 }
 
+async fn on_mysql(url: &str, sql: &str) {
+    let mut conn = mysql_async::Conn::from_url(url).await.unwrap();
+    mysql_async::prelude::Queryable::query_drop(&mut conn, sql).await.unwrap();
+    conn.disconnect().await.unwrap();
+}
+
 /// Plain SQL on an outbox's database.
 pub(crate) trait PlainSql<D: Db> {
-    /// Runs statements in a transaction.
+    /// Runs statements.
     fn sql(&self, sql: &str) -> impl Future<Output = QueryResult<()>> + Send;
 
     /// The rows of a query for one column of text, which is called `value`.
@@ -171,18 +255,7 @@ pub(crate) trait PlainSql<D: Db> {
 
 impl<D: Db> PlainSql<D> for Outbox<D> {
     async fn sql(&self, sql: &str) -> QueryResult<()> {
-        use cqrs_core::{BeginTransaction, Transaction};
-        let mut tx = self.begin().await.unwrap();
-        match tx.batch_execute(sql).await {
-            Ok(()) => {
-                tx.commit().await.unwrap();
-                Ok(())
-            }
-            Err(error) => {
-                tx.rollback().await.ok();
-                Err(error)
-            }
-        }
+        self.connection().await.unwrap().batch_execute(sql).await
     }
 
     async fn values(&self, query: &str) -> Vec<String> {

@@ -4,19 +4,17 @@ use std::panic::{self, AssertUnwindSafe};
 use std::pin::Pin;
 use std::time::Duration;
 
-use cqrs_outbox_diesel::{Pg, Sqlite};
+use cqrs_outbox_diesel::{MySql, Pg, Sqlite};
 use libtest_mimic::{Completion, Failed, Trial};
 
 use crate::backend::{Db, Site};
 
-const URL: &str = "CQRS_TEST_POSTGRES_URL";
 const REQUIRED: &str = "CQRS_TEST_REQUIRE_SERVICES";
-const HOW: &str = "start it with ./scripts/test, or set CQRS_TEST_POSTGRES_URL";
 
 pub(crate) type Running<'a> = Pin<Box<dyn Future<Output = Option<String>> + Send + 'a>>;
 
 /// Tests that run on every database.
-pub(crate) trait OnBoth {
+pub(crate) trait OnEach {
     fn list<D: Db>() -> Vec<(&'static str, Test)>;
 }
 
@@ -49,49 +47,40 @@ macro_rules! tests {
 }
 pub(crate) use tests;
 
-pub(crate) struct Trials {
-    trials: Vec<Trial>,
-    postgres: Option<String>,
-}
+#[derive(Default)]
+pub(crate) struct Trials(Vec<Trial>);
 
 impl Trials {
-    pub(crate) fn new() -> Self {
-        let postgres = std::env::var(URL).ok().filter(|url| !url.is_empty());
-        if postgres.is_none() {
-            eprintln!("no PostgreSQL: {HOW}");
-        }
-        Self { trials: Vec::new(), postgres }
+    /// On every database.
+    pub(crate) fn on_each<T: OnEach>(&mut self) {
+        self.on::<Sqlite>(T::list::<Sqlite>());
+        self.on::<Pg>(T::list::<Pg>());
+        self.on::<MySql>(T::list::<MySql>());
     }
 
-    pub(crate) fn on_both<T: OnBoth>(&mut self) {
-        for (name, test) in T::list::<Sqlite>() {
-            self.sqlite(name, test);
+    /// On one database.
+    pub(crate) fn on<D: Db>(&mut self, tests: Vec<(&str, Test)>) {
+        for (name, test) in tests {
+            let name = format!("{}::{name}", D::NAME);
+            self.0.push(Trial::ignorable_test(name, move || match D::site() {
+                Ok(site) => run(site, &test),
+                Err(how) if std::env::var(REQUIRED).is_ok_and(|required| required == "1") => {
+                    Err(Failed::from(format!("{} is required and not there: {how}", D::NAME)))
+                }
+                Err(how) => Ok(Completion::ignored_with(how)),
+            }));
         }
-        for (name, test) in T::list::<Pg>() {
-            self.postgres(name, test);
-        }
-    }
-
-    pub(crate) fn sqlite(&mut self, name: &str, test: Test) {
-        let name = format!("{}::{name}", Sqlite::NAME);
-        self.trials.push(Trial::ignorable_test(name, move || run(Site::folder(), &test)));
-    }
-
-    pub(crate) fn postgres(&mut self, name: &str, test: Test) {
-        let name = format!("{}::{name}", Pg::NAME);
-        let url = self.postgres.clone();
-        self.trials.push(Trial::ignorable_test(name, move || match url {
-            Some(url) => run(Site::server(url), &test),
-            None if std::env::var(REQUIRED).is_ok_and(|required| required == "1") => {
-                Err(Failed::from(format!("PostgreSQL is required and not there: {HOW}")))
-            }
-            None => Ok(Completion::ignored_with(HOW)),
-        }));
     }
 
     pub(crate) fn into_vec(self) -> Vec<Trial> {
-        self.trials
+        self.0
     }
+}
+
+/// The server that a variable names; or how to come by one.
+pub(crate) fn given(variable: &str) -> Result<String, String> {
+    let url = std::env::var(variable).ok().filter(|url| !url.is_empty());
+    url.ok_or_else(|| format!("start it with ./scripts/test, or set {variable}"))
 }
 
 /// Runs a test with a limit that only a hang reaches, and cleans up whatever became of it.

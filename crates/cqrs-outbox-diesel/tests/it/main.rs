@@ -1,5 +1,6 @@
-//! The outbox on SQLite, always; and on PostgreSQL at `CQRS_TEST_POSTGRES_URL`, in schemas of their own, which are
-//! dropped afterwards. With `CQRS_TEST_REQUIRE_SERVICES=1` a PostgreSQL that is not there is a failure.
+//! The outbox on SQLite, always; on PostgreSQL at `CQRS_TEST_POSTGRES_URL`, in schemas of their own, and on MariaDB or
+//! MySQL at `CQRS_TEST_MYSQL_URL`, in databases of their own, which are dropped afterwards. With
+//! `CQRS_TEST_REQUIRE_SERVICES=1` a server that is not there is a failure.
 
 // Without the standard harness Clippy does not see that these are tests.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr)]
@@ -7,6 +8,7 @@
 mod backend;
 mod events;
 mod harness;
+mod mysql;
 mod operation;
 mod postgres;
 mod rows;
@@ -22,14 +24,15 @@ use self::harness::Trials;
 
 fn main() {
     events::record_statements();
-    let mut trials = Trials::new();
+    let mut trials = Trials::default();
     suite::trials(&mut trials);
-    trials.on_both::<schema::All>();
-    trials.on_both::<rows::All>();
-    trials.on_both::<transactions::All>();
-    trials.on_both::<operation::All>();
-    trials.on_both::<status::All>();
+    trials.on_each::<schema::All>();
+    trials.on_each::<rows::All>();
+    trials.on_each::<transactions::All>();
+    trials.on_each::<operation::All>();
+    trials.on_each::<status::All>();
     sqlite::trials(&mut trials);
     postgres::trials(&mut trials);
+    mysql::trials(&mut trials);
     libtest_mimic::run(&Arguments::from_args(), trials.into_vec()).exit();
 }

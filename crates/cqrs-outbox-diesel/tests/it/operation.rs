@@ -11,11 +11,11 @@ use uuid::Uuid;
 
 use crate::backend::{Db, PlainSql, Site};
 use crate::events::{Sink, closed, own_all, quick, read_all};
-use crate::harness::{OnBoth, Test, tests};
+use crate::harness::{OnEach, Test, tests};
 
 pub(crate) struct All;
 
-impl OnBoth for All {
+impl OnEach for All {
     fn list<D: Db>() -> Vec<(&'static str, Test)> {
         tests!(operation<D> {
             a_relay_is_woken_by_a_commit,

@@ -17,7 +17,7 @@ use crate::events::{Sink, closed, own_all, quick, statements_with};
 use crate::harness::{Trials, tests};
 
 pub(crate) fn trials(trials: &mut Trials) {
-    let all = tests!(postgres {
+    trials.on::<Pg>(tests!(postgres {
         urls_of_others_are_a_clear_error,
         a_server_that_is_not_there_is_a_clear_error,
         a_login_that_is_refused_is_a_clear_error,
@@ -25,10 +25,7 @@ pub(crate) fn trials(trials: &mut Trials) {
         slots_are_spread_and_agree_with_the_groups,
         cut_connections_lose_nothing,
         writers_do_not_wait_for_a_relay,
-    });
-    for (name, test) in all {
-        trials.postgres(name, test);
-    }
+    }));
 }
 
 /// Nothing that is printed of it may show the password.

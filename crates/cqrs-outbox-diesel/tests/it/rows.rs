@@ -7,11 +7,11 @@ use cqrs_outbox_diesel::Outbox;
 
 use crate::backend::{Db, PlainSql, Site};
 use crate::events::{closed, read_all};
-use crate::harness::{OnBoth, Test, tests};
+use crate::harness::{OnEach, Test, tests};
 
 pub(crate) struct All;
 
-impl OnBoth for All {
+impl OnEach for All {
     fn list<D: Db>() -> Vec<(&'static str, Test)> {
         tests!(rows<D> {
             defaults_fill_in_the_rest,
@@ -47,7 +47,7 @@ async fn defaults_fill_in_the_rest<D: Db>(site: &Site) {
     let row = only_row(&outbox).await;
     let message = &row.message;
     assert!(row.id > 0 && row.attempts == 0);
-    assert_eq!(row.event_id.get_version_num(), 4);
+    assert_eq!(row.event_id.get_version_num(), if D::NAME == "mysql" { 1 } else { 4 });
     assert_eq!(row.lane, Lane::of(Some(b"room 5"), row.event_id));
     assert_eq!(row.size, "room 5".len() + "{\"room\": 5}".len());
     assert_eq!((message.kind, message.version), (Some(EventKind::Notification), Some(1)));
@@ -111,7 +111,9 @@ async fn text_stays_as_it_was_written<D: Db>(site: &Site) {
     for text in [r"C:\new\x41\\", "two\r\nlines\n\ttab", "ü 世界 🦀", "", "{\"quote\": \"\\\"\"}", "null"]
     {
         outbox.sql("DELETE FROM cqrs_outbox").await.unwrap();
-        insert(&outbox, "event_name, topic, payload_text", &format!("'n', 't', '{text}'")).await.unwrap();
+        // A backslash in a literal is one on the others.
+        let literal = if D::NAME == "mysql" { text.replace('\\', "\\\\") } else { text.to_owned() };
+        insert(&outbox, "event_name, topic, payload_text", &format!("'n', 't', '{literal}'")).await.unwrap();
         let row = only_row(&outbox).await;
         assert_eq!(row.message.payload, Some(Bytes::copy_from_slice(text.as_bytes())));
         assert_eq!(row.size, text.len());
@@ -121,7 +123,7 @@ async fn text_stays_as_it_was_written<D: Db>(site: &Site) {
 async fn exactly_one_payload<D: Db>(site: &Site) {
     let outbox = site.outbox::<D>().await;
     let yes = if D::NAME == "sqlite" { "1" } else { "true" };
-    let bytes = if D::NAME == "sqlite" { "x'00ff'" } else { "'\\x00ff'" };
+    let bytes = if D::NAME == "postgres" { "'\\x00ff'" } else { "x'00ff'" };
     for (columns, values) in [
         ("", String::new()),
         (", payload, payload_text", format!(", {bytes}, 'x'")),

@@ -10,11 +10,11 @@ use tokio::time::timeout;
 
 use crate::backend::{Db, PlainSql, Site};
 use crate::events::{Sink, closed};
-use crate::harness::{OnBoth, Test, tests};
+use crate::harness::{OnEach, Test, tests};
 
 pub(crate) struct All;
 
-impl OnBoth for All {
+impl OnEach for All {
     fn list<D: Db>() -> Vec<(&'static str, Test)> {
         tests!(schema<D> {
             migrating_twice_changes_nothing,
@@ -29,10 +29,22 @@ impl OnBoth for All {
 
 /// Everything about the tables that a migration decides.
 async fn fingerprint<D: Db>(outbox: &Outbox<D>) -> Vec<String> {
-    let query = if D::NAME == "sqlite" {
-        "SELECT sql AS value FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY name"
-    } else {
-        "SELECT concat_ws(' ', table_name, column_name, data_type, is_nullable, column_default, \
+    let query = match D::NAME {
+        "sqlite" => "SELECT sql AS value FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY name",
+        "mysql" => {
+            "SELECT concat_ws(' ', table_name, column_name, column_type, collation_name, is_nullable, column_default, \
+                 extra, generation_expression) AS value \
+             FROM information_schema.columns WHERE table_schema = database() \
+             UNION ALL \
+             SELECT concat_ws(' ', table_name, index_name, seq_in_index, column_name, non_unique) \
+             FROM information_schema.statistics WHERE table_schema = database() \
+             UNION ALL \
+             SELECT concat_ws(' ', constraint_name, check_clause) \
+             FROM information_schema.check_constraints WHERE constraint_schema = database() \
+             ORDER BY 1"
+        }
+        _ => {
+            "SELECT concat_ws(' ', table_name, column_name, data_type, is_nullable, column_default, \
              generation_expression) AS value \
          FROM information_schema.columns WHERE table_schema = current_schema() \
          UNION ALL \
@@ -41,12 +53,13 @@ async fn fingerprint<D: Db>(outbox: &Outbox<D>) -> Vec<String> {
          SELECT conrelid::regclass || ' ' || pg_get_constraintdef(oid) FROM pg_constraint \
          WHERE connamespace = current_schema()::regnamespace \
          ORDER BY 1"
+        }
     };
     let mut lines = outbox.values(query).await;
     lines.extend(
         outbox
             .values(
-                "SELECT CAST(schema_version AS text) || ' ' || CAST(min_reader_version AS text) AS value \
+                "SELECT concat(schema_version, ' ', min_reader_version) AS value \
                  FROM cqrs_outbox_meta",
             )
             .await,
@@ -54,7 +67,7 @@ async fn fingerprint<D: Db>(outbox: &Outbox<D>) -> Vec<String> {
     lines.extend(
         outbox
             .values(
-                "SELECT CAST(group_no AS text) || ' ' || CAST(first_slot AS text) AS value \
+                "SELECT concat(group_no, ' ', first_slot, ' ', last_slot) AS value \
                  FROM cqrs_outbox_group ORDER BY group_no",
             )
             .await,

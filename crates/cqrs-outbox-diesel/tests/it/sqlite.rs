@@ -12,17 +12,14 @@ use crate::events::{closed, own_all, read_all};
 use crate::harness::{Trials, tests};
 
 pub(crate) fn trials(trials: &mut Trials) {
-    let all = tests!(sqlite {
+    trials.on::<Sqlite>(tests!(sqlite {
         urls_of_others_are_a_clear_error,
         a_folder_that_is_not_there_is_a_clear_error,
         a_database_in_memory_is_refused,
         keys_of_any_type_share_a_lane_with_their_bytes,
         dead_letters_are_found_however_their_ids_are_written,
         a_reader_does_not_wait_for_a_writer,
-    });
-    for (name, test) in all {
-        trials.sqlite(name, test);
-    }
+    }));
 }
 
 async fn urls_of_others_are_a_clear_error(_: &Site) {

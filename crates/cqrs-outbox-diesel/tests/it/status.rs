@@ -10,11 +10,11 @@ use uuid::Uuid;
 
 use crate::backend::{Db, PlainSql, Site};
 use crate::events::{closed, own_all, read_all};
-use crate::harness::{OnBoth, Test, tests};
+use crate::harness::{OnEach, Test, tests};
 
 pub(crate) struct All;
 
-impl OnBoth for All {
+impl OnEach for All {
     fn list<D: Db>() -> Vec<(&'static str, Test)> {
         tests!(status<D> {
             nothing_waits_and_nobody_works,

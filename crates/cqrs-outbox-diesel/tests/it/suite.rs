@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use cqrs_consumer::Inbox;
 use cqrs_core::{BeginTransaction, ErrorKind, Result, Transaction};
 use cqrs_outbox::OutboxStore;
-use cqrs_outbox_diesel::{Outbox, Pg, Sqlite};
+use cqrs_outbox_diesel::{MySql, Outbox, Pg, Sqlite};
 use cqrs_testing::store::{self, Asked, DeadLetter, Outcome, Request, Settings, StoreUnderTest};
 use diesel_async::SimpleAsyncConnection;
 use tokio::sync::Mutex;
@@ -52,7 +52,7 @@ where
     }
 
     async fn dead_letters(&self, store: &Arc<Outbox<D>>) -> Result<Option<Vec<DeadLetter>>> {
-        let query = "SELECT CAST(event_id AS text) || ' ' || CAST(attempts AS text) || ' ' || error AS value \
+        let query = "SELECT concat(event_id, ' ', attempts, ' ', error) AS value \
             FROM cqrs_outbox_dead ORDER BY id";
         let dead = store.values(query).await.into_iter().map(|line| {
             let mut parts = line.splitn(3, ' ');
@@ -100,7 +100,9 @@ where
 
 pub(crate) fn trials(trials: &mut Trials) {
     for name in store::row_names() {
-        trials.sqlite(&format!("suite::{name}"), test(move |site| Box::pin(row::<Sqlite>(site, name))));
-        trials.postgres(&format!("suite::{name}"), test(move |site| Box::pin(row::<Pg>(site, name))));
+        let title = format!("suite::{name}");
+        trials.on::<Sqlite>(vec![(&title, test(move |site| Box::pin(row::<Sqlite>(site, name))))]);
+        trials.on::<Pg>(vec![(&title, test(move |site| Box::pin(row::<Pg>(site, name))))]);
+        trials.on::<MySql>(vec![(&title, test(move |site| Box::pin(row::<MySql>(site, name))))]);
     }
 }

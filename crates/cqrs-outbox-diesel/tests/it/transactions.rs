@@ -14,11 +14,11 @@ use tokio::time::timeout;
 
 use crate::backend::{Db, PlainSql, Site};
 use crate::events::{RoomClosed, closed, read_all, statements_with};
-use crate::harness::{OnBoth, Test, tests};
+use crate::harness::{OnEach, Test, tests};
 
 pub(crate) struct All;
 
-impl OnBoth for All {
+impl OnEach for All {
     fn list<D: Db>() -> Vec<(&'static str, Test)> {
         tests!(transactions<D> {
             it_commits_and_gives_the_value,

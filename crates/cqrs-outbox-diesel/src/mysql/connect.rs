@@ -1,0 +1,246 @@
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cqrs_core::{ErrorKind, Result};
+use cqrs_outbox::{StoreError, StoreErrorKind};
+use deadpool::Runtime;
+use deadpool::managed::{Hook, HookError, PoolError as Pooled, QueueMode};
+use diesel::{ConnectionError, ConnectionResult};
+use diesel_async::pooled_connection::deadpool::Pool;
+use diesel_async::pooled_connection::{
+    AsyncDieselConnectionManager, ManagerConfig, PoolError, RecyclingMethod,
+};
+use diesel_async::{AsyncMysqlConnection, SimpleAsyncConnection};
+use futures_util::future::{BoxFuture, FutureExt};
+use mysql_async::{Conn, Opts, OptsBuilder};
+
+use super::{MySql, sql};
+use crate::outbox::Outbox;
+use crate::url::without_password;
+
+type Connect = dyn Fn(&str) -> BoxFuture<'static, ConnectionResult<AsyncMysqlConnection>> + Send + Sync;
+
+/// The application's connections, and those of a relay in this process: its isolation level and its short time-outs are
+/// settings of the session, which the application's transactions must not meet.
+#[derive(Clone)]
+pub struct Pools {
+    pub(super) application: Pool<AsyncMysqlConnection>,
+    pub(super) relay: Pool<AsyncMysqlConnection>,
+}
+
+impl fmt::Debug for Pools {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pools").finish_non_exhaustive()
+    }
+}
+
+/// A heartbeat, a read, a settle and one for a refusal.
+const RELAY_CONNECTIONS: usize = 4;
+
+/// Half of the time after which the server closes an idle connection of a relay's.
+const RELAY_IDLE: Duration = Duration::from_secs(4);
+
+/// Builds an [`Outbox`] on MariaDB or MySQL.
+#[must_use = "a builder does nothing until `connect` is called"]
+pub struct MySqlBuilder {
+    url: String,
+    max_connections: usize,
+    connect_timeout: Duration,
+    connect: Arc<Connect>,
+}
+
+impl Outbox<MySql> {
+    /// Connects to `mysql://user:password@host:port/database`, without TLS; `mariadb://` means the same.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Configuration`] if the URL is not one of MySQL or names no database; [`ErrorKind::Store`] if the
+    /// database cannot be reached or refuses the login. Both name the URL, without its password.
+    pub async fn connect(url: impl Into<String>) -> Result<Self> {
+        Self::builder(url).connect().await
+    }
+
+    /// Connects with other settings, or with TLS.
+    pub fn builder(url: impl Into<String>) -> MySqlBuilder {
+        MySqlBuilder {
+            url: url.into(),
+            max_connections: 10,
+            connect_timeout: Duration::from_secs(5),
+            connect: Arc::new(|url| {
+                let url = url.to_owned();
+                async move { without_tls(&url).await }.boxed()
+            }),
+        }
+    }
+}
+
+impl MySqlBuilder {
+    /// How many connections there are at most for your transactions. Default 10. A relay in the same process has up to
+    /// four of its own.
+    pub fn max_connections(mut self, max_connections: usize) -> Self {
+        self.max_connections = max_connections.max(1);
+        self
+    }
+
+    /// How long a connection may take, and how long to wait for a free one. Default 5 s.
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = timeout;
+        self
+    }
+
+    /// Makes connections with a function of yours, which gets the URL, as `mysql://`: the way to TLS, since the choice of a
+    /// TLS library is left to you (a feature of `mysql_async`).
+    ///
+    /// ```no_run
+    /// use cqrs_outbox_diesel::{MySql, Outbox};
+    /// use diesel::ConnectionError;
+    /// use diesel_async::AsyncMysqlConnection;
+    /// use mysql_async::{Conn, Opts, OptsBuilder, SslOpts};
+    ///
+    /// # async fn connect() -> cqrs_core::Result<()> {
+    /// let outbox = Outbox::<MySql>::builder("mysql://me@localhost/meetings")
+    ///     .connect_with(|url| async move {
+    ///         let bad = |error: mysql_async::Error| ConnectionError::BadConnection(error.to_string());
+    ///         let opts = Opts::from_url(&url).map_err(|error| bad(error.into()))?;
+    ///         let opts = OptsBuilder::from_opts(opts)
+    ///             .ssl_opts(SslOpts::default())
+    ///             // A connection that was cut is noticed; and not the socket that the server names, which may be another's.
+    ///             .tcp_keepalive(Some(5_000_u32))
+    ///             .prefer_socket(false);
+    ///         AsyncMysqlConnection::try_from(Conn::new(opts).await.map_err(bad)?).await
+    ///     })
+    ///     .connect()
+    ///     .await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn connect_with<F>(mut self, connect: impl Fn(String) -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = ConnectionResult<AsyncMysqlConnection>> + Send + 'static,
+    {
+        self.connect = Arc::new(move |url| connect(url.to_owned()).boxed());
+        self
+    }
+
+    /// Connects.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Outbox::connect`].
+    pub async fn connect(self) -> Result<Outbox<MySql>> {
+        let shown = without_password(&self.url);
+        let wrong = |what: String| cqrs_core::Error::new(ErrorKind::Configuration, what);
+        let rest = ["mysql://", "mariadb://"].iter().find_map(|scheme| self.url.strip_prefix(scheme));
+        let Some(rest) = rest else {
+            return Err(wrong(format!(
+                "`{shown}` is not a URL of MySQL: it begins with `mysql://` or `mariadb://`"
+            )));
+        };
+        let url = format!("mysql://{rest}");
+        if url::Url::parse(&url).is_ok_and(|url| url.path().trim_matches('/').is_empty()) {
+            return Err(wrong(format!(
+                "`{shown}` names no database: it is like `mysql://user:password@host:port/database`"
+            )));
+        }
+        let pool = |setup: &'static [&'static str]| {
+            let connect = self.connect.clone();
+            let mut config = ManagerConfig::default();
+            config.custom_setup = Box::new(move |url| {
+                let connecting = connect(url);
+                async move {
+                    let mut conn = connecting.await?;
+                    for sql in setup {
+                        conn.batch_execute(sql).await.map_err(ConnectionError::CouldntSetupConfiguration)?;
+                    }
+                    Ok(conn)
+                }
+                .boxed()
+            });
+            // Whether the connection is closed shows with the next statement.
+            config.recycling_method = RecyclingMethod::Fast;
+            let manager = AsyncDieselConnectionManager::new_with_config(&url, config);
+            Pool::builder(manager)
+                .runtime(Runtime::Tokio1)
+                .wait_timeout(Some(self.connect_timeout))
+                .create_timeout(Some(self.connect_timeout))
+        };
+        let misconfigured = |error: deadpool::managed::BuildError| wrong(error.to_string());
+        let application =
+            pool(&[sql::SET_UP]).max_size(self.max_connections).build().map_err(misconfigured)?;
+        let relay = pool(&[sql::SET_UP, sql::SET_UP_RELAY])
+            .max_size(RELAY_CONNECTIONS)
+            .queue_mode(QueueMode::Lifo)
+            .pre_recycle(Hook::sync_fn(|_, metrics| {
+                if metrics.last_used() < RELAY_IDLE {
+                    Ok(())
+                } else {
+                    Err(HookError::message("the server may have closed it meanwhile"))
+                }
+            }))
+            .build()
+            .map_err(misconfigured)?;
+        let outbox = Outbox::from_parts(Pools { application, relay }, None);
+        match outbox.acquire().await {
+            Ok(_) => Ok(outbox),
+            Err(error) => {
+                let what = format!("cannot connect to `{shown}`: {error}");
+                Err(StoreError::new(error.kind(), what).into_error())
+            }
+        }
+    }
+}
+
+async fn without_tls(url: &str) -> ConnectionResult<AsyncMysqlConnection> {
+    let invalid = |error: mysql_async::UrlError| ConnectionError::InvalidConnectionUrl(error.to_string());
+    let opts = Opts::from_url(url).map_err(invalid)?;
+    // Below a lease: a connection that is cut without a word must not hold its relay up for minutes. The client library has
+    // no time-out for what is not acknowledged; the relay waits for no answer longer than its `store_timeout`.
+    let keepalive = opts.tcp_keepalive().unwrap_or(5_000);
+    // By default the client asks a server on this machine for its socket and goes there: with a port that is forwarded to
+    // another machine or container, that may be the socket of another server.
+    let socket = url.contains("prefer_socket=true");
+    let opts = OptsBuilder::from_opts(opts)
+        .tcp_keepalive(Some(keepalive))
+        .prefer_socket(socket)
+        .client_found_rows(true)
+        // Diesel has its own.
+        .stmt_cache_size(0);
+    let conn = Conn::new(opts).await.map_err(|error| match error {
+        // What waiting does not mend: a login that is refused, a database that is not there.
+        mysql_async::Error::Server(error)
+            if matches!(error.code, 1044 | 1045 | 1049 | 1130 | 1251 | 1698) =>
+        {
+            ConnectionError::InvalidConnectionUrl(error.message)
+        }
+        mysql_async::Error::Url(error) => invalid(error),
+        mysql_async::Error::Server(error) => ConnectionError::BadConnection(error.message),
+        error => ConnectionError::BadConnection(error.to_string()),
+    })?;
+    AsyncMysqlConnection::try_from(conn).await
+}
+
+pub(super) fn pool_error(error: Pooled<PoolError>) -> StoreError {
+    let (kind, what) = match &error {
+        Pooled::Backend(PoolError::ConnectionError(ConnectionError::InvalidConnectionUrl(what))) => {
+            (StoreErrorKind::Configuration, format!("{what}; check the URL, its user, password and database"))
+        }
+        Pooled::Backend(PoolError::ConnectionError(ConnectionError::BadConnection(what))) => {
+            (StoreErrorKind::Unavailable, format!("{what}; is the server running?"))
+        }
+        Pooled::Timeout(_) => (
+            StoreErrorKind::Unavailable,
+            "no connection became free in time; raise `max_connections`, or look for transactions that stay open".to_owned(),
+        ),
+        _ => (StoreErrorKind::Unavailable, error.to_string()),
+    };
+    StoreError::new(kind, what)
+}
+
+impl fmt::Debug for MySqlBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MySqlBuilder")
+            .field("url", &without_password(&self.url))
+            .field("max_connections", &self.max_connections)
+            .finish_non_exhaustive()
+    }
+}

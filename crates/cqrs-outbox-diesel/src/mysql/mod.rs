@@ -1,0 +1,514 @@
+//! MariaDB and MySQL.
+
+mod connect;
+mod read;
+mod sql;
+
+use std::fmt::Display;
+use std::time::Duration;
+
+use cqrs_core::{Database, MessageId};
+use cqrs_outbox::{Lane, Lease, ReadRequest, Rejection, RelayId, StoreError};
+use diesel::mysql::Mysql;
+use diesel::query_builder::{BoxedSqlQuery, SqlQuery};
+use diesel::result::{DatabaseErrorKind, Error as DieselError};
+use diesel::sql_types::{BigInt, Binary, Integer, Nullable, Text};
+use diesel::{OptionalExtension, QueryResult, QueryableByName, sql_query};
+use diesel_async::pooled_connection::deadpool::Object;
+use diesel_async::{
+    AnsiTransactionManager, AsyncMysqlConnection, RunQueryDsl, SimpleAsyncConnection, TransactionManager,
+};
+use uuid::Uuid;
+
+pub use self::connect::MySqlBuilder;
+use self::connect::Pools;
+use crate::backend::Backend;
+use crate::migration::{MYSQL, Migration};
+use crate::record::{NewRow, Record};
+use crate::statements::{Census, Exists, LeaseRow, Statements, Versions, attempts, limit};
+use crate::status::StatusRow;
+use crate::tx::Tx;
+
+/// MariaDB, 10.11 or newer, as the database of an [`Outbox`](crate::Outbox). It keeps to what MySQL 8.0.19 or newer has
+/// too, and is not tried on it.
+///
+/// Your own transactions keep the server's isolation level. The relay has connections of its own at READ COMMITTED, which
+/// the server's binary log must allow: `binlog_format` is `ROW` or `MIXED`, as it is by default.
+#[derive(Debug)]
+pub enum MySql {}
+
+impl Database for MySql {
+    type Tx = Tx<Self>;
+}
+
+impl Backend for MySql {
+    type Connection = AsyncMysqlConnection;
+    type Guard = Object<AsyncMysqlConnection>;
+}
+
+type Connection = AsyncMysqlConnection;
+
+#[derive(QueryableByName)]
+struct Number {
+    #[diesel(sql_type = BigInt)]
+    value: i64,
+}
+
+#[derive(QueryableByName)]
+struct Name {
+    #[diesel(sql_type = Text)]
+    value: String,
+}
+
+#[derive(QueryableByName)]
+struct Bytes {
+    #[diesel(sql_type = Binary)]
+    value: Vec<u8>,
+}
+
+/// Rows of one statement: there may be 65,535 parameters.
+const ROWS_PER_INSERT: usize = 1_000;
+
+/// Bytes of one statement, give or take a row: `max_allowed_packet` is 16 MiB by default on MariaDB.
+const BYTES_PER_INSERT: usize = 4 * 1024 * 1024;
+
+impl Statements for MySql {
+    type Conn = Connection;
+    type Lent = Object<Connection>;
+    type Pool = Pools;
+
+    const MIGRATIONS: &'static [Migration] = MYSQL;
+
+    async fn acquire(pools: &Pools) -> Result<Self::Lent, StoreError> {
+        pools.application.get().await.map_err(connect::pool_error)
+    }
+
+    async fn acquire_for_store(pools: &Pools) -> Result<Self::Lent, StoreError> {
+        pools.relay.get().await.map_err(connect::pool_error)
+    }
+
+    fn discard(lent: Self::Lent) {
+        drop(Object::take(lent));
+    }
+
+    /// A deadlock rolls the whole transaction back, and a statement such as CREATE TABLE commits it; diesel does not
+    /// notice. What is written afterwards must not be committed by itself, so `autocommit` is off, and the commit must
+    /// not go through, so it first releases a savepoint that is gone then.
+    async fn begin(conn: &mut Connection) -> QueryResult<()> {
+        AnsiTransactionManager::begin_transaction_sql(conn, sql::BEGIN).await
+    }
+
+    async fn commit(conn: &mut Connection) -> QueryResult<()> {
+        conn.batch_execute(sql::COMMIT).await.map_err(|error| match error {
+            DieselError::DatabaseError(_, info) if info.message().contains(sql::NO_TRANSACTION) => {
+                let what = "the transaction had ended before: a deadlock or a lock time-out rolled it back, or a \
+                    statement like CREATE TABLE committed it. What came after that was rolled back";
+                DieselError::DatabaseError(DatabaseErrorKind::SerializationFailure, Box::new(what.to_owned()))
+            }
+            error => error,
+        })?;
+        // It is committed: this is for diesel's books.
+        AnsiTransactionManager::commit_transaction(conn).await
+    }
+
+    async fn rollback(conn: &mut Connection) -> QueryResult<()> {
+        AnsiTransactionManager::rollback_transaction(conn).await?;
+        conn.batch_execute(sql::AUTOCOMMIT).await
+    }
+
+    /// No transaction, since DDL commits: the migrations can be run again from any point, and this keeps others out.
+    async fn begin_migration(conn: &mut Connection) -> QueryResult<()> {
+        let locked: Exists = sql_query(sql::LOCK_MIGRATIONS).get_result(conn).await?;
+        if locked.found {
+            return Ok(());
+        }
+        let what = "lock timeout: another migration has been at it for a minute";
+        Err(DieselError::DatabaseError(DatabaseErrorKind::Unknown, Box::new(what.to_owned())))
+    }
+
+    async fn end_migration(conn: &mut Connection) -> QueryResult<()> {
+        conn.batch_execute(sql::UNLOCK_MIGRATIONS).await
+    }
+
+    async fn schema_version(conn: &mut Connection) -> QueryResult<Option<(i32, i32)>> {
+        let exists: Exists = sql_query(sql::META_EXISTS).get_result(conn).await?;
+        if !exists.found {
+            return Ok(None);
+        }
+        let versions: Option<Versions> = sql_query(sql::VERSIONS).get_result(conn).await.optional()?;
+        Ok(versions.map(Into::into))
+    }
+
+    async fn set_schema_version(
+        conn: &mut Connection,
+        version: i32,
+        min_reader_version: i32,
+    ) -> QueryResult<()> {
+        sql_query(sql::SET_VERSION)
+            .bind::<Integer, _>(version)
+            .bind::<Integer, _>(min_reader_version)
+            .execute(conn)
+            .await?;
+        Ok(())
+    }
+
+    async fn insert(conn: &mut Connection, rows: Vec<NewRow>) -> QueryResult<()> {
+        let mut rows = rows.into_iter().peekable();
+        while rows.peek().is_some() {
+            let (mut some, mut bytes) = (Vec::new(), 0);
+            while let Some(row) = rows.next_if(|_| some.len() < ROWS_PER_INSERT && bytes < BYTES_PER_INSERT) {
+                bytes += row.payload.as_ref().map_or(0, Vec::len) + row.headers.len();
+                some.push(row);
+            }
+            let values = vec![sql::INSERT_ROW; some.len()].join(", ");
+            let mut insert = boxed(format!("{}{values}", sql::INSERT));
+            for row in some {
+                let tombstone = i32::from(row.payload.is_none());
+                insert = insert
+                    .bind::<Text, _>(row.event_id.to_string())
+                    .bind::<Text, _>(row.event_name)
+                    .bind::<Text, _>(row.event_kind)
+                    .bind::<Integer, _>(row.event_version)
+                    .bind::<Text, _>(row.topic)
+                    .bind::<Nullable<Binary>, _>(row.message_key)
+                    .bind::<Text, _>(row.headers)
+                    .bind::<Text, _>(row.content_type)
+                    .bind::<Nullable<Binary>, _>(row.payload)
+                    .bind::<Integer, _>(tombstone)
+                    .bind::<Text, _>(row.occurred_at.format("%Y-%m-%d %H:%M:%S%.6f").to_string());
+            }
+            insert.execute(conn).await?;
+        }
+        Ok(())
+    }
+
+    async fn admit(conn: &mut Connection, consumer: &str, id: &MessageId) -> QueryResult<bool> {
+        let changed = sql_query(sql::ADMIT)
+            .bind::<Binary, _>(consumer.as_bytes())
+            .bind::<Binary, _>(id.as_bytes())
+            .execute(conn)
+            .await?;
+        Ok(changed == 1)
+    }
+
+    async fn request(conn: &mut Connection, kind: &'static str, event_id: Uuid) -> QueryResult<usize> {
+        sql_query(sql::REQUEST)
+            .bind::<Text, _>(kind)
+            .bind::<Binary, _>(event_id.as_bytes().as_slice())
+            .execute(conn)
+            .await
+    }
+
+    async fn status(conn: &mut Connection) -> QueryResult<StatusRow> {
+        sql_query(sql::STATUS).get_result(conn).await
+    }
+
+    async fn seen(conn: &mut Connection, relay: &RelayId) -> QueryResult<()> {
+        sql_query(sql::SEEN)
+            .bind::<Text, _>(relay.incarnation.to_string())
+            .bind::<Text, _>(&relay.name)
+            .bind::<Text, _>(env!("CARGO_PKG_VERSION"))
+            .execute(conn)
+            .await?;
+        Ok(())
+    }
+
+    async fn forget_relays(conn: &mut Connection, lease: Duration) -> QueryResult<()> {
+        let relays: Vec<Name> =
+            sql_query(sql::FORGOTTEN_RELAYS).bind::<BigInt, _>(micros(lease)).load(conn).await?;
+        for relay in relays {
+            sql_query(sql::SIGN_OFF).bind::<Text, _>(relay.value).execute(conn).await?;
+        }
+        Ok(())
+    }
+
+    async fn release(conn: &mut Connection, incarnation: Uuid, leases: &[Lease]) -> QueryResult<()> {
+        let pairs: Vec<String> =
+            leases.iter().map(|lease| format!("({}, {})", lease.group, lease.epoch)).collect();
+        sql_query(format!("{}{}", sql::RELEASE, list(&pairs)))
+            .bind::<Text, _>(incarnation.to_string())
+            .execute(conn)
+            .await?;
+        Ok(())
+    }
+
+    async fn renew(conn: &mut Connection, incarnation: Uuid, lease: Duration) -> QueryResult<()> {
+        sql_query(sql::RENEW)
+            .bind::<BigInt, _>(micros(lease))
+            .bind::<Text, _>(incarnation.to_string())
+            .bind::<BigInt, _>(micros(lease))
+            .execute(conn)
+            .await?;
+        Ok(())
+    }
+
+    async fn take(conn: &mut Connection, relay: &RelayId, lease: Duration, count: usize) -> QueryResult<()> {
+        let free: Vec<Number> = sql_query(sql::FREE_GROUPS)
+            .bind::<BigInt, _>(micros(lease))
+            .bind::<BigInt, _>(limit(count))
+            .load(conn)
+            .await?;
+        if !free.is_empty() {
+            sql_query(format!("{}{}", sql::TAKE, list(&values(free))))
+                .bind::<Text, _>(&relay.name)
+                .bind::<Text, _>(relay.incarnation.to_string())
+                .bind::<BigInt, _>(micros(lease))
+                .execute(conn)
+                .await?;
+        }
+        Ok(())
+    }
+
+    async fn leases(conn: &mut Connection, incarnation: Uuid) -> QueryResult<Vec<Lease>> {
+        let leases: Vec<LeaseRow> =
+            sql_query(sql::LEASES).bind::<Text, _>(incarnation.to_string()).load(conn).await?;
+        Ok(leases.into_iter().map(Into::into).collect())
+    }
+
+    async fn census(conn: &mut Connection, lease: Duration) -> QueryResult<Census> {
+        sql_query(sql::CENSUS).bind::<BigInt, _>(micros(lease)).get_result(conn).await
+    }
+
+    async fn fence(conn: &mut Connection, lease: Lease) -> QueryResult<bool> {
+        let row: Option<Exists> = sql_query(sql::FENCE)
+            .bind::<Integer, _>(lease.group.0)
+            .bind::<BigInt, _>(lease.epoch)
+            .get_result(conn)
+            .await
+            .optional()?;
+        Ok(row.is_some())
+    }
+
+    async fn leave_groups(conn: &mut Connection, incarnation: Uuid) -> QueryResult<()> {
+        sql_query(sql::LEAVE_GROUPS).bind::<Text, _>(incarnation.to_string()).execute(conn).await?;
+        Ok(())
+    }
+
+    async fn sign_off(conn: &mut Connection, incarnation: Uuid) -> QueryResult<()> {
+        sql_query(sql::SIGN_OFF).bind::<Text, _>(incarnation.to_string()).execute(conn).await?;
+        Ok(())
+    }
+
+    async fn has_requests(conn: &mut Connection) -> QueryResult<bool> {
+        let exists: Exists = sql_query(sql::OPEN_REQUESTS).get_result(conn).await?;
+        Ok(exists.found)
+    }
+
+    async fn replay(conn: &mut Connection, groups: &[i32]) -> QueryResult<()> {
+        let asked = asked_for(conn, "replay", groups).await?;
+        if asked.is_empty() {
+            return Ok(());
+        }
+        let dead = list(&asked);
+        for statement in [
+            format!("{}{dead}{}", sql::CLOSE_GATES_OF_DEAD, sql::ON_CLOSED_GATE),
+            format!("{}{dead}", sql::PARK_DEAD),
+        ] {
+            sql_query(statement).execute(conn).await?;
+        }
+        delete_dead(conn, &asked).await
+    }
+
+    async fn discard_dead(conn: &mut Connection, groups: &[i32]) -> QueryResult<()> {
+        let asked = asked_for(conn, "discard", groups).await?;
+        if asked.is_empty() {
+            return Ok(());
+        }
+        let dead = list(&asked);
+        let lanes = format!("{}{dead}{}{dead})", sql::LANES_OF_DEAD, sql::HAS_OTHER_DEAD);
+        let lanes: Vec<Bytes> = sql_query(lanes).load(conn).await?;
+        for lane in lanes {
+            sql_query(sql::GATE_IS_DUE).bind::<Binary, _>(lane.value).execute(conn).await?;
+        }
+        delete_dead(conn, &asked).await
+    }
+
+    async fn close_requests(conn: &mut Connection) -> QueryResult<()> {
+        sql_query(sql::REQUESTS_DONE).execute(conn).await?;
+        Ok(())
+    }
+
+    async fn sweep_gates(conn: &mut Connection, groups: &[i32]) -> QueryResult<()> {
+        let lanes: Vec<Bytes> = sql_query(format!("{}{}", sql::EMPTY_GATES, list(groups))).load(conn).await?;
+        for lane in lanes {
+            sql_query(sql::OPEN_GATE).bind::<Binary, _>(lane.value).execute(conn).await?;
+        }
+        Ok(())
+    }
+
+    async fn read(conn: &mut Connection, request: &ReadRequest) -> QueryResult<Vec<Record>> {
+        read::hot(conn, request).await
+    }
+
+    async fn read_parked(conn: &mut Connection, request: &ReadRequest) -> QueryResult<Vec<Record>> {
+        read::parked(conn, request).await
+    }
+
+    async fn settle_hot(conn: &mut Connection, rows: &[i64]) -> QueryResult<()> {
+        sql_query(sql::SETTLE_HOT).bind::<Text, _>(ids(rows)).execute(conn).await?;
+        Ok(())
+    }
+
+    async fn settle_parked(conn: &mut Connection, rows: &[i64]) -> QueryResult<()> {
+        sql_query(sql::SETTLE_PARKED).bind::<Text, _>(ids(rows)).execute(conn).await?;
+        Ok(())
+    }
+
+    async fn park(conn: &mut Connection, rejection: &Rejection) -> QueryResult<bool> {
+        move_hot(conn, sql::PARK_HOT, rejection).await
+    }
+
+    async fn park_again(conn: &mut Connection, rejection: &Rejection) -> QueryResult<bool> {
+        if !lock_parked(conn, rejection).await? {
+            return Ok(false);
+        }
+        sql_query(sql::PARK_AGAIN)
+            .bind::<Integer, _>(attempts(rejection))
+            .bind::<Text, _>(&rejection.error)
+            .bind::<Integer, _>(attempts(rejection))
+            .bind::<Text, _>(&rejection.error)
+            .bind::<BigInt, _>(rejection.id)
+            .execute(conn)
+            .await?;
+        Ok(true)
+    }
+
+    async fn bury(conn: &mut Connection, rejection: &Rejection) -> QueryResult<bool> {
+        move_hot(conn, sql::BURY_HOT, rejection).await
+    }
+
+    async fn bury_parked(conn: &mut Connection, rejection: &Rejection) -> QueryResult<bool> {
+        if !lock_parked(conn, rejection).await? {
+            return Ok(false);
+        }
+        insert_refused(conn, sql::BURY_PARKED, rejection).await?;
+        Self::settle_parked(conn, &[rejection.id]).await?;
+        Ok(true)
+    }
+
+    async fn set_aside(conn: &mut Connection, lane: &Lane, rows: &[i64]) -> QueryResult<()> {
+        let locked = lock_hot(conn, rows).await?;
+        if locked.is_empty() {
+            return Ok(());
+        }
+        sql_query(format!("{}{}", sql::SET_ASIDE, list(&locked)))
+            .bind::<Binary, _>(lane.as_bytes())
+            .execute(conn)
+            .await?;
+        Self::settle_hot(conn, &locked).await
+    }
+
+    async fn close_gate(
+        conn: &mut Connection,
+        rejection: &Rejection,
+        wait: Option<Duration>,
+    ) -> QueryResult<()> {
+        let wait = wait.map(micros);
+        sql_query(sql::CLOSE_GATE)
+            .bind::<Binary, _>(rejection.lane.as_bytes())
+            .bind::<Nullable<BigInt>, _>(wait)
+            .bind::<Text, _>(&rejection.error)
+            .bind::<BigInt, _>(rejection.id)
+            .bind::<BigInt, _>(rejection.id)
+            .bind::<Nullable<BigInt>, _>(wait)
+            .bind::<Text, _>(&rejection.error)
+            .execute(conn)
+            .await?;
+        Ok(())
+    }
+
+    async fn is_gate_closed(conn: &mut Connection, lane: &Lane) -> QueryResult<bool> {
+        let exists: Exists =
+            sql_query(sql::GATE_CLOSED).bind::<Binary, _>(lane.as_bytes()).get_result(conn).await?;
+        Ok(exists.found)
+    }
+
+    async fn has_parked(conn: &mut Connection, lane: &Lane) -> QueryResult<bool> {
+        let exists: Exists =
+            sql_query(sql::PARKED_LEFT).bind::<Binary, _>(lane.as_bytes()).get_result(conn).await?;
+        Ok(exists.found)
+    }
+
+    async fn open_gate(conn: &mut Connection, lane: &Lane) -> QueryResult<()> {
+        sql_query(sql::OPEN_GATE).bind::<Binary, _>(lane.as_bytes()).execute(conn).await?;
+        Ok(())
+    }
+}
+
+fn boxed(query: String) -> BoxedSqlQuery<'static, Mysql, SqlQuery> {
+    sql_query(query).into_boxed()
+}
+
+/// Dead letters of these groups that are asked for.
+async fn asked_for(conn: &mut Connection, kind: &'static str, groups: &[i32]) -> QueryResult<Vec<i64>> {
+    let asked: Vec<Number> =
+        sql_query(format!("{}{}", sql::ASKED_FOR, list(groups))).bind::<Text, _>(kind).load(conn).await?;
+    Ok(values(asked))
+}
+
+async fn delete_dead(conn: &mut Connection, dead: &[i64]) -> QueryResult<()> {
+    sql_query(sql::DELETE_DEAD).bind::<Text, _>(ids(dead)).execute(conn).await?;
+    Ok(())
+}
+
+/// Those of these rows that stand in the hot table.
+async fn lock_hot(conn: &mut Connection, rows: &[i64]) -> QueryResult<Vec<i64>> {
+    let locked: Vec<Number> = sql_query(sql::LOCK_HOT).bind::<Text, _>(ids(rows)).load(conn).await?;
+    Ok(values(locked))
+}
+
+async fn lock_parked(conn: &mut Connection, rejection: &Rejection) -> QueryResult<bool> {
+    let locked: Vec<Number> = sql_query(sql::LOCK_PARKED)
+        .bind::<BigInt, _>(rejection.id)
+        .bind::<Binary, _>(rejection.lane.as_bytes())
+        .load(conn)
+        .await?;
+    Ok(!locked.is_empty())
+}
+
+async fn move_hot(conn: &mut Connection, insert: &'static str, rejection: &Rejection) -> QueryResult<bool> {
+    if lock_hot(conn, &[rejection.id]).await?.is_empty() {
+        return Ok(false);
+    }
+    insert_refused(conn, insert, rejection).await?;
+    MySql::settle_hot(conn, &[rejection.id]).await?;
+    Ok(true)
+}
+
+async fn insert_refused(
+    conn: &mut Connection,
+    insert: &'static str,
+    rejection: &Rejection,
+) -> QueryResult<()> {
+    sql_query(insert)
+        .bind::<Integer, _>(attempts(rejection))
+        .bind::<Binary, _>(rejection.lane.as_bytes())
+        .bind::<Text, _>(&rejection.error)
+        .bind::<Text, _>(&rejection.error)
+        .bind::<BigInt, _>(rejection.id)
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+fn micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
+}
+
+fn values(numbers: Vec<Number>) -> Vec<i64> {
+    numbers.into_iter().map(|number| number.value).collect()
+}
+
+fn joined<T: Display>(items: &[T]) -> String {
+    items.iter().map(T::to_string).collect::<Vec<_>>().join(",")
+}
+
+/// Numbers as the right side of an `IN`.
+fn list<T: Display>(items: &[T]) -> String {
+    format!("({})", joined(items))
+}
+
+/// Numbers as JSON.
+fn ids(rows: &[i64]) -> String {
+    format!("[{}]", joined(rows))
+}

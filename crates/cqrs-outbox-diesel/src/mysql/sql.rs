@@ -1,0 +1,274 @@
+//! The statements, for MariaDB and for MySQL; only what both have. `utc_timestamp(6)` is when the statement began: a lease
+//! that had to wait for its row's lock ends sooner than it might, never later than its relay believes.
+//!
+//! Rows are found by their primary key, through [`ids`] or one by one. A statement that scans would wait at READ COMMITTED
+//! for a row that a writer has inserted and not committed yet.
+
+pub(super) const BEGIN: &str = "SET autocommit = 0; SAVEPOINT cqrs_tx";
+
+pub(super) const COMMIT: &str = "RELEASE SAVEPOINT cqrs_tx; COMMIT; SET autocommit = 1";
+
+/// What the server says when `COMMIT` is not what ends the transaction.
+pub(super) const NO_TRANSACTION: &str = "SAVEPOINT cqrs_tx does not exist";
+
+pub(super) const AUTOCOMMIT: &str = "SET autocommit = 1";
+
+/// English messages: diesel gives no codes, so failures are told apart by their text.
+pub(super) const SET_UP: &str = "SET lc_messages = 'en_US'";
+
+/// Of the relay's connections, which nobody else gets. All time-outs are shorter than a lease: a relay that is stopped in
+/// the midst of a transaction must not keep a lease's row locked. The comments are code, the first to MariaDB (seconds,
+/// for all statements), the second to MySQL (milliseconds, for SELECT only).
+pub(super) const SET_UP_RELAY: &str = "\
+    SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED; \
+    SET SESSION innodb_lock_wait_timeout = 3, wait_timeout = 8 \
+        /*M!100101 , max_statement_time = 5 */ /*!50708 , max_execution_time = 5000 */";
+
+pub(super) const INSERT: &str = "\
+    INSERT INTO cqrs_outbox (event_id, event_name, event_kind, event_version, topic, message_key, headers, content_type, \
+        payload, tombstone, occurred_at) VALUES ";
+
+pub(super) const INSERT_ROW: &str = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+
+/// One row changed: it is new. Two: it was there; for that to be told, something has to change. `INSERT IGNORE` would also
+/// ignore an id that is too long, and share a lock over which three at once fall into a deadlock.
+pub(super) const ADMIT: &str = "\
+    INSERT INTO cqrs_inbox (consumer, message_id) VALUES (?, ?) \
+    ON DUPLICATE KEY UPDATE handled_at = handled_at + INTERVAL 1 MICROSECOND";
+
+/// Names of locks belong to the whole server.
+pub(super) const LOCK_MIGRATIONS: &str =
+    "SELECT coalesce(get_lock(concat('cqrs_outbox ', md5(database())), 60), 0) AS found";
+
+pub(super) const UNLOCK_MIGRATIONS: &str = "DO release_lock(concat('cqrs_outbox ', md5(database())))";
+
+pub(super) const META_EXISTS: &str = "\
+    SELECT EXISTS (SELECT 1 FROM information_schema.tables \
+        WHERE table_schema = database() AND table_name = 'cqrs_outbox_meta') AS found";
+
+pub(super) const VERSIONS: &str = "SELECT schema_version, min_reader_version FROM cqrs_outbox_meta";
+
+pub(super) const SET_VERSION: &str = "UPDATE cqrs_outbox_meta SET schema_version = ?, min_reader_version = ?";
+
+pub(super) const REQUEST: &str = "\
+    INSERT INTO cqrs_outbox_request (kind, event_id, requested_by) \
+    SELECT ?, event_id, current_user() FROM cqrs_outbox_dead WHERE unhex(replace(event_id, '-', '')) = ?";
+
+pub(super) const SEEN: &str = "\
+    INSERT INTO cqrs_outbox_relay (incarnation, name, version) VALUES (?, ?, ?) \
+    ON DUPLICATE KEY UPDATE seen_at = utc_timestamp(6)";
+
+pub(super) const FORGOTTEN_RELAYS: &str = "\
+    SELECT incarnation AS value FROM cqrs_outbox_relay \
+    WHERE seen_at < utc_timestamp(6) - INTERVAL 10 * ? MICROSECOND FOR UPDATE SKIP LOCKED";
+
+pub(super) const SIGN_OFF: &str = "DELETE FROM cqrs_outbox_relay WHERE incarnation = ?";
+
+/// Followed by pairs of group and epoch.
+pub(super) const RELEASE: &str = "\
+    UPDATE cqrs_outbox_group SET owner = NULL, incarnation = NULL, expires_at = NULL, dirty = false \
+    WHERE incarnation = ? AND (group_no, epoch) IN ";
+
+pub(super) const RENEW: &str = "\
+    UPDATE cqrs_outbox_group SET expires_at = utc_timestamp(6) + INTERVAL ? MICROSECOND \
+    WHERE incarnation = ? AND expires_at > utc_timestamp(6) \
+        AND expires_at <= utc_timestamp(6) + INTERVAL 2 * ? MICROSECOND";
+
+pub(super) const FREE_GROUPS: &str = "\
+    SELECT CAST(group_no AS signed) AS value FROM cqrs_outbox_group FORCE INDEX (PRIMARY) \
+    WHERE incarnation IS NULL OR expires_at <= utc_timestamp(6) \
+        OR expires_at > utc_timestamp(6) + INTERVAL 2 * ? MICROSECOND \
+    ORDER BY group_no LIMIT ? FOR UPDATE SKIP LOCKED";
+
+/// Followed by the groups. Assignments take effect from left to right: `dirty` is about the incarnation before.
+pub(super) const TAKE: &str = "\
+    UPDATE cqrs_outbox_group SET dirty = dirty OR incarnation IS NOT NULL, owner = ?, incarnation = ?, \
+        epoch = epoch + 1, expires_at = utc_timestamp(6) + INTERVAL ? MICROSECOND \
+    WHERE group_no IN ";
+
+pub(super) const LEASES: &str = "\
+    SELECT group_no, epoch FROM cqrs_outbox_group \
+    WHERE incarnation = ? AND expires_at > utc_timestamp(6) ORDER BY group_no";
+
+pub(super) const CENSUS: &str = "\
+    SELECT (SELECT count(*) FROM cqrs_outbox_group) AS all_groups, \
+        (SELECT count(*) FROM cqrs_outbox_relay WHERE seen_at > utc_timestamp(6) - INTERVAL ? MICROSECOND) AS relays, \
+        coalesce((SELECT hold FROM cqrs_outbox_meta), 0) AS hold";
+
+pub(super) const FENCE: &str =
+    "SELECT 1 AS found FROM cqrs_outbox_group WHERE group_no = ? AND epoch = ? FOR UPDATE";
+
+pub(super) const LEAVE_GROUPS: &str = "\
+    UPDATE cqrs_outbox_group SET owner = NULL, incarnation = NULL, expires_at = NULL, dirty = false \
+    WHERE incarnation = ?";
+
+pub(super) const OPEN_REQUESTS: &str =
+    "SELECT EXISTS (SELECT 1 FROM cqrs_outbox_request WHERE done_at IS NULL) AS found";
+
+/// Followed by the groups.
+pub(super) const ASKED_FOR: &str = "\
+    SELECT DISTINCT d.id AS value FROM cqrs_outbox_request r JOIN cqrs_outbox_dead d ON d.event_id = r.event_id \
+    WHERE r.done_at IS NULL AND r.kind = ? AND (d.slot DIV 64) IN ";
+
+pub(super) const REQUESTS_DONE: &str = "\
+    UPDATE cqrs_outbox_request r SET done_at = utc_timestamp(6), outcome = 'done' \
+    WHERE done_at IS NULL AND kind IN ('replay', 'discard') \
+        AND NOT EXISTS (SELECT 1 FROM cqrs_outbox_dead d WHERE d.event_id = r.event_id)";
+
+/// The columns that a row takes with it wherever it goes.
+macro_rules! carried {
+    () => {
+        "id, event_id, event_name, event_kind, event_version, topic, message_key, headers, content_type, payload, \
+         payload_text, tombstone, occurred_at, size, slot"
+    };
+}
+
+/// Followed by the ids of dead letters, as are the next two.
+pub(super) const CLOSE_GATES_OF_DEAD: &str = "\
+    INSERT INTO cqrs_outbox_gate (lane, slot, until, error) \
+    SELECT DISTINCT lane, slot, utc_timestamp(6), 'replay' FROM cqrs_outbox_dead d \
+    WHERE d.id IN ";
+
+pub(super) const ON_CLOSED_GATE: &str =
+    " ON DUPLICATE KEY UPDATE until = utc_timestamp(6), cqrs_outbox_gate.error = 'replay'";
+
+pub(super) const PARK_DEAD: &str = concat!(
+    "INSERT INTO cqrs_outbox_parked (",
+    carried!(),
+    ", attempts, lane, error, errors) \
+     SELECT ",
+    carried!(),
+    ", 0, lane, error, errors FROM cqrs_outbox_dead WHERE id IN "
+);
+
+/// Lanes that have no other dead letter than these; followed by their ids, twice.
+pub(super) const LANES_OF_DEAD: &str = "SELECT DISTINCT lane AS value FROM cqrs_outbox_dead d WHERE d.id IN ";
+
+pub(super) const HAS_OTHER_DEAD: &str =
+    " AND NOT EXISTS (SELECT 1 FROM cqrs_outbox_dead o WHERE o.lane = d.lane AND o.id NOT IN ";
+
+pub(super) const GATE_IS_DUE: &str =
+    "UPDATE cqrs_outbox_gate SET until = utc_timestamp(6) WHERE lane = ? AND until IS NULL";
+
+/// Gates that are due and have nothing behind them; followed by the groups. No lock is taken while looking: the heartbeat
+/// holds the rows of its leases locked, so nothing can be moved behind one meanwhile.
+pub(super) const EMPTY_GATES: &str = "\
+    SELECT lane AS value FROM cqrs_outbox_gate g WHERE until <= utc_timestamp(6) \
+        AND NOT EXISTS (SELECT 1 FROM cqrs_outbox_parked p WHERE p.lane = g.lane) AND (slot DIV 64) IN ";
+
+pub(super) const OPEN_GATE: &str = "DELETE FROM cqrs_outbox_gate WHERE lane = ?";
+
+pub(super) const GATE_CLOSED: &str = "SELECT EXISTS (SELECT 1 FROM cqrs_outbox_gate WHERE lane = ?) AS found";
+
+pub(super) const PARKED_LEFT: &str =
+    "SELECT EXISTS (SELECT 1 FROM cqrs_outbox_parked WHERE lane = ?) AS found";
+
+/// `?` microseconds from now; NULL: until someone acts.
+pub(super) const CLOSE_GATE: &str = "\
+    INSERT INTO cqrs_outbox_gate (lane, slot, until, error) \
+    SELECT ?, slot, utc_timestamp(6) + INTERVAL ? MICROSECOND, ? \
+    FROM (SELECT slot FROM cqrs_outbox_parked WHERE id = ? \
+        UNION ALL SELECT slot FROM cqrs_outbox_dead WHERE id = ? LIMIT 1) moved \
+    ON DUPLICATE KEY UPDATE until = utc_timestamp(6) + INTERVAL ? MICROSECOND, error = ?";
+
+/// A JSON array of ids as a table, so that rows are found by their primary key and in no other way.
+macro_rules! ids {
+    () => {
+        "JSON_TABLE(?, '$[*]' COLUMNS (id BIGINT PATH '$')) k"
+    };
+}
+
+pub(super) const SETTLE_HOT: &str =
+    concat!("DELETE o FROM ", ids!(), " STRAIGHT_JOIN cqrs_outbox o ON o.id = k.id");
+
+pub(super) const SETTLE_PARKED: &str =
+    concat!("DELETE p FROM ", ids!(), " STRAIGHT_JOIN cqrs_outbox_parked p ON p.id = k.id");
+
+pub(super) const DELETE_DEAD: &str =
+    concat!("DELETE d FROM ", ids!(), " STRAIGHT_JOIN cqrs_outbox_dead d ON d.id = k.id");
+
+/// What is moved is locked first, so that it is not also settled meanwhile.
+pub(super) const LOCK_HOT: &str =
+    concat!("SELECT o.id AS value FROM ", ids!(), " STRAIGHT_JOIN cqrs_outbox o ON o.id = k.id FOR UPDATE");
+
+pub(super) const LOCK_PARKED: &str =
+    "SELECT id AS value FROM cqrs_outbox_parked WHERE id = ? AND lane = ? FOR UPDATE";
+
+/// The entry of a refusal in `errors`.
+macro_rules! refusal {
+    () => {
+        "json_object('at', date_format(utc_timestamp(6), '%Y-%m-%dT%H:%i:%s.%fZ'), 'error', ?)"
+    };
+}
+
+pub(super) const PARK_HOT: &str = concat!(
+    "INSERT INTO cqrs_outbox_parked (",
+    carried!(),
+    ", attempts, lane, error, errors) \
+     SELECT ",
+    carried!(),
+    ", ?, ?, ?, json_array(",
+    refusal!(),
+    ") FROM cqrs_outbox WHERE id = ?"
+);
+
+/// Written twice after an answer that was lost, it counts and tells the refusal once. `errors` comes first, for it looks
+/// at the attempts before.
+pub(super) const PARK_AGAIN: &str = concat!(
+    "UPDATE cqrs_outbox_parked SET errors = if(attempts < ?, json_array_append(errors, '$', ",
+    refusal!(),
+    "), errors), attempts = ?, error = ?, parked_at = utc_timestamp(6) WHERE id = ?"
+);
+
+pub(super) const BURY_HOT: &str = concat!(
+    "INSERT INTO cqrs_outbox_dead (",
+    carried!(),
+    ", attempts, lane, error, errors) \
+     SELECT ",
+    carried!(),
+    ", ?, ?, ?, json_array(",
+    refusal!(),
+    ") FROM cqrs_outbox WHERE id = ?"
+);
+
+pub(super) const BURY_PARKED: &str = concat!(
+    "INSERT INTO cqrs_outbox_dead (",
+    carried!(),
+    ", attempts, lane, error, errors) \
+     SELECT ",
+    carried!(),
+    ", ?, ?, ?, json_array_append(errors, '$', ",
+    refusal!(),
+    ") FROM cqrs_outbox_parked WHERE id = ?"
+);
+
+/// Followed by the ids.
+pub(super) const SET_ASIDE: &str = concat!(
+    "INSERT INTO cqrs_outbox_parked (",
+    carried!(),
+    ", attempts, lane) \
+     SELECT ",
+    carried!(),
+    ", attempts, ? FROM cqrs_outbox WHERE id IN "
+);
+
+/// One statement: one snapshot. Ids rise with time, so the first in line is found by its id and not by a scan for the
+/// oldest time.
+pub(super) const STATUS: &str = "\
+    SELECT schema_version, min_reader_version, hold, \
+        (SELECT count(*) FROM cqrs_outbox) AS waiting, \
+        (SELECT max(timestampdiff(MICROSECOND, occurred_at, utc_timestamp(6))) / 1e6 FROM ( \
+            (SELECT occurred_at FROM cqrs_outbox ORDER BY id LIMIT 1) \
+            UNION ALL (SELECT occurred_at FROM cqrs_outbox_parked ORDER BY id LIMIT 1)) firsts) AS oldest_waiting, \
+        (SELECT count(*) FROM cqrs_outbox_parked) AS parked, \
+        (SELECT count(*) FROM cqrs_outbox_gate) AS closed_gates, \
+        (SELECT count(*) FROM cqrs_outbox_dead) AS dead_letters, \
+        (SELECT count(*) FROM cqrs_outbox_group) AS all_groups, \
+        (SELECT count(*) FROM cqrs_outbox_group \
+            WHERE incarnation IS NULL OR expires_at <= utc_timestamp(6)) AS unowned_groups, \
+        CAST((SELECT coalesce(json_arrayagg(json_array(name, incarnation, version, \
+            (SELECT count(*) FROM cqrs_outbox_group g \
+                WHERE g.incarnation = r.incarnation AND g.expires_at > utc_timestamp(6)), \
+            timestampdiff(MICROSECOND, seen_at, utc_timestamp(6)) / 1e6)), '[]') \
+            FROM cqrs_outbox_relay r) AS char) AS relays \
+    FROM cqrs_outbox_meta";
