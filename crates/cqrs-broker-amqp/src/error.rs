@@ -26,8 +26,7 @@ pub(crate) fn unreachable(broker: impl Display, cause: lapin::Error) -> BrokerEr
         },
         _ => (ErrorClass::Outage, "see that it is up and can be reached"),
     };
-    BrokerError::new(class, format!("{broker} cannot be used: {cause}: {remedy}"))
-        .with_source(cause)
+    BrokerError::new(class, format!("{broker} cannot be used: {cause}: {remedy}")).with_source(cause)
 }
 
 /// An exchange or a queue could not be declared or used.

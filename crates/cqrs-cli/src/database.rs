@@ -82,9 +82,9 @@ fn scheme(url: &str) -> &str {
 /// Not the whole URL: there may be a password in it.
 fn unknown(scheme: &str) -> Error {
     let what = match SCHEMES.iter().find(|(known, ..)| *known == scheme) {
-        Some((_, feature, false)) => format!(
-            "`{scheme}://` needs the feature `{feature}`, which this program was built without"
-        ),
+        Some((_, feature, false)) => {
+            format!("`{scheme}://` needs the feature `{feature}`, which this program was built without")
+        }
         _ => {
             let known: Vec<_> = SCHEMES
                 .iter()

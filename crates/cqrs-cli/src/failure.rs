@@ -26,15 +26,16 @@ impl Failure {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        let code = match (error.kind(), error.downcast_ref::<StoreError>().map(StoreError::kind), error.class()) {
-            (_, Some(StoreErrorKind::Schema), _) => 3,
-            (_, Some(StoreErrorKind::Unavailable), _) => 4,
-            (ErrorKind::Configuration, ..)
-            | (_, Some(StoreErrorKind::Configuration), _)
-            | (_, _, Some(ErrorClass::Login | ErrorClass::Fatal)) => 2,
-            (_, _, Some(ErrorClass::Outage)) => 4,
-            _ => 1,
-        };
+        let code =
+            match (error.kind(), error.downcast_ref::<StoreError>().map(StoreError::kind), error.class()) {
+                (_, Some(StoreErrorKind::Schema), _) => 3,
+                (_, Some(StoreErrorKind::Unavailable), _) => 4,
+                (ErrorKind::Configuration, ..)
+                | (_, Some(StoreErrorKind::Configuration), _)
+                | (_, _, Some(ErrorClass::Login | ErrorClass::Fatal)) => 2,
+                (_, _, Some(ErrorClass::Outage)) => 4,
+                _ => 1,
+            };
         let hint = if code == 3 { " (`cqrs outbox migrate` does the first)" } else { "" };
         Self { code, what: format!("{error:#}{hint}") }
     }

@@ -87,7 +87,8 @@ fn run(cli: Cli) -> Result<(), Failure> {
 
 fn log_to_stderr(verbose: u8) {
     let default = match verbose {
-        0 => "warn",
+        // What this client library logs as an error we report as ours.
+        0 => "warn,lapin=off",
         1 => "info",
         _ => "debug",
     };

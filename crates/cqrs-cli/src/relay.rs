@@ -71,7 +71,9 @@ pub(crate) async fn run(args: Args, json: bool) -> Result<(), Failure> {
         () = stop.first() => return Ok(()),
     };
     database.check_schema().await?;
-    let relay = OutboxRelay::builder(database.store(), Arc::clone(&broker)).name(args.name.clone()).settings(settings);
+    let relay = OutboxRelay::builder(database.store(), Arc::clone(&broker))
+        .name(args.name.clone())
+        .settings(settings);
     let relay = relay.build()?;
 
     let report = Report { name: args.name, road: format!("{} -> {}", shown(url), shown(&args.broker)), json };
@@ -91,9 +93,9 @@ pub(crate) async fn run(args: Args, json: bool) -> Result<(), Failure> {
     } else {
         relay.run_until(until_told).await
     };
-    report.ended(&relay.stats())?;
     let closed = broker.close().await;
     ended?;
+    report.stopped(&relay.stats())?;
     Ok(closed.map_err(Error::from)?)
 }
 
@@ -152,7 +154,7 @@ impl Report {
         }
     }
 
-    fn ended(&self, stats: &RelayStats) -> Result<(), Failure> {
+    fn stopped(&self, stats: &RelayStats) -> Result<(), Failure> {
         let RelayStats { published, confirmed, settled, parked, dead_lettered, .. } = stats;
         print(&if self.json {
             json!({

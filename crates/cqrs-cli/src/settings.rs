@@ -122,7 +122,10 @@ mod tests {
     fn fields(settings: &RelaySettings) -> Vec<(String, String)> {
         let text = format!("{settings:?}");
         let text = text.strip_prefix("RelaySettings { ").unwrap().strip_suffix(" }").unwrap();
-        text.split(", ").map(|field| field.split_once(": ").unwrap()).map(|(a, b)| (a.into(), b.into())).collect()
+        text.split(", ")
+            .map(|field| field.split_once(": ").unwrap())
+            .map(|(a, b)| (a.into(), b.into()))
+            .collect()
     }
 
     #[test]

@@ -29,12 +29,14 @@ pub(crate) struct PatientDatabaseArgs {
 impl PatientDatabaseArgs {
     /// Connects, with few connections.
     pub(crate) async fn connect(&self) -> Result<Database> {
-        let waiting = tokio::time::timeout(self.wait.0, connect(&self.database.database, 2)).await;
-        match waiting {
-            Ok(connected) => connected,
-            // It may have spent its time waiting for the next try; what is wrong now is what is worth telling.
-            Err(_) => Database::connect(&self.database.database, 2).await,
+        let url = &self.database.database;
+        if !self.wait.0.is_zero()
+            && let Ok(connected) = tokio::time::timeout(self.wait.0, connect(url, 2)).await
+        {
+            return connected;
         }
+        // What is wrong after the wait is what is worth telling.
+        Database::connect(url, 2).await
     }
 }
 

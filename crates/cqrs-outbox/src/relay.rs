@@ -211,7 +211,9 @@ impl OutboxRelay {
 
     /// At the start a broker that cannot be reached is no reason to give up; one that refuses us is.
     async fn check_broker(&self) -> Result<()> {
-        let Ok(checked) = timeout(self.settings.publish_timeout, self.broker.check()).await else { return Ok(()) };
+        let Ok(checked) = timeout(self.settings.publish_timeout, self.broker.check()).await else {
+            return Ok(());
+        };
         match checked {
             Err(error) if matches!(error.class(), ErrorClass::Login | ErrorClass::Fatal) => Err(error.into()),
             Err(error) => {

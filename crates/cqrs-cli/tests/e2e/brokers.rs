@@ -59,10 +59,9 @@ impl RealBroker {
     pub(crate) fn url(&self) -> String {
         match self.kind {
             // A consumer that is gone without a word is missed after the session, and the default is 45 s.
-            Kind::Kafka => format!(
-                "kafka://{}?allow.auto.create.topics=true&session.timeout.ms=6000",
-                self.server.url()
-            ),
+            Kind::Kafka => {
+                format!("kafka://{}?allow.auto.create.topics=true&session.timeout.ms=6000", self.server.url())
+            }
             Kind::RabbitMq => self.server.url().to_owned(),
         }
     }

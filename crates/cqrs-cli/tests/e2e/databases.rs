@@ -44,7 +44,10 @@ pub(crate) trait Db: Backend {
     fn effect(conn: &mut Self::Connection, event: Uuid) -> impl Future<Output = QueryResult<()>> + Send;
 
     /// The rows of a query for one column of text, which is called `value`.
-    fn values(conn: &mut Self::Connection, query: &str) -> impl Future<Output = QueryResult<Vec<String>>> + Send;
+    fn values(
+        conn: &mut Self::Connection,
+        query: &str,
+    ) -> impl Future<Output = QueryResult<Vec<String>>> + Send;
 
     /// What the server says that it is.
     fn version(conn: &mut Self::Connection) -> impl Future<Output = QueryResult<String>> + Send;

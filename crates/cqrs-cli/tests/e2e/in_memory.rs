@@ -4,10 +4,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use cqrs::Result;
 use cqrs::broker::memory::MemoryBroker;
 use cqrs::diesel::Outbox;
 use cqrs::outbox::{OutboxRelay, RelaySettings};
-use cqrs::Result;
 
 use crate::databases::{Db, Site};
 use crate::road::{COMMANDS, Progress, Services};
@@ -21,7 +21,10 @@ pub(crate) async fn drive<D: Db>(site: &Site) -> Result<()> {
         tokio::try_join!(services.command(), kill_relays(&outbox, &broker, services.progress()))?;
     relay(&outbox, &broker)?.run_until_empty().await?;
     let verdict = services.finish(&outbox, committed).await?;
-    println!("{} x in-memory: {committed} committed; {verdict}", D::version(&mut *outbox.connection().await?).await?);
+    println!(
+        "{} x in-memory: {committed} committed; {verdict}",
+        D::version(&mut *outbox.connection().await?).await?
+    );
     Ok(())
 }
 
@@ -36,7 +39,11 @@ fn relay<D: Db>(outbox: &Outbox<D>, broker: &Arc<MemoryBroker>) -> Result<Arc<Ou
 }
 
 /// The next takes over when the lease of the one before has expired.
-async fn kill_relays<D: Db>(outbox: &Outbox<D>, broker: &Arc<MemoryBroker>, progress: Progress) -> Result<()> {
+async fn kill_relays<D: Db>(
+    outbox: &Outbox<D>,
+    broker: &Arc<MemoryBroker>,
+    progress: Progress,
+) -> Result<()> {
     let relay = relay(outbox, broker)?;
     for nth in 1..=3 {
         let running = tokio::spawn({

@@ -22,7 +22,7 @@ use cqrs_testing::services::{Service, trial};
 use libtest_mimic::{Arguments, Failed, Trial};
 
 use self::brokers::{Brokers, Kind};
-use self::databases::{Db, Site};
+use self::databases::Db;
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
@@ -30,9 +30,7 @@ fn main() -> ExitCode {
     arguments.test_threads = Some(1);
     let brokers = Arc::new(Brokers::default());
     let mut trials = Vec::new();
-    cells::<Sqlite>(&mut trials, &brokers, |name, run| {
-        Trial::test(name, move || run(String::new()))
-    });
+    cells::<Sqlite>(&mut trials, &brokers, |name, run| Trial::test(name, move || run(String::new())));
     cells::<Pg>(&mut trials, &brokers, |name, run| trial(Service::Postgres, name, run));
     cells::<MySql>(&mut trials, &brokers, |name, run| trial(Service::MySql, name, run));
     let conclusion = libtest_mimic::run(&arguments, trials);

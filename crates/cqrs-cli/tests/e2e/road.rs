@@ -7,8 +7,8 @@ use std::time::Duration;
 use cqrs::broker::SubscribeOptions;
 use cqrs::diesel::{Outbox, Tx};
 use cqrs::{
-    Context, Envelope, Error, EventHandler, MessageBroker, NotificationEvent, Request, RequestMediator, Result,
-    Tracing, TransactionalEventHandler, TransactionalHandler, bootstrap,
+    Context, Envelope, Error, EventHandler, MessageBroker, NotificationEvent, Request, RequestMediator,
+    Result, Tracing, TransactionalEventHandler, TransactionalHandler, bootstrap,
 };
 use cqrs_testing::history::{History, Verdict};
 use serde::{Deserialize, Serialize};
@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use crate::brokers::RealBroker;
 use crate::databases::{Db, Site, effects};
-use crate::relays::Relays;
+use crate::relays::{Relay, Road};
 
 pub(crate) const COMMANDS: u64 = 2_000;
 pub(crate) const KEYS: u64 = 32;
@@ -226,4 +226,55 @@ impl Services {
         assert_eq!(effects.len(), committed, "each committed event has one effect");
         Ok(verdict)
     }
+}
+
+/// A cell whose relays and broker are processes.
+pub(crate) async fn drive<D: Db>(site: &Site, broker: &RealBroker) -> Result<()> {
+    let outbox = site.prepare::<D>().await?;
+    let topic = format!("counts-{}", Uuid::new_v4().simple());
+    let road = Road { database: site.url.clone(), broker: broker.url() };
+    let connected = cqrs::app::connect_broker(&broker.url())?;
+    let services = Services::start(&outbox, Arc::clone(&connected), &topic).await?;
+    let (committed, relays) =
+        tokio::try_join!(services.command(), disturb::<D>(&outbox, &road, broker, services.progress()))?;
+    let verdict = services.finish(&outbox, committed).await?;
+    let left = outbox.status().await?;
+    assert_eq!((left.waiting, left.parked, left.dead_letters), (0, 0, 0), "{left:?}");
+    for relay in relays {
+        println!("  {}", relay.stop().await?);
+    }
+    connected.close().await?;
+    let database = D::version(&mut *outbox.connection().await?).await?;
+    println!("{database} x {}: {committed} committed; {verdict}", broker.kind.name());
+    Ok(())
+}
+
+/// Two relays; one is killed, the broker is killed, and the other relay is told to stop, each with its successor. Gives
+/// the two that work in the end.
+async fn disturb<D: Db>(
+    outbox: &Outbox<D>,
+    road: &Road,
+    broker: &RealBroker,
+    progress: Progress,
+) -> Result<[Relay; 2]> {
+    let (first, second) = (road.relay("first").await?, road.relay("second").await?);
+    let shared = async {
+        while outbox.status().await?.relays.iter().filter(|relay| relay.owned_groups > 0).count()
+            < D::RELAYS_AT_WORK
+        {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok::<_, Error>(())
+    };
+    tokio::time::timeout(PATIENCE, shared)
+        .await
+        .map_err(|_| Error::handler("the relays do not share the groups"))??;
+    progress.reaches(COMMANDS / 4).await;
+    first.kill().await?;
+    let third = road.relay("third").await?;
+    progress.reaches(COMMANDS / 2).await;
+    broker.kill_and_start_again().await?;
+    println!("  {}", second.stop().await?);
+    let fourth = road.relay("fourth").await?;
+    Ok([third, fourth])
 }
