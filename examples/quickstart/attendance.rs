@@ -3,19 +3,22 @@
 use std::sync::Arc;
 
 use cqrs::app::App;
-use cqrs::broker::memory::MemoryBroker;
 use cqrs::consumer::OnFailure;
-use cqrs::diesel::{Outbox, Sqlite, Tx};
-use cqrs::{Context, DomainEvent, Result, TransactionalEventHandler};
+use cqrs::diesel::{Outbox, Tx};
+use cqrs::{Context, MessageBroker, Result, TransactionalEventHandler};
 use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
 
-use crate::domain::{MeetingRoomClosed, MeetingRoomOpened, TOPIC, UserJoined, UserLeft};
+use super::Db; // a service has one: `use cqrs::diesel::Pg as Db`
+use crate::domain::{MeetingRoomClosed, MeetingRoomOpened, Projected, UserJoined, UserLeft};
 use crate::stopwatch::Stopwatch;
 
+pub(crate) const GROUP: &str = "attendance";
+
 pub(crate) const TABLES: &str = "\
-    CREATE TABLE rooms (room TEXT PRIMARY KEY, title TEXT NOT NULL, seats INTEGER NOT NULL, open BOOLEAN NOT NULL); \
-    CREATE TABLE present (room TEXT NOT NULL, user TEXT NOT NULL, PRIMARY KEY (room, user)) WITHOUT ROWID;";
+    CREATE TABLE rooms (room VARCHAR(64) PRIMARY KEY, title VARCHAR(64) NOT NULL, seats INTEGER NOT NULL, \
+        open BOOLEAN NOT NULL); \
+    CREATE TABLE present (room VARCHAR(64), person VARCHAR(64), PRIMARY KEY (room, person));";
 
 diesel::table! {
     rooms (room) {
@@ -27,16 +30,17 @@ diesel::table! {
 }
 
 diesel::table! {
-    present (room, user) {
+    present (room, person) {
         room -> Text,
-        user -> Text,
+        person -> Text,
     }
 }
 
 /// Puts the service together.
 pub(crate) async fn service(
-    inbox: Outbox<Sqlite>,
-    broker: Arc<MemoryBroker>,
+    inbox: Outbox<Db>,
+    broker: Arc<dyn MessageBroker>,
+    topic: &str,
     stopwatch: Stopwatch,
 ) -> Result<App> {
     // Part of the key in the inbox, so it stays when the type below is renamed.
@@ -44,29 +48,26 @@ pub(crate) async fn service(
 
     cqrs::bootstrap()
         .inbox(inbox)
-        .group("attendance")
-        .subscribe_transactional::<MeetingRoomOpened>(TOPIC, HANDLER, Projection)
-        .subscribe_transactional::<UserJoined>(TOPIC, HANDLER, Projection)
-        .subscribe_transactional::<UserLeft>(TOPIC, HANDLER, Projection)
-        .subscribe_transactional::<MeetingRoomClosed>(TOPIC, HANDLER, Projection)
+        .group(GROUP)
+        .subscribe_transactional::<MeetingRoomOpened>(topic, HANDLER, Projection)
+        .subscribe_transactional::<UserJoined>(topic, HANDLER, Projection)
+        .subscribe_transactional::<UserLeft>(topic, HANDLER, Projection)
+        .subscribe_transactional::<MeetingRoomClosed>(topic, HANDLER, Projection)
         .domain_event::<Projected>(stopwatch)
-        // Dead letters in a broker in memory would be gone with the process. In the outbox an event can wait.
+        // What cannot be handled waits, and what comes behind it: dead letters are for those who look at them. (In a broker
+        // in memory they would be gone with the process.)
         .consumer(|consumer| consumer.on_failure(OnFailure::RetryForever))
         .broker(broker)
         .build()
         .await
 }
 
-/// An event of the first service has had its effect here. Its handler runs after the commit.
-#[derive(Debug, DomainEvent)]
-pub(crate) struct Projected;
-
 /// Each event is handled in a transaction that holds its row of the inbox, too: one that is delivered again is known by
 /// it and has no second effect. So nothing here has to bear being done twice.
 struct Projection;
 
-impl TransactionalEventHandler<MeetingRoomOpened, Sqlite> for Projection {
-    async fn handle(&self, event: &MeetingRoomOpened, tx: &mut Tx<Sqlite>, cx: &Context<'_>) -> Result<()> {
+impl TransactionalEventHandler<MeetingRoomOpened, Db> for Projection {
+    async fn handle(&self, event: &MeetingRoomOpened, tx: &mut Tx<Db>, cx: &Context<'_>) -> Result<()> {
         diesel::insert_into(rooms::table)
             .values((
                 rooms::room.eq(&event.room),
@@ -81,10 +82,10 @@ impl TransactionalEventHandler<MeetingRoomOpened, Sqlite> for Projection {
     }
 }
 
-impl TransactionalEventHandler<UserJoined, Sqlite> for Projection {
-    async fn handle(&self, event: &UserJoined, tx: &mut Tx<Sqlite>, cx: &Context<'_>) -> Result<()> {
+impl TransactionalEventHandler<UserJoined, Db> for Projection {
+    async fn handle(&self, event: &UserJoined, tx: &mut Tx<Db>, cx: &Context<'_>) -> Result<()> {
         diesel::insert_into(present::table)
-            .values((present::room.eq(&event.room), present::user.eq(&event.user)))
+            .values((present::room.eq(&event.room), present::person.eq(&event.user)))
             .execute(tx)
             .await?;
         cx.emit(Projected);
@@ -92,16 +93,16 @@ impl TransactionalEventHandler<UserJoined, Sqlite> for Projection {
     }
 }
 
-impl TransactionalEventHandler<UserLeft, Sqlite> for Projection {
-    async fn handle(&self, event: &UserLeft, tx: &mut Tx<Sqlite>, cx: &Context<'_>) -> Result<()> {
+impl TransactionalEventHandler<UserLeft, Db> for Projection {
+    async fn handle(&self, event: &UserLeft, tx: &mut Tx<Db>, cx: &Context<'_>) -> Result<()> {
         diesel::delete(present::table.find((&event.room, &event.user))).execute(tx).await?;
         cx.emit(Projected);
         Ok(())
     }
 }
 
-impl TransactionalEventHandler<MeetingRoomClosed, Sqlite> for Projection {
-    async fn handle(&self, event: &MeetingRoomClosed, tx: &mut Tx<Sqlite>, cx: &Context<'_>) -> Result<()> {
+impl TransactionalEventHandler<MeetingRoomClosed, Db> for Projection {
+    async fn handle(&self, event: &MeetingRoomClosed, tx: &mut Tx<Db>, cx: &Context<'_>) -> Result<()> {
         diesel::update(rooms::table.find(&event.room)).set(rooms::open.eq(false)).execute(tx).await?;
         diesel::delete(present::table.filter(present::room.eq(&event.room))).execute(tx).await?;
         cx.emit(Projected);

@@ -1,25 +1,26 @@
-//! Compares what the two services know, from outside: with SQL over both databases.
+//! Compares what the two services know, from outside: with a connection to the database of each.
 
+use std::collections::BTreeSet;
+
+use cqrs::diesel::Backend;
 use diesel::prelude::*;
-use diesel::sql_types::{BigInt, Text};
+use diesel::sql_types::BigInt;
 use diesel_async::RunQueryDsl;
 use serde::Serialize;
 
-use crate::storage::Connection;
+use super::storage::Storage;
+use super::{Connection, Db, attendance, journal, rooms};
 
-const MAX_DIFFERENCES: i64 = 20;
+const MAX_DIFFERENCES: usize = 20;
 
 /// How far the events are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, QueryableByName)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Events {
-    /// Ever written to the outbox by a transaction that was committed: the table counts them itself.
-    #[diesel(sql_type = BigInt)]
+    /// Said by commands that were carried out: each says one.
     pub(crate) committed: i64,
     /// Still in the outbox; dead letters are among them.
-    #[diesel(sql_type = BigInt)]
     pub(crate) waiting: i64,
     /// Known to the inbox of the second service.
-    #[diesel(sql_type = BigInt)]
     pub(crate) consumed: i64,
 }
 
@@ -29,65 +30,95 @@ impl Events {
     }
 }
 
-const EVENTS: &str = "\
-    SELECT coalesce((SELECT seq FROM main.sqlite_sequence WHERE name = 'cqrs_outbox'), 0) AS committed, \
-        (SELECT count(*) FROM main.cqrs_outbox) + (SELECT count(*) FROM main.cqrs_outbox_parked) \
-            + (SELECT count(*) FROM main.cqrs_outbox_dead) AS waiting, \
-        (SELECT count(*) FROM projection.cqrs_inbox) AS consumed";
-
-/// How far the events are, seen from a connection to both databases.
-pub(crate) async fn events(conn: &mut Connection) -> QueryResult<Events> {
-    diesel::sql_query(EVENTS).get_result(conn).await
-}
-
 /// What the services know of.
-#[derive(Clone, Copy, Debug, QueryableByName, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct State {
-    #[diesel(sql_type = BigInt)]
-    pub(crate) rooms: i64,
-    #[diesel(sql_type = BigInt)]
-    pub(crate) open_rooms: i64,
-    #[diesel(sql_type = BigInt)]
-    pub(crate) participants: i64,
+    pub(crate) rooms: usize,
+    pub(crate) open_rooms: usize,
+    pub(crate) participants: usize,
 }
 
-const STATE: &str = "\
-    SELECT (SELECT count(*) FROM main.rooms) AS rooms, (SELECT count(*) FROM main.rooms WHERE open) AS open_rooms, \
-        (SELECT count(*) FROM main.participants) AS participants";
+type Room = (String, String, i32, bool);
+type Participant = (String, String);
 
-/// What the first service has, seen from a connection to both databases.
-pub(crate) async fn state(conn: &mut Connection) -> QueryResult<State> {
-    diesel::sql_query(STATE).get_result(conn).await
+/// Looks into both databases, and changes nothing.
+pub(crate) struct Auditor {
+    pub(crate) rooms: <Db as Backend>::Guard,
+    projection: <Db as Backend>::Guard,
 }
 
-const DIFFERENCES: &str = "\
-    WITH \
-        source_room AS (SELECT room, title, seats, open FROM main.rooms), \
-        projected_room AS (SELECT room, title, seats, open FROM projection.rooms), \
-        source_user AS (SELECT room, user FROM main.participants), \
-        projected_user AS (SELECT room, user FROM projection.present) \
-    SELECT format('room %s (%s, %d seats, %s): only in the rooms service', room, title, seats, \
-            iif(open, 'open', 'closed')) AS text \
-        FROM (SELECT * FROM source_room EXCEPT SELECT * FROM projected_room) \
-    UNION ALL \
-    SELECT format('room %s (%s, %d seats, %s): only in the projection', room, title, seats, iif(open, 'open', 'closed')) \
-        FROM (SELECT * FROM projected_room EXCEPT SELECT * FROM source_room) \
-    UNION ALL \
-    SELECT format('%s in room %s: only in the rooms service', user, room) \
-        FROM (SELECT * FROM source_user EXCEPT SELECT * FROM projected_user) \
-    UNION ALL \
-    SELECT format('%s in room %s: only in the projection', user, room) \
-        FROM (SELECT * FROM projected_user EXCEPT SELECT * FROM source_user) \
-    LIMIT ?";
+#[derive(QueryableByName)]
+struct Count {
+    #[diesel(sql_type = BigInt)]
+    count: i64,
+}
 
-/// Where the projection is not like the source; the first ones, if there are many.
-pub(crate) async fn differences(conn: &mut Connection) -> QueryResult<Vec<String>> {
-    #[derive(QueryableByName)]
-    struct Difference {
-        #[diesel(sql_type = Text)]
-        text: String,
+async fn count(conn: &mut Connection, query: &str) -> QueryResult<i64> {
+    Ok(diesel::sql_query(query).get_result::<Count>(conn).await?.count)
+}
+
+impl Auditor {
+    pub(crate) async fn new(storage: &Storage) -> cqrs::Result<Self> {
+        Ok(Self {
+            rooms: storage.rooms.connection().await?,
+            projection: storage.projection.connection().await?,
+        })
     }
-    let differences: Vec<Difference> =
-        diesel::sql_query(DIFFERENCES).bind::<BigInt, _>(MAX_DIFFERENCES).load(conn).await?;
-    Ok(differences.into_iter().map(|difference| difference.text).collect())
+
+    /// How far the events are.
+    pub(crate) async fn events(&mut self) -> QueryResult<Events> {
+        const WAITING: &str = "\
+            SELECT (SELECT count(*) FROM cqrs_outbox) + (SELECT count(*) FROM cqrs_outbox_parked) \
+                + (SELECT count(*) FROM cqrs_outbox_dead) AS count";
+        Ok(Events {
+            committed: journal::done(&mut self.rooms).await?,
+            waiting: count(&mut self.rooms, WAITING).await?,
+            consumed: count(&mut self.projection, "SELECT count(*) AS count FROM cqrs_inbox").await?,
+        })
+    }
+
+    /// What the first service has.
+    pub(crate) async fn state(&mut self) -> QueryResult<State> {
+        let (rooms, participants) = self.source().await?;
+        Ok(State {
+            rooms: rooms.len(),
+            open_rooms: rooms.iter().filter(|(.., open)| *open).count(),
+            participants: participants.len(),
+        })
+    }
+
+    /// Where the projection is not like the source; the first ones, if there are many.
+    pub(crate) async fn differences(&mut self) -> QueryResult<Vec<String>> {
+        let (source_rooms, source_people) = self.source().await?;
+        let projected_rooms: BTreeSet<Room> =
+            attendance::rooms::table.load(&mut self.projection).await?.into_iter().collect();
+        let projected_people: BTreeSet<Participant> =
+            attendance::present::table.load(&mut self.projection).await?.into_iter().collect();
+        let room = |(room, title, seats, open): &Room| {
+            format!("room {room} ({title}, {seats} seats, {})", if *open { "open" } else { "closed" })
+        };
+        let person = |(room, person): &Participant| format!("{person} in room {room}");
+        let mut differences = only(&source_rooms, &projected_rooms, room, "the rooms service");
+        differences.extend(only(&projected_rooms, &source_rooms, room, "the projection"));
+        differences.extend(only(&source_people, &projected_people, person, "the rooms service"));
+        differences.extend(only(&projected_people, &source_people, person, "the projection"));
+        differences.truncate(MAX_DIFFERENCES);
+        Ok(differences)
+    }
+
+    async fn source(&mut self) -> QueryResult<(BTreeSet<Room>, BTreeSet<Participant>)> {
+        let rooms: Vec<Room> = rooms::rooms::table.load(&mut self.rooms).await?;
+        let participants: Vec<Participant> = rooms::participants::table.load(&mut self.rooms).await?;
+        Ok((rooms.into_iter().collect(), participants.into_iter().collect()))
+    }
+}
+
+/// What is here and not there.
+fn only<T: Ord>(
+    here: &BTreeSet<T>,
+    there: &BTreeSet<T>,
+    show: impl Fn(&T) -> String,
+    whose: &str,
+) -> Vec<String> {
+    here.difference(there).map(|one| format!("{}: only in {whose}", show(one))).collect()
 }

@@ -143,6 +143,10 @@ pub(crate) struct RoomClosed {
     pub(crate) room: String,
 }
 
+/// An event of the first service has had its effect in the second one. Its handler runs after the commit.
+#[derive(Debug, DomainEvent)]
+pub(crate) struct Projected;
+
 // Errors --------------------------------------------------------------------------------------------------------------
 
 /// How a request about a room can fail. All are refusals, the answer to a question, but for `Failed`: there the toolkit

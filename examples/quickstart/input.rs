@@ -11,7 +11,6 @@ use tokio::fs::File;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, BufReader};
 
 use crate::domain::Command;
-use crate::journal::Place;
 
 /// The longest line, in bytes.
 const MAX_LINE: usize = 64 * 1024;
@@ -45,6 +44,14 @@ impl fmt::Display for Source {
             Self::Stdin => f.write_str("standard input"),
         }
     }
+}
+
+/// The place of a line in the input. Lines are counted from 1, blank ones too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) line: u64,
+    /// Of all the input up to and with this line: it tells whether another input begins the same.
+    pub(crate) digest: u64,
 }
 
 /// The lines of a source.

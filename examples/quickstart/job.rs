@@ -4,21 +4,22 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use cqrs::app::App;
+use cqrs::diesel::Outbox;
 use cqrs::{Correlation, Request};
 use tokio::time::{Instant, sleep};
 
-use crate::audit;
+use super::Db;
+use super::audit::Auditor;
+use super::journal::{self, Line, Outcome, Refusal};
 use crate::domain::{Command, ReadMeeting, RoomError};
-use crate::input::{self, Input, Text};
+use crate::input::{self, Input, Place, Text};
 use crate::interrupt::Interrupt;
-use crate::journal::{self, Line, Outcome, Place, Refusal};
 use crate::progress::Progress;
 use crate::stopwatch::Stopwatch;
-use crate::storage::{Connection, Storage};
 
 pub(crate) struct Job<'a> {
     pub(crate) rooms: &'a App,
-    pub(crate) storage: &'a Storage,
+    pub(crate) outbox: &'a Outbox<Db>,
     pub(crate) stopwatch: &'a Stopwatch,
     pub(crate) interrupt: Interrupt,
     pub(crate) progress: Progress,
@@ -34,7 +35,7 @@ pub(crate) enum End {
 
 impl Job<'_> {
     /// Executes the input, one line after the other, and waits until the second service has heard of everything.
-    pub(crate) async fn run(&mut self, input: &mut Input, auditor: &mut Connection) -> anyhow::Result<End> {
+    pub(crate) async fn run(&mut self, input: &mut Input, auditor: &mut Auditor) -> anyhow::Result<End> {
         tokio::select! {
             biased;
             () = self.interrupt.requested() => return Ok(End::Interrupted),
@@ -78,7 +79,7 @@ impl Job<'_> {
         };
         if !matches!(outcome, Outcome::Done) {
             // What had an effect wrote its row with it.
-            self.storage.rooms.transaction(async |tx| journal::write(tx, place, &outcome).await).await?;
+            self.outbox.transaction(async |tx| journal::write(tx, place, &outcome).await).await?;
         }
         Ok(())
     }
@@ -114,8 +115,8 @@ async fn relay_is_ready(rooms: &App) -> anyhow::Result<()> {
 }
 
 /// Waits until nothing is in the outbox any more and the second service knows of everything.
-async fn everything_arrived(auditor: &mut Connection, timeout: Duration) -> anyhow::Result<()> {
-    let mut last = (audit::events(auditor).await?, Instant::now());
+async fn everything_arrived(auditor: &mut Auditor, timeout: Duration) -> anyhow::Result<()> {
+    let mut last = (auditor.events().await?, Instant::now());
     while !last.0.all_arrived() {
         if last.1.elapsed() > timeout {
             let (waiting, consumed) = (last.0.waiting, last.0.consumed);
@@ -125,7 +126,7 @@ async fn everything_arrived(auditor: &mut Connection, timeout: Duration) -> anyh
             );
         }
         sleep(POLL).await;
-        let now = audit::events(auditor).await?;
+        let now = auditor.events().await?;
         if now != last.0 {
             last = (now, Instant::now());
         }

@@ -6,17 +6,18 @@
 
 use std::fmt;
 
-use cqrs::diesel::{Sqlite, Tx};
+use cqrs::diesel::Tx;
 use cqrs::{Context, Request, TransactionalHandler};
 use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
 
+use super::{Connection, Db};
 use crate::domain::RoomError;
-use crate::storage::Connection;
+use crate::input::Place;
 
 pub(crate) const TABLES: &str = "\
-    CREATE TABLE journal (line INTEGER PRIMARY KEY, digest INTEGER NOT NULL, outcome TEXT NOT NULL, kind TEXT, \
-        detail TEXT);";
+    CREATE TABLE journal (line BIGINT PRIMARY KEY, digest BIGINT NOT NULL, outcome VARCHAR(8) NOT NULL, \
+        kind VARCHAR(32), detail TEXT);";
 
 diesel::table! {
     journal (line) {
@@ -26,14 +27,6 @@ diesel::table! {
         kind -> Nullable<Text>,
         detail -> Nullable<Text>,
     }
-}
-
-/// The place of a line in the input. Lines are counted from 1, blank ones too.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
-    pub(crate) line: u64,
-    /// Of all the input up to and with this line: it tells whether another input begins the same.
-    pub(crate) digest: u64,
 }
 
 /// What became of a line.
@@ -82,15 +75,15 @@ impl<C: Request> Request for Line<C> {
 /// Puts a journal around the handler of a command, within its transaction.
 pub(crate) struct Journaled<H>(pub(crate) H);
 
-impl<C, H> TransactionalHandler<Line<C>, Sqlite> for Journaled<H>
+impl<C, H> TransactionalHandler<Line<C>, Db> for Journaled<H>
 where
     C: Request<Error = RoomError>,
-    H: TransactionalHandler<C, Sqlite>,
+    H: TransactionalHandler<C, Db>,
 {
     async fn handle(
         &self,
         line: Line<C>,
-        tx: &mut Tx<Sqlite>,
+        tx: &mut Tx<Db>,
         cx: &Context<'_>,
     ) -> Result<C::Response, RoomError> {
         let response = self.0.handle(line.command, tx, cx).await?;
@@ -100,7 +93,7 @@ where
 }
 
 /// Writes the row of a line.
-pub(crate) async fn write(tx: &mut Tx<Sqlite>, place: Place, outcome: &Outcome) -> cqrs::Result<()> {
+pub(crate) async fn write(tx: &mut Tx<Db>, place: Place, outcome: &Outcome) -> cqrs::Result<()> {
     let (kind, detail) = match outcome {
         Outcome::Done => (None, None),
         Outcome::Answered(answer) => (None, Some(answer)),
@@ -133,6 +126,11 @@ pub(crate) async fn last(conn: &mut Connection) -> QueryResult<Option<Place>> {
 /// How many lines have a row.
 pub(crate) async fn count(conn: &mut Connection) -> QueryResult<i64> {
     journal::table.count().get_result(conn).await
+}
+
+/// How many commands were carried out.
+pub(crate) async fn done(conn: &mut Connection) -> QueryResult<i64> {
+    journal::table.filter(journal::outcome.eq(Outcome::Done.to_string())).count().get_result(conn).await
 }
 
 /// How many lines had each outcome.

@@ -1,44 +1,36 @@
 //! Commands become events, and another service handles each of them once.
 //!
-//! Two services in one process: [`rooms`] executes commands and keeps its state, its journal and its outbox in one SQLite
-//! file; a relay takes the events to a broker; [`attendance`] keeps a projection of them in a file of its own, behind an
-//! inbox. In the end the two are compared. `--help` says more.
+//! Two services in one process: `rooms` executes commands and keeps its state, its journal and its outbox in one database; a
+//! relay takes the events to a broker; `attendance` keeps a projection of them in a database of its own, behind an inbox. In the
+//! end the two are compared. `--help` says more.
 //!
-//! Read [`domain`], [`rooms`] and [`attendance`] first: they are what services consist of. The other modules make a
-//! program of them that can be killed and started again.
+//! Read `domain.rs`, `rooms.rs` and `attendance.rs` first: they are what services consist of. The other modules make a program
+//! of them that can be killed and started again, on any of three databases: each of the folders `sqlite`, `postgres` and `mysql`
+//! says which one `Db` is, and takes the same files for the rest.
 
-mod attendance;
-mod audit;
+// That is how one file serves several databases; a service of yours has one.
+#![allow(clippy::duplicate_mod)]
+
+mod broker;
 mod domain;
 mod input;
 mod interrupt;
-mod job;
-mod journal;
+#[cfg(feature = "mysql")]
+mod mysql;
+#[cfg(feature = "postgres")]
+mod postgres;
 mod progress;
-mod report;
-mod rooms;
+mod sqlite;
 mod stopwatch;
-mod storage;
 
 use std::io::{self, Write};
-use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, bail};
 use clap::Parser;
-use cqrs::broker::memory::MemoryBroker;
-use tokio::sync::oneshot;
 use tracing_subscriber::EnvFilter;
 
 use crate::input::{Input, Source};
-use crate::interrupt::Interrupt;
-use crate::job::{End, Job};
-use crate::progress::Progress;
-use crate::report::{Observed, Report};
-use crate::stopwatch::Stopwatch;
-use crate::storage::Storage;
 
 const EXAMPLES: &str = r#"What a line looks like:
   {"command":"open_room","room":"r-1","title":"Stand-up","seats":4}
@@ -55,19 +47,29 @@ Things to try:
   echo '{"command":"close_room","room":"r-9"}' | cargo run --example quickstart -- -
   kill it in the middle (kill -9), start it again with the same input, look at the check
 
+On servers of yours (features: postgres, mysql, kafka, amqp):
+  cargo run --example quickstart --features postgres,kafka -- \
+      --database postgres://user:password@localhost/meetings --broker kafka://localhost:9092
+  cargo run --example quickstart --features mysql,amqp -- \
+      --database mysql://user:password@localhost/meetings --broker amqp://guest:guest@localhost
+The second service's database is made beside the first, here meetings_projection, and either is
+made if it does not exist. A database that holds anything else is left as it is. Each run has a
+topic of its own on the broker, quickstart-<run>.meeting_rooms; delete it when you are done.
+
 Exit codes:
   0    every event arrived, and the projection equals the source
   1    it does not, or something broke on the way
-  2    wrong arguments, unreadable input, or a database that cannot be used
+  2    wrong arguments, unreadable input, or a database or broker that cannot be used
   130  stopped by Ctrl-C"#;
 
 /// Executes commands about meeting rooms, and checks that a second service hears of each exactly once.
 ///
 /// Commands come as JSON lines. Each is sent through a mediator to its handler, which changes
-/// an SQLite database and says what happened; both are committed in one transaction. A relay
-/// takes the events from this outbox to a broker, here one in memory. A second service handles
-/// them and keeps a projection in a database of its own; its inbox drops what is delivered
-/// twice. In the end both databases are compared.
+/// a database and says what happened; both are committed in one transaction. A relay takes the
+/// events from this outbox to a broker. A second service handles them and keeps a projection in
+/// a database of its own; its inbox drops what is delivered twice. In the end both databases are
+/// compared. Unless you say otherwise, the databases are SQLite files, and the broker is in
+/// memory: there is nothing to install.
 ///
 /// Nothing is lost when the process is killed, whatever the moment: start it again with the
 /// same input, and it goes on behind the last line that was committed.
@@ -79,18 +81,24 @@ struct Args {
     #[arg(verbatim_doc_comment)]
     file: Option<Source>,
 
-    /// The SQLite file of the first service. That of the second one stands beside it, for
-    /// example `quickstart.projection.sqlite`
-    #[arg(long, verbatim_doc_comment, value_name = "FILE", default_value = "quickstart.sqlite", value_parser = sqlite_file)]
-    database: PathBuf,
+    /// The database of the first service: an SQLite file, for example quickstart.sqlite, or a URL,
+    /// postgres://.. or mysql://... That of the second one stands beside it, for example
+    /// quickstart.projection.sqlite
+    #[arg(long, verbatim_doc_comment, value_name = "FILE|URL", default_value = "quickstart.sqlite", value_parser = database)]
+    database: String,
+
+    /// The broker: memory://, kafka://host:port or amqp://user:password@host:port
+    #[arg(long, value_name = "URL", default_value = "memory://")]
+    broker: String,
 
     /// Forgets an unfinished run, and begins anew; a finished one is forgotten without it
     #[arg(long)]
     fresh: bool,
 
-    /// The broker delivers every N-th message twice, for the inbox to drop; 0: none
-    #[arg(long, value_name = "N", default_value_t = 20)]
-    redeliver_every: usize,
+    /// The broker in memory delivers every N-th message twice, for the inbox to drop; 0: none
+    /// [default: 20]
+    #[arg(long, verbatim_doc_comment, value_name = "N")]
+    redeliver_every: Option<usize>,
 
     /// How long to wait for events, after the last command, when none arrives any more
     #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds)]
@@ -105,12 +113,32 @@ struct Args {
     verbose: u8,
 }
 
-fn sqlite_file(text: &str) -> Result<PathBuf, String> {
-    let path = text.strip_prefix("sqlite://").unwrap_or(text);
-    if path.contains("://") || path.contains(":memory:") || PathBuf::from(path).file_name().is_none() {
-        return Err("this example knows only an SQLite file: give it a path, such as rooms.sqlite".to_owned());
+/// A kind of database that this program knows, whether it is compiled in or not.
+fn database(text: &str) -> Result<String, String> {
+    let file = text.strip_prefix("sqlite://").unwrap_or(text);
+    let known = ["postgres://", "postgresql://", "mysql://", "mariadb://"];
+    let usable = match file.split_once("://") {
+        Some(_) => known.iter().any(|scheme| file.starts_with(scheme)),
+        None => !file.contains(":memory:") && std::path::Path::new(file).file_name().is_some(),
+    };
+    if usable {
+        Ok(text.to_owned())
+    } else {
+        Err("give it an SQLite file, such as rooms.sqlite, or a URL that begins with postgres:// or mysql://"
+            .to_owned())
     }
-    Ok(path.into())
+}
+
+impl Args {
+    /// The database for people: without its password.
+    fn database(&self) -> String {
+        match self.database.split_once("://") {
+            Some((scheme, rest)) if scheme != "sqlite" => {
+                format!("{scheme}://{}", rest.rsplit_once('@').map_or(rest, |(_, place)| place))
+            }
+            _ => self.database.clone(),
+        }
+    }
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
@@ -127,17 +155,45 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return failed(1, &error.into()),
     };
-    let code = runtime.block_on(async {
-        match prepare(&args).await {
-            Ok((input, storage)) => {
-                run(&args, input, storage).await.unwrap_or_else(|error| failed(1, &error))
-            }
-            Err(error) => failed(2, &error),
-        }
-    });
+    let code = runtime.block_on(example(&args));
     // Does not wait for a read from a terminal, which nothing can end but a line.
     runtime.shutdown_background();
     code
+}
+
+/// Picks the database.
+async fn example(args: &Args) -> ExitCode {
+    let source = args.file.clone().unwrap_or_else(Source::shipped);
+    let input = match Input::open(source).await {
+        Ok(input) => input,
+        Err(error) => return failed(2, &error),
+    };
+    match args.database.split_once("://").map(|(scheme, _)| scheme) {
+        None | Some("sqlite") => sqlite::run::example(args, input).await,
+        #[cfg(feature = "postgres")]
+        Some("postgres" | "postgresql") => postgres::run::example(args, input).await,
+        #[cfg(feature = "mysql")]
+        Some("mysql" | "mariadb") => mysql::run::example(args, input).await,
+        Some(scheme) => {
+            let feature = if scheme.starts_with("postgres") { "postgres" } else { "mysql" };
+            failed(2, &anyhow::anyhow!("`{scheme}://` is not compiled in: {}", with_feature(feature)))
+        }
+    }
+}
+
+fn with_feature(feature: &str) -> String {
+    format!("run it with `cargo run --example quickstart --features {feature} -- ..`")
+}
+
+/// The same for a broker, where what the library says is about a dependency.
+fn hint(error: &cqrs::Error, url: &str) -> anyhow::Error {
+    let scheme = url.split("://").next().unwrap_or_default();
+    match scheme {
+        "kafka" | "amqp" if error.kind() == cqrs::ErrorKind::Configuration => {
+            anyhow::anyhow!("`{scheme}://` is not compiled in: {}", with_feature(scheme))
+        }
+        _ => anyhow::anyhow!("{error:#}"),
+    }
 }
 
 fn failed(code: u8, error: &anyhow::Error) -> ExitCode {
@@ -161,90 +217,7 @@ fn log_to_stderr(verbose: u8) {
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
 }
 
-/// Opens everything, and finds the place in the input where an earlier process was stopped.
-async fn prepare(args: &Args) -> anyhow::Result<(Input, Storage)> {
-    let source = args.file.clone().unwrap_or_else(Source::shipped);
-    let mut input = Input::open(source).await?;
-    let storage = Storage::open(&args.database, args.fresh).await?;
-    if let Some(done) = storage.resumed
-        && !input.skip_to(done).await?
-    {
-        bail!(
-            "{} holds an unfinished run of other input, executed up to line {}: finish that first, or forget it with \
-             --fresh",
-            args.database.display(),
-            done.line
-        );
-    }
-    Ok((input, storage))
-}
-
-async fn run(args: &Args, mut input: Input, storage: Storage) -> anyhow::Result<ExitCode> {
-    // A message is confirmed to the relay when the second service has committed what it made of it, and until then it
-    // stays in the outbox. With the default, which confirms what is in memory, a kill would lose what was there.
-    let broker = Arc::new(MemoryBroker::builder().confirm_after_handling().build());
-    broker.faults().duplicate_every(args.redeliver_every);
-
-    if let Some(done) = storage.resumed {
-        say(&format!("going on behind line {}, where an earlier process was stopped", done.line));
-    }
-    let stopwatch = Stopwatch::default();
-    let rooms = rooms::service(storage.rooms.clone(), storage.reader().await?, Arc::clone(&broker)).await?;
-    let attendance = attendance::service(storage.projection.clone(), broker, stopwatch.clone()).await?;
-    let mut auditor = storage.reader_of_both().await?;
-    let executed_earlier = journal::count(&mut auditor).await?;
-    let started = Instant::now();
-
-    let mut job = Job {
-        rooms: &rooms,
-        storage: &storage,
-        stopwatch: &stopwatch,
-        interrupt: Interrupt::listen(),
-        progress: Progress::new(&input, args.verbose > 0),
-        timeout: args.timeout,
-    };
-    // The first service runs until the job is done, and the second one until the first has stopped: its relay finishes
-    // what is under way, and that has to be handled.
-    let mut end = None;
-    let (no_more_events, drained) = oneshot::channel::<()>();
-    tokio::try_join!(
-        async {
-            rooms.run_until(async { end = Some(job.run(&mut input, &mut auditor).await) }).await?;
-            drop(no_more_events);
-            anyhow::Ok(())
-        },
-        async { Ok(attendance.run_until(async { drop(drained.await) }).await?) },
-    )?;
-
-    match end.context("the relay ended before the work was done")?? {
-        End::Interrupted => {
-            let line = journal::last(&mut auditor).await?.map_or(0, |place| place.line);
-            say(&format!(
-                "stopped behind line {line} of {}; nothing is lost: start again with the same input and --database {} \
-                 to go on",
-                input.name(),
-                args.database.display()
-            ));
-            Ok(ExitCode::from(130))
-        }
-        End::Finished => {
-            storage.finish().await?;
-            let observed = Observed {
-                input: input.name(),
-                executed_earlier,
-                duplicates_dropped: attendance.consumer_stats().duplicates,
-                elapsed: started.elapsed(),
-                stopwatch,
-            };
-            let report = Report::gather(observed, &mut auditor).await?;
-            print(&report, args.json)?;
-            Ok(if report.holds() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-        }
-    }
-}
-
-fn print(report: &Report, json: bool) -> anyhow::Result<()> {
-    let text = if json { serde_json::to_string_pretty(report)? } else { report.to_string() };
+fn print(text: &str) -> anyhow::Result<()> {
     match writeln!(io::stdout(), "{text}") {
         // As in `quickstart | head`.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),

@@ -5,10 +5,9 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::audit::{self, State};
-use crate::journal;
+use super::audit::{Auditor, State};
+use super::journal;
 use crate::stopwatch::Stopwatch;
-use crate::storage::Connection;
 
 /// How many refusals are listed.
 const MAX_LISTED: i64 = 50;
@@ -81,8 +80,12 @@ pub(crate) struct Observed {
 }
 
 impl Report {
-    /// Of a run that is over, from a connection to both databases.
-    pub(crate) async fn gather(observed: Observed, conn: &mut Connection) -> anyhow::Result<Self> {
+    /// Of a run that is over.
+    pub(crate) async fn gather(observed: Observed, auditor: &mut Auditor) -> anyhow::Result<Self> {
+        let events = auditor.events().await?;
+        let mut differences = auditor.differences().await?;
+        let state = auditor.state().await?;
+        let conn = &mut auditor.rooms;
         let counts = journal::counts(conn).await?;
         let count =
             |wanted| counts.iter().find(|(outcome, _)| outcome == wanted).map_or(0, |(_, count)| *count);
@@ -92,12 +95,6 @@ impl Report {
             queries_answered: count("answered"),
             executed_earlier: observed.executed_earlier,
         };
-        let events = audit::events(conn).await?;
-        let mut differences = audit::differences(conn).await?;
-        if events.committed != commands.done {
-            let what = format!("{} commands were done, and said {} events", commands.done, events.committed);
-            differences.push(what);
-        }
         if !events.all_arrived() {
             let what =
                 format!("{} events were committed, and {} consumed", events.committed, events.consumed);
@@ -128,7 +125,7 @@ impl Report {
                 p99_ms: milliseconds(p99),
             }),
             seconds: milliseconds(observed.elapsed).round() / 1e3,
-            state: audit::state(conn).await?,
+            state,
             check: Check { holds: differences.is_empty(), differences },
         })
     }

@@ -5,24 +5,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cqrs::app::App;
-use cqrs::broker::memory::MemoryBroker;
-use cqrs::diesel::{Outbox, Sqlite, Tx};
+use cqrs::diesel::{Outbox, Tx};
 use cqrs::outbox::RelaySettings;
-use cqrs::{Context, RequestHandler, Tracing, TransactionalEventHandler, TransactionalHandler};
+use cqrs::{
+    Context, MessageBroker, RequestHandler, Tracing, TransactionalEventHandler, TransactionalHandler,
+};
 use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
-use tokio::sync::Mutex;
 
+use super::Db; // a service has one: `use cqrs::diesel::Pg as Db`
+use super::journal::{Journaled, Line};
 use crate::domain::{
     CloseRoom, JoinMeeting, LeaveMeeting, Meeting, MeetingRoomClosed, MeetingRoomOpened, OpenRoom,
     ReadMeeting, RoomClosed, RoomError, UserJoined, UserLeft,
 };
-use crate::journal::{Journaled, Line};
-use crate::storage::Connection;
 
 pub(crate) const TABLES: &str = "\
-    CREATE TABLE rooms (room TEXT PRIMARY KEY, title TEXT NOT NULL, seats INTEGER NOT NULL, open BOOLEAN NOT NULL); \
-    CREATE TABLE participants (room TEXT NOT NULL, user TEXT NOT NULL, PRIMARY KEY (room, user)) WITHOUT ROWID;";
+    CREATE TABLE rooms (room VARCHAR(64) PRIMARY KEY, title VARCHAR(64) NOT NULL, seats INTEGER NOT NULL, \
+        open BOOLEAN NOT NULL); \
+    CREATE TABLE participants (room VARCHAR(64), person VARCHAR(64), PRIMARY KEY (room, person));";
 
 diesel::table! {
     rooms (room) {
@@ -34,20 +35,16 @@ diesel::table! {
 }
 
 diesel::table! {
-    participants (room, user) {
+    participants (room, person) {
         room -> Text,
-        user -> Text,
+        person -> Text,
     }
 }
 
 /// Puts the service together.
-pub(crate) async fn service(
-    outbox: Outbox<Sqlite>,
-    reader: Connection,
-    broker: Arc<MemoryBroker>,
-) -> cqrs::Result<App> {
+pub(crate) async fn service(outbox: Outbox<Db>, broker: Arc<dyn MessageBroker>) -> cqrs::Result<App> {
     // A relay that was killed leaves a lease that the next one has to wait for. Among hosts the default of 10 s is
-    // right; here one process at a time has the file.
+    // right; here one process at a time has the databases.
     let mut relay = RelaySettings::default();
     relay.lease = Duration::from_secs(3);
     relay.lease_margin = Duration::from_millis(500);
@@ -56,13 +53,13 @@ pub(crate) async fn service(
 
     cqrs::bootstrap()
         .middleware(Tracing)
-        .outbox(outbox)
+        .outbox(outbox.clone())
         .transactional::<Line<OpenRoom>>(Journaled(Rooms))
         .transactional::<Line<JoinMeeting>>(Journaled(Rooms))
         .transactional::<Line<LeaveMeeting>>(Journaled(Rooms))
         .transactional::<Line<CloseRoom>>(Journaled(Rooms))
         .before_commit::<RoomClosed>(SendEveryoneHome)
-        .request::<ReadMeeting>(Meetings(Mutex::new(reader)))
+        .request::<ReadMeeting>(Meetings(outbox))
         .broker(broker)
         .relay(relay)
         .build()
@@ -72,66 +69,57 @@ pub(crate) async fn service(
 /// Handles the commands. What an error leaves behind is nothing: the transaction is rolled back, with what was said.
 struct Rooms;
 
-impl TransactionalHandler<OpenRoom, Sqlite> for Rooms {
-    async fn handle(
-        &self,
-        command: OpenRoom,
-        tx: &mut Tx<Sqlite>,
-        cx: &Context<'_>,
-    ) -> Result<(), RoomError> {
+impl TransactionalHandler<OpenRoom, Db> for Rooms {
+    async fn handle(&self, command: OpenRoom, tx: &mut Tx<Db>, cx: &Context<'_>) -> Result<(), RoomError> {
         command.validate()?;
         let OpenRoom { room, title, seats } = command;
-        let added = diesel::insert_into(rooms::table)
+        if rooms::table.find(&room).count().get_result::<i64>(tx).await? > 0 {
+            return Err(RoomError::AlreadyOpened(room));
+        }
+        diesel::insert_into(rooms::table)
             .values((
                 rooms::room.eq(&room),
                 rooms::title.eq(&title),
                 rooms::seats.eq(seats.cast_signed()),
                 rooms::open.eq(true),
             ))
-            .on_conflict_do_nothing()
             .execute(tx)
             .await?;
-        if added == 0 {
-            return Err(RoomError::AlreadyOpened(room));
-        }
         cx.emit(MeetingRoomOpened { room, title, seats });
         Ok(())
     }
 }
 
-impl TransactionalHandler<JoinMeeting, Sqlite> for Rooms {
-    async fn handle(
-        &self,
-        command: JoinMeeting,
-        tx: &mut Tx<Sqlite>,
-        cx: &Context<'_>,
-    ) -> Result<(), RoomError> {
+impl TransactionalHandler<JoinMeeting, Db> for Rooms {
+    async fn handle(&self, command: JoinMeeting, tx: &mut Tx<Db>, cx: &Context<'_>) -> Result<(), RoomError> {
         command.validate()?;
         let JoinMeeting { room, user } = command;
         let seats = open_room(tx, &room).await?;
-        let added = diesel::insert_into(participants::table)
-            .values((participants::room.eq(&room), participants::user.eq(&user)))
-            .on_conflict_do_nothing()
-            .execute(tx)
+        let inside: Vec<String> = participants::table
+            .filter(participants::room.eq(&room))
+            .select(participants::person)
+            .load(tx)
             .await?;
-        if added == 0 {
+        if inside.contains(&user) {
             return Err(RoomError::AlreadyJoined { room, user });
         }
-        let taken: i64 =
-            participants::table.filter(participants::room.eq(&room)).count().get_result(tx).await?;
-        if taken > i64::from(seats) {
+        if inside.len() >= seats as usize {
             return Err(RoomError::Full { room, seats });
         }
+        diesel::insert_into(participants::table)
+            .values((participants::room.eq(&room), participants::person.eq(&user)))
+            .execute(tx)
+            .await?;
         cx.emit(UserJoined { room, user });
         Ok(())
     }
 }
 
-impl TransactionalHandler<LeaveMeeting, Sqlite> for Rooms {
+impl TransactionalHandler<LeaveMeeting, Db> for Rooms {
     async fn handle(
         &self,
         command: LeaveMeeting,
-        tx: &mut Tx<Sqlite>,
+        tx: &mut Tx<Db>,
         cx: &Context<'_>,
     ) -> Result<(), RoomError> {
         let LeaveMeeting { room, user } = command;
@@ -145,13 +133,8 @@ impl TransactionalHandler<LeaveMeeting, Sqlite> for Rooms {
     }
 }
 
-impl TransactionalHandler<CloseRoom, Sqlite> for Rooms {
-    async fn handle(
-        &self,
-        command: CloseRoom,
-        tx: &mut Tx<Sqlite>,
-        cx: &Context<'_>,
-    ) -> Result<(), RoomError> {
+impl TransactionalHandler<CloseRoom, Db> for Rooms {
+    async fn handle(&self, command: CloseRoom, tx: &mut Tx<Db>, cx: &Context<'_>) -> Result<(), RoomError> {
         let CloseRoom { room } = command;
         open_room(tx, &room).await?;
         diesel::update(rooms::table.find(&room)).set(rooms::open.eq(false)).execute(tx).await?;
@@ -162,7 +145,10 @@ impl TransactionalHandler<CloseRoom, Sqlite> for Rooms {
 }
 
 /// The seats of a room that is open.
-async fn open_room(tx: &mut Tx<Sqlite>, room: &str) -> Result<u32, RoomError> {
+///
+/// Commands come one after the other here. Where they come at the same time, lock the room's row (diesel's `for_update()`,
+/// on servers): that keeps two from taking the last seat, and the events of the room in the order of their commands.
+async fn open_room(tx: &mut Tx<Db>, room: &str) -> Result<u32, RoomError> {
     let found: Option<(i32, bool)> =
         rooms::table.find(room).select((rooms::seats, rooms::open)).first(tx).await.optional()?;
     match found {
@@ -175,19 +161,19 @@ async fn open_room(tx: &mut Tx<Sqlite>, room: &str) -> Result<u32, RoomError> {
 /// Handles a domain event in the transaction of the command that said it.
 struct SendEveryoneHome;
 
-impl TransactionalEventHandler<RoomClosed, Sqlite> for SendEveryoneHome {
-    async fn handle(&self, event: &RoomClosed, tx: &mut Tx<Sqlite>, _cx: &Context<'_>) -> cqrs::Result<()> {
+impl TransactionalEventHandler<RoomClosed, Db> for SendEveryoneHome {
+    async fn handle(&self, event: &RoomClosed, tx: &mut Tx<Db>, _cx: &Context<'_>) -> cqrs::Result<()> {
         diesel::delete(participants::table.filter(participants::room.eq(&event.room))).execute(tx).await?;
         Ok(())
     }
 }
 
 /// Handles the query. It says nothing and writes nothing, so it needs no transaction, only a connection to read with.
-struct Meetings(Mutex<Connection>);
+struct Meetings(Outbox<Db>);
 
 impl RequestHandler<ReadMeeting> for Meetings {
     async fn handle(&self, query: ReadMeeting, _cx: &Context<'_>) -> Result<Meeting, RoomError> {
-        let mut conn = self.0.lock().await;
+        let mut conn = self.0.connection().await?;
         let open: Option<bool> =
             rooms::table.find(&query.room).select(rooms::open).first(&mut *conn).await.optional()?;
         match open {
@@ -196,8 +182,8 @@ impl RequestHandler<ReadMeeting> for Meetings {
             Some(true) => Ok(Meeting {
                 participants: participants::table
                     .filter(participants::room.eq(&query.room))
-                    .select(participants::user)
-                    .order(participants::user)
+                    .select(participants::person)
+                    .order(participants::person)
                     .load(&mut *conn)
                     .await?,
                 link: format!("https://meet.example/{}", query.room),

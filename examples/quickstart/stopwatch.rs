@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use cqrs::{Context, EventHandler, Result};
 
-use crate::attendance::Projected;
+use crate::domain::Projected;
 
 /// Knows the events by the line of the command that said them: the number travels as the correlation id.
 #[derive(Clone, Debug, Default)]

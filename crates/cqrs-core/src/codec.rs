@@ -184,12 +184,17 @@ impl Correlation {
 pub struct Encoder {
     codec: Arc<dyn Codec>,
     max_message_bytes: usize,
+    topic_prefix: Arc<str>,
 }
 
 impl Default for Encoder {
     /// [`Json`], and [`DEFAULT_MAX_MESSAGE_BYTES`].
     fn default() -> Self {
-        Self { codec: Arc::new(Json), max_message_bytes: DEFAULT_MAX_MESSAGE_BYTES }
+        Self {
+            codec: Arc::new(Json),
+            max_message_bytes: DEFAULT_MAX_MESSAGE_BYTES,
+            topic_prefix: Arc::from(""),
+        }
     }
 }
 
@@ -205,6 +210,14 @@ impl Encoder {
     #[must_use]
     pub fn with_max_message_bytes(mut self, bytes: usize) -> Self {
         self.max_message_bytes = bytes;
+        self
+    }
+
+    /// Puts this before the name of every topic: where several environments, or several runs, share a broker. Who
+    /// subscribes says the whole name. Default: nothing.
+    #[must_use]
+    pub fn with_topic_prefix(mut self, prefix: impl Into<Arc<str>>) -> Self {
+        self.topic_prefix = prefix.into();
         self
     }
 
@@ -270,6 +283,9 @@ impl Encoder {
                 "the event `{}` has a header with the unusable name {name:?}",
                 message.name
             ));
+        }
+        if !self.topic_prefix.is_empty() {
+            message.topic.insert_str(0, &self.topic_prefix);
         }
         message.id.get_or_insert_with(|| Uuid::now_v7().into());
         message.timestamp.get_or_insert_with(|| Utc::now().trunc_subsecs(6));

@@ -71,9 +71,14 @@ impl Bench {
 
     /// Starts it with these lines on standard input, waits until they are executed, and leaves it waiting for more.
     pub(crate) fn start_with(&self, args: &[&str], lines: &str) -> Running {
+        self.start_counted(args, lines, || self.executed())
+    }
+
+    /// The same, with a count of the lines in another journal than that of the default database.
+    pub(crate) fn start_counted(&self, args: &[&str], lines: &str, executed: impl Fn() -> i64) -> Running {
         let mut running = self.start(&[&["-"], args].concat());
         running.stdin.as_mut().unwrap().write_all(lines.as_bytes()).unwrap();
-        running.wait_until(|| self.executed() == i64::try_from(lines.lines().count()).unwrap());
+        running.wait_until(|| executed() == i64::try_from(lines.lines().count()).unwrap());
         running
     }
 

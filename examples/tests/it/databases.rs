@@ -11,7 +11,7 @@ fn a_database_of_something_else_is_left_as_it_is() {
         bench.sql(name, "CREATE TABLE savings (amount INTEGER); INSERT INTO savings VALUES (5)");
         let before = fs::read(bench.path(name)).unwrap();
         bench.run(&["--fresh"], "").assert_refused(&[name, "is a database of something else", "--database"]);
-        assert_eq!(fs::read(bench.path(name)).unwrap(), before);
+        assert!(fs::read(bench.path(name)).unwrap() == before, "{name} was changed");
         assert_eq!(fs::read_dir(bench.path(".")).unwrap().count(), 1, "nothing was written beside it");
     }
 }

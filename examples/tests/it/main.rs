@@ -7,4 +7,6 @@ mod databases;
 mod dependencies;
 mod input;
 mod restart;
+#[cfg(any(feature = "postgres", feature = "mysql", feature = "kafka", feature = "amqp"))]
+mod servers;
 mod summary;

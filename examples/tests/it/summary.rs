@@ -85,7 +85,9 @@ fn help_teaches() {
         "killed",
         "Exit codes",
         r#"{"command":"join_meeting","room":"r-1","user":"ada"}"#,
-        "--database <FILE>",
+        "--database <FILE|URL>",
+        "--broker <URL>",
+        "--features postgres,kafka",
         "--fresh",
         "--redeliver-every <N>",
         "--timeout <SECONDS>",
@@ -100,8 +102,11 @@ fn help_teaches() {
 #[test]
 fn wrong_arguments() {
     let bench = Bench::new();
-    for url in ["postgres://localhost/rooms", ":memory:", "sqlite://", "kafka://localhost:9092"] {
-        bench.run(&["--database", url], "").assert_refused(&[url, "knows only an SQLite file"]);
+    for url in [":memory:", "sqlite://", "kafka://localhost:9092", "oracle://localhost/rooms"] {
+        bench.run(&["--database", url], "").assert_refused(&[url, "give it an SQLite file"]);
+    }
+    for url in ["nats://localhost", "localhost"] {
+        bench.run(&["--broker", url], "").assert_refused(&["`kafka://`", "`amqp://`"]);
     }
     bench.run(&["--redeliver-every", "often"], "").assert_refused(&["--redeliver-every <N>"]);
     for timeout in ["--timeout=0", "--timeout=-1", "--timeout=NaN", "--timeout=1e99", "--timeout=soon"] {

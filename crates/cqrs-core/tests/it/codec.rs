@@ -164,3 +164,22 @@ fn a_message_without_a_payload_can_be_read_as_a_deletion() {
     assert_eq!(decode_payload::<Option<RoomChanged>>(&message).unwrap(), None);
     assert_eq!(decode_payload::<RoomChanged>(&message).unwrap_err().kind(), ErrorKind::Decode);
 }
+
+#[test]
+fn a_prefix_stands_before_every_topic_once() {
+    let encoder = Encoder::default().with_topic_prefix("staging.");
+    let correlation = Correlation::new("conversation-1");
+    let topic = |event: Result<Message>| event.unwrap().topic;
+    assert_eq!(topic(envelope().into_message(&encoder, &correlation)), "staging.rooms");
+    assert_eq!(topic(envelope().with_topic("halls").into_message(&encoder, &correlation)), "staging.halls");
+    let mut by_hand = Message::new("rooms", "{}");
+    by_hand.name = "room_changed".to_owned();
+    assert_eq!(topic(by_hand.into_message(&encoder, &correlation)), "staging.rooms");
+    // What has no topic gets none from it.
+    let error = Message::new("", "{}").into_message(&encoder, &correlation).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidEvent);
+    let mut nowhere = Message::new("", "{}");
+    nowhere.name = "room_changed".to_owned();
+    let error = nowhere.into_message(&encoder, &correlation).unwrap_err();
+    assert!(error.to_string().contains("no topic"), "{error}");
+}
