@@ -240,8 +240,9 @@ impl<B: Backend> Outbox<B> {
         self.try_status().await.map_err(StoreError::into_error)
     }
 
+    /// On a connection of the application's: the relay's have a limit of time, and counting millions may take longer.
     async fn try_status(&self) -> Result<OutboxStatus, StoreError> {
-        let mut guard = self.acquire_for_call().await?;
+        let mut guard = Tx::new(self.acquire().await?, self.clone(), None);
         check_versions::<B>(&mut guard).await?;
         let row = B::status(&mut guard).await.map_err(store_error)?;
         guard.give_back();

@@ -3,21 +3,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cqrs_core::{ErrorKind, Result};
-use cqrs_outbox::{StoreError, StoreErrorKind};
+use cqrs_outbox::StoreError;
 use deadpool::Runtime;
-use deadpool::managed::{Hook, HookError, PoolError as Pooled, QueueMode};
+use deadpool::managed::{Hook, HookError, QueueMode};
 use diesel::{ConnectionError, ConnectionResult};
 use diesel_async::pooled_connection::deadpool::Pool;
-use diesel_async::pooled_connection::{
-    AsyncDieselConnectionManager, ManagerConfig, PoolError, RecyclingMethod,
-};
+use diesel_async::pooled_connection::{AsyncDieselConnectionManager, ManagerConfig, RecyclingMethod};
 use diesel_async::{AsyncMysqlConnection, SimpleAsyncConnection};
 use futures_util::future::{BoxFuture, FutureExt};
 use mysql_async::{Conn, Opts, OptsBuilder};
 
 use super::{MySql, sql};
+use crate::network::without_password;
 use crate::outbox::Outbox;
-use crate::url::without_password;
 
 type Connect = dyn Fn(&str) -> BoxFuture<'static, ConnectionResult<AsyncMysqlConnection>> + Send + Sync;
 
@@ -217,23 +215,6 @@ async fn without_tls(url: &str) -> ConnectionResult<AsyncMysqlConnection> {
         error => ConnectionError::BadConnection(error.to_string()),
     })?;
     AsyncMysqlConnection::try_from(conn).await
-}
-
-pub(super) fn pool_error(error: Pooled<PoolError>) -> StoreError {
-    let (kind, what) = match &error {
-        Pooled::Backend(PoolError::ConnectionError(ConnectionError::InvalidConnectionUrl(what))) => {
-            (StoreErrorKind::Configuration, format!("{what}; check the URL, its user, password and database"))
-        }
-        Pooled::Backend(PoolError::ConnectionError(ConnectionError::BadConnection(what))) => {
-            (StoreErrorKind::Unavailable, format!("{what}; is the server running?"))
-        }
-        Pooled::Timeout(_) => (
-            StoreErrorKind::Unavailable,
-            "no connection became free in time; raise `max_connections`, or look for transactions that stay open".to_owned(),
-        ),
-        _ => (StoreErrorKind::Unavailable, error.to_string()),
-    };
-    StoreError::new(kind, what)
 }
 
 impl fmt::Debug for MySqlBuilder {

@@ -23,9 +23,11 @@ pub(crate) fn trials(trials: &mut Trials) {
     trials.on::<MySql>(tests!(mysql {
         urls_of_others_are_a_clear_error,
         a_server_that_is_not_there_is_a_clear_error,
+        a_server_that_does_not_answer_is_a_clear_error,
         a_login_that_is_refused_is_a_clear_error,
         mariadb_is_a_name_for_it,
         a_migration_that_was_interrupted_goes_on,
+        a_migration_waits_for_another,
         times_are_utc_whatever_the_session_says,
         what_a_lax_session_cuts_off_is_refused,
         a_payload_may_be_larger_than_a_blob,
@@ -98,6 +100,17 @@ async fn a_server_that_is_not_there_is_a_clear_error(_: &Site) {
     hides("secret", &error);
 }
 
+/// It takes the connection and says nothing.
+async fn a_server_that_does_not_answer_is_a_clear_error(_: &Site) {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("mysql://me:secret@127.0.0.1:{}/meetings", silent.local_addr().unwrap().port());
+    let builder = Outbox::<MySql>::builder(url).connect_timeout(Duration::from_millis(100));
+    let error = builder.connect().await.unwrap_err();
+    assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Store, true));
+    assert!(error.to_string().contains("did not answer in time"), "{error}");
+    hides("secret", &error);
+}
+
 async fn a_login_that_is_refused_is_a_clear_error(site: &Site) {
     let refused = async |url: &Url, part: &str| {
         let error = Outbox::<MySql>::connect(url.as_str()).await.unwrap_err();
@@ -148,6 +161,34 @@ async fn a_migration_that_was_interrupted_goes_on(site: &Site) {
         assert_eq!(groups, ["64"]);
         outbox.transaction(async |tx| tx.publish(closed(1)).await).await.unwrap();
     }
+}
+
+async fn a_migration_waits_for_another(site: &Site) {
+    let url = site.empty().await;
+    let outbox = MySql::connect(url.clone()).await.unwrap();
+    let mut other = raw(&url).await;
+    let lock = "SELECT get_lock(concat('cqrs_outbox ', md5(database())), 0)";
+    assert_eq!(other.query_first::<u64, _>(lock).await.unwrap(), Some(1));
+    let migrating = {
+        let outbox = outbox.clone();
+        tokio::spawn(async move { outbox.migrate().await })
+    };
+    let waiting = "SELECT count(*) FROM information_schema.processlist \
+        WHERE db = database() AND state = 'User lock'";
+    let waits = async {
+        while other.query_first::<u64, _>(waiting).await.unwrap() == Some(0) {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(Duration::from_secs(30), waits).await.expect("it does not wait");
+    let tables = "SELECT count(*) FROM information_schema.tables WHERE table_schema = database()";
+    assert_eq!(other.query_first::<u64, _>(tables).await.unwrap(), Some(0));
+    other.disconnect().await.unwrap();
+    migrating.await.unwrap().unwrap();
+    // And leaves the lock to the next one.
+    let mut other = raw(&url).await;
+    assert_eq!(other.query_first::<u64, _>(lock).await.unwrap(), Some(1));
+    other.disconnect().await.unwrap();
 }
 
 async fn times_are_utc_whatever_the_session_says(site: &Site) {
@@ -509,7 +550,10 @@ async fn a_connection_that_was_killed_is_worth_a_retry(site: &Site) {
         // At rest, and in the midst of a statement.
         let error = if kill == "KILL" {
             knife.query_drop(format!("KILL {id}")).await.unwrap();
-            tx.publish(closed(1)).await.unwrap_err()
+            let first = tx.publish(closed(1)).await.unwrap_err();
+            let again = tx.publish(closed(1)).await.unwrap_err();
+            assert!(first.is_retryable() && again.is_retryable(), "{first}; {again}");
+            again
         } else {
             let mut blocker = outbox.begin().await.unwrap();
             outbox.admit(&mut blocker, "consumer", &MessageId::from("a")).await.unwrap();
