@@ -13,14 +13,28 @@ have() { command -v "$1" >/dev/null 2>&1; }
 
 may_install() { [ "$(id -u)" = 0 ] && have apt-get; }
 
+# Packages of servers would start them; this tells them not to, unless the system does so by itself.
+policy=/usr/sbin/policy-rc.d
+
 apt_install() {
+    # One at a time: each is to find the policy as it was.
+    exec 9>/tmp/cqrs-apt.lock
+    flock 9
     say "installing from the packages of this system: $*"
-    local wait_for_lock="-oDPkg::Lock::Timeout=300" output
+    local wait_for_lock="-oDPkg::Lock::Timeout=300" output ours=0
+    if [ ! -e "$policy" ]; then
+        ours=1
+        printf '#!/bin/sh\nexit 101\n' >"$policy"
+        chmod 755 "$policy"
+    fi
     if ! output=$({ apt-get "$wait_for_lock" update && DEBIAN_FRONTEND=noninteractive apt-get "$wait_for_lock" \
-        install -y --no-install-recommends "$@"; } </dev/null 2>&1); then
+        install -y --no-install-recommends "$@"; } </dev/null 2>&1 9>&-); then
+        [ "$ours" = 0 ] || rm -f "$policy"
         say "$output"
         refuse "apt-get could not install: $*"
     fi
+    [ "$ours" = 0 ] || rm -f "$policy"
+    exec 9>&-
 }
 
 # Cargo, and what the C and C++ sources in our dependencies (SQLite, librdkafka) are built with.

@@ -14,20 +14,19 @@ fn is_refusal(error: &lapin::Error) -> bool {
 
 /// The broker could not be connected to.
 pub(crate) fn unreachable(broker: impl Display, cause: lapin::Error) -> BrokerError {
-    let remedy = match cause.kind() {
+    let (class, remedy) = match cause.kind() {
         ErrorKind::ProtocolError(error) => match error.kind() {
             AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) => {
-                "mend the user, the password or the permissions"
+                (ErrorClass::Login, "mend the user, the password or the permissions")
             }
             AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED | AMQPHardError::INVALIDPATH) => {
-                "see that the vhost exists and the user may use it"
+                (ErrorClass::Login, "see that the vhost exists and the user may use it")
             }
-            _ => "see what the broker's log says",
+            _ => (ErrorClass::Outage, "see what the broker's log says"),
         },
-        _ => "see that it is up and can be reached",
+        _ => (ErrorClass::Outage, "see that it is up and can be reached"),
     };
-    BrokerError::new(ErrorClass::Outage, format!("{broker} cannot be used: {cause}: {remedy}"))
-        .with_source(cause)
+    BrokerError::new(class, format!("{broker} cannot be used: {cause}: {remedy}")).with_source(cause)
 }
 
 /// An exchange or a queue could not be declared or used.
@@ -98,9 +97,10 @@ mod tests {
     #[test]
     fn whoever_cannot_log_in_is_told_so() {
         let error = unreachable("RabbitMQ at here", protocol(AMQPSoftError::ACCESSREFUSED));
-        assert_eq!(error.class(), ErrorClass::Outage);
+        assert_eq!(error.class(), ErrorClass::Login);
         assert!(error.to_string().contains("password"), "{error}");
         let error = unreachable("RabbitMQ at here", protocol(AMQPHardError::NOTALLOWED));
+        assert_eq!(error.class(), ErrorClass::Login);
         assert!(error.to_string().contains("vhost"), "{error}");
     }
 }

@@ -48,7 +48,7 @@ enum Command {
 enum State {
     Connecting,
     Up(Arc<Connection>),
-    Down(String),
+    Down(ErrorClass, String),
 }
 
 impl Publisher {
@@ -84,7 +84,7 @@ impl Publisher {
                     outage(format!("the connection to RabbitMQ broke: {error}")).with_source(error)
                 }),
                 State::Connecting => Ok(()),
-                State::Down(why) => Err(outage(why)),
+                State::Down(class, why) => Err(BrokerError::new(class, why)),
             }
         };
         timeout(PATIENCE, probe).await.unwrap_or_else(|_| {
@@ -119,8 +119,8 @@ impl Supervisor {
     async fn run(mut self) {
         let mut backoff = Backoff::new();
         loop {
-            let why = match Session::open(&self.config).await {
-                Err(error) => error.to_string(),
+            let (class, why) = match Session::open(&self.config).await {
+                Err(error) => (error.class(), error.message().to_owned()),
                 Ok(mut session) => {
                     self.state.send_replace(State::Up(Arc::clone(&session.connection)));
                     let end = session.run(&mut self, &mut backoff).await;
@@ -134,13 +134,13 @@ impl Supervisor {
                             let _ = timeout(PATIENCE, farewell).await;
                             break;
                         }
-                        End::Lost(why) => format!("{} was lost: {why}", self.config),
+                        End::Lost(why) => (ErrorClass::Outage, format!("{} was lost: {why}", self.config)),
                     }
                 }
             };
             tracing::warn!("{why}");
-            self.state.send_replace(State::Down(why.clone()));
-            if self.refuse(backoff.next(), &why).await.is_break() {
+            self.state.send_replace(State::Down(class, why.clone()));
+            if self.refuse(backoff.next(), class, &why).await.is_break() {
                 break;
             }
         }
@@ -155,7 +155,7 @@ impl Supervisor {
     }
 
     /// Refuses what comes until it is time to try again. Breaks when nothing can come any more.
-    async fn refuse(&mut self, delay: Duration, why: &str) -> ControlFlow<()> {
+    async fn refuse(&mut self, delay: Duration, class: ErrorClass, why: &str) -> ControlFlow<()> {
         let again = sleep(delay);
         tokio::pin!(again);
         loop {
@@ -163,7 +163,7 @@ impl Supervisor {
                 () = &mut again => return ControlFlow::Continue(()),
                 command = self.commands.recv() => match command {
                     Some(Command::Publish(_, reply)) => {
-                        let _ = reply.send(Err(BrokerError::new(ErrorClass::Outage, why)));
+                        let _ = reply.send(Err(BrokerError::new(class, why)));
                     }
                     Some(Command::Close(reply)) => self.begin_to_close(reply),
                     None => return ControlFlow::Break(()),

@@ -7,13 +7,10 @@ use cqrs_core::Message;
 use cqrs_core::broker::{
     BrokerError, Capabilities, Confirm, ErrorClass, MessageBroker, SubscribeOptions, Subscription,
 };
-use rdkafka::producer::Producer as _;
 use tokio_util::sync::CancellationToken;
 
-use crate::blocking;
 use crate::config::Config;
 use crate::consumer::KafkaSubscription;
-use crate::error::failed;
 use crate::producer::Producer;
 
 /// How long [`check`](MessageBroker::check) waits for the cluster's answer.
@@ -77,18 +74,20 @@ impl MessageBroker for KafkaBroker {
 
     async fn subscribe(&self, options: SubscribeOptions) -> Result<Box<dyn Subscription>, BrokerError> {
         self.producer.client()?;
-        Ok(Box::new(KafkaSubscription::join(self.config.clone(), options, self.closed.clone()).await?))
+        match KafkaSubscription::join(self.config.clone(), options, self.closed.clone()).await {
+            Ok(subscription) => Ok(Box::new(subscription)),
+            Err(error) => {
+                // Nothing else tells a refused login from a cluster that does not answer.
+                if error.class() == ErrorClass::Outage {
+                    self.producer.refused_login()?;
+                }
+                Err(error)
+            }
+        }
     }
 
     async fn check(&self) -> Result<(), BrokerError> {
-        let client = self.producer.client()?;
-        let servers = self.config.servers().to_owned();
-        blocking::run(move || {
-            client.client().fetch_metadata(None, CHECK).map(drop).map_err(|error| {
-                failed(ErrorClass::Outage, format!("the Kafka cluster at `{servers}` does not answer"), error)
-            })
-        })
-        .await
+        self.producer.check(CHECK).await
     }
 
     async fn close(&self) -> Result<(), BrokerError> {

@@ -1,6 +1,7 @@
 //! Where the brokers are, and librdkafka's settings: from a URL or a builder to its clients.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use cqrs_core::broker::{BrokerError, ErrorClass, StartFrom};
@@ -8,6 +9,8 @@ use rdkafka::ClientConfig;
 use rdkafka::client::ClientContext;
 use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::error::KafkaError;
+
+use crate::error::{code, is_refusal};
 
 const DEFAULT_PORT: u16 = 9092;
 
@@ -145,8 +148,8 @@ impl Config {
     }
 
     /// A producer.
-    pub(crate) fn producer<T: FromClientConfigAndContext<Log>>(&self) -> Result<T, BrokerError> {
-        self.client(PRODUCER, PRODUCER_ALWAYS).create_with_context(Log).map_err(client_failed)
+    pub(crate) fn producer<T: FromClientConfigAndContext<Log>>(&self, log: Log) -> Result<T, BrokerError> {
+        self.client(PRODUCER, PRODUCER_ALWAYS).create_with_context(log).map_err(client_failed)
     }
 
     /// A consumer.
@@ -188,9 +191,24 @@ impl Config {
     }
 }
 
-/// Takes what librdkafka logs to `tracing`.
-#[derive(Debug)]
-pub(crate) struct Log;
+/// Takes what librdkafka logs to `tracing`, and remembers why the cluster refused us: of that it tells nobody who
+/// waits for an answer, only the logs.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Log {
+    refusal: Arc<Mutex<Option<String>>>,
+}
+
+impl Log {
+    /// Why the login was refused the last time, if it was.
+    pub(crate) fn refusal(&self) -> Option<String> {
+        self.refusal.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// It has been accepted since.
+    pub(crate) fn accepted(&self) {
+        self.refusal.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+}
 
 impl ClientContext for Log {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
@@ -199,6 +217,9 @@ impl ClientContext for Log {
 
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::warn!(target: "librdkafka", %error, "{reason}");
+        if is_refusal(code(&error)) {
+            *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason.to_owned());
+        }
     }
 }
 
@@ -317,7 +338,7 @@ mod tests {
             assert!(!complaint.contains("hunter2"), "{complaint}");
         }
         let config = parse("kafka://a?security.protocol=hunter2").unwrap();
-        let error = config.producer::<rdkafka::producer::FutureProducer<Log>>().err().unwrap();
+        let error = config.producer::<rdkafka::producer::FutureProducer<Log>>(Log::default()).err().unwrap();
         assert!(error.to_string().contains("`security.protocol`"), "{error}");
     }
 
@@ -342,7 +363,7 @@ mod tests {
     #[test]
     fn librdkafka_takes_the_defaults() {
         let config = parse("kafka://localhost:1").unwrap();
-        drop(config.producer::<rdkafka::producer::FutureProducer<Log>>().unwrap());
+        drop(config.producer::<rdkafka::producer::FutureProducer<Log>>(Log::default()).unwrap());
         config
             .consumer::<_, rdkafka::consumer::BaseConsumer<Consumer>>("g", StartFrom::Latest, Consumer)
             .unwrap();

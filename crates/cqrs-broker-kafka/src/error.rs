@@ -35,6 +35,11 @@ pub(crate) fn undelivered(code: Code) -> ErrorClass {
     })
 }
 
+/// Whether the cluster refuses this client as such.
+pub(crate) fn is_refusal(code: Code) -> bool {
+    matches!(code, Code::Authentication | Code::SaslAuthenticationFailed | Code::SSL)
+}
+
 fn certain(code: Code) -> Option<ErrorClass> {
     use Code::{
         Fatal, Fenced, FencedInstanceId, GroupAuthorizationFailed, InvalidGroupId, InvalidMessage,

@@ -1,7 +1,7 @@
 //! Publishing: one idempotent producer, replaced when it is beyond repair.
 
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cqrs_core::Message;
 use cqrs_core::broker::{BrokerError, Confirm, ErrorClass, Receipt};
@@ -16,11 +16,15 @@ use crate::{blocking, record};
 
 pub(crate) type Client = FutureProducer<Log>;
 
+/// How long to wait for the cluster's answer at a time.
+const SLICE: Duration = Duration::from_millis(500);
+
 /// How long to wait for room in a full queue: from, to.
 const ROOM: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
 
 pub(crate) struct Producer {
     config: Config,
+    log: Log,
     /// Sending holds the lock for reading, so that nothing is sent behind the flush of a close. `None`: closed.
     client: RwLock<Option<Arc<Client>>>,
 }
@@ -33,12 +37,46 @@ enum Handover {
 
 impl Producer {
     pub(crate) fn new(config: Config) -> Result<Arc<Self>, BrokerError> {
-        let client = config.producer()?;
-        Ok(Arc::new(Self { config, client: RwLock::new(Some(Arc::new(client))) }))
+        let log = Log::default();
+        let client = config.producer(log.clone())?;
+        Ok(Arc::new(Self { config, log, client: RwLock::new(Some(Arc::new(client))) }))
     }
 
     pub(crate) fn client(&self) -> Result<Arc<Client>, BrokerError> {
         self.client.read().unwrap_or_else(PoisonError::into_inner).clone().ok_or_else(closed)
+    }
+
+    /// Asks the cluster for an answer, within a time.
+    pub(crate) async fn check(self: &Arc<Self>, limit: Duration) -> Result<(), BrokerError> {
+        let client = self.client()?;
+        let (log, servers) = (self.log.clone(), self.config.servers().to_owned());
+        blocking::run(move || {
+            let end = Instant::now() + limit;
+            loop {
+                // In short slices: a refused login is not told to who waits for an answer.
+                match client.client().fetch_metadata(None, SLICE) {
+                    Ok(_) => {
+                        log.accepted();
+                        return Ok(());
+                    }
+                    Err(error) => {
+                        refused_login(&log, &servers)?;
+                        if Instant::now() >= end {
+                            let what = format!("the Kafka cluster at `{servers}` does not answer");
+                            return Err(failed(ErrorClass::Outage, what, error));
+                        }
+                        // Some errors come at once.
+                        std::thread::sleep(ROOM.1);
+                    }
+                }
+            }
+        })
+        .await
+    }
+
+    /// An error, if the cluster refused our login and has not accepted it since.
+    pub(crate) fn refused_login(&self) -> Result<(), BrokerError> {
+        refused_login(&self.log, self.config.servers())
     }
 
     pub(crate) async fn enqueue(self: &Arc<Self>, message: Message) -> Result<Confirm, BrokerError> {
@@ -96,7 +134,7 @@ impl Producer {
         if !client.as_ref().is_some_and(|current| Arc::ptr_eq(current, broken)) {
             return;
         }
-        match self.config.producer::<Client>() {
+        match self.config.producer::<Client>(self.log.clone()) {
             Ok(new) => {
                 tracing::warn!(reason = ?broken.client().fatal_error(), "replaced a broken Kafka producer");
                 let old = client.replace(Arc::new(new));
@@ -166,6 +204,19 @@ fn receipt(delivery: &Delivery) -> Receipt {
         let mut receipt = Receipt::new();
         receipt.partition = Some(delivery.partition);
         receipt
+    }
+}
+
+fn refused_login(log: &Log, servers: &str) -> Result<(), BrokerError> {
+    match log.refusal() {
+        None => Ok(()),
+        Some(why) => Err(BrokerError::new(
+            ErrorClass::Login,
+            format!(
+                "the Kafka cluster at `{servers}` refuses the login: {why}: mend `sasl.username` and `sasl.password`, or \
+                 `security.protocol` and `sasl.mechanism`"
+            ),
+        )),
     }
 }
 

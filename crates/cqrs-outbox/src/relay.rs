@@ -92,8 +92,9 @@ impl OutboxRelay {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Store`](cqrs_core::ErrorKind::Store) for what waiting does not mend: missing tables, tables of another
-    /// version, a refused login.
+    /// What waiting does not mend: [`ErrorKind::Store`](cqrs_core::ErrorKind::Store) for missing tables, tables of another
+    /// version, a refused login; [`ErrorKind::Broker`](cqrs_core::ErrorKind::Broker) if the broker refuses the login at the
+    /// start. (Later it is taken for an outage: it was right once, and may be again.)
     ///
     /// # Cancel safety
     ///
@@ -117,19 +118,49 @@ impl OutboxRelay {
         self.run(std::future::pending(), true).await
     }
 
+    /// As [`run_until_empty`](Self::run_until_empty), unless `shutdown` resolves first.
+    ///
+    /// # Errors
+    ///
+    /// As for [`run_until`](Self::run_until).
+    ///
+    /// # Cancel safety
+    ///
+    /// As for [`run_until`](Self::run_until).
+    pub async fn run_until_empty_or(&self, shutdown: impl Future<Output = ()> + Send) -> Result<()> {
+        self.run(shutdown, true).await
+    }
+
+    /// Resolves when a run of this relay is at work: its first heartbeat was answered, so it knows which groups are its
+    /// own, or that all have another owner.
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe.
+    pub async fn started(&self) {
+        // The sender is our own, and lives.
+        let _ = self.stats.subscribe().wait_for(|stats| stats.relays > 0).await;
+    }
+
     /// What it has done since it was last started, and what it has in memory now.
     pub fn stats(&self) -> RelayStats {
         *self.stats.borrow()
     }
 
     async fn run(&self, shutdown: impl Future<Output = ()> + Send, until_empty: bool) -> Result<()> {
+        self.stats.send_replace(RelayStats::default());
         self.store.check().await.or_else(retryable).map_err(StoreError::into_error)?;
+        let mut shutdown = std::pin::pin!(shutdown.fuse());
+        tokio::select! {
+            biased;
+            () = &mut shutdown => return Ok(()),
+            checked = self.check_broker() => checked?,
+        }
         let relay = RelayId { name: self.name.clone(), incarnation: Uuid::new_v4() };
         tracing::info!(relay = relay.name, %relay.incarnation, "the relay starts");
         let started = Instant::now();
         let mut engine = Engine::new(self.settings.clone());
         let mut pending = FuturesUnordered::<Pin<Box<dyn Future<Output = Answer> + Send + '_>>>::new();
-        let mut shutdown = std::pin::pin!(shutdown.fuse());
         let mut give_up_at = None::<Instant>;
         let mut changed = self.store.changed();
         loop {
@@ -175,6 +206,21 @@ impl OutboxRelay {
                 }
                 () = wait_until(deadline) => {}
             }
+        }
+    }
+
+    /// At the start a broker that cannot be reached is no reason to give up; one that refuses us is.
+    async fn check_broker(&self) -> Result<()> {
+        let Ok(checked) = timeout(self.settings.publish_timeout, self.broker.check()).await else {
+            return Ok(());
+        };
+        match checked {
+            Err(error) if matches!(error.class(), ErrorClass::Login | ErrorClass::Fatal) => Err(error.into()),
+            Err(error) => {
+                tracing::warn!(error = %WithSources(&error), "the broker cannot be reached; trying again");
+                Ok(())
+            }
+            Ok(()) => Ok(()),
         }
     }
 

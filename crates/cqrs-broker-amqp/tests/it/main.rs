@@ -1,18 +1,19 @@
-//! The adapter without a server, always; and with the RabbitMQ at `CQRS_TEST_AMQP_URL` (`amqp://user:password@host:port`).
+//! The adapter without a server, always; and with a RabbitMQ, see `cqrs_testing::services`.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "these are tests, with a main of their own")]
 
 mod conformance;
+mod login;
 mod offline;
+mod private;
 mod proxy;
 mod real;
 
 use std::future::Future;
 use std::time::Duration;
 
-use libtest_mimic::{Arguments, Completion, Failed, Trial};
-
-const REAL: &str = "CQRS_TEST_AMQP_URL";
+use cqrs_testing::services::{Service, trial};
+use libtest_mimic::{Arguments, Failed};
 
 /// Limits that only a hang reaches.
 const TEST: Duration = Duration::from_secs(120);
@@ -21,21 +22,16 @@ const SUITE: Duration = Duration::from_secs(1800);
 fn main() {
     let mut trials = offline::trials();
     for (name, scenario) in real::ALL {
-        trials.push(real(name, move |url| run(TEST, scenario(url, unique("cqrs-it-rooms")))));
+        let test = move |url| run(TEST, scenario(url, unique("cqrs-it-rooms")));
+        trials.push(trial(Service::Amqp, format!("real::{name}"), test));
     }
-    trials.push(real("conforms", |url| run(SUITE, conformance::conforms(url, false))));
-    trials.push(real("conforms_with_quorum_queues", |url| run(SUITE, conformance::conforms(url, true))));
+    for (name, quorum) in [("conforms", false), ("conforms_with_quorum_queues", true)] {
+        let suite = move |url| run(SUITE, conformance::conforms(url, quorum));
+        trials.push(trial(Service::Amqp, format!("real::{name}"), suite));
+    }
+    trials.extend(login::trials());
+    trials.extend(private::trials());
     libtest_mimic::run(&Arguments::from_args(), trials).exit();
-}
-
-/// A test that runs if there is a server for it.
-fn real(name: &str, test: impl FnOnce(String) -> Result<(), Failed> + Send + 'static) -> Trial {
-    Trial::ignorable_test(format!("real::{name}"), move || match std::env::var(REAL) {
-        Ok(url) => test(url).map(|()| Completion::Completed),
-        Err(_) => Ok(Completion::ignored_with(format!(
-            "start a RabbitMQ and set {REAL}=amqp://guest:guest@localhost:5672"
-        ))),
-    })
 }
 
 /// A name that no earlier run used.

@@ -1,19 +1,19 @@
-//! The adapter against librdkafka's mock cluster, always; and against a real cluster at `CQRS_TEST_KAFKA`
-//! (`host:port`), where topics must be created by themselves with the first message.
+//! The adapter against librdkafka's mock cluster, always; and against a real cluster, see `cqrs_testing::services`.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "these are tests, with a main of their own")]
 
 mod conformance;
+mod login;
 mod mock;
+mod private;
 mod scenarios;
 
 use std::future::Future;
 use std::time::Duration;
 
 use cqrs_broker_kafka::{KafkaBroker, KafkaBrokerBuilder};
-use libtest_mimic::{Arguments, Completion, Failed, Trial};
-
-const REAL: &str = "CQRS_TEST_KAFKA";
+use cqrs_testing::services::{Service, trial};
+use libtest_mimic::{Arguments, Failed, Trial};
 
 /// Limits that only a hang reaches.
 const TEST: Duration = Duration::from_secs(120);
@@ -28,7 +28,7 @@ fn main() {
         }));
     }
     for (name, scenario) in scenarios::ALL.iter().chain(scenarios::REAL) {
-        trials.push(real(name, move |servers| {
+        trials.push(trial(Service::Kafka, format!("real::{name}"), move |servers| {
             run(TEST, scenario(builder(&servers, false).build()?, unique("cqrs-it-rooms")))
         }));
     }
@@ -38,18 +38,11 @@ fn main() {
             run(SUITE, conformance::mock_conforms(cluster.bootstrap_servers(), part))
         }));
     }
-    trials.push(real("conforms", |servers| run(SUITE, conformance::conforms(servers))));
+    trials
+        .push(trial(Service::Kafka, "real::conforms", |servers| run(SUITE, conformance::conforms(servers))));
+    trials.extend(login::trials());
+    trials.extend(private::trials());
     libtest_mimic::run(&Arguments::from_args(), trials).exit();
-}
-
-/// A test that runs if there is a cluster for it.
-fn real(name: &str, test: impl FnOnce(String) -> Result<(), Failed> + Send + 'static) -> Trial {
-    Trial::ignorable_test(format!("real::{name}"), move || match std::env::var(REAL) {
-        Ok(servers) => test(servers).map(|()| Completion::Completed),
-        Err(_) => Ok(Completion::ignored_with(format!(
-            "start a Kafka that creates topics by itself, and set {REAL}=host:port"
-        ))),
-    })
 }
 
 /// With the shortest session that the cluster allows, which is how long it waits for a member that asked to join and

@@ -32,10 +32,16 @@ pub(crate) const ALL: &[(&str, Scenario)] = &[
     }),
 ];
 
-/// What the mock cluster cannot do: it takes no commit during a rebalance.
-pub(crate) const REAL: &[(&str, Scenario)] = &[("a_rebalance_commits_what_was_done", |broker, topic| {
-    Box::pin(a_rebalance_commits_what_was_done(broker, topic))
-})];
+/// What the mock cluster cannot do: it takes no commit during a rebalance, knows no names that are wrong, ..
+pub(crate) const REAL: &[(&str, Scenario)] = &[
+    ("a_rebalance_commits_what_was_done", |broker, topic| {
+        Box::pin(a_rebalance_commits_what_was_done(broker, topic))
+    }),
+    ("keys_go_where_java_takes_them", |broker, topic| Box::pin(keys_go_where_java_takes_them(broker, topic))),
+    ("a_name_that_is_none_is_the_destinations_fault", |broker, topic| {
+        Box::pin(a_name_that_is_none_is_the_destinations_fault(broker, topic))
+    }),
+];
 
 pub(crate) fn keyed(topic: &str, key: &str, payload: impl Into<Bytes>) -> Message {
     let mut message = Message::new(topic, payload);
@@ -199,6 +205,35 @@ async fn a_rebalance_commits_what_was_done(broker: KafkaBroker, topic: String) {
     let again = next_of(&mut first, &mut second).await;
     assert_eq!(payload(&again), "1");
     assert_eq!(held.ack().await.unwrap(), Acknowledged::Stale);
+}
+
+/// The hashes are those of the Java client's own tests (`UtilsTest.testMurmur2`).
+async fn keys_go_where_java_takes_them(broker: KafkaBroker, topic: String) {
+    const HASHES: [(&str, i32); 5] = [
+        ("21", -973_932_308),
+        ("foobar", -790_332_482),
+        ("a-little-bit-long-string", -985_981_536),
+        ("a-little-bit-longer-string", -1_486_304_829),
+        ("abc", 479_470_107),
+    ];
+    let mut found = Vec::new();
+    for (key, _) in HASHES {
+        found.push(broker.publish(keyed(&topic, key, "")).await.unwrap().partition.unwrap());
+    }
+    // How many there are is up to the cluster: with one, there is nothing to see.
+    let explains = |partitions: i32| {
+        HASHES.iter().zip(&found).all(|((_, hash), found)| (hash & 0x7fff_ffff) % partitions == *found)
+    };
+    let highest = found.iter().max().unwrap() + 1;
+    assert!((highest.max(2)..=64).any(explains), "{found:?} is no outcome of murmur2");
+}
+
+async fn a_name_that_is_none_is_the_destinations_fault(broker: KafkaBroker, _: String) {
+    for name in ["two words", "a/b", &"x".repeat(250)] {
+        let error = broker.publish(keyed(name, "one", "1")).await.unwrap_err();
+        assert_eq!(error.class(), ErrorClass::Destination, "{name}: {error}");
+        assert!(error.to_string().contains(&format!("`{name}`")), "{error}");
+    }
 }
 
 /// The next delivery to either; both must poll for the group to settle.

@@ -11,6 +11,8 @@ pub enum ErrorClass {
     Destination,
     /// The broker cannot be reached or refuses everything: waiting helps. The message was not sent.
     Outage,
+    /// The broker refuses this client's login, virtual host or protocol: someone has to act. The message was not sent.
+    Login,
     /// This client is beyond repair; the adapter replaces it. What was in it is [`Unknown`](Self::Unknown).
     Fatal,
     /// The message may have arrived or not (cut between send and confirm): send it again, with the same id.
@@ -29,6 +31,7 @@ impl ErrorClass {
             Self::Event => "event",
             Self::Destination => "destination",
             Self::Outage => "outage",
+            Self::Login => "login",
             Self::Fatal => "fatal",
             Self::Unknown => "unknown",
         }
@@ -60,6 +63,11 @@ impl BrokerError {
     pub fn with_source(mut self, source: impl Into<Box<dyn StdError + Send + Sync + 'static>>) -> Self {
         self.source = Some(source.into());
         self
+    }
+
+    /// What was wrong and what to do, without the class.
+    pub fn message(&self) -> &str {
+        &self.message
     }
 
     /// What it means for the one who published.

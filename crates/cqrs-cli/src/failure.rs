@@ -1,0 +1,60 @@
+//! Why the program ends, and with which exit code.
+
+use std::fmt;
+use std::process::ExitCode;
+
+use cqrs::outbox::{StoreError, StoreErrorKind};
+use cqrs::{Error, ErrorClass, ErrorKind};
+
+/// What the program says last, and its exit code.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    code: u8,
+    what: String,
+}
+
+impl Failure {
+    /// Arguments that do not go together.
+    pub(crate) fn usage(what: impl Into<String>) -> Self {
+        Self { code: 2, what: what.into() }
+    }
+
+    pub(crate) fn code(&self) -> ExitCode {
+        ExitCode::from(self.code)
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let code =
+            match (error.kind(), error.downcast_ref::<StoreError>().map(StoreError::kind), error.class()) {
+                (_, Some(StoreErrorKind::Schema), _) => 3,
+                (_, Some(StoreErrorKind::Unavailable), _) => 4,
+                (ErrorKind::Configuration, ..)
+                | (_, Some(StoreErrorKind::Configuration), _)
+                | (_, _, Some(ErrorClass::Login | ErrorClass::Fatal)) => 2,
+                (_, _, Some(ErrorClass::Outage)) => 4,
+                _ => 1,
+            };
+        let hint = if code == 3 { " (`cqrs outbox migrate` does the first)" } else { "" };
+        Self { code, what: format!("{error:#}{hint}") }
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        Self { code: 1, what: error.to_string() }
+    }
+}
+
+impl From<serde_json::Error> for Failure {
+    fn from(error: serde_json::Error) -> Self {
+        Self { code: 1, what: error.to_string() }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.what)
+    }
+}

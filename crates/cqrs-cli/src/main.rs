@@ -1,0 +1,107 @@
+//! The program `cqrs`: what an operator does with an outbox, from a shell or as a service. `cqrs --help` says it all.
+
+mod database;
+mod failure;
+mod migrate;
+mod relay;
+mod settings;
+mod status;
+mod target;
+
+use std::io::{self, IsTerminal, Write};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+use crate::failure::Failure;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  it is done
+  1  something failed
+  2  wrong arguments or settings; a URL is wrong, or its login is refused
+  3  the outbox's tables are missing, or of another version
+  4  the database or the broker cannot be reached (`cqrs relay` waits for it instead)";
+
+/// Relays events from a transactional outbox to a broker, and looks after the outbox.
+#[derive(Debug, Parser)]
+#[command(name = "cqrs", version, after_help = EXIT_CODES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+
+    /// Prints JSON, one object a line
+    #[arg(long, global = true)]
+    json: bool,
+
+    /// Logs more to standard error; RUST_LOG chooses what
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Takes events from an outbox to a broker, until it is told to stop
+    Relay(Box<relay::Args>),
+    /// Looks after the tables of an outbox
+    #[command(subcommand)]
+    Outbox(Outbox),
+}
+
+#[derive(Debug, Subcommand)]
+enum Outbox {
+    /// Creates the tables, or brings them to the version of this program
+    Migrate(migrate::Args),
+    /// Says what waits, what is stuck, and who is at work
+    Status(status::Args),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    log_to_stderr(cli.verbose);
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            // There is nobody to tell if this fails.
+            let _ = writeln!(io::stderr(), "error: {failure}");
+            failure.code()
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Runtime::new()?;
+    let json = cli.json;
+    let done = runtime.block_on(async {
+        match cli.command {
+            Command::Relay(args) => relay::run(*args, json).await,
+            Command::Outbox(Outbox::Migrate(args)) => migrate::run(args, json).await,
+            Command::Outbox(Outbox::Status(args)) => status::run(args, json).await,
+        }
+    });
+    // A call into a client library that hangs is no reason to stay.
+    runtime.shutdown_background();
+    done
+}
+
+fn log_to_stderr(verbose: u8) {
+    let default = match verbose {
+        // What this client library logs as an error we report as ours.
+        0 => "warn,lapin=off",
+        1 => "info",
+        _ => "debug",
+    };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
+    let colours = io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(colours).init();
+}
+
+/// Prints a line of the result; a reader that has gone away is no failure.
+fn print(line: &str) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    match writeln!(out, "{line}").and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        printed => Ok(printed?),
+    }
+}

@@ -1,0 +1,216 @@
+//! `cqrs relay`
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cqrs::app::connect_broker;
+use cqrs::outbox::{OutboxRelay, RelaySettings, RelayStats};
+use cqrs::{Error, MessageBroker};
+use serde_json::json;
+
+use crate::failure::Failure;
+use crate::print;
+use crate::settings::{SettingsArgs, Span};
+use crate::target::{DatabaseArgs, connect, shown};
+
+const EXAMPLES: &str = "\
+It says `ready` on standard output when it is at work, and what it has done in the end. SIGTERM or SIGINT tells it to
+stop: what is with the broker is finished, and another relay goes on at once. A second one ends it where it stands;
+nothing is lost then either, but what was in flight is sent again. While the database or the broker is away, it waits
+and says so on standard error. Start as many of them as you like, on as many hosts: they share the work.
+
+  cqrs relay --database postgres://app:secret@db/orders --broker kafka://broker:9092
+  cqrs relay --database sqlite://orders.sqlite --broker amqp://guest:guest@localhost --until-empty";
+
+/// The arguments of `cqrs relay`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    database: DatabaseArgs,
+
+    /// The broker: kafka://host:port,..?option=value, amqp://user:password@host:port/vhost
+    #[arg(long, value_name = "URL", env = "CQRS_BROKER_URL", hide_env_values = true)]
+    broker: String,
+
+    /// The name by which people know this relay
+    #[arg(long, env = "CQRS_RELAY_NAME", default_value_t = default_name())]
+    name: String,
+
+    /// Ends when nothing waits any more
+    #[arg(long)]
+    until_empty: bool,
+
+    /// How many connections to the database there are at most
+    #[arg(long, value_name = "COUNT", env = "CQRS_RELAY_CONNECTIONS", default_value_t = 8,
+        value_parser = clap::value_parser!(u32).range(2..))]
+    connections: u32,
+
+    /// How long Kafka's client waits for more events to send at once (`linger.ms`); 0 unless the broker's URL says
+    /// otherwise
+    #[arg(long, value_name = "TIME", env = "CQRS_RELAY_LINGER")]
+    linger: Option<Span>,
+
+    #[command(flatten)]
+    settings: SettingsArgs,
+}
+
+fn default_name() -> String {
+    format!("{}:{}", gethostname::gethostname().to_string_lossy(), std::process::id())
+}
+
+pub(crate) async fn run(args: Args, json: bool) -> Result<(), Failure> {
+    let mut stop = Signals::listen()?;
+    let broker = connect_broker(&broker_url(&args)?)?;
+    let settings = RelaySettings::from(args.settings);
+    // Wrong settings are told before anything is waited for.
+    settings.validate()?;
+    let url = &args.database.database;
+    let database = tokio::select! {
+        database = connect(url, args.connections as usize) => database?,
+        () = stop.first() => return Ok(()),
+    };
+    database.check_schema().await?;
+    let relay = OutboxRelay::builder(database.store(), Arc::clone(&broker))
+        .name(args.name.clone())
+        .settings(settings);
+    let relay = relay.build()?;
+
+    let report = Report { name: args.name, road: format!("{} -> {}", shown(url), shown(&args.broker)), json };
+    let until_told = async {
+        let ready = async {
+            report.when_ready(&relay, &broker).await;
+            std::future::pending().await
+        };
+        tokio::select! {
+            biased;
+            () = stop.first() => {}
+            () = ready => {}
+        }
+    };
+    let ended = if args.until_empty {
+        relay.run_until_empty_or(until_told).await
+    } else {
+        relay.run_until(until_told).await
+    };
+    let closed = broker.close().await;
+    ended?;
+    report.stopped(&relay.stats())?;
+    Ok(closed.map_err(Error::from)?)
+}
+
+/// The broker's URL, with what has a flag of its own.
+fn broker_url(args: &Args) -> Result<String, Failure> {
+    let url = args.broker.clone();
+    let kafka = url.starts_with("kafka://");
+    if url.starts_with("memory://") {
+        return Err(Failure::usage(
+            "a broker in memory is reached by its own process only: name one with kafka:// or amqp://",
+        ));
+    }
+    match args.linger {
+        None => Ok(url),
+        Some(Span(linger)) if kafka => {
+            let separator = if url.contains('?') { '&' } else { '?' };
+            Ok(format!("{url}{separator}linger.ms={}", linger.as_millis()))
+        }
+        Some(_) => Err(Failure::usage("--linger is a setting of Kafka's client, and the broker is another")),
+    }
+}
+
+/// What the relay says of itself on standard output.
+struct Report {
+    name: String,
+    /// From where to where.
+    road: String,
+    json: bool,
+}
+
+impl Report {
+    /// Says when the relay is at work: the tables are in order, it knows its groups, and the broker can be reached.
+    async fn when_ready(&self, relay: &OutboxRelay, broker: &Arc<dyn MessageBroker>) {
+        relay.started().await;
+        let mut wait = Duration::from_millis(100);
+        while let Err(error) = broker.check().await {
+            tracing::warn!(%error, "the broker cannot be reached; trying again in {wait:?}");
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(Duration::from_secs(5));
+        }
+        let RelayStats { owned_groups, groups, relays, .. } = relay.stats();
+        let line = if self.json {
+            json!({
+                "event": "ready", "relay": self.name, "road": self.road,
+                "owned_groups": owned_groups, "groups": groups, "relays": relays,
+            })
+            .to_string()
+        } else {
+            format!(
+                "ready: relay {}, {}, {owned_groups} of {groups} groups, {relays} relays alive",
+                self.name, self.road
+            )
+        };
+        if let Err(failure) = print(&line) {
+            tracing::warn!(%failure, "nobody could be told that the relay is ready");
+        }
+    }
+
+    fn stopped(&self, stats: &RelayStats) -> Result<(), Failure> {
+        let RelayStats { published, confirmed, settled, parked, dead_lettered, .. } = stats;
+        print(&if self.json {
+            json!({
+                "event": "stopped", "relay": self.name, "published": published, "confirmed": confirmed,
+                "settled": settled, "parked": parked, "dead_lettered": dead_lettered,
+            })
+            .to_string()
+        } else {
+            format!(
+                "stopped: relay {}, {published} published, {confirmed} confirmed, {settled} settled, {parked} parked, \
+                 {dead_lettered} dead letters",
+                self.name
+            )
+        })
+    }
+}
+
+/// The signals that tell a process to stop.
+struct Signals {
+    #[cfg(unix)]
+    terminate: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self {
+            #[cfg(unix)]
+            terminate: tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?,
+        })
+    }
+
+    /// Resolves with the next one. From then on another one ends the process.
+    async fn first(&mut self) {
+        self.next().await;
+        tracing::info!("told to stop");
+        if let Ok(mut second) = Self::listen() {
+            tokio::spawn(async move {
+                second.next().await;
+                std::process::exit(130);
+            });
+        }
+    }
+
+    #[cfg(unix)]
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = tokio::signal::ctrl_c() => {}
+        }
+    }
+
+    #[cfg(not(unix))]
+    async fn next(&mut self) {
+        // An error means that there are no signals here: it runs until it is killed.
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending().await
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! The settings of a relay as arguments and variables.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use cqrs::outbox::RelaySettings;
+
+/// A time, such as `10s`, `500ms` or `1m 30s`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Span(pub(crate) Duration);
+
+impl FromStr for Span {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        humantime::parse_duration(text)
+            .map(Self)
+            .map_err(|error| format!("{error}; write a time with its unit, such as 10s, 500ms or 1m 30s"))
+    }
+}
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        humantime::format_duration(self.0).fmt(f)
+    }
+}
+
+fn default() -> RelaySettings {
+    RelaySettings::default()
+}
+
+/// All settings of a relay; what each means in depth, the documentation of `RelaySettings` says.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Settings of the relay")]
+pub(crate) struct SettingsArgs {
+    /// How long a lease lasts: the groups of a relay that died are free after this time
+    #[arg(long, value_name = "TIME", env = "CQRS_RELAY_LEASE", default_value_t = Span(default().lease))]
+    lease: Span,
+    /// How often leases are renewed
+    #[arg(long, value_name = "TIME", env = "CQRS_RELAY_HEARTBEAT_INTERVAL",
+        default_value_t = Span(default().heartbeat_interval))]
+    heartbeat_interval: Span,
+    /// The last part of a lease, in which nothing is published
+    #[arg(long, value_name = "TIME", env = "CQRS_RELAY_LEASE_MARGIN", default_value_t = Span(default().lease_margin))]
+    lease_margin: Span,
+    /// How long without news until the outbox is read all the same
+    #[arg(long, value_name = "TIME", env = "CQRS_RELAY_POLL_INTERVAL", default_value_t = Span(default().poll_interval))]
+    poll_interval: Span,
+    /// How many events are read at once
+    #[arg(long, value_name = "COUNT", env = "CQRS_RELAY_BATCH", default_value_t = default().batch)]
+    batch: usize,
+    /// How many events are in memory at most
+    #[arg(long, value_name = "COUNT", env = "CQRS_RELAY_MAX_ROWS", default_value_t = default().max_rows)]
+    max_rows: usize,
+    /// How many bytes of events are in memory at most
+    #[arg(long, value_name = "BYTES", env = "CQRS_RELAY_MAX_BYTES", default_value_t = default().max_bytes)]
+    max_bytes: usize,
+    /// How many events are with the broker at the same time, each of another key
+    #[arg(long, value_name = "COUNT", env = "CQRS_RELAY_MAX_IN_FLIGHT", default_value_t = default().max_in_flight)]
+    max_in_flight: usize,
+    /// How long one publish may take until its outcome counts as unknown
+    #[arg(long, value_name = "TIME", env = "CQRS_RELAY_PUBLISH_TIMEOUT",
+        default_value_t = Span(default().publish_timeout))]
+    publish_timeout: Span,
+    /// How long one call of the database may take
+    #[arg(long, value_name = "TIME", env = "CQRS_RELAY_STORE_TIMEOUT", default_value_t = Span(default().store_timeout))]
+    store_timeout: Span,
+    /// How often an event may be refused for a reason of its own before it goes to the dead letters
+    #[arg(long, value_name = "COUNT", env = "CQRS_RELAY_MAX_ATTEMPTS", default_value_t = default().max_attempts)]
+    max_attempts: u32,
+    /// Whether the later events of a key wait until someone has replayed or discarded its dead letter
+    #[arg(long, value_name = "BOOL", env = "CQRS_RELAY_LANE_WAITS_FOR_DEAD_LETTER",
+        default_value_t = default().lane_waits_for_dead_letter, action = clap::ArgAction::Set)]
+    lane_waits_for_dead_letter: bool,
+    /// The first wait after a failure; it doubles with each further one
+    #[arg(long, value_name = "TIME", env = "CQRS_RELAY_BACKOFF", default_value_t = Span(default().backoff))]
+    backoff: Span,
+    /// The longest wait after a failure
+    #[arg(long, value_name = "TIME", env = "CQRS_RELAY_MAX_BACKOFF", default_value_t = Span(default().max_backoff))]
+    max_backoff: Span,
+    /// How long what is with the broker may take on a stop, until it is left to the next relay
+    #[arg(long, value_name = "TIME", env = "CQRS_RELAY_STOP_GRACE", default_value_t = Span(default().stop_grace))]
+    stop_grace: Span,
+}
+
+impl From<SettingsArgs> for RelaySettings {
+    fn from(args: SettingsArgs) -> Self {
+        let mut settings = Self::default();
+        settings.lease = args.lease.0;
+        settings.heartbeat_interval = args.heartbeat_interval.0;
+        settings.lease_margin = args.lease_margin.0;
+        settings.poll_interval = args.poll_interval.0;
+        settings.batch = args.batch;
+        settings.max_rows = args.max_rows;
+        settings.max_bytes = args.max_bytes;
+        settings.max_in_flight = args.max_in_flight;
+        settings.publish_timeout = args.publish_timeout.0;
+        settings.store_timeout = args.store_timeout.0;
+        settings.max_attempts = args.max_attempts;
+        settings.lane_waits_for_dead_letter = args.lane_waits_for_dead_letter;
+        settings.backoff = args.backoff.0;
+        settings.max_backoff = args.max_backoff.0;
+        settings.stop_grace = args.stop_grace.0;
+        settings
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, Parser};
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Only {
+        #[command(flatten)]
+        settings: SettingsArgs,
+    }
+
+    /// The names of all settings and their values, as `Debug` gives them, also those that a later version adds.
+    fn fields(settings: &RelaySettings) -> Vec<(String, String)> {
+        let text = format!("{settings:?}");
+        let text = text.strip_prefix("RelaySettings { ").unwrap().strip_suffix(" }").unwrap();
+        text.split(", ")
+            .map(|field| field.split_once(": ").unwrap())
+            .map(|(a, b)| (a.into(), b.into()))
+            .collect()
+    }
+
+    #[test]
+    fn every_setting_has_a_flag_and_a_variable() {
+        let command = Only::command();
+        for (field, _) in fields(&RelaySettings::default()) {
+            let flag = field.replace('_', "-");
+            let argument = command.get_arguments().find(|argument| argument.get_long() == Some(&flag));
+            let argument = argument.unwrap_or_else(|| panic!("there is no --{flag}"));
+            let variable = format!("CQRS_RELAY_{}", field.to_uppercase());
+            assert_eq!(argument.get_env().unwrap().to_str().unwrap(), variable);
+        }
+    }
+
+    #[test]
+    fn the_defaults_are_those_of_the_library() {
+        let parsed = Only::try_parse_from(["cqrs"]).unwrap();
+        assert_eq!(RelaySettings::from(parsed.settings), RelaySettings::default());
+    }
+
+    #[test]
+    fn each_flag_sets_its_own_setting() {
+        let defaults = fields(&RelaySettings::default());
+        for (nth, (field, value)) in defaults.iter().enumerate() {
+            let flag = format!("--{}", field.replace('_', "-"));
+            let other = match value.as_str() {
+                "true" => "false",
+                value if value.ends_with('s') => "777ms",
+                _ => "777",
+            };
+            let parsed = Only::try_parse_from(["cqrs", &flag, other]).unwrap();
+            for (mth, (name, found)) in fields(&parsed.settings.into()).iter().enumerate() {
+                if mth == nth {
+                    assert_eq!(found, other, "{flag}");
+                } else {
+                    assert_eq!(found, &defaults[mth].1, "{flag} changed {name}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_time_without_a_unit_is_told_what_to_write() {
+        let error = Only::try_parse_from(["cqrs", "--lease", "10"]).unwrap_err().to_string();
+        assert!(error.contains("--lease") && error.contains("such as 10s"), "{error}");
+    }
+}

@@ -1,0 +1,82 @@
+//! Which database and which broker, and how long to wait for them.
+
+use std::time::Duration;
+
+use cqrs::Result;
+
+use crate::database::Database;
+use crate::settings::Span;
+
+/// The database of the outbox.
+#[derive(Debug, clap::Args)]
+pub(crate) struct DatabaseArgs {
+    /// The database of the outbox: postgres://user:password@host:port/database, mysql://.., sqlite://path/to/file
+    #[arg(long, value_name = "URL", env = "CQRS_DATABASE_URL", hide_env_values = true)]
+    pub(crate) database: String,
+}
+
+/// The database, for a command that is over soon.
+#[derive(Debug, clap::Args)]
+pub(crate) struct PatientDatabaseArgs {
+    #[command(flatten)]
+    pub(crate) database: DatabaseArgs,
+
+    /// How long to wait for a database that cannot be reached
+    #[arg(long, value_name = "TIME", env = "CQRS_WAIT", default_value_t = Span(Duration::ZERO))]
+    wait: Span,
+}
+
+impl PatientDatabaseArgs {
+    /// Connects, with few connections.
+    pub(crate) async fn connect(&self) -> Result<Database> {
+        let url = &self.database.database;
+        if !self.wait.0.is_zero()
+            && let Ok(connected) = tokio::time::timeout(self.wait.0, connect(url, 2)).await
+        {
+            return connected;
+        }
+        // What is wrong after the wait is what is worth telling.
+        Database::connect(url, 2).await
+    }
+}
+
+/// Connects, and while that fails for a reason that passes, tries again.
+pub(crate) async fn connect(url: &str, connections: usize) -> Result<Database> {
+    let mut wait = Duration::from_millis(250);
+    loop {
+        match Database::connect(url, connections).await {
+            Err(error) if error.is_retryable() => {
+                tracing::warn!(error = %format!("{error:#}"), "the database cannot be reached; trying again in {wait:?}");
+                tokio::time::sleep(wait).await;
+                wait = (wait * 2).min(Duration::from_secs(5));
+            }
+            connected => return connected,
+        }
+    }
+}
+
+/// A URL for people: without its password, and without its parameters, for one may stand there, too.
+pub(crate) fn shown(url: &str) -> String {
+    let url = url.split('?').next().unwrap_or_default();
+    let Some((scheme, rest)) = url.split_once("://") else { return "..".to_owned() };
+    match rest.rsplit_once('@') {
+        Some((login, place)) => match login.split_once(':') {
+            Some((user, _)) => format!("{scheme}://{user}:***@{place}"),
+            None => format!("{scheme}://{login}@{place}"),
+        },
+        None => format!("{scheme}://{rest}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::shown;
+
+    #[test]
+    fn no_password_is_shown() {
+        assert_eq!(shown("postgres://me:s:e@cr@h:5/d?password=x"), "postgres://me:***@h:5/d");
+        assert_eq!(shown("kafka://a:1,b:2?sasl.password=x"), "kafka://a:1,b:2");
+        assert_eq!(shown("amqp://me@h"), "amqp://me@h");
+        assert_eq!(shown("me:secret"), "..");
+    }
+}

@@ -1,0 +1,64 @@
+//! A cell whose broker is in this process: so are its relays, which are dropped in the midst of their work, as a crash
+//! would do it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cqrs::Result;
+use cqrs::broker::memory::MemoryBroker;
+use cqrs::diesel::Outbox;
+use cqrs::outbox::{OutboxRelay, RelaySettings};
+
+use crate::databases::{Db, Site};
+use crate::road::{COMMANDS, Progress, Services};
+
+pub(crate) async fn drive<D: Db>(site: &Site) -> Result<()> {
+    let outbox = site.prepare::<D>().await?;
+    let broker = Arc::new(MemoryBroker::builder().build());
+    broker.faults().duplicate_every(10);
+    let services = Services::start(&outbox, broker.clone(), "counts").await?;
+    let (committed, ()) =
+        tokio::try_join!(services.command(), kill_relays(&outbox, &broker, services.progress()))?;
+    relay(&outbox, &broker)?.run_until_empty().await?;
+    let verdict = services.finish(&outbox, committed).await?;
+    println!(
+        "{} x in-memory: {committed} committed; {verdict}",
+        D::version(&mut *outbox.connection().await?).await?
+    );
+    Ok(())
+}
+
+fn relay<D: Db>(outbox: &Outbox<D>, broker: &Arc<MemoryBroker>) -> Result<Arc<OutboxRelay>> {
+    let mut settings = RelaySettings::default();
+    settings.lease = Duration::from_millis(1_000);
+    settings.heartbeat_interval = Duration::from_millis(200);
+    settings.lease_margin = Duration::from_millis(200);
+    settings.publish_timeout = Duration::from_millis(500);
+    let relay = OutboxRelay::builder(Arc::new(outbox.clone()), broker.clone()).settings(settings);
+    Ok(Arc::new(relay.build()?))
+}
+
+/// The next takes over when the lease of the one before has expired.
+async fn kill_relays<D: Db>(
+    outbox: &Outbox<D>,
+    broker: &Arc<MemoryBroker>,
+    progress: Progress,
+) -> Result<()> {
+    let relay = relay(outbox, broker)?;
+    for nth in 1..=3 {
+        let running = tokio::spawn({
+            let relay = Arc::clone(&relay);
+            async move { relay.run_until(std::future::pending()).await }
+        });
+        progress.reaches(nth * COMMANDS / 4).await;
+        // Consumers lose what they have in hand; what the relay has in flight is confirmed to nobody.
+        broker.faults().disconnect();
+        broker.faults().lose_confirms(20);
+        while !running.is_finished() && relay.stats().published == 0 {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        running.abort();
+        assert!(running.await.is_err_and(|ended| ended.is_cancelled()), "the relay had ended by itself");
+    }
+    Ok(())
+}

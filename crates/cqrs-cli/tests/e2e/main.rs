@@ -1,0 +1,59 @@
+//! The road from end to end, once for each cell of {PostgreSQL, MariaDB, SQLite} x {Kafka, RabbitMQ, in-memory}.
+//!
+//! 2,000 commands on 32 keys from 8 tasks, a tenth of them rolled back. With Kafka and RabbitMQ two relay *processes* share
+//! the outbox; one is killed with SIGKILL in the middle, the broker is killed and started again, the other relay is told to
+//! stop. With the broker in memory, which no other process can reach, the relay is a task that is killed three times, and
+//! messages are delivered twice. The same checker judges all of them: nothing lost, nothing from a transaction that was
+//! rolled back, in order per key, one effect for each event.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout)] // a test, with a word for who runs it
+
+mod brokers;
+mod databases;
+mod in_memory;
+mod relays;
+mod road;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use cqrs::diesel::{MySql, Pg, Sqlite};
+use cqrs_testing::services::{Service, trial};
+use libtest_mimic::{Arguments, Failed, Trial};
+
+use self::brokers::{Brokers, Kind};
+use self::databases::Db;
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    // The cells kill the brokers that they share.
+    arguments.test_threads = Some(1);
+    let brokers = Arc::new(Brokers::default());
+    let mut trials = Vec::new();
+    cells::<Sqlite>(&mut trials, &brokers, |name, run| Trial::test(name, move || run(String::new())));
+    cells::<Pg>(&mut trials, &brokers, |name, run| trial(Service::Postgres, name, run));
+    cells::<MySql>(&mut trials, &brokers, |name, run| trial(Service::MySql, name, run));
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    brokers.stop();
+    conclusion.exit_code()
+}
+
+type Cell = Box<dyn FnOnce(String) -> Result<(), Failed> + Send>;
+
+fn cells<D: Db>(trials: &mut Vec<Trial>, brokers: &Arc<Brokers>, trial: fn(String, Cell) -> Trial) {
+    let cell: Cell = Box::new(|url| block_on(D::in_memory(url)));
+    trials.push(trial(format!("{}_x_memory", D::NAME), cell));
+    for kind in [Kind::Kafka, Kind::RabbitMq] {
+        let brokers = Arc::clone(brokers);
+        let cell: Cell = Box::new(move |url| {
+            let broker = brokers.of(kind)?;
+            block_on(async move { D::with_processes(url, broker).await })
+        });
+        trials.push(trial(format!("{}_x_{}", D::NAME, kind.name()), cell));
+    }
+}
+
+fn block_on(road: impl Future<Output = cqrs::Result<()>>) -> Result<(), Failed> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(road).map_err(|error| Failed::from(format!("{error:#}")))
+}

@@ -1,0 +1,191 @@
+//! The servers that tests talk to: those that are given, and private ones that a test may kill.
+//!
+//! `scripts/services` starts them and says in variables where they are. A test takes its server by [`trial`], so that it
+//! is ignored with a word where there is none, and fails where there has to be one.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use libtest_mimic::{Completion, Failed, Trial};
+use tempfile::TempDir;
+
+/// Set to `1`, a test that finds no server fails; else it is ignored.
+const REQUIRED: &str = "CQRS_TEST_REQUIRE_SERVICES";
+
+/// A kind of server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Service {
+    /// PostgreSQL: `postgres://user:password@host:port/database`, of a user who may create schemas and databases.
+    Postgres,
+    /// MariaDB or MySQL: `mysql://user:password@host:port/database`, of a user who may create databases.
+    MySql,
+    /// Kafka: `host:port[,host:port..]`, where topics are created with their first message.
+    Kafka,
+    /// The same cluster behind SASL_PLAINTEXT with PLAIN, for its user `cqrs`.
+    KafkaSasl,
+    /// RabbitMQ: `amqp://user:password@host:port`, of an administrator.
+    Amqp,
+}
+
+impl Service {
+    /// The variable that says where it is.
+    pub fn variable(self) -> &'static str {
+        match self {
+            Self::Postgres => "CQRS_TEST_POSTGRES_URL",
+            Self::MySql => "CQRS_TEST_MYSQL_URL",
+            Self::Kafka => "CQRS_TEST_KAFKA",
+            Self::KafkaSasl => "CQRS_TEST_KAFKA_SASL",
+            Self::Amqp => "CQRS_TEST_AMQP_URL",
+        }
+    }
+
+    /// Where it is, if somebody has said so.
+    pub fn given(self) -> Option<String> {
+        std::env::var(self.variable()).ok().filter(|value| !value.is_empty())
+    }
+
+    /// What `scripts/services` calls it.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Postgres => "postgres",
+            Self::MySql => "mariadb",
+            Self::Kafka | Self::KafkaSasl => "kafka",
+            Self::Amqp => "rabbitmq",
+        }
+    }
+
+    fn how(self) -> String {
+        format!(
+            "run ./scripts/test, or ./scripts/services start and eval \"$(./scripts/services env)\", or set {}",
+            self.variable()
+        )
+    }
+}
+
+/// A test that needs a server, and is given where it is. Without one it fails if servers are required, and is ignored
+/// with a word on how to start one if they are not.
+pub fn trial(
+    service: Service,
+    name: impl Into<String>,
+    test: impl FnOnce(String) -> Result<(), Failed> + Send + 'static,
+) -> Trial {
+    Trial::ignorable_test(name, move || match service.given() {
+        Some(url) => test(url).map(|()| Completion::Completed),
+        None if required() => Err(Failed::from(format!("the server is required: {}", service.how()))),
+        None => Ok(Completion::ignored_with(service.how())),
+    })
+}
+
+/// Whether a test that finds no server fails.
+pub fn required() -> bool {
+    std::env::var(REQUIRED).is_ok_and(|required| required == "1")
+}
+
+/// A server of a test's own, that it may kill, stop and pause. Dropping it stops it and removes its data.
+///
+/// Every call blocks, for up to some seconds: in an async test, make it on a thread for that.
+#[derive(Debug)]
+pub struct Server {
+    service: Service,
+    url: String,
+    folder: TempDir,
+}
+
+impl Server {
+    /// Starts one.
+    ///
+    /// # Errors
+    ///
+    /// What `scripts/services` says: what is missing, or why it did not start.
+    pub fn start(service: Service) -> Result<Self, String> {
+        // By this name a later run finds it, should this process be killed.
+        let folder = tempfile::Builder::new().prefix("cqrs-services.").tempdir();
+        let folder = folder.map_err(|error| format!("there is no temporary folder: {error}"))?;
+        let mut server = Self { service, url: String::new(), folder };
+        server.start_again()?;
+        let variables = server.run("env", &[])?;
+        let prefix = format!("export {}=", service.variable());
+        let url = variables.lines().find_map(|line| line.strip_prefix(&prefix));
+        server.url = url.ok_or_else(|| format!("it has no {}: {variables}", service.variable()))?.to_owned();
+        Ok(server)
+    }
+
+    /// What a test is given; see [`Service`].
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Kills it (SIGKILL). Its data stays.
+    ///
+    /// # Errors
+    ///
+    /// What `scripts/services` says.
+    pub fn kill(&self) -> Result<(), String> {
+        self.run("kill", &[self.service.name()]).map(drop)
+    }
+
+    /// Starts it after it was killed, at the same address and with its data, and returns when it can be used.
+    ///
+    /// # Errors
+    ///
+    /// As for [`kill`](Self::kill).
+    pub fn start_again(&self) -> Result<(), String> {
+        self.run("start", &[self.service.name()]).map(drop)
+    }
+
+    /// Stops it in order and starts it again.
+    ///
+    /// # Errors
+    ///
+    /// As for [`kill`](Self::kill).
+    pub fn restart(&self) -> Result<(), String> {
+        self.run("restart", &[self.service.name()]).map(drop)
+    }
+
+    /// Stops it in its tracks (SIGSTOP): connections stay, and nothing is answered.
+    ///
+    /// # Errors
+    ///
+    /// As for [`kill`](Self::kill).
+    pub fn pause(&self) -> Result<(), String> {
+        self.run("pause", &[self.service.name()]).map(drop)
+    }
+
+    /// Lets it go on.
+    ///
+    /// # Errors
+    ///
+    /// As for [`kill`](Self::kill).
+    pub fn resume(&self) -> Result<(), String> {
+        self.run("resume", &[self.service.name()]).map(drop)
+    }
+
+    fn run(&self, command: &str, arguments: &[&str]) -> Result<String, String> {
+        let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../scripts/services");
+        let mut services = Command::new(&script);
+        services
+            .arg(command)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .env("CQRS_SERVICES_DIR", self.folder.path())
+            .env("CQRS_SERVICES_OWNER", std::process::id().to_string());
+        for given in [Service::Postgres, Service::MySql, Service::Kafka, Service::KafkaSasl, Service::Amqp] {
+            services.env_remove(given.variable());
+        }
+        let output =
+            services.output().map_err(|error| format!("{} does not run: {error}", script.display()))?;
+        if output.status.success() {
+            Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        } else {
+            let said = String::from_utf8_lossy(&output.stderr);
+            Err(format!("scripts/services {command} {}: {}", arguments.join(" "), said.trim()))
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // There is nobody to tell; the next run of scripts/services sweeps up.
+        let _ = self.run("stop", &[]);
+    }
+}
