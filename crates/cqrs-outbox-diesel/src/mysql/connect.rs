@@ -6,13 +6,15 @@ use cqrs_core::{ErrorKind, Result};
 use cqrs_outbox::StoreError;
 use deadpool::Runtime;
 use deadpool::managed::{Hook, HookError, QueueMode};
+use diesel::result::Error as DieselError;
 use diesel::{ConnectionError, ConnectionResult};
 use diesel_async::pooled_connection::deadpool::Pool;
 use diesel_async::pooled_connection::{AsyncDieselConnectionManager, ManagerConfig, RecyclingMethod};
 use diesel_async::{AsyncMysqlConnection, SimpleAsyncConnection};
-use futures_util::future::{BoxFuture, FutureExt};
+use futures_util::future::{BoxFuture, FutureExt, ready};
 use mysql_async::{Conn, Opts, OptsBuilder};
 
+use super::watch::{is_at_rest, watch};
 use super::{MySql, sql};
 use crate::network::without_password;
 use crate::outbox::Outbox;
@@ -150,12 +152,17 @@ impl MySqlBuilder {
                     for sql in setup {
                         conn.batch_execute(sql).await.map_err(ConnectionError::CouldntSetupConfiguration)?;
                     }
+                    watch(&mut conn);
                     Ok(conn)
                 }
                 .boxed()
             });
-            // Whether the connection is closed shows with the next statement.
-            config.recycling_method = RecyclingMethod::Fast;
+            // Whether it is closed shows with the next statement.
+            config.recycling_method = RecyclingMethod::CustomFunction(Box::new(|conn| {
+                let at_rest =
+                    if is_at_rest(conn) { Ok(()) } else { Err(DieselError::BrokenTransactionManager) };
+                ready(at_rest).boxed()
+            }));
             let manager = AsyncDieselConnectionManager::new_with_config(&url, config);
             Pool::builder(manager)
                 .runtime(Runtime::Tokio1)

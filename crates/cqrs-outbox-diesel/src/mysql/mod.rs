@@ -3,6 +3,7 @@
 mod connect;
 mod read;
 mod sql;
+mod watch;
 
 use std::fmt::Display;
 use std::time::Duration;

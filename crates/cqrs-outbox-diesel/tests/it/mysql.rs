@@ -39,6 +39,7 @@ pub(crate) fn trials(trials: &mut Trials) {
         a_transaction_that_a_deadlock_ended_is_not_committed,
         a_transaction_that_ddl_ended_is_not_committed,
         after_a_transaction_statements_commit_by_themselves,
+        an_answer_that_nobody_waited_for_is_nobody_elses,
         locks_that_are_not_to_be_had_are_worth_a_retry,
         a_connection_that_was_killed_is_worth_a_retry,
         cut_connections_lose_nothing,
@@ -501,6 +502,23 @@ async fn after_a_transaction_statements_commit_by_themselves(site: &Site) {
     }
     assert_eq!(others.values("SELECT name AS value FROM rooms").await, ["5", "5"]);
     assert_eq!(others.waiting().await, 1);
+}
+
+/// A query that was dropped half-way, on a connection that goes back to the pool.
+async fn an_answer_that_nobody_waited_for_is_nobody_elses(site: &Site) {
+    let outbox = MySql::connect_with(site.empty().await, 1).await.unwrap();
+    // Before there is an answer, and in the midst of a long one.
+    let one = "SELECT concat('mine', sleep(0.2)) AS value";
+    let many = "WITH RECURSIVE n AS (SELECT 1 AS n UNION ALL SELECT n + 1 FROM n WHERE n < 400) \
+        SELECT concat(repeat('mine', 9000), sleep(0.001)) AS value FROM n";
+    for (query, millis) in [(one, 1), (one, 20), (one, 50), (many, 50), (many, 150)] {
+        let mut conn = outbox.connection().await.unwrap();
+        timeout(Duration::from_millis(millis), MySql::values(&mut conn, query)).await.unwrap_err();
+        drop(conn);
+        let mut conn = outbox.connection().await.unwrap();
+        let answer = MySql::values(&mut conn, "SELECT 'yours' AS value").await;
+        assert!(answer.as_ref().is_ok_and(|answer| answer == &["yours"]), "{millis}: {answer:?}");
+    }
 }
 
 async fn locks_that_are_not_to_be_had_are_worth_a_retry(site: &Site) {

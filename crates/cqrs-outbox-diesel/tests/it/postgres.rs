@@ -14,11 +14,9 @@ use uuid::Uuid;
 
 use crate::backend::{Db, PlainSql, Site};
 use crate::events::{Sink, closed, own_all, quick, statements_with};
-use crate::harness::{Trials, test, tests};
+use crate::harness::{Trials, tests};
 
 pub(crate) fn trials(trials: &mut Trials) {
-    let password = test(|site| Box::pin(a_wrong_password_is_a_clear_error(site)));
-    trials.on::<Pg>(vec![("postgres::a_wrong_password_is_a_clear_error", password)]);
     trials.on::<Pg>(tests!(postgres {
         urls_of_others_are_a_clear_error,
         a_server_that_is_not_there_is_a_clear_error,
@@ -84,23 +82,6 @@ async fn a_login_that_is_refused_is_a_clear_error(site: &Site) {
     assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Store, false));
     assert!(error.to_string().contains("cqrs_no_such_role"), "{error}");
     hides("secret", &error);
-}
-
-/// A server that lets everybody in tells nothing; it is why this was ignored.
-async fn a_wrong_password_is_a_clear_error(site: &Site) -> Option<String> {
-    let mut url = Url::parse(site.server_url()).unwrap();
-    url.set_password(Some("wrong-secret")).unwrap();
-    match Outbox::<Pg>::connect(url.as_str()).await {
-        Ok(_) => Some("this PostgreSQL trusts everybody".to_owned()),
-        Err(error) => {
-            assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Store, false), "{error}");
-            for part in ["password authentication failed", url.username(), "check the URL"] {
-                assert!(error.to_string().contains(part), "{error}");
-            }
-            hides("wrong-secret", &error);
-            None
-        }
-    }
 }
 
 /// It takes the connection and says nothing.
