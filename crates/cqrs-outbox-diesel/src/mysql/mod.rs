@@ -31,11 +31,14 @@ use crate::statements::{Census, Exists, LeaseRow, Statements, Versions, attempts
 use crate::status::StatusRow;
 use crate::tx::Tx;
 
-/// MariaDB, 10.11 or newer, as the database of an [`Outbox`](crate::Outbox). It keeps to what MySQL 8.0.19 or newer has
-/// too, and is not tried on it.
+/// MariaDB, 10.11 or newer, as the database of an [`Outbox`](crate::Outbox). It keeps to what MySQL 8.4 has too, and has not
+/// been tried on it. The order of a key is not promised on a cluster with several writers (Galera, group replication).
 ///
 /// Your own transactions keep the server's isolation level. The relay has connections of its own at READ COMMITTED, which
 /// the server's binary log must allow: `binlog_format` is `ROW` or `MIXED`, as it is by default.
+///
+/// The client library has no time-out for a connection that is cut without a word: put one around your own transactions.
+/// The relay has one, its `store_timeout`.
 #[derive(Debug)]
 pub enum MySql {}
 
