@@ -13,7 +13,11 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Config;
 use crate::publisher::{Publisher, closed};
 use crate::subscription::AmqpSubscription;
+use crate::topology::Topology;
 use crate::wire::Outgoing;
+
+const QUEUE_TYPE: &str = "x-queue-type";
+const SINGLE_ACTIVE_CONSUMER: &str = "x-single-active-consumer";
 
 /// A RabbitMQ server, or another that speaks AMQP 0-9-1 with RabbitMQ's publisher confirms.
 ///
@@ -59,13 +63,14 @@ impl MessageBroker for AmqpBroker {
         let mut capabilities = Capabilities::new("amqp");
         capabilities.durable = true;
         capabilities.tombstones = true;
-        capabilities.counts_attempts = self.config.quorum_queues;
+        let queue = &self.config.topology.queue;
+        capabilities.counts_attempts = queue.arguments.get(QUEUE_TYPE).is_some_and(|kind| kind == "quorum");
         capabilities.max_message_bytes = Some(self.config.max_message_bytes);
         capabilities
     }
 
     async fn enqueue(&self, message: Message) -> Result<Confirm, BrokerError> {
-        self.publisher.enqueue(Outgoing::new(message, self.config.max_message_bytes)?).await
+        self.publisher.enqueue(Outgoing::new(message, &self.config)?).await
     }
 
     async fn subscribe(&self, options: SubscribeOptions) -> Result<Box<dyn Subscription>, BrokerError> {
@@ -107,7 +112,7 @@ impl AmqpBrokerBuilder {
     /// Whether one member of a group at a time receives from a queue, the others standing by: that keeps the order of
     /// a key with any number of members. Default `false`. A property of the queue, fixed when it is first declared.
     pub fn single_active_consumer(self, single: bool) -> Self {
-        self.with(|config| config.single_active_consumer = single)
+        self.with_argument(SINGLE_ACTIVE_CONSUMER, single.then_some(true.into()))
     }
 
     /// Whether queues are quorum queues: replicated, and counting how often a message was delivered. Default `false`,
@@ -116,7 +121,23 @@ impl AmqpBrokerBuilder {
     /// RabbitMQ 4 drops a message from a quorum queue after 20 deliveries unless a policy says otherwise: set
     /// `delivery-limit`, or a dead-letter exchange.
     pub fn quorum_queues(self, quorum: bool) -> Self {
-        self.with(|config| config.quorum_queues = quorum)
+        self.with_argument(QUEUE_TYPE, quorum.then_some("quorum".into()))
+    }
+
+    /// Sets which exchanges, queues and bindings there are for topics and groups. The two settings above are arguments of
+    /// its queue: call them after this, or say them in it.
+    pub fn topology(self, topology: Topology) -> Self {
+        self.with(|config| config.topology = topology)
+    }
+
+    fn with_argument(self, name: &str, value: Option<serde_json::Value>) -> Self {
+        self.with(|config| {
+            let arguments = &mut config.topology.queue.arguments;
+            match value {
+                Some(value) => drop(arguments.insert(name.to_owned(), value)),
+                None => drop(arguments.remove(name)),
+            }
+        })
     }
 
     fn with(mut self, change: impl FnOnce(&mut Config)) -> Self {
@@ -131,9 +152,9 @@ impl AmqpBrokerBuilder {
     /// # Errors
     ///
     /// A [`BrokerError`] of class [`ErrorClass::Fatal`] that says what is wrong with the URL, the password masked, or
-    /// that there is no runtime.
+    /// with the topology, or that there is no runtime.
     pub fn build(self) -> Result<AmqpBroker, BrokerError> {
-        let config = self.config?;
+        let config = self.config?.check()?;
         let runtime = Handle::try_current().map_err(|error| {
             BrokerError::new(
                 ErrorClass::Fatal,

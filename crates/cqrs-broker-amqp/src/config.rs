@@ -4,12 +4,12 @@ use std::fmt;
 use std::time::Duration;
 
 use cqrs_core::broker::{BrokerError, ErrorClass};
-use lapin::types::{AMQPValue, FieldTable};
 use lapin::uri::AMQPUri;
 use lapin::{Connection, ConnectionProperties};
 use tokio::time::timeout;
 
 use crate::error;
+use crate::topology::Topology;
 
 /// How long connecting may take, handshake included.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -30,8 +30,7 @@ pub(crate) struct Config {
     uri: AMQPUri,
     pub(crate) max_message_bytes: usize,
     pub(crate) confirm_timeout: Duration,
-    pub(crate) single_active_consumer: bool,
-    pub(crate) quorum_queues: bool,
+    pub(crate) topology: Topology,
 }
 
 impl Config {
@@ -70,8 +69,7 @@ impl Config {
             uri,
             max_message_bytes: MAX_MESSAGE_BYTES,
             confirm_timeout: CONFIRM,
-            single_active_consumer: false,
-            quorum_queues: false,
+            topology: Topology::default(),
         })
     }
 
@@ -89,16 +87,14 @@ impl Config {
         }
     }
 
-    /// What a queue is declared with.
-    pub(crate) fn queue_arguments(&self) -> FieldTable {
-        let mut arguments = FieldTable::default();
-        if self.quorum_queues {
-            arguments.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
+    /// Says everything that is wrong with the topology.
+    pub(crate) fn check(self) -> Result<Self, BrokerError> {
+        let problems = self.topology.problems();
+        if problems.is_empty() {
+            return Ok(self);
         }
-        if self.single_active_consumer {
-            arguments.insert("x-single-active-consumer".into(), true.into());
-        }
-        arguments
+        let what = format!("the topology for {self} is wrong: {}", problems.join("; "));
+        Err(BrokerError::new(ErrorClass::Fatal, what))
     }
 }
 

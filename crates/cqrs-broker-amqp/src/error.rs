@@ -41,10 +41,16 @@ pub(crate) fn undeclared(what: impl Display, cause: lapin::Error) -> BrokerError
     let remedy = match cause.kind() {
         ErrorKind::ProtocolError(error) => match error.kind() {
             AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED) => {
-                "it exists with other properties: delete it, or use another name"
+                "it exists with other properties: say the same in the topology, delete it, or use another name"
             }
             AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) => {
                 "allow the user to configure, write and read it"
+            }
+            AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND) => {
+                "create it, or let the topology declare it actively"
+            }
+            AMQPErrorKind::Soft(AMQPSoftError::RESOURCELOCKED) => {
+                "another connection has it for itself: wait until that is gone, or use another name"
             }
             _ => "see what the broker's log says",
         },
@@ -74,7 +80,7 @@ mod tests {
         for (kind, remedy) in [
             (AMQPSoftError::PRECONDITIONFAILED, "other properties"),
             (AMQPSoftError::ACCESSREFUSED, "allow the user"),
-            (AMQPSoftError::NOTFOUND, "log"),
+            (AMQPSoftError::NOTFOUND, "create it"),
         ] {
             let error = undeclared("the exchange `rooms`", protocol(kind));
             assert_eq!(error.class(), ErrorClass::Destination);

@@ -32,7 +32,8 @@
 //! free: it is the event's name, for those who look at traces or bind exchanges of their own behind it.
 //!
 //! An exchange or queue of that name with other properties is an error of class
-//! [destination](cqrs_core::ErrorClass::Destination).
+//! [destination](cqrs_core::ErrorClass::Destination). Where others have declared things in their own way, a
+//! [`Topology`] says as data what there is and whether it is declared, only looked for, or left alone.
 //!
 //! # What it can do
 //!
@@ -81,15 +82,18 @@
 //! - Messages published before any queue is bound are refused, not kept.
 //! - The server's `max_message_size` is not known to the client: see
 //!   [`max_message_bytes`](AmqpBrokerBuilder::max_message_bytes).
-//! - No TLS, no other topology than this one, no exchanges or queues that are only looked for and not declared.
+//! - No TLS. One topology for all topics of a broker: where two are wanted, make two.
 //! - A queue outlives its group: delete it when the group is gone, or it fills up.
 
 mod backoff;
 mod broker;
 mod config;
+mod declare;
 mod error;
 mod publisher;
 mod subscription;
+mod topology;
 mod wire;
 
 pub use broker::{AmqpBroker, AmqpBrokerBuilder};
+pub use topology::{Arguments, Binding, Declare, Exchange, NamedBinding, Queue, Topology};

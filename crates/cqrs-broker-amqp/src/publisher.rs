@@ -11,16 +11,18 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::{BoxStream, FuturesUnordered};
 use futures_util::{FutureExt, StreamExt};
 use lapin::message::BasicReturnMessage;
-use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareOptions};
-use lapin::types::{FieldTable, ShortString};
-use lapin::{Channel, Confirmation, Connection, Event, ExchangeKind};
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::types::ShortString;
+use lapin::{Channel, Confirmation, Connection, Event};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::backoff::Backoff;
 use crate::config::Config;
+use crate::declare;
 use crate::error::undeclared;
+use crate::topology::Topology;
 use crate::wire::Outgoing;
 
 /// How many messages may be written and not confirmed, and again as many may wait before them.
@@ -192,6 +194,7 @@ enum End {
 struct Pending {
     reply: oneshot::Sender<Outcome>,
     exchange: ShortString,
+    routing_key: ShortString,
     message_id: Option<ShortString>,
     payload: bytes::Bytes,
     deadline: Instant,
@@ -200,9 +203,10 @@ struct Pending {
 }
 
 impl Pending {
-    /// An exchange of this adapter routes by nothing but its name, so that messages alike in the rest are alike.
+    /// An exchange routes by nothing but this and the headers, so that messages alike in all of it are alike.
     fn is(&self, returned: &BasicReturnMessage) -> bool {
         returned.exchange == self.exchange
+            && returned.routing_key == self.routing_key
             && returned.delivery.data == self.payload
             && *returned.properties.message_id() == self.message_id
     }
@@ -310,7 +314,8 @@ impl Session {
             return Ok(());
         }
         if !self.declared.contains(&message.exchange) {
-            match declare(&self.connection, &message.exchange).await {
+            let besides = self.declared.is_empty();
+            match declare(&self.connection, &self.config.topology, &message.exchange, besides).await {
                 Ok(()) => drop(self.declared.insert(message.exchange.clone())),
                 Err(error) => {
                     let lost = error.class() == ErrorClass::Outage;
@@ -326,6 +331,7 @@ impl Session {
         let pending = Pending {
             reply,
             exchange: exchange.clone(),
+            routing_key: routing_key.clone(),
             message_id: properties.message_id().clone(),
             payload: payload.clone(),
             deadline: Instant::now() + patience,
@@ -422,28 +428,33 @@ impl Session {
     }
 }
 
-/// Declares the exchange of a topic.
-pub(crate) async fn declare_exchange(channel: &Channel, exchange: ShortString) -> lapin::Result<()> {
-    let options = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
-    channel.exchange_declare(exchange, ExchangeKind::Fanout, options, FieldTable::default()).await
-}
-
-/// The same on a channel of its own, because a refusal closes it.
-async fn declare(connection: &Connection, exchange: &ShortString) -> Result<(), BrokerError> {
-    let what = format!("the exchange `{exchange}`");
+/// Declares the exchange on a channel of its own, because a refusal closes it.
+async fn declare(
+    connection: &Connection,
+    topology: &Topology,
+    exchange: &ShortString,
+    besides: bool,
+) -> Result<(), BrokerError> {
     let declaration = async {
-        let channel = connection.create_channel().await?;
-        declare_exchange(&channel, exchange.clone()).await?;
+        let channel = connection
+            .create_channel()
+            .await
+            .map_err(|error| undeclared("a channel for declarations", error))?;
+        if besides {
+            declare::besides(&channel, topology).await?;
+        }
+        declare::exchange(&channel, &topology.exchange, exchange).await?;
         // It was declared; whether this channel can be closed does not matter.
         let _ = channel.close(200, "declared".into()).await;
         Ok(())
     };
     match timeout(PATIENCE, declaration).await {
-        Ok(declared) => declared.map_err(|error| undeclared(what, error)),
+        Ok(declared) => declared,
         Err(_) => Err(BrokerError::new(
             ErrorClass::Outage,
             format!(
-                "{what} was not declared within {PATIENCE:?}: see that the broker is up and can be reached"
+                "the exchange `{exchange}` was not declared within {PATIENCE:?}: see that the broker is up and can be \
+                 reached"
             ),
         )),
     }

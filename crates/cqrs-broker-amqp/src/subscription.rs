@@ -9,10 +9,7 @@ use cqrs_core::broker::{
 };
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream, SelectAll};
-use lapin::options::{
-    BasicAckOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions, QueueBindOptions,
-    QueueDeclareOptions,
-};
+use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions};
 use lapin::types::{FieldTable, ShortString};
 use lapin::{Channel, Connection};
 use tokio::sync::mpsc;
@@ -22,8 +19,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::backoff::Backoff;
 use crate::config::Config;
+use crate::declare;
 use crate::error::{too_long, undeclared};
-use crate::publisher::declare_exchange;
+use crate::topology::{Declare, Topology};
 use crate::wire;
 
 /// How long declaring everything, and the farewell of a connection, may take.
@@ -112,9 +110,9 @@ impl Session {
         epoch: u64,
         lost: CancellationToken,
     ) -> Result<Self, BrokerError> {
-        let queues = queues(options)?;
+        let names = names(options, &config.topology)?;
         let connection = config.open(&options.group).await?;
-        let setting_up = set_up(&connection, config, options, &queues);
+        let setting_up = set_up(&connection, &config.topology, options, &names);
         let (channel, received) = timeout(PATIENCE, setting_up).await.unwrap_or_else(|_| {
             Err(BrokerError::new(
                 ErrorClass::Outage,
@@ -136,8 +134,15 @@ impl Drop for Session {
     }
 }
 
-/// Topic and queue, by the names that go over the wire.
-fn queues(options: &SubscribeOptions) -> Result<Vec<(ShortString, ShortString)>, BrokerError> {
+/// What there is for a topic, by the names that go over the wire.
+struct Names {
+    topic: String,
+    exchange: ShortString,
+    queue: ShortString,
+    binding: ShortString,
+}
+
+fn names(options: &SubscribeOptions, topology: &Topology) -> Result<Vec<Names>, BrokerError> {
     let SubscribeOptions { group, topics, .. } = options;
     if group.is_empty() || topics.is_empty() || topics.iter().any(String::is_empty) {
         return Err(BrokerError::new(
@@ -145,54 +150,51 @@ fn queues(options: &SubscribeOptions) -> Result<Vec<(ShortString, ShortString)>,
             "a subscription needs a group and at least one topic, not empty: give them to `SubscribeOptions::new`",
         ));
     }
-    let short = |name: String| {
-        ShortString::try_new(name.as_str())
-            .map_err(|_| too_long(ErrorClass::Destination, format!("the name `{name}`")))
-    };
-    topics.iter().map(|topic| Ok((short(topic.clone())?, short(format!("{group}.{topic}"))?))).collect()
+    let long = |name: String| too_long(ErrorClass::Destination, format!("the name `{name}`"));
+    topics
+        .iter()
+        .map(|topic| {
+            Ok(Names {
+                topic: topic.clone(),
+                exchange: topology.exchange_of(topic).map_err(long)?,
+                queue: topology.queue_of(group, topic).map_err(long)?,
+                binding: topology.binding_of(group, topic).map_err(long)?,
+            })
+        })
+        .collect()
 }
 
 async fn set_up(
     connection: &Connection,
-    config: &Config,
+    topology: &Topology,
     options: &SubscribeOptions,
-    queues: &[(ShortString, ShortString)],
+    names: &[Names],
 ) -> Result<(Channel, SelectAll<BoxStream<'static, Received>>), BrokerError> {
     let group = &options.group;
     let failed = |error| undeclared(format!("the channel of `{group}`"), error);
     let channel = connection.create_channel().await.map_err(failed)?;
     // For each consumer, because quorum queues know no limit for a channel.
-    let share = u16::try_from((options.prefetch / queues.len()).max(1)).unwrap_or(u16::MAX);
+    let share = u16::try_from((options.prefetch / names.len()).max(1)).unwrap_or(u16::MAX);
     channel.basic_qos(share, BasicQosOptions::default()).await.map_err(failed)?;
+    declare::besides(&channel, topology).await?;
     let mut received = SelectAll::new();
-    for (topic, queue) in queues {
-        declare_exchange(&channel, topic.clone())
-            .await
-            .map_err(|error| undeclared(format!("the exchange `{topic}`"), error))?;
-        let consumer = consume(&channel, config, topic, queue)
+    for Names { topic, exchange, queue, binding } in names {
+        declare::exchange(&channel, &topology.exchange, exchange).await?;
+        declare::queue(&channel, &topology.queue, queue).await?;
+        if topology.queue.declare == Declare::Actively {
+            declare::binding(&channel, queue, exchange, binding.clone(), &topology.binding.arguments).await?;
+        }
+        let (tag, consume) = (ShortString::default(), BasicConsumeOptions::default());
+        let consumer = channel
+            .basic_consume(queue.clone(), tag, consume, FieldTable::default())
             .await
             .map_err(|error| undeclared(format!("the queue `{queue}`"), error))?;
-        let topic = topic.to_string();
+        let topic = topic.clone();
         let deliveries = consumer.map(move |delivery| Some((topic.clone(), delivery)));
         // A consumer ends by itself when its queue is deleted; the others would go on as if nothing had happened.
         received.push(deliveries.chain(stream::once(async { None })).boxed());
     }
     Ok((channel, received))
-}
-
-async fn consume(
-    channel: &Channel,
-    config: &Config,
-    topic: &ShortString,
-    queue: &ShortString,
-) -> lapin::Result<lapin::Consumer> {
-    let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
-    channel.queue_declare(queue.clone(), options, config.queue_arguments()).await?;
-    let (bind, nothing) = (QueueBindOptions::default(), FieldTable::default);
-    channel.queue_bind(queue.clone(), topic.clone(), ShortString::default(), bind, nothing()).await?;
-    channel
-        .basic_consume(queue.clone(), ShortString::default(), BasicConsumeOptions::default(), nothing())
-        .await
 }
 
 impl AmqpSubscription {

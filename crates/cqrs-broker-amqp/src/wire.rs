@@ -12,6 +12,7 @@ use cqrs_core::{Headers, Message, MessageId};
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
+use crate::config::Config;
 use crate::error::too_long;
 
 /// The header that carries the key.
@@ -44,16 +45,24 @@ pub(crate) struct Outgoing {
 
 impl Outgoing {
     /// Makes a message ready, or says why AMQP cannot carry it.
-    pub(crate) fn new(message: Message, max_message_bytes: usize) -> Result<Self, BrokerError> {
-        let topic = &message.topic;
+    pub(crate) fn new(message: Message, config: &Config) -> Result<Self, BrokerError> {
+        let (topic, max_message_bytes) = (&message.topic, config.max_message_bytes);
         if topic.is_empty() {
             return Err(BrokerError::new(
                 ErrorClass::Destination,
                 "the message has no topic: give it the name of an exchange",
             ));
         }
-        let exchange = ShortString::try_new(topic.as_str())
-            .map_err(|_| too_long(ErrorClass::Destination, format!("the topic `{topic}`")))?;
+        let exchange = config
+            .topology
+            .exchange_of(topic)
+            .map_err(|name| too_long(ErrorClass::Destination, format!("the exchange name `{name}`")))?;
+        let routing_key = match config.topology.routing_key_of(topic, &message.name) {
+            Ok(key) => key,
+            // A long name of an event is no reason not to send it, where only people read it.
+            Err(key) if config.topology.exchange.kind == "fanout" => shortened(&key),
+            Err(key) => return Err(too_long(ErrorClass::Destination, format!("the routing key `{key}`"))),
+        };
         let size = message.payload.as_ref().map_or(0, Bytes::len);
         if size > max_message_bytes {
             return Err(BrokerError::new(
@@ -65,12 +74,7 @@ impl Outgoing {
             ));
         }
         let properties = properties(&message)?;
-        Ok(Self {
-            exchange,
-            routing_key: shortened(&message.name),
-            properties,
-            payload: message.payload.unwrap_or_default(),
-        })
+        Ok(Self { exchange, routing_key, properties, payload: message.payload.unwrap_or_default() })
     }
 }
 
@@ -243,8 +247,14 @@ mod tests {
 
     const LIMIT: usize = 1000;
 
+    fn config() -> Config {
+        let mut config = Config::from_url("amqp://localhost").unwrap();
+        config.max_message_bytes = LIMIT;
+        config
+    }
+
     fn there_and_back(message: &Message) -> Message {
-        let outgoing = Outgoing::new(message.clone(), LIMIT).unwrap();
+        let outgoing = Outgoing::new(message.clone(), &config()).unwrap();
         to_message(outgoing.exchange.to_string(), &outgoing.properties, outgoing.payload.into())
     }
 
@@ -259,7 +269,7 @@ mod tests {
     }
 
     fn class(message: Message) -> ErrorClass {
-        Outgoing::new(message, LIMIT).unwrap_err().class()
+        Outgoing::new(message, &config()).unwrap_err().class()
     }
 
     #[test]
@@ -300,7 +310,7 @@ mod tests {
         let mut message = full();
         message.headers.append("correlation-id", "c1");
         message.headers.append("content-encoding", "gzip");
-        let outgoing = Outgoing::new(message, LIMIT).unwrap();
+        let outgoing = Outgoing::new(message, &config()).unwrap();
         let properties = outgoing.properties;
         let text = |property: &Option<ShortString>| property.as_ref().unwrap().to_string();
         assert_eq!(outgoing.routing_key.as_str(), "room_closed");
@@ -339,7 +349,7 @@ mod tests {
     fn what_does_not_fit_is_refused_before_it_can_close_the_channel() {
         assert_eq!(class(Message::new("", "")), ErrorClass::Destination);
         assert_eq!(class(Message::new("t".repeat(256), "")), ErrorClass::Destination);
-        let large = Outgoing::new(Message::new("rooms", vec![0; LIMIT + 1]), LIMIT).unwrap_err();
+        let large = Outgoing::new(Message::new("rooms", vec![0; LIMIT + 1]), &config()).unwrap_err();
         assert_eq!(large.class(), ErrorClass::Event);
         assert!(large.to_string().contains("`max_message_bytes` is 1000"), "{large}");
         for (name, value) in [("n".repeat(256), 0), ("CC".to_owned(), 0), ("n".to_owned(), MAX_HEADER_BYTES)]
@@ -355,7 +365,7 @@ mod tests {
         let mut message = full();
         message.id = Some("i".repeat(256).as_str().into());
         message.name = "é".repeat(200);
-        let outgoing = Outgoing::new(message, LIMIT).unwrap();
+        let outgoing = Outgoing::new(message, &config()).unwrap();
         assert_eq!(*outgoing.properties.message_id(), None);
         assert_eq!(*outgoing.properties.kind(), None);
         assert_eq!(outgoing.routing_key.as_str(), "é".repeat(127));

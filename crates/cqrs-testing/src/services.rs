@@ -69,10 +69,24 @@ pub fn trial(
     name: impl Into<String>,
     test: impl FnOnce(String) -> Result<(), Failed> + Send + 'static,
 ) -> Trial {
-    Trial::ignorable_test(name, move || match service.given() {
-        Some(url) => test(url).map(|()| Completion::Completed),
-        None if required() => Err(Failed::from(format!("the server is required: {}", service.how()))),
-        None => Ok(Completion::ignored_with(service.how())),
+    trial_with([service], name, |[url]| test(url))
+}
+
+/// As [`trial`], with several servers.
+pub fn trial_with<const N: usize>(
+    services: [Service; N],
+    name: impl Into<String>,
+    test: impl FnOnce([String; N]) -> Result<(), Failed> + Send + 'static,
+) -> Trial {
+    Trial::ignorable_test(name, move || {
+        match services.into_iter().find(|service| service.given().is_none()) {
+            None => test(services.map(|service| service.given().unwrap_or_default()))
+                .map(|()| Completion::Completed),
+            Some(missing) if required() => {
+                Err(Failed::from(format!("the server is required: {}", missing.how())))
+            }
+            Some(missing) => Ok(Completion::ignored_with(missing.how())),
+        }
     })
 }
 

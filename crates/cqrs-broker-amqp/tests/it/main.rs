@@ -8,6 +8,7 @@ mod offline;
 mod private;
 mod proxy;
 mod real;
+mod topology;
 
 use std::future::Future;
 use std::time::Duration;
@@ -31,6 +32,7 @@ fn main() {
     }
     trials.extend(login::trials());
     trials.extend(private::trials());
+    trials.extend(topology::trials());
     libtest_mimic::run(&Arguments::from_args(), trials).exit();
 }
 

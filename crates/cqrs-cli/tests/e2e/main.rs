@@ -6,13 +6,14 @@
 //! messages are delivered twice. The same checker judges all of them: nothing lost, nothing from a transaction that was
 //! rolled back, in order per key, one effect for each event.
 
-#![allow(clippy::unwrap_used, clippy::print_stdout)] // a test, with a word for who runs it
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)] // a test, with a word for who runs it
 
 mod brokers;
 mod databases;
 mod in_memory;
-mod relays;
 mod road;
+#[path = "../support/mod.rs"]
+mod support;
 
 use std::process::ExitCode;
 use std::sync::Arc;

@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use crate::brokers::RealBroker;
 use crate::databases::{Db, Site, effects};
-use crate::relays::{Relay, Road};
+use crate::support::Relay;
 
 pub(crate) const COMMANDS: u64 = 2_000;
 pub(crate) const KEYS: u64 = 32;
@@ -228,6 +228,41 @@ impl Services {
     }
 }
 
+/// From which database to which broker.
+struct Road {
+    database: String,
+    broker: String,
+}
+
+impl Road {
+    /// A relay that is ready.
+    async fn relay(&self, name: &str) -> Relay {
+        let (relay, _) = Relay::start(&[
+            "--database",
+            &self.database,
+            "--broker",
+            &self.broker,
+            "--name",
+            name,
+            // The others take over from one that was killed after a second.
+            "--lease",
+            "1s",
+            "--lease-margin",
+            "200ms",
+            "--heartbeat-interval",
+            "200ms",
+            "--publish-timeout",
+            "800ms",
+            "--poll-interval",
+            "50ms",
+            "--max-backoff",
+            "1s",
+        ])
+        .await;
+        relay
+    }
+}
+
 /// A cell whose relays and broker are processes.
 pub(crate) async fn drive<D: Db>(site: &Site, broker: &RealBroker) -> Result<()> {
     let outbox = site.prepare::<D>().await?;
@@ -241,7 +276,7 @@ pub(crate) async fn drive<D: Db>(site: &Site, broker: &RealBroker) -> Result<()>
     let left = outbox.status().await?;
     assert_eq!((left.waiting, left.parked, left.dead_letters), (0, 0, 0), "{left:?}");
     for relay in relays {
-        println!("  {}", relay.stop().await?);
+        println!("  {}", relay.stop().await);
     }
     connected.close().await?;
     let database = D::version(&mut *outbox.connection().await?).await?;
@@ -257,7 +292,7 @@ async fn disturb<D: Db>(
     broker: &RealBroker,
     progress: Progress,
 ) -> Result<[Relay; 2]> {
-    let (first, second) = (road.relay("first").await?, road.relay("second").await?);
+    let (first, second) = (road.relay("first").await, road.relay("second").await);
     let shared = async {
         while outbox.status().await?.relays.iter().filter(|relay| relay.owned_groups > 0).count()
             < D::RELAYS_AT_WORK
@@ -270,11 +305,11 @@ async fn disturb<D: Db>(
         .await
         .map_err(|_| Error::handler("the relays do not share the groups"))??;
     progress.reaches(COMMANDS / 4).await;
-    first.kill().await?;
-    let third = road.relay("third").await?;
+    first.kill().await;
+    let third = road.relay("third").await;
     progress.reaches(COMMANDS / 2).await;
     broker.kill_and_start_again().await?;
-    println!("  {}", second.stop().await?);
-    let fourth = road.relay("fourth").await?;
+    println!("  {}", second.stop().await);
+    let fourth = road.relay("fourth").await;
     Ok([third, fourth])
 }

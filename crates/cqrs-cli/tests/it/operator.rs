@@ -1,0 +1,105 @@
+//! `cqrs outbox migrate`, `cqrs outbox status`, and the help.
+
+use libtest_mimic::Trial;
+use serde_json::Value;
+
+use crate::site::{Kind, Site, cqrs, cqrs_with};
+use crate::{on_each, run};
+
+pub(crate) fn trials() -> Vec<Trial> {
+    let mut trials = vec![
+        Trial::test("help_says_what_there_is_and_no_secret", || run(help())),
+        Trial::test("printed_sql_touches_nothing", || run(print())),
+    ];
+    on_each(&mut trials, "migrates_once", migrates_once);
+    on_each(&mut trials, "two_migrate_at_once", two_at_once);
+    on_each(&mut trials, "status_tells_what_waits", status);
+    trials
+}
+
+async fn help() {
+    let secrets =
+        [("CQRS_DATABASE_URL", "postgres://me:hunter2@h/d"), ("CQRS_BROKER_URL", "amqp://me:hunter2@h")];
+    let help = cqrs_with(&["relay", "--help"], &secrets).await.expect_code(0);
+    for part in
+        ["--database", "CQRS_DATABASE_URL", "--lease", "CQRS_RELAY_LEASE", "[default: 10s]", "SIGTERM"]
+    {
+        assert!(help.contains(part), "{part}");
+    }
+    assert!(!help.contains("hunter2"));
+    let help = cqrs(&["--help"]).await.expect_code(0);
+    for part in ["relay", "outbox", "Exit codes", "4  the database or the broker cannot be reached"] {
+        assert!(help.contains(part), "{part}");
+    }
+    let version = cqrs(&["--version"]).await.expect_code(0);
+    assert_eq!(version.trim(), format!("cqrs {}", env!("CARGO_PKG_VERSION")));
+}
+
+async fn print() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("none.sqlite");
+    let url = format!("sqlite://{}", file.display());
+    let sql = cqrs(&["outbox", "migrate", "--print", "--database", &url]).await.expect_code(0);
+    assert!(sql.contains("CREATE TABLE cqrs_outbox (") && sql.contains("AUTOINCREMENT"), "{sql}");
+    assert!(!file.exists());
+    // Nobody is there.
+    for (url, part) in [("postgres://h:1/d", "IDENTITY (CACHE 1)"), ("mysql://h:1/d", "AUTO_INCREMENT")] {
+        let sql = cqrs(&["outbox", "migrate", "--print", "--database", url]).await.expect_code(0);
+        assert!(sql.contains(part), "{sql}");
+    }
+}
+
+async fn migrates_once(site: Site) {
+    let migrate = ["outbox", "migrate", "--database", &site.url];
+    let said = cqrs(&migrate).await.expect_code(0);
+    assert!(said.contains("were created, version 1"), "{said}");
+    // By the variable.
+    let said = cqrs_with(&migrate[..2], &[("CQRS_DATABASE_URL", &site.url)]).await.expect_code(0);
+    assert!(said.contains("nothing was to do"), "{said}");
+    let said: Value =
+        serde_json::from_str(&cqrs(&[&migrate[..], &["--json"]].concat()).await.expect_code(0)).unwrap();
+    assert_eq!((&said["from"], &said["to"]), (&1.into(), &1.into()));
+    assert!(!said.to_string().contains(":secret@"), "{said}");
+}
+
+async fn two_at_once(site: Site) {
+    let migrate = ["outbox", "migrate", "--database", &site.url];
+    let (one, two) = tokio::join!(cqrs(&migrate), cqrs(&migrate));
+    one.expect_code(0);
+    two.expect_code(0);
+    assert_eq!(site.status().await["schema_version"], 1);
+}
+
+async fn status(site: Site) {
+    site.migrate().await;
+    for nth in 0..3 {
+        site.insert("rooms", "room 5", &nth.to_string()).await;
+    }
+    let status = site.status().await;
+    let groups = if site.kind == Kind::Sqlite { 1 } else { 64 };
+    for (name, wanted) in [
+        ("waiting", 3),
+        ("parked", 0),
+        ("closed_gates", 0),
+        ("dead_letters", 0),
+        ("groups", groups),
+        ("unowned_groups", groups),
+    ] {
+        assert_eq!(status[name], wanted, "{name}: {status}");
+    }
+    assert_eq!((&status["hold"], &status["relays"]), (&false.into(), &Value::Array(Vec::new())));
+    assert!(
+        status["oldest_waiting_seconds"].as_f64().is_some_and(|age| (0.0..600.0).contains(&age)),
+        "{status}"
+    );
+    let said = cqrs(&["outbox", "status", "--database", &site.url]).await.expect_code(0);
+    for part in [
+        "3 events, the oldest for ",
+        "none is at work",
+        "version 1",
+        &format!("{groups} of them without an owner"),
+    ] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    assert!(!said.contains(":secret@"), "{said}");
+}

@@ -1,0 +1,200 @@
+//! Relays as processes: alone, in company, stopped and killed.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use cqrs::app::connect_broker;
+use cqrs::broker::{SubscribeOptions, Subscription};
+use cqrs::{Message, MessageBroker};
+use cqrs_testing::services::{Service, trial, trial_with};
+use libtest_mimic::Trial;
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::run;
+use crate::site::{Kind, Site, cqrs};
+use crate::support::Relay;
+
+pub(crate) fn trials() -> Vec<Trial> {
+    let mut trials = Vec::new();
+    on_each(&mut trials, "plain_sql_is_relayed_until_empty", until_empty);
+    on_each(&mut trials, "a_stopped_relay_is_followed_at_once", followed_at_once);
+    on_each(&mut trials, "a_killed_relay_is_followed_after_its_lease", followed_after_its_lease);
+    // SQLite has one group, which nobody can share.
+    for kind in [Kind::Postgres, Kind::MySql] {
+        trials.push(with_rabbitmq(kind, "two_relays_share_the_groups", shared));
+    }
+    trials.push(trial(Service::Kafka, "kafka::linger_and_json", |servers| run(kafka(servers))));
+    trials
+}
+
+/// A test for each kind of database, each with RabbitMQ.
+fn on_each<F>(trials: &mut Vec<Trial>, name: &str, test: fn(Site, Road) -> F)
+where
+    F: Future<Output = ()> + 'static,
+{
+    trials.extend([Kind::Sqlite, Kind::Postgres, Kind::MySql].map(|kind| with_rabbitmq(kind, name, test)));
+}
+
+fn with_rabbitmq<F>(kind: Kind, name: &str, test: fn(Site, Road) -> F) -> Trial
+where
+    F: Future<Output = ()> + 'static,
+{
+    let name = format!("{kind}::{name}");
+    let start = move |database: String, broker: String| {
+        run(async move {
+            let site = Site::new(kind, database).await;
+            site.migrate().await;
+            test(site, Road::to(broker).await).await;
+        })
+    };
+    match kind {
+        Kind::Sqlite => trial(Service::Amqp, name, move |broker| start(String::new(), broker)),
+        Kind::Postgres => trial_with([Service::Postgres, Service::Amqp], name, move |[database, broker]| {
+            start(database, broker)
+        }),
+        Kind::MySql => trial_with([Service::MySql, Service::Amqp], name, move |[database, broker]| {
+            start(database, broker)
+        }),
+    }
+}
+
+/// A topic with someone who listens to it.
+struct Road {
+    broker_url: String,
+    broker: Arc<dyn MessageBroker>,
+    topic: String,
+    member: Box<dyn Subscription>,
+}
+
+impl Road {
+    async fn to(broker_url: String) -> Self {
+        let topic = format!("cqrs-cli-{}", Uuid::new_v4().simple());
+        let broker = connect_broker(&broker_url).unwrap();
+        let member = broker
+            .subscribe(SubscribeOptions::new(format!("{topic}-group"), [topic.as_str()]))
+            .await
+            .unwrap();
+        Self { broker_url, broker, topic, member }
+    }
+
+    async fn next(&mut self) -> Message {
+        let delivery = self.member.next().await.unwrap().unwrap();
+        let message = delivery.message().clone();
+        delivery.ack().await.unwrap();
+        message
+    }
+
+    async fn expect(&mut self, payload: &str) -> Message {
+        let message = self.next().await;
+        assert_eq!(message.payload.as_deref(), Some(payload.as_bytes()));
+        message
+    }
+
+    fn arguments<'a>(&'a self, site: &'a Site, more: &[&'a str]) -> Vec<&'a str> {
+        [&["--database", &site.url, "--broker", &self.broker_url], more].concat()
+    }
+}
+
+async fn until_empty(site: Site, mut road: Road) {
+    site.insert(&road.topic, "room 5", "one").await;
+    site.insert(&road.topic, "room 5", "two").await;
+    let arguments = [vec!["relay", "--until-empty"], road.arguments(&site, &[])].concat();
+    let said = cqrs(&arguments).await.expect_code(0);
+    assert!(said.contains("2 published, 2 confirmed, 2 settled"), "{said}");
+    let message = road.expect("one").await;
+    assert_eq!(message.key.as_deref(), Some(&b"room 5"[..]));
+    road.expect("two").await;
+    assert_eq!(site.status().await["waiting"], 0);
+}
+
+/// Longer than any test lasts: nobody takes over because a lease has expired.
+const LONG: [&str; 4] = ["--lease", "10m", "--heartbeat-interval", "200ms"];
+
+async fn followed_at_once(site: Site, mut road: Road) {
+    let (first, ready) =
+        Relay::start(&road.arguments(&site, &[&LONG[..], &["--name", "first"]].concat())).await;
+    assert!(ready.starts_with("ready: relay first, ") && !ready.contains(":secret@"), "{ready}");
+    let (second, _) =
+        Relay::start(&road.arguments(&site, &[&LONG[..], &["--name", "second"]].concat())).await;
+    let last_words = first.stop().await;
+    assert!(last_words.starts_with("stopped: relay first, "), "{last_words}");
+    // Whichever group it is in.
+    for nth in 0..10 {
+        site.insert(&road.topic, &format!("room {nth}"), "x").await;
+    }
+    for _ in 0..10 {
+        road.expect("x").await;
+    }
+    second.stop().await;
+    let status = site.status().await;
+    assert_eq!((&status["waiting"], &status["unowned_groups"]), (&0.into(), &status["groups"]), "{status}");
+}
+
+/// So short that a test can wait for its end.
+const SHORT: [&str; 8] = [
+    "--lease",
+    "1s",
+    "--lease-margin",
+    "200ms",
+    "--heartbeat-interval",
+    "200ms",
+    "--publish-timeout",
+    "800ms",
+];
+
+async fn followed_after_its_lease(site: Site, mut road: Road) {
+    let (first, _) = Relay::start(&road.arguments(&site, &SHORT)).await;
+    site.insert(&road.topic, "room 5", "one").await;
+    road.expect("one").await;
+    first.kill().await;
+    site.insert(&road.topic, "room 5", "two").await;
+    let (second, _) = Relay::start(&road.arguments(&site, &SHORT)).await;
+    // What was in flight at the kill may come again.
+    while road.next().await.payload.as_deref() != Some(b"two") {}
+    second.stop().await;
+}
+
+async fn shared(site: Site, mut road: Road) {
+    let arguments = |name| road.arguments(&site, &[&SHORT[..], &["--name", name]].concat());
+    let (first, second) =
+        (Relay::start(&arguments("first")).await.0, Relay::start(&arguments("second")).await.0);
+    let owned = async || {
+        let status = site.status().await;
+        let relays = status["relays"].as_array().unwrap().clone();
+        let owned = |relay: &Value| {
+            (relay["name"].as_str().unwrap().to_owned(), relay["owned_groups"].as_u64().unwrap())
+        };
+        relays.iter().map(owned).collect::<BTreeMap<_, _>>()
+    };
+    while owned().await.values().copied().collect::<Vec<_>>() != [32, 32] {}
+    for nth in 0..200 {
+        site.insert(&road.topic, &format!("room {nth}"), "x").await;
+    }
+    for _ in 0..200 {
+        road.expect("x").await;
+    }
+    for relay in [first, second] {
+        let last_words = relay.stop().await;
+        assert!(!last_words.contains(" 0 published"), "one of them did it all: {last_words}");
+    }
+}
+
+async fn kafka(servers: String) {
+    let site = Site::new(Kind::Sqlite, String::new()).await;
+    site.migrate().await;
+    let mut road =
+        Road::to(format!("kafka://{servers}?allow.auto.create.topics=true&session.timeout.ms=6000")).await;
+    let more = ["--json", "--name", "first", "--linger", "2ms", "--lane-waits-for-dead-letter", "false"];
+    let (relay, ready) = Relay::start(&road.arguments(&site, &more)).await;
+    let ready: Value = serde_json::from_str(&ready).unwrap();
+    assert_eq!(
+        (&ready["event"], &ready["relay"], &ready["owned_groups"]),
+        (&"ready".into(), &"first".into(), &1.into())
+    );
+    site.insert(&road.topic, "room 5", "one").await;
+    road.expect("one").await;
+    let stopped: Value = serde_json::from_str(&relay.stop().await).unwrap();
+    assert_eq!((&stopped["event"], &stopped["settled"]), (&"stopped".into(), &1.into()));
+    road.broker.close().await.unwrap();
+}

@@ -1,0 +1,129 @@
+//! A database of a test's own, and a run of the program on it.
+
+use std::fmt;
+
+use cqrs::diesel::{MySql, Outbox, Pg, Sqlite};
+use diesel_async::SimpleAsyncConnection;
+use serde_json::Value;
+use tempfile::TempDir;
+use uuid::Uuid;
+
+use crate::support::program;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Sqlite,
+    Postgres,
+    MySql,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Sqlite => "sqlite",
+            Self::Postgres => "postgres",
+            Self::MySql => "mysql",
+        })
+    }
+}
+
+/// An empty database. On a server it stays behind when the test is over, as the server itself does not.
+pub(crate) struct Site {
+    pub(crate) kind: Kind,
+    pub(crate) url: String,
+    _folder: Option<TempDir>,
+}
+
+impl Site {
+    pub(crate) async fn new(kind: Kind, server: String) -> Self {
+        if kind == Kind::Sqlite {
+            let folder = tempfile::tempdir().unwrap();
+            let url = format!("sqlite://{}", folder.path().join("it.sqlite").display());
+            return Self { kind, url, _folder: Some(folder) };
+        }
+        let name = format!("cqrs_cli_{}", Uuid::new_v4().simple());
+        let mut url = url::Url::parse(&server).unwrap();
+        execute(kind, &server, &format!("CREATE DATABASE {name}")).await;
+        url.set_path(&name);
+        Self { kind, url: url.into(), _folder: None }
+    }
+
+    pub(crate) async fn sql(&self, sql: &str) {
+        execute(self.kind, &self.url, sql).await;
+    }
+
+    /// An event, as a program in another language writes it.
+    pub(crate) async fn insert(&self, topic: &str, key: &str, payload: &str) {
+        self.sql(&format!(
+            "INSERT INTO cqrs_outbox (event_name, topic, message_key, payload_text) \
+             VALUES ('room_closed', '{topic}', '{key}', '{payload}')"
+        ))
+        .await;
+    }
+
+    pub(crate) async fn migrate(&self) {
+        cqrs(&["outbox", "migrate", "--database", &self.url]).await.expect_code(0);
+    }
+
+    pub(crate) async fn status(&self) -> Value {
+        let said = cqrs(&["outbox", "status", "--json", "--database", &self.url]).await.expect_code(0);
+        serde_json::from_str(&said).unwrap()
+    }
+}
+
+async fn execute(kind: Kind, url: &str, sql: &str) {
+    match kind {
+        Kind::Sqlite => {
+            Outbox::<Sqlite>::connect(url).await.unwrap().connection().await.unwrap().batch_execute(sql).await
+        }
+        Kind::Postgres => {
+            Outbox::<Pg>::connect(url).await.unwrap().connection().await.unwrap().batch_execute(sql).await
+        }
+        Kind::MySql => {
+            Outbox::<MySql>::connect(url).await.unwrap().connection().await.unwrap().batch_execute(sql).await
+        }
+    }
+    .unwrap();
+}
+
+/// What a run of the program left.
+#[derive(Debug)]
+pub(crate) struct Ran {
+    code: Option<i32>,
+    pub(crate) out: String,
+    pub(crate) err: String,
+}
+
+impl Ran {
+    /// What it printed.
+    #[track_caller]
+    pub(crate) fn expect_code(self, code: i32) -> String {
+        assert_eq!(self.code, Some(code), "{self:?}");
+        self.out
+    }
+
+    /// Its error, in which all of these stand, and nowhere the password of the tests.
+    #[track_caller]
+    pub(crate) fn expect_error(self, code: i32, parts: &[&str]) {
+        assert_eq!(self.code, Some(code), "{self:?}");
+        let (_, said) = self.err.split_once("error: ").unwrap_or_default();
+        for part in parts {
+            assert!(said.contains(part), "{part:?} is not in: {self:?}");
+        }
+        assert!(!format!("{self:?}").contains("hunter2"), "{self:?}");
+    }
+}
+
+/// Runs the program to its end.
+pub(crate) async fn cqrs(arguments: &[&str]) -> Ran {
+    cqrs_with(arguments, &[]).await
+}
+
+pub(crate) async fn cqrs_with(arguments: &[&str], variables: &[(&str, &str)]) -> Ran {
+    let output = program().args(arguments).envs(variables.iter().copied()).output().await.unwrap();
+    Ran {
+        code: output.status.code(),
+        out: String::from_utf8(output.stdout).unwrap(),
+        err: String::from_utf8(output.stderr).unwrap(),
+    }
+}

@@ -1,0 +1,70 @@
+//! The program `cqrs` as a process. Each test binary uses a part of this.
+#![allow(dead_code)]
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdout, Command};
+use tokio::time::timeout;
+
+/// A hang, and nothing else, takes so long.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The program, with none of its variables set.
+pub(crate) fn program() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_cqrs"));
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("CQRS_")) {
+        command.env_remove(name);
+    }
+    // What is lost with a broker that is killed is no news to a test, unless somebody asks.
+    let log = std::env::var("RUST_LOG").unwrap_or_else(|_| "error".to_owned());
+    command.env("RUST_LOG", log).stdin(Stdio::null()).kill_on_drop(true);
+    command
+}
+
+/// A relay in a process of its own.
+pub(crate) struct Relay {
+    process: Child,
+    output: Lines<BufReader<ChildStdout>>,
+}
+
+impl Relay {
+    /// Starts one; it may not be ready yet.
+    pub(crate) fn spawn(arguments: &[&str]) -> Self {
+        let mut process = program().arg("relay").args(arguments).stdout(Stdio::piped()).spawn().unwrap();
+        let output = process.stdout.take().unwrap();
+        Self { process, output: BufReader::new(output).lines() }
+    }
+
+    /// Starts one, and waits until it says that it is ready; gives what it says.
+    pub(crate) async fn start(arguments: &[&str]) -> (Self, String) {
+        let mut relay = Self::spawn(arguments);
+        let ready = relay.next_line().await;
+        assert!(ready.contains("ready"), "{ready}");
+        (relay, ready)
+    }
+
+    /// The next line that it says.
+    pub(crate) async fn next_line(&mut self) -> String {
+        match timeout(PATIENCE, self.output.next_line()).await {
+            Ok(line) => line.unwrap().expect("the relay ended without a word"),
+            Err(_) => panic!("the relay says nothing"),
+        }
+    }
+
+    /// Kills it with SIGKILL.
+    pub(crate) async fn kill(mut self) {
+        self.process.kill().await.unwrap();
+    }
+
+    /// Stops it with SIGTERM; gives its last words.
+    pub(crate) async fn stop(mut self) -> String {
+        let id = self.process.id().expect("the relay had ended by itself").to_string();
+        assert!(Command::new("kill").args(["-s", "TERM", &id]).status().await.unwrap().success());
+        let last_words = self.next_line().await;
+        let ended = timeout(PATIENCE, self.process.wait()).await.expect("the relay does not end").unwrap();
+        assert!(ended.success(), "{ended}");
+        last_words
+    }
+}
