@@ -8,9 +8,16 @@ use diesel::result::{DatabaseErrorKind, Error as DieselError};
 pub(crate) const MIGRATE: &str = "the outbox's tables are missing in this database: create them with `Outbox::migrate`, \
      or run the SQL that `cqrs_outbox_diesel::migrations` prints";
 
+/// What to do about a binary log that cannot hold what the relay does; 1665.
+const BINARY_LOG: &str = "the database's binary log has `binlog_format = STATEMENT`, with which nothing can be written at \
+     READ COMMITTED: set it to `ROW` or `MIXED`";
+
 pub(crate) fn store_error(error: DieselError) -> StoreError {
     if is_missing_table(&error) {
         return StoreError::new(StoreErrorKind::Schema, MIGRATE).with_source(error);
+    }
+    if error.to_string().contains("BINLOG_FORMAT = STATEMENT") {
+        return StoreError::new(StoreErrorKind::Configuration, BINARY_LOG).with_source(error);
     }
     let kind = if is_unavailable(&error) { StoreErrorKind::Unavailable } else { StoreErrorKind::Other };
     StoreError::new(kind, format!("the outbox's database failed: {error}")).with_source(error)
@@ -74,4 +81,50 @@ fn is_missing_table(error: &DieselError) -> bool {
     ours && (message.contains("does not exist")
         || message.contains("doesn't exist")
         || message.contains("no such table"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As the servers say it, those too that the tests do not have.
+    #[test]
+    fn a_failure_is_known_by_its_text() {
+        use StoreErrorKind::{Configuration, Other, Schema, Unavailable};
+        let said = [
+            ("deadlock detected", Unavailable),
+            ("canceling statement due to lock timeout", Unavailable),
+            ("the database system is shutting down", Unavailable),
+            ("database is locked", Unavailable),
+            ("Deadlock found when trying to get lock; try restarting transaction", Unavailable),
+            ("Lock wait timeout exceeded; try restarting transaction", Unavailable),
+            ("Query execution was interrupted (max_statement_time exceeded)", Unavailable),
+            ("Query execution was interrupted, maximum statement execution time exceeded", Unavailable),
+            ("Connection was killed", Unavailable),
+            ("Server shutdown in progress", Unavailable),
+            ("Too many connections", Unavailable),
+            (
+                "The MySQL server is running with the --read-only option so it cannot execute this statement",
+                Unavailable,
+            ),
+            ("MySQL server has gone away", Unavailable),
+            ("Lost connection to MySQL server during query", Unavailable),
+            ("Driver error: `Connection to the server is closed.'", Unavailable),
+            ("Input/output error: Input/output error: Broken pipe (os error 32)", Unavailable),
+            ("relation \"cqrs_outbox\" does not exist", Schema),
+            ("no such table: cqrs_outbox", Schema),
+            ("Table 'shop.cqrs_outbox' doesn't exist", Schema),
+            ("Table 'shop.rooms' doesn't exist", Other),
+            (
+                "Cannot execute statement: impossible to write to binary log since BINLOG_FORMAT = STATEMENT and at \
+                 least one table uses a storage engine limited to row-based logging",
+                Configuration,
+            ),
+            ("division by zero", Other),
+        ];
+        for (text, kind) in said {
+            let error = DieselError::DatabaseError(DatabaseErrorKind::Unknown, Box::new(text.to_owned()));
+            assert_eq!(store_error(error).kind(), kind, "{text}");
+        }
+    }
 }

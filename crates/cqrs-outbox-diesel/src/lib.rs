@@ -11,6 +11,8 @@ mod error;
 mod migration;
 #[cfg(feature = "mysql")]
 mod mysql;
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+mod network;
 mod outbox;
 #[cfg(feature = "postgres")]
 mod postgres;
@@ -21,8 +23,6 @@ mod statements;
 mod status;
 mod store;
 mod tx;
-#[cfg(any(feature = "postgres", feature = "mysql"))]
-mod url;
 
 /// The tables as SQL, oldest step first: print it, or run [`Outbox::migrate`].
 pub mod migrations {

@@ -220,8 +220,10 @@ impl<B: Backend> Outbox<B> {
     }
 
     pub(crate) async fn try_check_schema(&self) -> Result<(), StoreError> {
-        let mut guard = self.acquire().await?;
-        check_versions::<B>(&mut guard).await
+        let mut conn = Tx::new(self.acquire().await?, self.clone(), None);
+        check_versions::<B>(&mut conn).await?;
+        conn.give_back();
+        Ok(())
     }
 
     /// What waits, what is stuck and who is at work, as of one snapshot; with no relay running too.
@@ -240,11 +242,12 @@ impl<B: Backend> Outbox<B> {
         self.try_status().await.map_err(StoreError::into_error)
     }
 
+    /// On a connection of the application's: the relay's have a limit of time, and counting millions may take longer.
     async fn try_status(&self) -> Result<OutboxStatus, StoreError> {
-        let mut guard = self.acquire_for_call().await?;
-        check_versions::<B>(&mut guard).await?;
-        let row = B::status(&mut guard).await.map_err(store_error)?;
-        guard.give_back();
+        let mut conn = Tx::new(self.acquire().await?, self.clone(), None);
+        check_versions::<B>(&mut conn).await?;
+        let row = B::status(&mut conn).await.map_err(store_error)?;
+        conn.give_back();
         row.into_status().map_err(|error| {
             let what = format!("the outbox's database gave a status that is not understood: {error}");
             StoreError::new(StoreErrorKind::Other, what).with_source(error)

@@ -98,7 +98,7 @@ pub struct Record {
     #[diesel(sql_type = Integer)]
     pub(crate) size: i32,
     #[diesel(sql_type = Integer)]
-    group_no: i32,
+    pub(crate) group_no: i32,
     #[diesel(sql_type = Bool)]
     gated: bool,
 }

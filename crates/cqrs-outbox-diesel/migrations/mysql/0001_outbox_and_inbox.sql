@@ -1,4 +1,4 @@
--- For MariaDB 10.11 or newer and MySQL 8.0.19 or newer, which has not been tried. DDL commits by itself here, so each
+-- For MariaDB 10.11 or newer and MySQL 8.4, on which it has not been tried. DDL commits by itself here, so each
 -- statement may be run again: after a migration that was interrupted, run all of it once more.
 -- All times are UTC, whatever the session's time zone. Keys, lanes and message ids are bytes: a collation would take
 -- `a`, `A` and `a ` for the same.

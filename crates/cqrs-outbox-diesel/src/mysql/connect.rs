@@ -3,21 +3,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cqrs_core::{ErrorKind, Result};
-use cqrs_outbox::{StoreError, StoreErrorKind};
+use cqrs_outbox::StoreError;
 use deadpool::Runtime;
-use deadpool::managed::{Hook, HookError, PoolError as Pooled, QueueMode};
+use deadpool::managed::{Hook, HookError, QueueMode};
+use diesel::result::Error as DieselError;
 use diesel::{ConnectionError, ConnectionResult};
 use diesel_async::pooled_connection::deadpool::Pool;
-use diesel_async::pooled_connection::{
-    AsyncDieselConnectionManager, ManagerConfig, PoolError, RecyclingMethod,
-};
+use diesel_async::pooled_connection::{AsyncDieselConnectionManager, ManagerConfig, RecyclingMethod};
 use diesel_async::{AsyncMysqlConnection, SimpleAsyncConnection};
-use futures_util::future::{BoxFuture, FutureExt};
+use futures_util::future::{BoxFuture, FutureExt, ready};
 use mysql_async::{Conn, Opts, OptsBuilder};
 
+use super::watch::{is_at_rest, watch};
 use super::{MySql, sql};
+use crate::network::without_password;
 use crate::outbox::Outbox;
-use crate::url::without_password;
 
 type Connect = dyn Fn(&str) -> BoxFuture<'static, ConnectionResult<AsyncMysqlConnection>> + Send + Sync;
 
@@ -152,12 +152,17 @@ impl MySqlBuilder {
                     for sql in setup {
                         conn.batch_execute(sql).await.map_err(ConnectionError::CouldntSetupConfiguration)?;
                     }
+                    watch(&mut conn);
                     Ok(conn)
                 }
                 .boxed()
             });
-            // Whether the connection is closed shows with the next statement.
-            config.recycling_method = RecyclingMethod::Fast;
+            // Whether it is closed shows with the next statement.
+            config.recycling_method = RecyclingMethod::CustomFunction(Box::new(|conn| {
+                let at_rest =
+                    if is_at_rest(conn) { Ok(()) } else { Err(DieselError::BrokenTransactionManager) };
+                ready(at_rest).boxed()
+            }));
             let manager = AsyncDieselConnectionManager::new_with_config(&url, config);
             Pool::builder(manager)
                 .runtime(Runtime::Tokio1)
@@ -217,23 +222,6 @@ async fn without_tls(url: &str) -> ConnectionResult<AsyncMysqlConnection> {
         error => ConnectionError::BadConnection(error.to_string()),
     })?;
     AsyncMysqlConnection::try_from(conn).await
-}
-
-pub(super) fn pool_error(error: Pooled<PoolError>) -> StoreError {
-    let (kind, what) = match &error {
-        Pooled::Backend(PoolError::ConnectionError(ConnectionError::InvalidConnectionUrl(what))) => {
-            (StoreErrorKind::Configuration, format!("{what}; check the URL, its user, password and database"))
-        }
-        Pooled::Backend(PoolError::ConnectionError(ConnectionError::BadConnection(what))) => {
-            (StoreErrorKind::Unavailable, format!("{what}; is the server running?"))
-        }
-        Pooled::Timeout(_) => (
-            StoreErrorKind::Unavailable,
-            "no connection became free in time; raise `max_connections`, or look for transactions that stay open".to_owned(),
-        ),
-        _ => (StoreErrorKind::Unavailable, error.to_string()),
-    };
-    StoreError::new(kind, what)
 }
 
 impl fmt::Debug for MySqlBuilder {

@@ -3,6 +3,7 @@
 mod connect;
 mod read;
 mod sql;
+mod watch;
 
 use std::fmt::Display;
 use std::time::Duration;
@@ -24,16 +25,20 @@ pub use self::connect::MySqlBuilder;
 use self::connect::Pools;
 use crate::backend::Backend;
 use crate::migration::{MYSQL, Migration};
+use crate::network::pool_error;
 use crate::record::{NewRow, Record};
 use crate::statements::{Census, Exists, LeaseRow, Statements, Versions, attempts, limit};
 use crate::status::StatusRow;
 use crate::tx::Tx;
 
-/// MariaDB, 10.11 or newer, as the database of an [`Outbox`](crate::Outbox). It keeps to what MySQL 8.0.19 or newer has
-/// too, and is not tried on it.
+/// MariaDB, 10.11 or newer, as the database of an [`Outbox`](crate::Outbox). It keeps to what MySQL 8.4 has too, and has not
+/// been tried on it. The order of a key is not promised on a cluster with several writers (Galera, group replication).
 ///
 /// Your own transactions keep the server's isolation level. The relay has connections of its own at READ COMMITTED, which
 /// the server's binary log must allow: `binlog_format` is `ROW` or `MIXED`, as it is by default.
+///
+/// The client library has no time-out for a connection that is cut without a word: put one around your own transactions.
+/// The relay has one, its `store_timeout`.
 #[derive(Debug)]
 pub enum MySql {}
 
@@ -66,11 +71,9 @@ struct Bytes {
     value: Vec<u8>,
 }
 
-/// Rows of one statement: there may be 65,535 parameters.
+/// Rows of one statement: there may be 65,535 parameters. Bytes are no matter: what is too much for a packet the client
+/// sends one by one.
 const ROWS_PER_INSERT: usize = 1_000;
-
-/// Bytes of one statement, give or take a row: `max_allowed_packet` is 16 MiB by default on MariaDB.
-const BYTES_PER_INSERT: usize = 4 * 1024 * 1024;
 
 impl Statements for MySql {
     type Conn = Connection;
@@ -80,11 +83,11 @@ impl Statements for MySql {
     const MIGRATIONS: &'static [Migration] = MYSQL;
 
     async fn acquire(pools: &Pools) -> Result<Self::Lent, StoreError> {
-        pools.application.get().await.map_err(connect::pool_error)
+        pools.application.get().await.map_err(pool_error)
     }
 
     async fn acquire_for_store(pools: &Pools) -> Result<Self::Lent, StoreError> {
-        pools.relay.get().await.map_err(connect::pool_error)
+        pools.relay.get().await.map_err(pool_error)
     }
 
     fn discard(lent: Self::Lent) {
@@ -155,11 +158,7 @@ impl Statements for MySql {
     async fn insert(conn: &mut Connection, rows: Vec<NewRow>) -> QueryResult<()> {
         let mut rows = rows.into_iter().peekable();
         while rows.peek().is_some() {
-            let (mut some, mut bytes) = (Vec::new(), 0);
-            while let Some(row) = rows.next_if(|_| some.len() < ROWS_PER_INSERT && bytes < BYTES_PER_INSERT) {
-                bytes += row.payload.as_ref().map_or(0, Vec::len) + row.headers.len();
-                some.push(row);
-            }
+            let some: Vec<NewRow> = rows.by_ref().take(ROWS_PER_INSERT).collect();
             let values = vec![sql::INSERT_ROW; some.len()].join(", ");
             let mut insert = boxed(format!("{}{values}", sql::INSERT));
             for row in some {

@@ -13,8 +13,8 @@ pub(super) const NO_TRANSACTION: &str = "SAVEPOINT cqrs_tx does not exist";
 
 pub(super) const AUTOCOMMIT: &str = "SET autocommit = 1";
 
-/// English messages: diesel gives no codes, so failures are told apart by their text.
-pub(super) const SET_UP: &str = "SET lc_messages = 'en_US'";
+/// English messages: diesel gives no codes, so failures are told apart by their text. And what diesel takes for granted.
+pub(super) const SET_UP: &str = "SET lc_messages = 'en_US', autocommit = 1";
 
 /// Of the relay's connections, which nobody else gets. All time-outs are shorter than a lease: a relay that is stopped in
 /// the midst of a transaction must not keep a lease's row locked. The comments are code, the first to MariaDB (seconds,

@@ -3,21 +3,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cqrs_core::{ErrorKind, Result};
-use cqrs_outbox::{StoreError, StoreErrorKind};
+use cqrs_outbox::StoreError;
 use deadpool::Runtime;
-use deadpool::managed::{HookError, PoolError as Pooled};
 use diesel::{ConnectionError, ConnectionResult};
 use diesel_async::AsyncPgConnection;
 use diesel_async::pooled_connection::deadpool::Pool;
-use diesel_async::pooled_connection::{
-    AsyncDieselConnectionManager, ManagerConfig, PoolError, RecyclingMethod,
-};
+use diesel_async::pooled_connection::{AsyncDieselConnectionManager, ManagerConfig, RecyclingMethod};
 use futures_util::future::{BoxFuture, FutureExt};
 use tokio_postgres::error::SqlState;
 
 use super::Pg;
+use crate::network::without_password;
 use crate::outbox::Outbox;
-use crate::url::without_password;
 
 type Connect = dyn Fn(&str) -> BoxFuture<'static, ConnectionResult<AsyncPgConnection>> + Send + Sync;
 
@@ -166,24 +163,6 @@ fn with_source(error: &tokio_postgres::Error) -> String {
         Some(source) => format!("{error}: {source}"),
         None => error.to_string(),
     }
-}
-
-pub(super) fn pool_error(error: Pooled<PoolError>) -> StoreError {
-    let (kind, what) = match &error {
-        Pooled::Backend(PoolError::ConnectionError(ConnectionError::InvalidConnectionUrl(what))) => {
-            (StoreErrorKind::Configuration, format!("{what}; check the URL, its user, password and database"))
-        }
-        Pooled::Backend(PoolError::ConnectionError(ConnectionError::BadConnection(what))) => {
-            (StoreErrorKind::Unavailable, format!("{what}; is the server running?"))
-        }
-        Pooled::Timeout(_) => (
-            StoreErrorKind::Unavailable,
-            "no connection became free in time; raise `max_connections`, or look for transactions that stay open".to_owned(),
-        ),
-        Pooled::PostCreateHook(HookError::Message(what)) => (StoreErrorKind::Unavailable, what.to_string()),
-        _ => (StoreErrorKind::Unavailable, error.to_string()),
-    };
-    StoreError::new(kind, what)
 }
 
 impl fmt::Debug for PgBuilder {

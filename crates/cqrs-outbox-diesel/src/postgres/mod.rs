@@ -20,6 +20,7 @@ use uuid::Uuid;
 pub use self::connect::PgBuilder;
 use crate::backend::Backend;
 use crate::migration::{Migration, POSTGRES};
+use crate::network::pool_error;
 use crate::record::{NewRow, Record};
 use crate::statements::{Census, Exists, LeaseRow, Statements, Versions, attempts, groups_of, limit};
 use crate::status::StatusRow;
@@ -46,7 +47,7 @@ impl Statements for Pg {
     const MIGRATIONS: &'static [Migration] = POSTGRES;
 
     async fn acquire(pool: &Self::Pool) -> Result<Self::Lent, StoreError> {
-        pool.get().await.map_err(connect::pool_error)
+        pool.get().await.map_err(pool_error)
     }
 
     fn discard(lent: Self::Lent) {

@@ -6,20 +6,22 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use cqrs_outbox::OutboxStore;
 use cqrs_outbox_diesel::migrations::{self, Migration};
 use cqrs_outbox_diesel::{Backend, MySql, Outbox, Pg, Sqlite};
+use cqrs_testing::services::Service;
 use diesel::sql_types::Text;
 use diesel::{QueryResult, QueryableByName, sql_query};
 use diesel_async::{RunQueryDsl, SimpleAsyncConnection};
 use tempfile::TempDir;
 use tokio::sync::Mutex;
 
-use crate::harness::given;
-
 pub(crate) trait Db: Backend {
     const NAME: &'static str;
     const MIGRATIONS: &'static [Migration];
 
-    /// A place for a trial's databases; or how to come by one.
-    fn site() -> Result<Site, String>;
+    /// Where it runs, unless it is a file.
+    const SERVICE: Option<Service>;
+
+    /// A place for a trial's databases, on the server with this URL.
+    fn site(url: String) -> Site;
 
     fn connect(url: String) -> impl Future<Output = cqrs_core::Result<Outbox<Self>>> + Send;
 
@@ -47,9 +49,10 @@ struct Value {
 impl Db for Pg {
     const NAME: &'static str = "postgres";
     const MIGRATIONS: &'static [Migration] = migrations::POSTGRES;
+    const SERVICE: Option<Service> = Some(Service::Postgres);
 
-    fn site() -> Result<Site, String> {
-        given("CQRS_TEST_POSTGRES_URL").map(Site::schemas)
+    fn site(url: String) -> Site {
+        Site::schemas(url)
     }
 
     async fn connect(url: String) -> cqrs_core::Result<Outbox<Self>> {
@@ -73,9 +76,10 @@ impl Db for Pg {
 impl Db for MySql {
     const NAME: &'static str = "mysql";
     const MIGRATIONS: &'static [Migration] = migrations::MYSQL;
+    const SERVICE: Option<Service> = Some(Service::MySql);
 
-    fn site() -> Result<Site, String> {
-        given("CQRS_TEST_MYSQL_URL").map(Site::databases)
+    fn site(url: String) -> Site {
+        Site::databases(url)
     }
 
     async fn connect(url: String) -> cqrs_core::Result<Outbox<Self>> {
@@ -99,9 +103,10 @@ impl Db for MySql {
 impl Db for Sqlite {
     const NAME: &'static str = "sqlite";
     const MIGRATIONS: &'static [Migration] = migrations::SQLITE;
+    const SERVICE: Option<Service> = None;
 
-    fn site() -> Result<Site, String> {
-        Ok(Site::folder())
+    fn site(_url: String) -> Site {
+        Site::folder()
     }
 
     async fn connect(url: String) -> cqrs_core::Result<Outbox<Self>> {

@@ -5,11 +5,10 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use cqrs_outbox_diesel::{MySql, Pg, Sqlite};
+use cqrs_testing::services::trial;
 use libtest_mimic::{Completion, Failed, Trial};
 
 use crate::backend::{Db, Site};
-
-const REQUIRED: &str = "CQRS_TEST_REQUIRE_SERVICES";
 
 pub(crate) type Running<'a> = Pin<Box<dyn Future<Output = Option<String>> + Send + 'a>>;
 
@@ -18,7 +17,7 @@ pub(crate) trait OnEach {
     fn list<D: Db>() -> Vec<(&'static str, Test)>;
 }
 
-/// A test; what it returns is why it was ignored.
+/// A test; what it returns is why it was ignored, on a database that has no server.
 pub(crate) type Test = Box<dyn for<'a> Fn(&'a Site) -> Running<'a> + Send + Sync>;
 
 pub(crate) fn test(run: impl for<'a> Fn(&'a Site) -> Running<'a> + Send + Sync + 'static) -> Test {
@@ -62,25 +61,16 @@ impl Trials {
     pub(crate) fn on<D: Db>(&mut self, tests: Vec<(&str, Test)>) {
         for (name, test) in tests {
             let name = format!("{}::{name}", D::NAME);
-            self.0.push(Trial::ignorable_test(name, move || match D::site() {
-                Ok(site) => run(site, &test),
-                Err(how) if std::env::var(REQUIRED).is_ok_and(|required| required == "1") => {
-                    Err(Failed::from(format!("{} is required and not there: {how}", D::NAME)))
-                }
-                Err(how) => Ok(Completion::ignored_with(how)),
-            }));
+            self.0.push(match D::SERVICE {
+                Some(service) => trial(service, name, move |url| run(D::site(url), &test).map(drop)),
+                None => Trial::ignorable_test(name, move || run(D::site(String::new()), &test)),
+            });
         }
     }
 
     pub(crate) fn into_vec(self) -> Vec<Trial> {
         self.0
     }
-}
-
-/// The server that a variable names; or how to come by one.
-pub(crate) fn given(variable: &str) -> Result<String, String> {
-    let url = std::env::var(variable).ok().filter(|url| !url.is_empty());
-    url.ok_or_else(|| format!("start it with ./scripts/test, or set {variable}"))
 }
 
 /// Runs a test with a limit that only a hang reaches, and cleans up whatever became of it.

@@ -13,6 +13,7 @@ mod operation;
 mod postgres;
 mod rows;
 mod schema;
+mod servers;
 mod sqlite;
 mod status;
 mod suite;
@@ -34,5 +35,6 @@ fn main() {
     sqlite::trials(&mut trials);
     postgres::trials(&mut trials);
     mysql::trials(&mut trials);
+    servers::trials(&mut trials);
     libtest_mimic::run(&Arguments::from_args(), trials.into_vec()).exit();
 }

@@ -20,6 +20,7 @@ pub(crate) fn trials(trials: &mut Trials) {
     trials.on::<Pg>(tests!(postgres {
         urls_of_others_are_a_clear_error,
         a_server_that_is_not_there_is_a_clear_error,
+        a_server_that_does_not_answer_is_a_clear_error,
         a_login_that_is_refused_is_a_clear_error,
         a_read_uses_the_index,
         slots_are_spread_and_agree_with_the_groups,
@@ -80,6 +81,17 @@ async fn a_login_that_is_refused_is_a_clear_error(site: &Site) {
     let error = Outbox::<Pg>::connect(url.as_str()).await.unwrap_err();
     assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Store, false));
     assert!(error.to_string().contains("cqrs_no_such_role"), "{error}");
+    hides("secret", &error);
+}
+
+/// It takes the connection and says nothing.
+async fn a_server_that_does_not_answer_is_a_clear_error(_: &Site) {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("postgres://me:secret@127.0.0.1:{}/meetings", silent.local_addr().unwrap().port());
+    let builder = Outbox::<Pg>::builder(url).connect_timeout(Duration::from_millis(100));
+    let error = builder.connect().await.unwrap_err();
+    assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Store, true));
+    assert!(error.to_string().contains("did not answer in time"), "{error}");
     hides("secret", &error);
 }
 

@@ -24,6 +24,7 @@ impl OnEach for All {
             it_commits_and_gives_the_value,
             an_error_rolls_back_and_keeps_its_type,
             a_savepoint_takes_its_events_back,
+            a_savepoint_that_is_open_is_not_committed_in_silence,
             it_runs_in_a_spawned_task,
             a_dropped_future_leaves_nothing,
             a_dropped_transaction_frees_its_locks,
@@ -141,6 +142,18 @@ async fn a_savepoint_takes_its_events_back<D: Db>(site: &Site) {
         .unwrap();
     assert_eq!(keys(&outbox).await, ["before", "kept", "after"]);
     assert_eq!(rooms(&outbox).await, ["kept"]);
+}
+
+/// Diesel would release the savepoint and say that it has committed.
+async fn a_savepoint_that_is_open_is_not_committed_in_silence<D: Db>(site: &Site) {
+    let outbox = site.outbox::<D>().await;
+    let mut tx = outbox.begin().await.unwrap();
+    tx.publish(closed(1)).await.unwrap();
+    begin_nested(&mut tx).await;
+    let error = tx.commit().await.unwrap_err();
+    assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Transaction, false));
+    assert!(error.to_string().contains("savepoint"), "{error}");
+    assert_eq!(outbox.waiting().await, 0);
 }
 
 async fn begin_nested<D: Db>(tx: &mut Tx<D>) {

@@ -1,0 +1,35 @@
+//! Whether a connection may be lent again.
+
+use diesel::connection::{Instrumentation, InstrumentationEvent, get_default_instrumentation};
+use diesel_async::{AsyncConnection, AsyncMysqlConnection};
+
+/// The client library does not notice that a query was dropped half-way, by a time-out for example: the next one would
+/// take the answer for its own. So it is noted which query began and did not end.
+struct Watch {
+    /// What the application has asked diesel for.
+    next: Option<Box<dyn Instrumentation>>,
+    in_query: bool,
+}
+
+impl Instrumentation for Watch {
+    fn on_connection_event(&mut self, event: InstrumentationEvent<'_>) {
+        match event {
+            InstrumentationEvent::StartQuery { .. } => self.in_query = true,
+            InstrumentationEvent::FinishQuery { .. } => self.in_query = false,
+            _ => {}
+        }
+        if let Some(next) = &mut self.next {
+            next.on_connection_event(event);
+        }
+    }
+}
+
+/// From now on it is noted.
+pub(super) fn watch(conn: &mut AsyncMysqlConnection) {
+    conn.set_instrumentation(Watch { next: get_default_instrumentation(), in_query: false });
+}
+
+/// Whether nothing is under way, as far as one can tell: of a connection that was given another instrumentation, one cannot.
+pub(super) fn is_at_rest(conn: &mut AsyncMysqlConnection) -> bool {
+    conn.instrumentation().downcast_ref::<Watch>().is_some_and(|watch| !watch.in_query)
+}

@@ -1,0 +1,103 @@
+//! Servers of a test's own, that are killed and paused.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cqrs_core::{Envelope, ErrorKind};
+use cqrs_outbox::OutboxRelay;
+use cqrs_outbox_diesel::{MySql, Outbox, Pg};
+use cqrs_testing::history::History;
+use cqrs_testing::services::Server;
+use tokio::task::spawn_blocking;
+use tokio::time::{sleep, timeout};
+use url::Url;
+use uuid::Uuid;
+
+use crate::backend::{Db, PlainSql, Site};
+use crate::events::{Sink, closed, quick};
+use crate::harness::{Trials, tests};
+
+pub(crate) fn trials(trials: &mut Trials) {
+    trials.on::<Pg>(tests!(servers { a_wrong_password_is_a_clear_error }));
+    trials.on::<Pg>(tests!(servers<Pg> { a_server_that_is_away_loses_nothing }));
+    trials.on::<MySql>(tests!(servers<MySql> { a_server_that_is_away_loses_nothing }));
+}
+
+async fn start<D: Db>() -> Arc<Server> {
+    let service = D::SERVICE.unwrap();
+    Arc::new(spawn_blocking(move || Server::start(service)).await.unwrap().unwrap())
+}
+
+/// Tells a server to do something, which blocks.
+async fn tell(server: &Arc<Server>, call: fn(&Server) -> Result<(), String>) {
+    let server = server.clone();
+    spawn_blocking(move || call(&server)).await.unwrap().unwrap();
+}
+
+async fn a_wrong_password_is_a_clear_error(_: &Site) {
+    let server = start::<Pg>().await;
+    let mut url = Url::parse(server.url()).unwrap();
+    url.set_password(Some("wrong-secret")).unwrap();
+    let error = Outbox::<Pg>::connect(url.as_str()).await.unwrap_err();
+    assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Store, false), "{error}");
+    for part in ["password authentication failed", url.username(), "check the URL"] {
+        assert!(error.to_string().contains(part), "{error}");
+    }
+    let all = format!("{error} {error:#} {error:?}");
+    assert!(!all.contains("wrong-secret"), "{all}");
+}
+
+/// Killed and started again; then stopped in its tracks, as a network that swallows everything.
+async fn a_server_that_is_away_loses_nothing<D: Db>(_: &Site) {
+    let server = start::<D>().await;
+    let outbox = D::connect(server.url().to_owned()).await.unwrap();
+    outbox.migrate().await.unwrap();
+    let (history, sink) = (History::new(), Arc::new(Sink::default()));
+    let mut settings = quick();
+    settings.store_timeout = Duration::from_millis(500);
+    let relay = OutboxRelay::builder(D::store(&outbox), sink.clone()).settings(settings).build().unwrap();
+    let write = async |from: u64| {
+        for nth in from..from + 50 {
+            let (key, id) = (format!("{}", nth % 5), Uuid::from_u128(u128::from(nth) + 1));
+            // A connection of the pool may have died with the server.
+            let written = async {
+                loop {
+                    let event = Envelope::new(closed(&key)).with_id(id);
+                    match outbox.transaction(async move |tx| tx.publish(event).await).await {
+                        Ok(_) => break,
+                        Err(error) => assert!(error.is_retryable(), "{error}"),
+                    }
+                }
+            };
+            timeout(Duration::from_secs(30), written).await.expect("nothing can be written");
+            history.committed(bytes::Bytes::from(key), id, nth);
+        }
+    };
+    let sent = async |count: usize| {
+        let all = async {
+            while outbox.waiting().await > 0 || sink.messages().len() < count {
+                sleep(Duration::from_millis(20)).await;
+            }
+        };
+        timeout(Duration::from_secs(30), all).await.expect("the relay did not come back");
+    };
+    let work = async {
+        write(0).await;
+        tell(&server, Server::kill).await;
+        tell(&server, Server::start_again).await;
+        write(50).await;
+        sent(100).await;
+        tell(&server, Server::pause).await;
+        // Of PostgreSQL only the process that takes connections sleeps.
+        let silent = timeout(Duration::from_secs(2), D::connect(server.url().to_owned()));
+        assert!(silent.await.is_err(), "it answers");
+        tell(&server, Server::resume).await;
+        write(100).await;
+        sent(150).await;
+    };
+    relay.run_until(work).await.unwrap();
+    for message in sink.messages() {
+        history.delivered(message.id.unwrap().to_uuid().unwrap(), message.key);
+    }
+    history.check().assert_clean();
+}
