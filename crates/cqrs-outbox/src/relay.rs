@@ -38,6 +38,16 @@ pub struct OutboxRelay {
     settings: RelaySettings,
     name: String,
     stats: watch::Sender<RelayStats>,
+    at_work: watch::Sender<bool>,
+}
+
+/// Says that the run is over, however it ends.
+struct AtWork<'a>(&'a watch::Sender<bool>);
+
+impl Drop for AtWork<'_> {
+    fn drop(&mut self) {
+        self.0.send_replace(false);
+    }
 }
 
 /// Builds an [`OutboxRelay`].
@@ -75,6 +85,7 @@ impl OutboxRelayBuilder {
             settings: self.settings,
             name: self.name.unwrap_or_else(|| format!("process {}", std::process::id())),
             stats: watch::Sender::new(RelayStats::default()),
+            at_work: watch::Sender::new(false),
         })
     }
 }
@@ -139,7 +150,7 @@ impl OutboxRelay {
     /// Safe.
     pub async fn started(&self) {
         // The sender is our own, and lives.
-        let _ = self.stats.subscribe().wait_for(|stats| stats.relays > 0).await;
+        let _ = self.at_work.subscribe().wait_for(|at_work| *at_work).await;
     }
 
     /// What it has done since it was last started, and what it has in memory now.
@@ -148,7 +159,7 @@ impl OutboxRelay {
     }
 
     async fn run(&self, shutdown: impl Future<Output = ()> + Send, until_empty: bool) -> Result<()> {
-        self.stats.send_replace(RelayStats::default());
+        let at_work = AtWork(&self.at_work);
         self.store.check().await.or_else(retryable).map_err(StoreError::into_error)?;
         let mut shutdown = std::pin::pin!(shutdown.fuse());
         tokio::select! {
@@ -168,7 +179,9 @@ impl OutboxRelay {
             while let Some(action) = engine.poll(now) {
                 pending.push(self.carry_out(&relay, action));
             }
-            self.stats.send_replace(engine.stats());
+            let stats = engine.stats();
+            self.stats.send_replace(stats);
+            at_work.0.send_if_modified(|at_work| !std::mem::replace(at_work, stats.relays > 0) && *at_work);
             if engine.is_finished() {
                 tracing::info!(relay = relay.name, "the relay has left");
                 return Ok(());

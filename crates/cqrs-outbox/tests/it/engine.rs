@@ -260,7 +260,8 @@ fn an_outage_leaves_one_probe_and_ends_with_a_ramp() {
     desk.wait(100);
     let probe = desk.published();
     assert_eq!(probe.len(), 1);
-    desk.fail(probe[0], ErrorClass::Fatal);
+    // A login that is refused while it runs is no other.
+    desk.fail(probe[0], ErrorClass::Login);
     desk.wait(199);
     assert_eq!(desk.published(), NONE, "the wait doubles");
     desk.wait(1);

@@ -1,14 +1,14 @@
 //! The relay itself, from an outbox in memory to a broker in memory, on a paused clock.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use cqrs_core::broker::memory::MemoryBroker;
 use cqrs_core::broker::{BrokerError, Capabilities, Confirm, SubscribeOptions, Subscription};
-use cqrs_core::{BeginTransaction, Message, MessageBroker, Transaction};
+use cqrs_core::{BeginTransaction, ErrorClass, Message, MessageBroker, Transaction};
 use cqrs_outbox::{MemoryOutbox, OutboxRelay, RelaySettings};
 use cqrs_testing::history::History;
 use tokio::sync::Notify;
@@ -26,6 +26,8 @@ struct Noting {
     latency: Duration,
     /// Notified with the hundredth publish.
     hundred: Notify,
+    /// What the next checks are answered with.
+    checks: Mutex<Vec<ErrorClass>>,
 }
 
 #[async_trait]
@@ -53,7 +55,11 @@ impl MessageBroker for Noting {
     }
 
     async fn check(&self) -> Result<(), BrokerError> {
-        self.broker.check().await
+        let answer = self.checks.lock().unwrap().pop();
+        match answer {
+            Some(class) => Err(BrokerError::new(class, "no")),
+            None => self.broker.check().await,
+        }
     }
 
     async fn close(&self) -> Result<(), BrokerError> {
@@ -81,6 +87,7 @@ impl Bench {
             publishes: AtomicUsize::new(0),
             latency,
             hundred: Notify::new(),
+            checks: Mutex::default(),
         };
         Self { outbox: MemoryOutbox::new(), broker: Arc::new(broker), history, written: 0 }
     }
@@ -251,4 +258,58 @@ async fn an_event_that_is_too_large_dies_and_the_others_go_on() {
     assert_eq!(bench.publishes(), 203);
     stop.notify_one();
     task.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_broker_says_at_the_start_decides_whether_it_waits() {
+    for class in [ErrorClass::Login, ErrorClass::Fatal] {
+        let bench = Bench::new(MemoryBroker::new());
+        bench.broker.checks.lock().unwrap().push(class);
+        let error =
+            bench.relay(RelaySettings::default()).run_until(std::future::pending()).await.unwrap_err();
+        assert_eq!(error.class(), Some(class), "{error}");
+    }
+    for class in [ErrorClass::Outage, ErrorClass::Destination, ErrorClass::Unknown] {
+        let mut bench = Bench::new(MemoryBroker::new());
+        bench.write(5).await;
+        bench.broker.checks.lock().unwrap().push(class);
+        bench.relay(RelaySettings::default()).run_until_empty().await.unwrap();
+        bench.history.check().assert_clean();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_says_when_it_is_at_work() {
+    let bench = Bench::new(MemoryBroker::new());
+    let relay = bench.relay(RelaySettings::default());
+    tokio::select! {
+        () = relay.started() => panic!("nobody runs it"),
+        () = sleep(Duration::from_secs(60)) => {}
+    }
+    relay.run_until(relay.started()).await.unwrap();
+    // The next run is another one.
+    let (started, ended) = tokio::join!(
+        async {
+            relay.started().await;
+            relay.stats().owned_groups
+        },
+        relay.run_until(sleep(Duration::from_secs(1))),
+    );
+    ended.unwrap();
+    assert!(started > 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn until_empty_ends_by_itself_or_when_it_is_told() {
+    let mut bench = Bench::new(MemoryBroker::new());
+    bench.write(100).await;
+    bench.relay(RelaySettings::default()).run_until_empty_or(std::future::pending()).await.unwrap();
+    bench.history.check().assert_clean();
+    let mut bench = Bench::with_latency(MemoryBroker::new(), Duration::from_secs(1));
+    bench.write(1_000).await;
+    let relay = bench.relay(RelaySettings::default());
+    relay.run_until_empty_or(bench.broker.hundred.notified()).await.unwrap();
+    assert!(relay.stats().settled < 1_000, "{:?}", relay.stats());
+    relay.run_until_empty().await.unwrap();
+    bench.history.check().assert_clean();
 }
