@@ -77,7 +77,7 @@ impl Bench {
     /// The same, with a count of the lines in another journal than that of the default database.
     pub(crate) fn start_counted(&self, args: &[&str], lines: &str, executed: impl Fn() -> i64) -> Running {
         let mut running = self.start(&[&["-"], args].concat());
-        running.stdin.as_mut().unwrap().write_all(lines.as_bytes()).unwrap();
+        running.feed(lines);
         running.wait_until(|| executed() == i64::try_from(lines.lines().count()).unwrap());
         running
     }
@@ -89,19 +89,24 @@ impl Bench {
 
     /// How many lines are in the journal.
     pub(crate) fn executed(&self) -> i64 {
+        self.count("quickstart.sqlite", "journal")
+    }
+
+    /// How many rows a table has; none, while it is not there.
+    pub(crate) fn count(&self, file: &str, table: &str) -> i64 {
         #[derive(QueryableByName)]
         struct Count {
             #[diesel(sql_type = BigInt)]
             count: i64,
         }
-        let file = self.path("quickstart.sqlite");
+        let file = self.path(file);
         if !file.exists() {
             return 0;
         }
         let mut conn = SqliteConnection::establish(file.to_str().unwrap()).unwrap();
         // There is no table yet, or it is being written.
-        let count = diesel::sql_query("SELECT count(*) AS count FROM journal").get_result::<Count>(&mut conn);
-        count.map_or(0, |count| count.count)
+        let count = diesel::sql_query(format!("SELECT count(*) AS count FROM {table}"));
+        count.get_result::<Count>(&mut conn).map_or(0, |count| count.count)
     }
 
     /// Runs SQL on one of the files.
@@ -119,6 +124,11 @@ pub(crate) struct Running {
 }
 
 impl Running {
+    /// Gives it lines.
+    pub(crate) fn feed(&mut self, lines: &str) {
+        self.stdin.as_mut().unwrap().write_all(lines.as_bytes()).unwrap();
+    }
+
     /// Waits for something that this process is to bring about.
     pub(crate) fn wait_until(&mut self, condition: impl Fn() -> bool) {
         let began = Instant::now();

@@ -92,6 +92,37 @@ fn sqlite_and_kafka() {
     holds("rooms.sqlite", &format!("kafka://{}", server!("CQRS_TEST_KAFKA")));
 }
 
+/// A run whose second service can handle nothing, killed when the broker has all events and nobody has taken them.
+#[cfg(any(feature = "kafka", feature = "amqp"))]
+fn leaves_nothing_to_the_next(broker: &str) {
+    let bench = Bench::new();
+    // Other rooms, or what was left would look like its own.
+    let input = commands(60).replace("r-", "s-");
+    let expected = totals(&bench.report(&["-"], &input));
+    let mut running = bench.start_with(&["--broker", broker], &commands(1));
+    bench.sql(
+        "quickstart.projection.sqlite",
+        "CREATE TRIGGER no BEFORE INSERT ON present BEGIN SELECT RAISE(ABORT, 'no'); END",
+    );
+    running.feed(commands(60).split_once('\n').unwrap().1);
+    running.wait_until(|| bench.executed() == 60 && bench.count("quickstart.sqlite", "cqrs_outbox") == 0);
+    assert!(running.kill());
+    let report = bench.report(&["-", "--broker", broker, "--fresh"], &input);
+    assert_eq!(totals(&report), expected);
+}
+
+#[cfg(feature = "kafka")]
+#[test]
+fn what_a_run_left_on_kafka_is_not_the_next_ones() {
+    leaves_nothing_to_the_next(&format!("kafka://{}", server!("CQRS_TEST_KAFKA")));
+}
+
+#[cfg(feature = "amqp")]
+#[test]
+fn what_a_run_left_on_rabbitmq_is_not_the_next_ones() {
+    leaves_nothing_to_the_next(&server!("CQRS_TEST_AMQP_URL"));
+}
+
 #[cfg(feature = "amqp")]
 #[test]
 fn sqlite_and_rabbitmq() {
