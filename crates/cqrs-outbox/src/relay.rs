@@ -186,7 +186,7 @@ impl OutboxRelay {
                 tracing::info!(relay = relay.name, "the relay has left");
                 return Ok(());
             }
-            if until_empty && engine.is_idle(now) && give_up_at.is_none() {
+            if until_empty && engine.is_idle() && give_up_at.is_none() {
                 give_up_at = Some(Instant::now() + self.settings.stop_grace);
                 engine.step(now, Input::Stop);
                 continue;

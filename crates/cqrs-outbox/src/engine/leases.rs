@@ -33,7 +33,6 @@ impl Engine {
         } else {
             0
         };
-        self.first_heartbeat.get_or_insert(now);
         self.heartbeat_sent = Some(now);
         Some(Action::Heartbeat(Heartbeat { lease: self.settings.lease, take, release }))
     }
@@ -51,6 +50,8 @@ impl Engine {
             return;
         };
         self.heartbeat_failures = 0;
+        self.first_answer.get_or_insert(now);
+        self.counted = Some(sent);
         self.next_heartbeat = sent + self.settings.heartbeat_interval;
         self.hold = ownership.hold;
         self.stats.groups = ownership.groups;

@@ -136,7 +136,10 @@ pub struct Engine {
     settling: Vec<Confirmed>,
     fenced: VecDeque<FencedChange>,
     fenced_busy: bool,
-    first_heartbeat: Option<Duration>,
+    /// When the first heartbeat was answered.
+    first_answer: Option<Duration>,
+    /// When the heartbeat was sent whose answer tells how many relays there are.
+    counted: Option<Duration>,
     heartbeat_sent: Option<Duration>,
     heartbeat_failures: u32,
     next_heartbeat: Duration,
@@ -227,7 +230,8 @@ impl Engine {
             settling: Vec::new(),
             fenced: VecDeque::new(),
             fenced_busy: false,
-            first_heartbeat: None,
+            first_answer: None,
+            counted: None,
             heartbeat_sent: None,
             heartbeat_failures: 0,
             next_heartbeat: Duration::ZERO,
@@ -321,10 +325,12 @@ impl Engine {
     /// and everything is settled.
     ///
     /// A relay that died looks alive until its leases have expired; so where others seem to be alive, this becomes true
-    /// one lease after the first heartbeat at the earliest.
-    pub fn is_idle(&self, now: Duration) -> bool {
+    /// with a heartbeat that was sent a lease after the first one was answered.
+    pub fn is_idle(&self) -> bool {
         let alone = self.stats.relays <= 1;
-        let others_are_alive = self.first_heartbeat.is_some_and(|first| now >= first + self.settings.lease);
+        // One that died before our first heartbeat is not counted any more by one that was sent a lease later.
+        let others_are_alive =
+            self.first_answer.zip(self.counted).is_some_and(|(first, at)| at >= first + self.settings.lease);
         self.rows.is_empty()
             && self.fenced.is_empty()
             && !self.fenced_busy
