@@ -2,78 +2,88 @@
 
 use std::sync::Arc;
 
-use cqrs::diesel::migrations::Migration;
-use cqrs::diesel::{Outbox, OutboxStatus};
+use async_trait::async_trait;
 use cqrs::outbox::OutboxStore;
 use cqrs::{Error, ErrorKind, Result};
+use cqrs_outbox_diesel::migrations::Migration;
+use cqrs_outbox_diesel::{Backend, Outbox, OutboxStatus};
 
-/// What there is, and by which schemes it goes.
-macro_rules! databases {
-    ($($feature:literal $name:ident $backend:ident, $migrations:ident: $($scheme:literal)|+;)+) => {
-        /// An outbox, whatever its database.
-        #[derive(Debug)]
-        pub(crate) enum Database {
-            $(#[cfg(feature = $feature)] $name(Outbox<cqrs::diesel::$backend>),)+
-        }
-
-        impl Database {
-            /// Connects to the database of that URL.
-            pub(crate) async fn connect(url: &str, connections: usize) -> Result<Self> {
-                match scheme(url) {
-                    $(
-                        #[cfg(feature = $feature)]
-                        $($scheme)|+ => Ok(Self::$name(
-                            Outbox::<cqrs::diesel::$backend>::builder(url).max_connections(connections).connect().await?,
-                        )),
-                    )+
-                    other => Err(unknown(other)),
-                }
-            }
-
-            /// The tables of a database of that URL, as SQL. Nothing is connected to.
-            pub(crate) fn migrations(url: &str) -> Result<&'static [Migration]> {
-                match scheme(url) {
-                    $(#[cfg(feature = $feature)] $($scheme)|+ => Ok(cqrs::diesel::migrations::$migrations),)+
-                    other => Err(unknown(other)),
-                }
-            }
-
-            /// The part of it that a relay needs.
-            pub(crate) fn store(&self) -> Arc<dyn OutboxStore> {
-                match self {
-                    $(#[cfg(feature = $feature)] Self::$name(outbox) => Arc::new(outbox.clone()),)+
-                }
-            }
-
-            pub(crate) async fn check_schema(&self) -> Result<()> {
-                match self {
-                    $(#[cfg(feature = $feature)] Self::$name(outbox) => outbox.check_schema().await,)+
-                }
-            }
-
-            pub(crate) async fn migrate(&self) -> Result<()> {
-                match self {
-                    $(#[cfg(feature = $feature)] Self::$name(outbox) => outbox.migrate().await,)+
-                }
-            }
-
-            pub(crate) async fn status(&self) -> Result<OutboxStatus> {
-                match self {
-                    $(#[cfg(feature = $feature)] Self::$name(outbox) => outbox.status().await,)+
-                }
-            }
-        }
-
-        /// Schemes, and the feature that each needs.
-        const SCHEMES: &[(&str, &str, bool)] = &[$($(($scheme, $feature, cfg!(feature = $feature)),)+)+];
-    };
+/// An outbox, whatever its database.
+#[async_trait]
+pub(crate) trait Database {
+    /// The part of it that a relay needs.
+    fn store(&self) -> Arc<dyn OutboxStore>;
+    async fn check_schema(&self) -> Result<()>;
+    async fn migrate(&self) -> Result<()>;
+    async fn status(&self) -> Result<OutboxStatus>;
 }
 
-databases! {
-    "postgres" Postgres Pg, POSTGRES: "postgres" | "postgresql";
-    "mysql" MySql MySql, MYSQL: "mysql" | "mariadb";
-    "sqlite" Sqlite Sqlite, SQLITE: "sqlite";
+#[async_trait]
+impl<B: Backend> Database for Outbox<B> {
+    fn store(&self) -> Arc<dyn OutboxStore> {
+        Arc::new(self.clone())
+    }
+
+    async fn check_schema(&self) -> Result<()> {
+        self.check_schema().await
+    }
+
+    async fn migrate(&self) -> Result<()> {
+        self.migrate().await
+    }
+
+    async fn status(&self) -> Result<OutboxStatus> {
+        self.status().await
+    }
 }
+
+/// Connects to the database of that URL, with so many connections at most.
+#[cfg_attr(not(any(feature = "postgres", feature = "mysql", feature = "sqlite")), allow(unused_variables))]
+pub(crate) async fn connect(url: &str, connections: usize) -> Result<Box<dyn Database>> {
+    /// The builders are alike, and have no trait in common.
+    #[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
+    macro_rules! connect {
+        ($backend:ident) => {
+            Ok(Box::new(
+                Outbox::<cqrs_outbox_diesel::$backend>::builder(url)
+                    .max_connections(connections)
+                    .connect()
+                    .await?,
+            ))
+        };
+    }
+    match scheme(url) {
+        #[cfg(feature = "postgres")]
+        "postgres" | "postgresql" => connect!(Pg),
+        #[cfg(feature = "mysql")]
+        "mysql" | "mariadb" => connect!(MySql),
+        #[cfg(feature = "sqlite")]
+        "sqlite" => connect!(Sqlite),
+        other => Err(unknown(other)),
+    }
+}
+
+/// The tables of a database of that URL, as SQL. Nothing is connected to.
+pub(crate) fn migrations(url: &str) -> Result<&'static [Migration]> {
+    match scheme(url) {
+        #[cfg(feature = "postgres")]
+        "postgres" | "postgresql" => Ok(cqrs_outbox_diesel::migrations::POSTGRES),
+        #[cfg(feature = "mysql")]
+        "mysql" | "mariadb" => Ok(cqrs_outbox_diesel::migrations::MYSQL),
+        #[cfg(feature = "sqlite")]
+        "sqlite" => Ok(cqrs_outbox_diesel::migrations::SQLITE),
+        other => Err(unknown(other)),
+    }
+}
+
+/// Schemes, the feature that each needs, and whether that is compiled in.
+const SCHEMES: [(&str, &str, bool); 5] = [
+    ("postgres", "postgres", cfg!(feature = "postgres")),
+    ("postgresql", "postgres", cfg!(feature = "postgres")),
+    ("mysql", "mysql", cfg!(feature = "mysql")),
+    ("mariadb", "mysql", cfg!(feature = "mysql")),
+    ("sqlite", "sqlite", cfg!(feature = "sqlite")),
+];
 
 fn scheme(url: &str) -> &str {
     url.split(':').next().unwrap_or_default()
@@ -86,11 +96,8 @@ fn unknown(scheme: &str) -> Error {
             format!("`{scheme}://` needs the feature `{feature}`, which this program was built without")
         }
         _ => {
-            let known: Vec<_> = SCHEMES
-                .iter()
-                .filter(|(.., compiled_in)| *compiled_in)
-                .map(|(scheme, ..)| format!("`{scheme}://`"))
-                .collect();
+            let known = SCHEMES.iter().filter(|(.., compiled_in)| *compiled_in);
+            let known: Vec<_> = known.map(|(scheme, ..)| format!("`{scheme}://`")).collect();
             format!("the database's URL begins with {}, and not with `{scheme}`", known.join(", "))
         }
     };

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::database::Database;
+use crate::database;
 use crate::failure::Failure;
 use crate::print;
 use crate::target::{PatientDatabaseArgs, shown};
@@ -20,7 +20,7 @@ pub(crate) struct Args {
 pub(crate) async fn run(args: Args, json: bool) -> Result<(), Failure> {
     let url = &args.database.database.database;
     if args.print {
-        for migration in Database::migrations(url)? {
+        for migration in database::migrations(url)? {
             print(&migration.to_string())?;
         }
         return Ok(());

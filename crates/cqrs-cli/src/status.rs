@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use cqrs::diesel::OutboxStatus;
+use cqrs_outbox_diesel::OutboxStatus;
 use serde_json::json;
 
 use crate::failure::Failure;
