@@ -13,28 +13,38 @@ have() { command -v "$1" >/dev/null 2>&1; }
 
 may_install() { [ "$(id -u)" = 0 ] && have apt-get; }
 
-# Packages of servers would start them; this tells them not to, unless the system does so by itself.
-policy=/usr/sbin/policy-rc.d
-
+# Installs packages of this system. Those of servers would start them: for as long as apt runs, a policy says no, unless
+# this system has a policy of its own. Half installed packages are of no use to anybody, so apt has a session of its own,
+# where no signal meant for us reaches it, and signals that are caught wait for its end.
 apt_install() {
-    # One at a time: each is to find the policy as it was.
-    exec 9>/tmp/cqrs-apt.lock
-    flock 9
     say "installing from the packages of this system: $*"
-    local wait_for_lock="-oDPkg::Lock::Timeout=300" output ours=0
-    if [ ! -e "$policy" ]; then
-        ours=1
-        printf '#!/bin/sh\nexit 101\n' >"$policy"
-        chmod 755 "$policy"
-    fi
-    if ! output=$({ apt-get "$wait_for_lock" update && DEBIAN_FRONTEND=noninteractive apt-get "$wait_for_lock" \
-        install -y --no-install-recommends "$@"; } </dev/null 2>&1 9>&-); then
-        [ "$ours" = 0 ] || rm -f "$policy"
-        say "$output"
-        refuse "apt-get could not install: $*"
-    fi
-    [ "$ours" = 0 ] || rm -f "$policy"
-    exec 9>&-
+    local output apt code
+    output=$(mktemp)
+    exec 6<>"$output"
+    rm -f "$output"
+    # shellcheck disable=SC2016 # for the inner shell
+    DEBIAN_FRONTEND=noninteractive setsid bash -c '
+        policy=/usr/sbin/policy-rc.d mark="while packages for tests are installed" options=(-o DPkg::Lock::Timeout=300)
+        # One at a time. A lock on a folder leaves nothing behind.
+        exec 9</var/lib/apt
+        flock 9
+        apt-get "${options[@]}" update 9<&- || exit
+        if [ ! -e "$policy" ] || grep -q "$mark" "$policy"; then
+            trap "rm -f $policy" EXIT
+            printf "#!/bin/sh\n# %s\nkill -0 %s 2>/dev/null && exit 101\nexit 0\n" "$mark" $$ >"$policy"
+            chmod 755 "$policy"
+        fi
+        apt-get "${options[@]}" install -y --no-install-recommends "$@" 9<&-
+    ' bash "$@" </dev/null >&6 2>&1 6<&- &
+    apt=$!
+    while :; do
+        code=0
+        wait "$apt" || code=$?
+        kill -0 "$apt" 2>/dev/null || break
+    done
+    [ "$code" = 0 ] || cat /dev/fd/6 >&2
+    exec 6<&-
+    [ "$code" = 0 ] || refuse "apt-get could not install: $*"
 }
 
 # Cargo, and what the C and C++ sources in our dependencies (SQLite, librdkafka) are built with.
@@ -75,13 +85,20 @@ run() {
     wait "$group" || status=$?
 }
 
+# Whether somebody in a process group lives. One that nobody has waited for does not, and an init may take its time.
+group_lives() {
+    kill -0 -- "-$1" 2>/dev/null || return 1
+    [ ! -e /proc/self/stat ] || awk -v group="$1" '{ sub(/^.*\) /, "") } $1 != "Z" && $3 == group { lives = 1 } END { exit !lives }' \
+        < <(cat /proc/[0-9]*/stat 2>/dev/null)
+}
+
 # Ends what is left of the command that was run, with all it has started; by force after the given seconds.
 end_group() {
     [ -n "$group" ] || return 0
     kill -s TERM -- "-$group" 2>/dev/null || return 0
     local tenths=$(($1 * 10))
     while [ $tenths -gt 0 ]; do
-        kill -0 -- "-$group" 2>/dev/null || return 0
+        group_lives "$group" || return 0
         sleep 0.1
         tenths=$((tenths - 1))
     done

@@ -5,59 +5,81 @@ kafka_variable=CQRS_TEST_KAFKA
 kafka_wanted="Java 17 or newer and Maven (Debian: apt-get install maven default-jre-headless), which bring Apache Kafka"
 kafka_example="localhost:9092, where topics are created with their first message"
 
+kafka_packages=(maven default-jre-headless)
+kafka_units=()
+kafka_ports=3
+kafka_stop_signals=(TERM)
+
 kafka_release=$(sed -n 's:.*<kafka.version>\(.*\)</kafka.version>.*:\1:p' "$root/scripts/kafka/pom.xml")
 # Outside of the temporary folder: it is downloaded once.
 kafka_cache=${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/cqrs/kafka-$kafka_release
 
-kafka_installed() { have java && { [ -d "$kafka_cache" ] || have mvn; }; }
-
-kafka_install() { apt_install maven default-jre-headless; }
-
-kafka_download() {
-    [ ! -d "$kafka_cache" ] || return 0
-    say "kafka: downloading Apache Kafka $kafka_release to $kafka_cache"
-    mkdir -p "${kafka_cache%/*}"
-    local part
-    part=$(mktemp -d "$kafka_cache.XXXXXX")
-    if ! mvn -q -B -f "$root/scripts/kafka/pom.xml" dependency:copy-dependencies -DoutputDirectory="$part" \
-        -DincludeScope=runtime </dev/null >"$part/maven.log" 2>&1; then
-        cat "$part/maven.log" >&2
-        rm -rf "$part"
-        refuse "Maven could not download Apache Kafka $kafka_release"
-    fi
-    chmod 755 "$part"
-    # Whole or not at all, and whoever is second takes that of the first.
-    mv -T "$part" "$kafka_cache" 2>/dev/null || rm -rf "$part"
+# Finds a Java that is new enough.
+kafka_java=
+kafka_find_java() {
+    local java version
+    [ -z "$kafka_java" ] || return 0
+    for java in "${JAVA_HOME:-}/bin/java" java /usr/lib/jvm/*/bin/java; do
+        have "$java" || continue
+        version=$("$java" -XX:-UsePerfData -version 2>&1)
+        if [[ $version =~ version\ \"([0-9]+) ]] && [ "${BASH_REMATCH[1]}" -ge 17 ]; then
+            kafka_java=$java
+            return
+        fi
+    done
+    return 1
 }
 
-# Half the start-up time, and a fraction of the memory, for a server of a few minutes.
-kafka_java=(java -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -Dorg.slf4j.simpleLogger.showDateTime=true
-    "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd HH:mm:ss.SSS" -cp "$kafka_cache/*")
+kafka_installed() { kafka_find_java && { [ -d "$kafka_cache" ] || have mvn; }; }
+
+# Whole or not at all, and by one at a time: Maven keeps the lock even when we are killed.
+kafka_download() (
+    [ ! -d "$kafka_cache" ] || return 0
+    mkdir -p "${kafka_cache%/*}"
+    exec 9<"${kafka_cache%/*}"
+    flock 9
+    [ ! -d "$kafka_cache" ] || return 0
+    say "kafka: downloading Apache Kafka $kafka_release to $kafka_cache"
+    part=$kafka_cache.part
+    trap 'rm -rf "$part"' EXIT
+    trap 'exit 1' TERM
+    rm -rf "$part"
+    mkdir "$part"
+    MAVEN_OPTS="${MAVEN_OPTS:-} -XX:-UsePerfData" mvn -q -B -f "$root/scripts/kafka/pom.xml" dependency:copy-dependencies -DoutputDirectory="$part" \
+        -DincludeScope=runtime </dev/null 2>&1 || refuse "Maven could not download Apache Kafka $kafka_release"
+    mv -T "$part" "$kafka_cache"
+)
+
+# Half the start-up time, and a fraction of the memory, for a server of a few minutes, which leaves nothing in /tmp.
+kafka_run() {
+    kafka_find_java
+    kafka_command=("$kafka_java" -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -XX:-UsePerfData "-Djava.io.tmpdir=$1"
+        -Dorg.slf4j.simpleLogger.showDateTime=true "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd HH:mm:ss.SSS"
+        -cp "$kafka_cache/*" "${@:2}")
+}
 
 kafka_create() {
     local home=$1
-    kafka_download
-    random_port >"$home/controller.port"
-    random_port >"$home/sasl.port"
-    kafka_configure "$home" 1
-    "${kafka_java[@]}" -Xmx128m kafka.tools.StorageTool format -t "$(head -c 16 /dev/urandom | base64 | tr '+/' '-_' | cut -c1-22)" \
-        -c "$home/server.properties" >"$home/log" 2>&1
+    kafka_download >"$home/log"
+    kafka_configure "$home" 1 2 3
+    kafka_run "$home" -Xmx128m kafka.tools.StorageTool format -c "$home/server.properties" \
+        -t "$(head -c 16 /dev/urandom | base64 | tr '+/' '-_' | cut -c1-22)"
+    "${kafka_command[@]}" >"$home/log" 2>&1
 }
 
 kafka_configure() {
-    local home=$1 port=$2 controller sasl
-    controller=$(cat "$home/controller.port")
-    sasl=$(cat "$home/sasl.port")
+    local home=$1 port=$2 sasl=$3 controller=$4
     cat >"$home/server.properties" <<CONF
 process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:$controller
 controller.listener.names=CONTROLLER
-listeners=PLAINTEXT://127.0.0.1:$port,SASL_PLAINTEXT://127.0.0.1:$sasl,CONTROLLER://127.0.0.1:$controller
-advertised.listeners=PLAINTEXT://127.0.0.1:$port,SASL_PLAINTEXT://127.0.0.1:$sasl
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,SASL_PLAINTEXT:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT
+listeners=OPEN://127.0.0.1:$port,LOGIN://127.0.0.1:$sasl,CONTROLLER://127.0.0.1:$controller
+advertised.listeners=OPEN://127.0.0.1:$port,LOGIN://127.0.0.1:$sasl
+listener.security.protocol.map=OPEN:PLAINTEXT,LOGIN:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT
+inter.broker.listener.name=OPEN
 sasl.enabled.mechanisms=PLAIN
-listener.name.sasl_plaintext.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required user_cqrs="$password";
+listener.name.login.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required user_cqrs="$password";
 log.dirs=$home/data
 num.partitions=4
 auto.create.topics.enable=true
@@ -75,18 +97,25 @@ CONF
 }
 
 kafka_launch() {
-    local home=$1 port=$2
-    kafka_configure "$home" "$port"
-    spawn kafka "${kafka_java[@]}" -Xmx512m kafka.Kafka "$home/server.properties"
+    local home=$1
+    kafka_configure "$@"
+    kafka_run "$home" -Xmx512m kafka.Kafka "$home/server.properties"
+    spawn kafka "${kafka_command[@]}"
 }
 
-# The broker has registered with the controller and was let off its fence.
-kafka_answers() { grep -q 'Kafka Server started' "$1/log" && (: >"/dev/tcp/127.0.0.1/$2") 2>/dev/null; }
+# It is among the brokers that it names. The request is for the brokers only: 14 bytes, Metadata (3), version 1, request
+# 1, no client's name, no topics; the answer begins with its length, the request and how many brokers there are.
+kafka_answers() {
+    local answer
+    listens kafka "$2" || return 1
+    answer=$(greeted_by "$(kafka_url "$2")" 9092 \
+        '\x00\x00\x00\x0e\x00\x03\x00\x01\x00\x00\x00\x01\xff\xff\x00\x00\x00\x00' | head -c 12 | od -An -tx1)
+    [[ $answer == *" 00 00 00 01 00 00 00 01" ]]
+}
 
 kafka_url() { echo "127.0.0.1:$1"; }
 
-kafka_more_variables() { echo "CQRS_TEST_KAFKA_SASL=127.0.0.1:$(cat "$1/sasl.port")"; }
+kafka_more_variables() { echo "CQRS_TEST_KAFKA_SASL=127.0.0.1:$2"; }
 
-kafka_stop_signals=(TERM)
-
-kafka_version() { echo "Apache Kafka $kafka_release"; }
+# The protocol does not tell.
+kafka_version() { ! alive kafka || echo "Apache Kafka $kafka_release"; }
