@@ -113,7 +113,7 @@ impl Server {
     /// What `scripts/services` says: what is missing, or why it did not start.
     pub fn start(service: Service) -> Result<Self, String> {
         // By this name a later run finds it, should this process be killed.
-        let folder = tempfile::Builder::new().prefix("cqrs-services.").tempdir();
+        let folder = tempfile::Builder::new().prefix("cqrs-test-servers.").tempdir();
         let folder = folder.map_err(|error| format!("there is no temporary folder: {error}"))?;
         let mut server = Self { service, url: String::new(), folder };
         server.start_again()?;
