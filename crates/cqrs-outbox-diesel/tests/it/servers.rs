@@ -88,7 +88,6 @@ async fn a_server_that_is_away_loses_nothing<D: Db>(_: &Site) {
         write(50).await;
         sent(100).await;
         tell(&server, Server::pause).await;
-        // Of PostgreSQL only the process that takes connections sleeps.
         let silent = timeout(Duration::from_secs(2), D::connect(server.url().to_owned()));
         assert!(silent.await.is_err(), "it answers");
         tell(&server, Server::resume).await;
