@@ -192,7 +192,7 @@ const FAULTS: &[(Fault, &[&str])] = &[
         Fault::LeaveKeepsGroups,
         &["settle", "lease-race", "leave", "attempts", "relay", "relay-killed", "relay-refused"],
     ),
-    (Fault::LeaveKeepsRelay, &["census", "relay"]),
+    (Fault::LeaveKeepsRelay, &["census"]),
     (Fault::LeaveFreesAll, &["leave"]),
     (Fault::OwnerByName, &["lease-exclusive"]),
     (Fault::UnfencedPark, &["fence-park"]),
