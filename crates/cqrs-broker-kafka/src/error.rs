@@ -88,6 +88,9 @@ pub(crate) fn failed(class: ErrorClass, what: impl std::fmt::Display, cause: Kaf
         (ErrorClass::Outage, Code::Authentication | Code::SaslAuthenticationFailed) => {
             "mend the credentials (`sasl.username`, `sasl.password`)"
         }
+        (ErrorClass::Outage, Code::UnknownMemberId | Code::IllegalGeneration | Code::RebalanceInProgress) => {
+            "the group had gone on without this member: what it had not committed is delivered again"
+        }
         (ErrorClass::Outage, _) => "see that the brokers are up and can be reached at `bootstrap.servers`",
         (ErrorClass::Fatal, _) => "the client is replaced; send again",
         _ => "it may have arrived all the same: send it again, with the same id",
@@ -149,5 +152,14 @@ mod tests {
         );
         assert!(error.to_string().contains("create the topic"), "{error}");
         assert!(error.to_string().contains("`rooms`"), "{error}");
+    }
+
+    #[test]
+    fn a_member_that_its_group_gave_up_is_not_told_to_look_at_the_brokers() {
+        let cause = KafkaError::ConsumerCommit(Code::UnknownMemberId);
+        let error =
+            failed(refused(Code::UnknownMemberId), "the last offsets of `g` were not committed", cause);
+        assert_eq!(error.class(), ErrorClass::Outage);
+        assert!(error.to_string().contains("is delivered again"), "{error}");
     }
 }

@@ -64,7 +64,8 @@
 //!   end of the topic, which is after `subscribe` returns.
 //! - A member that is closed before the cluster has answered that it joined leaves a placeholder in its group: the next
 //!   rebalance waits for it, for `session.timeout.ms` at most (45 s unless set).
-//! - A member that is closed in the midst of a rebalance may fail to commit: `close` then says so, and messages come again.
+//! - A member that is closed in the midst of a rebalance, or after the cluster gave it up (it was silent for
+//!   `session.timeout.ms`), may fail to commit: `close` then says so, and messages come again.
 //! - No transactions, no TLS or SASL beyond what librdkafka was built with.
 //! - More partitions for a topic take keys to other partitions: drain it first.
 //! - A rebalance commits while it blocks the thread that called `next`.

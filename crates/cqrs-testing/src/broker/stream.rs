@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use cqrs_core::Message;
 use cqrs_core::broker::{Acknowledged, Delivery, Subscription};
+use cqrs_core::{BrokerError, Message};
 use tokio::sync::watch;
 use tokio::task::{self, JoinError, JoinSet};
 use tokio::time::{self, Instant};
@@ -169,7 +169,8 @@ pub(super) struct Consumers {
     pub(super) arrivals: Arrivals,
     counts: Counts,
     stop: watch::Sender<bool>,
-    tasks: JoinSet<Checked>,
+    /// What closing the subscription came to.
+    tasks: JoinSet<Checked<Result<(), BrokerError>>>,
 }
 
 impl Consumers {
@@ -193,15 +194,23 @@ impl Consumers {
                     Err(error) => return Err(error.into()),
                 }
             }
-            Ok(subscription.close().await?)
+            Ok(subscription.close().await)
         });
     }
 
     /// Stops the consumers and closes their subscriptions, all at once. The first that failed is the error.
-    pub(super) async fn stop(mut self) -> Checked {
+    pub(super) async fn stop(self) -> Checked {
+        self.stop_where(|_| false).await
+    }
+
+    /// As [`stop`](Self::stop), but a member may have an error of this kind when it closes.
+    pub(super) async fn stop_where(mut self, allowed: fn(&BrokerError) -> bool) -> Checked {
         self.stop.send_replace(true);
         while let Some(ended) = self.tasks.join_next().await {
-            joined(ended)?;
+            match joined(ended)? {
+                Err(error) if !allowed(&error) => return Err(error.into()),
+                _ => {}
+            }
         }
         Ok(())
     }
