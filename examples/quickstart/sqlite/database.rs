@@ -43,6 +43,8 @@ async fn look(file: &Path, service: Service) -> anyhow::Result<()> {
     }
     let name = file.display().to_string();
     let mut conn = Connection::establish(text(file)?).await.with_context(|| format!("cannot open {name}"))?;
+    // Whoever closes the file last tidies up what a killed process left, and locks it meanwhile.
+    conn.batch_execute("PRAGMA busy_timeout = 5000").await?;
     let tables = tables(&mut conn).await;
     let tables = tables.with_context(|| format!("{name} is not a database of this example"))?;
     check_owner(&mut conn, &tables, service, &name).await

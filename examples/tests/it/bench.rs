@@ -1,7 +1,7 @@
 //! What the tests share: a folder for the databases, and the program.
 
 use std::ffi::OsStr;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Output, Stdio};
 use std::thread;
@@ -135,7 +135,11 @@ impl Running {
         while !condition() {
             // Only so that a failure does not hang.
             assert!(began.elapsed() < Duration::from_secs(120), "it does not come that far");
-            assert!(self.child.try_wait().unwrap().is_none(), "it ended before its time");
+            if let Some(status) = self.child.try_wait().unwrap() {
+                let mut said = String::new();
+                self.child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+                panic!("it ended before its time, with {status}: {said}");
+            }
             thread::sleep(Duration::from_millis(2));
         }
     }
