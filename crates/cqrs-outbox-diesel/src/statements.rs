@@ -183,8 +183,8 @@ pub trait Statements: Sized {
         request: &ReadRequest,
     ) -> impl Future<Output = QueryResult<Vec<Record>>> + Send;
 
-    /// Removes rows of the hot table.
-    fn settle_hot(conn: &mut Self::Conn, ids: &[i64]) -> impl Future<Output = QueryResult<()>> + Send;
+    /// Removes rows of the hot table; how many.
+    fn settle_hot(conn: &mut Self::Conn, ids: &[i64]) -> impl Future<Output = QueryResult<usize>> + Send;
 
     /// Removes rows that stand aside.
     fn settle_parked(conn: &mut Self::Conn, ids: &[i64]) -> impl Future<Output = QueryResult<()>> + Send;

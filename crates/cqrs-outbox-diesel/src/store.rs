@@ -48,8 +48,9 @@ impl<B: Backend> OutboxStore for Outbox<B> {
         };
         let (hot, parked) = (ids(false), ids(true));
         let mut conn = self.acquire_for_write().await?;
-        if !hot.is_empty() {
-            B::settle_hot(&mut conn, &hot).await.map_err(store_error)?;
+        if !hot.is_empty() && B::settle_hot(&mut conn, &hot).await.map_err(store_error)? < hot.len() {
+            // Settled before, or moved aside by a call that this relay took for failed. Nothing moves the other way.
+            B::settle_parked(&mut conn, &hot).await.map_err(store_error)?;
         }
         if !parked.is_empty() {
             B::settle_parked(&mut conn, &parked).await.map_err(store_error)?;

@@ -132,7 +132,8 @@ pub trait OutboxStore: fmt::Debug + Send + Sync + 'static {
     async fn read_parked(&self, request: &ReadRequest) -> Result<Vec<OutboxRow>, StoreError>;
 
     /// Removes rows that the broker has. Needs no lease: it is right whoever owns the group now. Doing it twice is
-    /// harmless.
+    /// harmless. A row of the hot table may have been moved aside since it was read, by a call that the relay took for
+    /// failed; it is removed there, too.
     async fn settle(&self, confirmed: &[Confirmed]) -> Result<(), StoreError>;
 
     /// Parks or buries a row that was refused: keeps the attempts and the error; parking it closes its lane's gate.

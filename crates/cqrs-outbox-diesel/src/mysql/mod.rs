@@ -343,9 +343,8 @@ impl Statements for MySql {
         read::parked(conn, request).await
     }
 
-    async fn settle_hot(conn: &mut Connection, rows: &[i64]) -> QueryResult<()> {
-        sql_query(sql::SETTLE_HOT).bind::<Text, _>(ids(rows)).execute(conn).await?;
-        Ok(())
+    async fn settle_hot(conn: &mut Connection, rows: &[i64]) -> QueryResult<usize> {
+        sql_query(sql::SETTLE_HOT).bind::<Text, _>(ids(rows)).execute(conn).await
     }
 
     async fn settle_parked(conn: &mut Connection, rows: &[i64]) -> QueryResult<()> {
@@ -394,7 +393,8 @@ impl Statements for MySql {
             .bind::<Binary, _>(lane.as_bytes())
             .execute(conn)
             .await?;
-        Self::settle_hot(conn, &locked).await
+        Self::settle_hot(conn, &locked).await?;
+        Ok(())
     }
 
     async fn close_gate(

@@ -239,9 +239,8 @@ impl Statements for Pg {
         read_rows(conn, sql::READ_PARKED, request).await
     }
 
-    async fn settle_hot(conn: &mut AsyncPgConnection, ids: &[i64]) -> QueryResult<()> {
-        sql_query(sql::SETTLE_HOT).bind::<Array<BigInt>, _>(ids).execute(conn).await?;
-        Ok(())
+    async fn settle_hot(conn: &mut AsyncPgConnection, ids: &[i64]) -> QueryResult<usize> {
+        sql_query(sql::SETTLE_HOT).bind::<Array<BigInt>, _>(ids).execute(conn).await
     }
 
     async fn settle_parked(conn: &mut AsyncPgConnection, ids: &[i64]) -> QueryResult<()> {

@@ -245,9 +245,8 @@ impl Statements for Sqlite {
         read_rows(conn, sql::READ_PARKED, request).await
     }
 
-    async fn settle_hot(conn: &mut Connection, ids: &[i64]) -> QueryResult<()> {
-        sql_query(sql::SETTLE_HOT).bind::<Text, _>(array(ids)).execute(conn).await?;
-        Ok(())
+    async fn settle_hot(conn: &mut Connection, ids: &[i64]) -> QueryResult<usize> {
+        sql_query(sql::SETTLE_HOT).bind::<Text, _>(array(ids)).execute(conn).await
     }
 
     async fn settle_parked(conn: &mut Connection, ids: &[i64]) -> QueryResult<()> {
@@ -308,7 +307,8 @@ impl Statements for Sqlite {
             .bind::<Binary, _>(lane.as_bytes())
             .execute(conn)
             .await?;
-        Self::settle_hot(conn, ids).await
+        Self::settle_hot(conn, ids).await?;
+        Ok(())
     }
 
     async fn close_gate(

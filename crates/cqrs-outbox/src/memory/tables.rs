@@ -10,7 +10,7 @@ use crate::store::{Fenced, Heartbeat, Lease, Ownership, ReadRequest, Rejection, 
 
 /// The tables of an outbox, without a clock and without I/O: each method is one transaction. The simulation drives it
 /// directly.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct MemoryTables {
     next_id: i64,
     hot: BTreeMap<i64, OutboxRow>,
@@ -22,7 +22,7 @@ pub struct MemoryTables {
 }
 
 /// An event that was given up.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct DeadLetter {
     /// The row as it was.
     pub row: OutboxRow,
@@ -30,13 +30,13 @@ pub struct DeadLetter {
     pub error: String,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct GateRow {
     /// When its rows may go; `None` is not before someone acts.
     until: Option<Duration>,
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 struct LeaseRow {
     owner: Option<Uuid>,
     expires: Duration,
@@ -172,10 +172,9 @@ impl MemoryTables {
     /// See [`OutboxStore::settle`](crate::OutboxStore::settle).
     pub fn settle(&mut self, confirmed: &[Confirmed]) {
         for confirmed in confirmed {
-            match confirmed.place() {
-                Place::Hot | Place::Gated => self.hot.remove(&confirmed.id()),
-                Place::Parked => self.parked.remove(&confirmed.id()),
-            };
+            if self.hot.remove(&confirmed.id()).is_none() {
+                self.parked.remove(&confirmed.id());
+            }
         }
     }
 

@@ -111,10 +111,9 @@ fn settling_a_batch_is_caught() {
     is_caught(Mutant::BatchSettled, 20, &[Fault::Lost]);
 }
 
-/// It takes many seeds: most of what a former owner writes too late, the new owner writes as well.
 #[test]
 fn negative_outcomes_without_a_fence_are_caught() {
-    is_caught(Mutant::Unfenced, 600, &[Fault::OutOfOrder, Fault::Duplicate]);
+    is_caught(Mutant::Unfenced, 60, &[Fault::ChangedByFormerOwner]);
 }
 
 #[test]

@@ -64,6 +64,8 @@ pub(crate) enum Fault {
     NotAlone,
     PublishedWithoutLease,
     SettledUnconfirmed,
+    /// Parked, buried, moved aside or opened by one whose lease had ended.
+    ChangedByFormerOwner,
     Spin,
     NotDrained,
     Remains,
@@ -842,21 +844,21 @@ impl World {
                 Input::Settled(Ok(()))
             }
             Action::Reject(rejection) => {
-                let mut rejection = rejection.clone();
-                rejection.lease = self.fence(rejection.lease);
-                let answer = self.tables.reject(now, &rejection);
+                let mut fenced = rejection.clone();
+                fenced.lease = self.fence(rejection.lease);
+                let answer = self.changed_by(rejection.lease, |tables| tables.reject(now, &fenced));
                 self.counts.add(if answer == cqrs_outbox::Fenced::LeaseLost { "fenced" } else { "rejected" });
                 self.bury();
                 Input::Rejected(Ok(answer))
             }
             Action::SetAside { lease, lane, ids } => {
                 self.counts.add("set aside");
-                let lease = self.fence(*lease);
-                Input::SetAside(Ok(self.tables.set_aside(lease, lane, ids)))
+                let fenced = self.fence(*lease);
+                Input::SetAside(Ok(self.changed_by(*lease, |tables| tables.set_aside(fenced, lane, ids))))
             }
             Action::OpenGate { lease, lane } => {
-                let lease = self.fence(*lease);
-                let answer = self.tables.open_gate(lease, lane);
+                let fenced = self.fence(*lease);
+                let answer = self.changed_by(*lease, |tables| tables.open_gate(fenced, lane));
                 self.counts.add(match answer {
                     cqrs_outbox::Fenced::Done(true) => "gates opened",
                     cqrs_outbox::Fenced::Done(false) => "gates kept",
@@ -890,6 +892,17 @@ impl World {
             self.counts.add("taken over in flight");
             self.allow(id);
         }
+    }
+
+    /// Makes a change that only the owner may make.
+    fn changed_by<T>(&mut self, lease: Lease, change: impl FnOnce(&mut MemoryTables) -> T) -> T {
+        let is_owner = self.owners.get(&lease.group).is_none_or(|(_, epoch)| *epoch == lease.epoch);
+        let before = self.tables.clone();
+        let answer = change(&mut self.tables);
+        if !is_owner && before != self.tables {
+            self.found(Fault::ChangedByFormerOwner, format!("{lease:?} has ended"));
+        }
+        answer
     }
 
     fn fence(&self, lease: Lease) -> Lease {

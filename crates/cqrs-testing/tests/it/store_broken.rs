@@ -29,6 +29,7 @@ const FAULTS: &[(Fault, &[&str])] = &[
             "commit",
             "read-order",
             "settle",
+            "settle-moved",
             "message",
             "headers",
             "keys",
@@ -93,6 +94,7 @@ const FAULTS: &[(Fault, &[&str])] = &[
             "read-limits",
             "read-groups",
             "settle",
+            "settle-moved",
             "message",
             "headers",
             "keys",
@@ -125,7 +127,11 @@ const FAULTS: &[(Fault, &[&str])] = &[
         Fault::SettlesLanes,
         &["settle", "fence-open-gate", "park", "open-gate", "relay", "relay-killed", "relay-refused"],
     ),
-    (Fault::SettlesOnlyHot, &["settle", "parked-behind", "open-gate", "discard", "relay-refused"]),
+    (
+        Fault::SettlesOnlyHot,
+        &["settle", "settle-moved", "parked-behind", "open-gate", "discard", "relay-refused"],
+    ),
+    (Fault::SettlesOnlyWhereItWas, &["settle-moved"]),
     (Fault::SettleNeedsRow, &["settle"]),
     (Fault::DropsMicros, &["message", "headers", "keys", "payloads", "parked-message"]),
     (Fault::DropsName, &["plain-sql", "message", "headers", "keys", "payloads", "parked-message"]),
@@ -203,6 +209,7 @@ const FAULTS: &[(Fault, &[&str])] = &[
         Fault::ParksWithoutGate,
         &[
             "settle",
+            "settle-moved",
             "parked-message",
             "lanes",
             "fence-set-aside",
@@ -222,6 +229,7 @@ const FAULTS: &[(Fault, &[&str])] = &[
         Fault::GatesEverything,
         &[
             "settle",
+            "settle-moved",
             "lanes",
             "park",
             "set-aside",
@@ -243,6 +251,7 @@ const FAULTS: &[(Fault, &[&str])] = &[
         Fault::DueNever,
         &[
             "settle",
+            "settle-moved",
             "parked-message",
             "fence-set-aside",
             "set-aside",

@@ -42,6 +42,7 @@ pub(crate) enum Fault {
     IgnoresLeasesOfParked,
     SettlesLanes,
     SettlesOnlyHot,
+    SettlesOnlyWhereItWas,
     SettleNeedsRow,
     DropsMicros,
     DropsName,
@@ -560,10 +561,15 @@ impl OutboxStore for Model {
         self.round_trip().await;
         let mut tables = self.tables();
         for confirmed in confirmed {
-            let removed = match confirmed.place() {
-                Place::Parked if self.has(Fault::SettlesOnlyHot) => None,
-                Place::Parked => tables.parked.remove(&confirmed.id()).map(|parked| parked.row),
-                Place::Hot | Place::Gated => tables.hot.remove(&confirmed.id()),
+            let was_aside = confirmed.place() == Place::Parked;
+            let looks_aside = match self.0.fault {
+                Fault::SettlesOnlyHot => false,
+                Fault::SettlesOnlyWhereItWas => was_aside,
+                _ => true,
+            };
+            let removed = match tables.hot.remove(&confirmed.id()) {
+                None if looks_aside => tables.parked.remove(&confirmed.id()).map(|parked| parked.row),
+                hot => hot,
             };
             match removed {
                 Some(row) if self.has(Fault::SettlesLanes) => {

@@ -45,6 +45,7 @@ rows! {
     "read-limits", "a read keeps to the number of rows and of bytes, but brings at least one row" => reading::limits;
     "read-groups", "rows of groups that are not leased are not read" => reading::groups;
     "settle", "what was confirmed is removed and nothing else, and a second time does no harm" => reading::settle;
+    "settle-moved", "what was confirmed is removed although it has been moved aside since it was read" => reading::settle_moved;
 
     "message", "id, name, kind, version, topic, content type and time come back, to the microsecond" => content::message;
     "headers", "headers come back identical: unicode, empty, binary, repeated" => content::headers;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use cqrs_outbox::{OutboxRow, ReadRequest};
+use cqrs_outbox::{Fenced, OutboxRow, ReadRequest};
 
 use crate::store::StoreUnderTest;
 use crate::store::bench::{Bench, Checked, ensure, ensure_eq, event, labels};
@@ -114,4 +114,17 @@ pub(super) async fn settle<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Checked {
     let other = owner.table.owner("other").await?;
     owner.settle(vec![hot[0].clone()]).await?;
     ensure_eq("the hot rows, settled by the last owner", labels(&other.read().await?), ["c", "b, again"])
+}
+
+/// As by a call that its relay took for failed, and that was carried out all the same.
+pub(super) async fn settle_moved<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Checked {
+    let owner = bench.owned().await?;
+    owner.commit([event(Some("a"), "a1"), event(Some("a"), "a2"), event(Some("a"), "a3")]).await?;
+    let rows = owner.read().await?;
+    owner.park(&rows[0], Duration::ZERO).await?;
+    let answer = owner.set_aside(owner.lease_of(&rows[1])?, &rows[1].lane, &[rows[1].id]).await?;
+    ensure_eq("setting aside", answer, Fenced::Done(true))?;
+    owner.settle(vec![rows[1].clone(), rows[2].clone()]).await?;
+    ensure_eq("the hot rows", labels(&owner.read().await?), [""; 0])?;
+    ensure_eq("the rows aside", labels(&owner.parked().await?), ["a1"])
 }
