@@ -27,7 +27,7 @@ pub struct Lease {
 }
 
 /// What a relay tells the store every few seconds.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Heartbeat {
     /// How long the leases are to last from now, by the database's clock.
     pub lease: Duration,
@@ -38,7 +38,7 @@ pub struct Heartbeat {
 }
 
 /// What the store answers.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Ownership {
     /// All leases of this relay.
     pub leases: Vec<Lease>,
@@ -51,7 +51,7 @@ pub struct Ownership {
 }
 
 /// Which rows to read.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ReadRequest {
     /// Rows of these groups.
     pub leases: Vec<Lease>,
@@ -64,7 +64,7 @@ pub struct ReadRequest {
 }
 
 /// A row that the broker refused for a reason of its own.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Rejection {
     /// The lease under which it was sent.
     pub lease: Lease,
@@ -81,7 +81,7 @@ pub struct Rejection {
 }
 
 /// What is to become of a row that was refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Verdict {
     /// It waits aside, and its lane with it, for so long.
     Park {
@@ -96,7 +96,7 @@ pub enum Verdict {
 }
 
 /// What became of a change that only the owner of a group may make.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Fenced<T> {
     /// It was made.
     Done(T),

@@ -8,9 +8,8 @@ use diesel_async::{RunQueryDsl, SimpleAsyncConnection};
 use tempfile::TempDir;
 use uuid::Uuid;
 
-use crate::brokers::RealBroker;
-use crate::road::KEYS;
-use crate::{in_memory, road};
+use crate::servers::{RealBroker, RealServer};
+use crate::{chaos, in_memory, road};
 
 #[derive(QueryableByName)]
 struct Number {
@@ -71,6 +70,17 @@ pub(crate) trait Db: Backend {
             ended
         }
     }
+
+    /// Everything is killed, the database too if it is a server.
+    fn in_chaos(server: Option<RealServer>, broker: RealBroker) -> impl Future<Output = Result<()>> {
+        async move {
+            let site = Self::site(server.as_ref().map_or_else(String::new, |server| server.url().to_owned()))
+                .await?;
+            let ended = chaos::drive::<Self>(&site, server.as_ref(), &broker).await;
+            site.clean_up::<Self>().await?;
+            ended
+        }
+    }
 }
 
 /// Where a cell has its database.
@@ -109,10 +119,10 @@ impl Site {
     }
 
     /// The database with all tables: the outbox's and those of the services.
-    pub(crate) async fn prepare<D: Db>(&self) -> Result<Outbox<D>> {
+    pub(crate) async fn prepare<D: Db>(&self, keys: u64) -> Result<Outbox<D>> {
         let outbox = D::connect(&self.url, 24).await?;
         outbox.migrate().await?;
-        let keys: Vec<String> = (0..KEYS).map(|nth| format!("('{}', 0)", road::key(nth))).collect();
+        let keys: Vec<String> = (0..keys).map(|nth| format!("('{}', 0)", road::key(nth))).collect();
         let tables = format!(
             "CREATE TABLE counters (name VARCHAR(40) PRIMARY KEY, value BIGINT NOT NULL); \
              CREATE TABLE effects (event VARCHAR(40) NOT NULL); \

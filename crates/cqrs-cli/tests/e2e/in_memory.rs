@@ -10,10 +10,10 @@ use cqrs::diesel::Outbox;
 use cqrs::outbox::{OutboxRelay, RelaySettings};
 
 use crate::databases::{Db, Site};
-use crate::road::{COMMANDS, Progress, Services};
+use crate::road::{COMMANDS, KEYS, Progress, Services};
 
 pub(crate) async fn drive<D: Db>(site: &Site) -> Result<()> {
-    let outbox = site.prepare::<D>().await?;
+    let outbox = site.prepare::<D>(KEYS).await?;
     let broker = Arc::new(MemoryBroker::builder().build());
     broker.faults().duplicate_every(10);
     let services = Services::start(&outbox, broker.clone(), "counts").await?;

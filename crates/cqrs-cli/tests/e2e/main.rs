@@ -5,13 +5,16 @@
 //! stop. With the broker in memory, which no other process can reach, the relay is a task that is killed three times, and
 //! messages are delivered twice. The same checker judges all of them: nothing lost, nothing from a transaction that was
 //! rolled back, in order per key, one effect for each event.
+//!
+//! And, for each pair of a database and a broker that are processes, [`chaos`].
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)] // a test, with a word for who runs it
 
-mod brokers;
+mod chaos;
 mod databases;
 mod in_memory;
 mod road;
+mod servers;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -22,35 +25,48 @@ use cqrs::diesel::{MySql, Pg, Sqlite};
 use cqrs_testing::services::{Service, trial};
 use libtest_mimic::{Arguments, Failed, Trial};
 
-use self::brokers::{Brokers, Kind};
 use self::databases::Db;
+use self::servers::{Kind, Servers};
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
-    // The cells kill the brokers that they share.
+    // The cells kill the servers that they share.
     arguments.test_threads = Some(1);
-    let brokers = Arc::new(Brokers::default());
+    let servers = Arc::new(Servers::default());
     let mut trials = Vec::new();
-    cells::<Sqlite>(&mut trials, &brokers, |name, run| Trial::test(name, move || run(String::new())));
-    cells::<Pg>(&mut trials, &brokers, |name, run| trial(Service::Postgres, name, run));
-    cells::<MySql>(&mut trials, &brokers, |name, run| trial(Service::MySql, name, run));
+    cells::<Sqlite>(&mut trials, &servers, None, |name, run| Trial::test(name, move || run(String::new())));
+    cells::<Pg>(&mut trials, &servers, Some(Service::Postgres), |name, run| {
+        trial(Service::Postgres, name, run)
+    });
+    cells::<MySql>(&mut trials, &servers, Some(Service::MySql), |name, run| trial(Service::MySql, name, run));
     let conclusion = libtest_mimic::run(&arguments, trials);
-    brokers.stop();
+    servers.stop();
     conclusion.exit_code()
 }
 
 type Cell = Box<dyn FnOnce(String) -> Result<(), Failed> + Send>;
 
-fn cells<D: Db>(trials: &mut Vec<Trial>, brokers: &Arc<Brokers>, trial: fn(String, Cell) -> Trial) {
+fn cells<D: Db>(
+    trials: &mut Vec<Trial>,
+    servers: &Arc<Servers>,
+    database: Option<Service>,
+    trial: fn(String, Cell) -> Trial,
+) {
     let cell: Cell = Box::new(|url| block_on(D::in_memory(url)));
     trials.push(trial(format!("{}_x_memory", D::NAME), cell));
     for kind in [Kind::Kafka, Kind::RabbitMq] {
-        let brokers = Arc::clone(brokers);
+        let own = Arc::clone(servers);
         let cell: Cell = Box::new(move |url| {
-            let broker = brokers.of(kind)?;
-            block_on(async move { D::with_processes(url, broker).await })
+            let broker = own.broker(kind)?;
+            block_on(D::with_processes(url, broker))
         });
         trials.push(trial(format!("{}_x_{}", D::NAME, kind.name()), cell));
+        let own = Arc::clone(servers);
+        let cell: Cell = Box::new(move |_| {
+            let database = database.map(|database| own.of(database)).transpose()?;
+            block_on(D::in_chaos(database, own.broker(kind)?))
+        });
+        trials.push(trial(format!("chaos_{}_x_{}", D::NAME, kind.name()), cell));
     }
 }
 

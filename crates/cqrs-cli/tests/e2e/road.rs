@@ -17,8 +17,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::brokers::RealBroker;
 use crate::databases::{Db, Site, effects};
+use crate::servers::RealBroker;
 use crate::support::Relay;
 
 pub(crate) const COMMANDS: u64 = 2_000;
@@ -92,7 +92,7 @@ impl EventHandler<Counted> for Audit {
 
 /// How many commands were sent.
 #[derive(Clone)]
-pub(crate) struct Progress(watch::Receiver<u64>);
+pub(crate) struct Progress(pub(crate) watch::Receiver<u64>);
 
 impl Progress {
     pub(crate) async fn reaches(&self, commands: u64) {
@@ -229,15 +229,22 @@ impl Services {
 }
 
 /// From which database to which broker.
-struct Road {
-    database: String,
-    broker: String,
+pub(crate) struct Road {
+    pub(crate) database: String,
+    pub(crate) broker: String,
 }
 
 impl Road {
     /// A relay that is ready.
     async fn relay(&self, name: &str) -> Relay {
-        let (relay, _) = Relay::start(&[
+        let mut relay = self.spawn(name);
+        relay.is_ready().await;
+        relay
+    }
+
+    /// A relay that may not be ready yet.
+    pub(crate) fn spawn(&self, name: &str) -> Relay {
+        Relay::spawn(&[
             "--database",
             &self.database,
             "--broker",
@@ -258,14 +265,12 @@ impl Road {
             "--max-backoff",
             "1s",
         ])
-        .await;
-        relay
     }
 }
 
 /// A cell whose relays and broker are processes.
 pub(crate) async fn drive<D: Db>(site: &Site, broker: &RealBroker) -> Result<()> {
-    let outbox = site.prepare::<D>().await?;
+    let outbox = site.prepare::<D>(KEYS).await?;
     let topic = format!("counts-{}", Uuid::new_v4().simple());
     let road = Road { database: site.url.clone(), broker: broker.url() };
     let connected = cqrs::app::connect_broker(&broker.url())?;
@@ -292,7 +297,7 @@ async fn disturb<D: Db>(
     broker: &RealBroker,
     progress: Progress,
 ) -> Result<[Relay; 2]> {
-    let (first, second) = (road.relay("first").await, road.relay("second").await);
+    let (mut first, second) = (road.relay("first").await, road.relay("second").await);
     let shared = async {
         while outbox.status().await?.relays.iter().filter(|relay| relay.owned_groups > 0).count()
             < D::RELAYS_AT_WORK
@@ -308,7 +313,7 @@ async fn disturb<D: Db>(
     first.kill().await;
     let third = road.relay("third").await;
     progress.reaches(COMMANDS / 2).await;
-    broker.kill_and_start_again().await?;
+    broker.server.kill_and_start_again().await?;
     println!("  {}", second.stop().await);
     let fourth = road.relay("fourth").await;
     Ok([third, fourth])

@@ -18,7 +18,7 @@ pub(crate) fn program() -> Command {
         command.env_remove(name);
     }
     // What is lost with a broker that is killed is no news to a test, unless somebody asks.
-    let log = std::env::var("RUST_LOG").unwrap_or_else(|_| "error".to_owned());
+    let log = std::env::var("RUST_LOG").unwrap_or_else(|_| "error,lapin=off,librdkafka=off".to_owned());
     command.env("RUST_LOG", log).stdin(Stdio::null()).kill_on_drop(true);
     command
 }
@@ -40,9 +40,25 @@ impl Relay {
     /// Starts one, and waits until it says that it is ready; gives what it says.
     pub(crate) async fn start(arguments: &[&str]) -> (Self, String) {
         let mut relay = Self::spawn(arguments);
-        let ready = relay.next_line().await;
-        assert!(ready.contains("ready"), "{ready}");
+        let ready = relay.is_ready().await;
         (relay, ready)
+    }
+
+    /// Waits until it says so; gives what it says.
+    pub(crate) async fn is_ready(&mut self) -> String {
+        let ready = self.next_line().await;
+        assert!(ready.contains("ready"), "{ready}");
+        ready
+    }
+
+    pub(crate) fn is_alive(&mut self) -> bool {
+        self.process.try_wait().unwrap().is_none()
+    }
+
+    /// Sends a signal by its name.
+    pub(crate) async fn signal(&self, name: &str) {
+        let id = self.process.id().expect("the relay had ended by itself").to_string();
+        assert!(Command::new("kill").args(["-s", name, &id]).status().await.unwrap().success());
     }
 
     /// The next line that it says.
@@ -54,15 +70,18 @@ impl Relay {
     }
 
     /// Kills it with SIGKILL.
-    pub(crate) async fn kill(mut self) {
+    pub(crate) async fn kill(&mut self) {
         self.process.kill().await.unwrap();
     }
 
     /// Stops it with SIGTERM; gives its last words.
     pub(crate) async fn stop(mut self) -> String {
-        let id = self.process.id().expect("the relay had ended by itself").to_string();
-        assert!(Command::new("kill").args(["-s", "TERM", &id]).status().await.unwrap().success());
-        let last_words = self.next_line().await;
+        self.signal("TERM").await;
+        let mut last_words = self.next_line().await;
+        while let Some(line) = timeout(PATIENCE, self.output.next_line()).await.expect("it goes on").unwrap()
+        {
+            last_words = line;
+        }
         let ended = timeout(PATIENCE, self.process.wait()).await.expect("the relay does not end").unwrap();
         assert!(ended.success(), "{ended}");
         last_words

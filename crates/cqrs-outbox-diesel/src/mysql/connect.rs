@@ -13,6 +13,7 @@ use diesel_async::pooled_connection::{AsyncDieselConnectionManager, ManagerConfi
 use diesel_async::{AsyncMysqlConnection, SimpleAsyncConnection};
 use futures_util::future::{BoxFuture, FutureExt, ready};
 use mysql_async::{Conn, Opts, OptsBuilder};
+use tokio::time::timeout;
 
 use super::watch::{is_at_rest, watch};
 use super::{MySql, sql};
@@ -40,6 +41,10 @@ const RELAY_CONNECTIONS: usize = 4;
 
 /// Half of the time after which the server closes an idle connection of a relay's.
 const RELAY_IDLE: Duration = Duration::from_secs(4);
+
+/// What the application has not used for so long is tried before it is lent again: the server may have been restarted, or
+/// have closed it for its age, and nothing tells.
+const UNTRIED: Duration = Duration::from_secs(1);
 
 /// Builds an [`Outbox`] on MariaDB or MySQL.
 #[must_use = "a builder does nothing until `connect` is called"]
@@ -157,7 +162,6 @@ impl MySqlBuilder {
                 }
                 .boxed()
             });
-            // Whether it is closed shows with the next statement.
             config.recycling_method = RecyclingMethod::CustomFunction(Box::new(|conn| {
                 let at_rest =
                     if is_at_rest(conn) { Ok(()) } else { Err(DieselError::BrokenTransactionManager) };
@@ -170,8 +174,25 @@ impl MySqlBuilder {
                 .create_timeout(Some(self.connect_timeout))
         };
         let misconfigured = |error: deadpool::managed::BuildError| wrong(error.to_string());
-        let application =
-            pool(&[sql::SET_UP]).max_size(self.max_connections).build().map_err(misconfigured)?;
+        let patience = self.connect_timeout;
+        let application = pool(&[sql::SET_UP])
+            .max_size(self.max_connections)
+            .pre_recycle(Hook::async_fn(move |conn: &mut AsyncMysqlConnection, metrics| {
+                let trying = metrics.last_used() >= UNTRIED;
+                async move {
+                    if trying {
+                        let gone = || HookError::message("the server has closed it");
+                        timeout(patience, conn.batch_execute("DO 1"))
+                            .await
+                            .map_err(|_| gone())?
+                            .map_err(|_| gone())?;
+                    }
+                    Ok(())
+                }
+                .boxed()
+            }))
+            .build()
+            .map_err(misconfigured)?;
         let relay = pool(&[sql::SET_UP, sql::SET_UP_RELAY])
             .max_size(RELAY_CONNECTIONS)
             .queue_mode(QueueMode::Lifo)

@@ -42,6 +42,7 @@ pub(crate) fn trials(trials: &mut Trials) {
         an_answer_that_nobody_waited_for_is_nobody_elses,
         locks_that_are_not_to_be_had_are_worth_a_retry,
         a_connection_that_was_killed_is_worth_a_retry,
+        connections_that_were_closed_while_idle_are_not_lent,
         cut_connections_lose_nothing,
         writers_do_not_wait_for_a_relay,
         a_relay_does_not_wait_for_writers,
@@ -588,6 +589,26 @@ async fn a_connection_that_was_killed_is_worth_a_retry(site: &Site) {
     }
     knife.disconnect().await.unwrap();
     outbox.transaction(async |tx| tx.publish(closed(1)).await).await.unwrap();
+}
+
+/// As a restart of the server does it, or its `wait_timeout`.
+async fn connections_that_were_closed_while_idle_are_not_lent(site: &Site) {
+    let outbox = site.outbox::<MySql>().await;
+    let mut knife = raw(site.server_url()).await;
+    // Several at once, so that there are several to be closed.
+    let held = [outbox.begin().await.unwrap(), outbox.begin().await.unwrap(), outbox.begin().await.unwrap()];
+    for mut tx in held {
+        let id = "SELECT CAST(connection_id() AS text) AS value";
+        let id = MySql::values(&mut tx, id).await.unwrap().remove(0);
+        tx.rollback().await.unwrap();
+        knife.query_drop(format!("KILL {id}")).await.unwrap();
+    }
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    for _ in 0..3 {
+        outbox.status().await.unwrap();
+        outbox.transaction(async |tx| tx.publish(closed(1)).await).await.unwrap();
+    }
+    knife.disconnect().await.unwrap();
 }
 
 /// As an operator's `KILL`, or a network that is cut.

@@ -33,6 +33,10 @@ impl Pace {
         self.resume_at
     }
 
+    pub(super) fn rebase(&mut self, now: Duration) {
+        self.resume_at = self.resume_at.saturating_sub(now);
+    }
+
     pub(super) fn success(&mut self) {
         self.failures = 0;
         self.window = self.window.saturating_mul(2).min(self.max_window);
@@ -116,6 +120,12 @@ impl Destinations {
             .filter(|suspension| !suspension.probing && !suspension.waiting.is_empty())
             .map(|suspension| suspension.retry_at)
             .min()
+    }
+
+    pub(super) fn rebase(&mut self, now: Duration) {
+        for suspension in self.0.values_mut() {
+            suspension.retry_at = suspension.retry_at.saturating_sub(now);
+        }
     }
 
     pub(super) fn len(&self) -> usize {

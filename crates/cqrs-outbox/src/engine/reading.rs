@@ -28,10 +28,13 @@ impl Engine {
             self.next_read_parked = self.next_read;
             return None;
         }
-        let parked = now >= self.next_read_parked;
-        if !parked && !self.read_now && now < self.next_read {
+        let (hot_is_due, parked_is_due) =
+            (self.read_now || now >= self.next_read, now >= self.next_read_parked);
+        if !hot_is_due && !parked_is_due {
             return None;
         }
+        // In turns, so that neither waits for ever where a read takes as long as a heartbeat's interval.
+        self.parked_last = parked_is_due && !(hot_is_due && self.parked_last);
         self.doubtful.clear();
         let request = ReadRequest {
             leases,
@@ -40,7 +43,7 @@ impl Engine {
             max_bytes: bytes,
         };
         self.reading = Some(request.clone());
-        if parked {
+        if self.parked_last {
             // Their gate may be due still, but it is about to close.
             let closing = self.fenced.iter().filter_map(FencedChange::closes);
             self.doubtful.extend(closing.cloned());

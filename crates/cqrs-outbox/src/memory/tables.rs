@@ -83,6 +83,22 @@ impl MemoryTables {
         self.hot.len() + self.parked.len()
     }
 
+    /// Whether an event waits under this id, here or aside.
+    pub fn is_waiting(&self, id: i64) -> bool {
+        self.hot.contains_key(&id) || self.parked.contains_key(&id)
+    }
+
+    /// Who holds the lease of a group, by incarnation, and its epoch; whether it has expired is not looked at.
+    pub fn holder(&self, group: GroupNo) -> Option<(Uuid, i64)> {
+        let lease = self.leases.get(usize::try_from(group.0).ok()?)?;
+        lease.owner.map(|owner| (owner, lease.epoch))
+    }
+
+    /// Whether a gate will be due that is not due now.
+    pub fn has_closed_gate(&self, now: Duration) -> bool {
+        self.gates.values().any(|gate| gate.until.is_some_and(|until| until > now))
+    }
+
     /// The dead letters, oldest first.
     pub fn dead_letters(&self) -> Vec<DeadLetter> {
         self.dead.values().cloned().collect()

@@ -7,14 +7,30 @@
 //! the dead letters, and the history is judged.
 //!
 //! - `CQRS_SIM_SEED=17` runs this one seed and traces it (with `--nocapture`).
-//! - `CQRS_SIM_SEEDS=5000` runs so many seeds. Default 300.
+//! - `CQRS_SIM_SEEDS=500000` runs so many seeds. Default 3,000.
 
 use std::collections::BTreeMap;
+use std::thread;
 
-use crate::world::{Counts, Fault, Mutant, run};
+use crate::calls::Mutant;
+use crate::world::{Counts, Fault, run};
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|value| value.parse().unwrap_or_else(|_| panic!("{name} is not a number")))
+}
+
+type Found = Vec<(u64, Vec<(Fault, String)>)>;
+
+fn run_all(seeds: impl Iterator<Item = u64>) -> (Counts, Found) {
+    let (mut counts, mut broken) = (Counts::default(), Vec::new());
+    for seed in seeds {
+        let report = run(seed, None, false);
+        counts.merge(&report.counts);
+        if !report.faults.is_empty() {
+            broken.push((seed, report.faults));
+        }
+    }
+    (counts, broken)
 }
 
 #[test]
@@ -24,16 +40,21 @@ fn promises_hold_whatever_goes_wrong() {
         assert!(report.faults.is_empty(), "seed {seed}: {:#?}", report.faults);
         return;
     }
+    let seeds = number("CQRS_SIM_SEEDS").unwrap_or(3_000);
+    let threads = thread::available_parallelism().map_or(1, |threads| threads.get() as u64);
     let mut counts = Counts::default();
     let mut broken = Vec::new();
-    let seeds = number("CQRS_SIM_SEEDS").unwrap_or(300);
-    for seed in 0..seeds {
-        let report = run(seed, None, false);
-        counts.merge(&report.counts);
-        if !report.faults.is_empty() {
-            broken.push((seed, report.faults));
+    thread::scope(|scope| {
+        let halves: Vec<_> = (0..threads)
+            .map(|nth| scope.spawn(move || run_all((nth..seeds).step_by(threads as usize))))
+            .collect();
+        for half in halves {
+            let (counted, found) = half.join().unwrap();
+            counts.merge(&counted);
+            broken.extend(found);
         }
-    }
+    });
+    broken.sort_by_key(|(seed, _)| *seed);
     println!("{seeds} seeds: {:?}", counts.0);
     let mut kinds = BTreeMap::<Fault, Vec<u64>>::new();
     for (seed, faults) in &broken {

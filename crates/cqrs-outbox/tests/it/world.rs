@@ -10,13 +10,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use cqrs_core::Message;
 use cqrs_core::broker::{ErrorClass, Receipt};
-use cqrs_outbox::engine::{Action, Engine, Failed, Input, PublishFailure};
+use cqrs_outbox::engine::{Action, Engine, Input, PublishFailure};
 use cqrs_outbox::memory::MemoryTables;
-use cqrs_outbox::{GroupNo, Lane, Lease, OutboxRow, Place, RelayId, RelaySettings, RelayStats};
+use cqrs_outbox::{Fenced, GroupNo, Lane, Lease, OutboxRow, Place, RelayId, RelaySettings, RelayStats};
 use cqrs_testing::history::History;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use uuid::Uuid;
+
+use crate::calls::{self, Mutant};
 
 const fn ms(millis: u64) -> Duration {
     Duration::from_millis(millis)
@@ -31,23 +33,6 @@ const DRAIN: Duration = Duration::from_secs(40);
 /// An idle world is watched so long.
 const IDLE: Duration = Duration::from_secs(3);
 const TOPICS: [&str; 3] = ["orders", "rooms", "users"];
-
-/// What is broken on purpose.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Mutant {
-    /// Reads leave rows out, as `SKIP LOCKED` does.
-    HiddenRows,
-    /// An unknown outcome counts as a receipt.
-    OnAfterUnknown,
-    /// The first confirm counts for everything that is in flight.
-    BatchSettled,
-    /// The store does not look at the epoch of a negative outcome.
-    Unfenced,
-    /// The store reads on from the largest id it has seen.
-    Cursor,
-    /// The store does not tell which rows stand behind a gate.
-    GateIgnored,
-}
 
 /// What was found to be wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -764,7 +749,7 @@ impl World {
     fn call(&mut self, life: Life, action: Action) {
         self.calls += 1;
         let number = self.calls;
-        let kind = kind(&action);
+        let kind = calls::kind(&action);
         let relay = &mut self.lives[life];
         if let Action::Heartbeat(_) = action {
             relay.heartbeat_sent = relay.clock.read(self.now);
@@ -788,7 +773,7 @@ impl World {
         }
         let fails_before = self.faulty && self.rng.random_bool(0.03);
         let fails_after = self.faulty && self.rng.random_bool(0.03);
-        let failed = failed(&action);
+        let failed = calls::failed(&action);
         let late = failed.clone();
         self.after(there, move |world| {
             let fails_before = fails_before || world.database_down;
@@ -818,60 +803,51 @@ impl World {
     }
 
     fn carry_out(&mut self, life: Life, action: &Action) -> Input {
+        let mut action = action.clone();
+        let mut before = None;
+        if let Some(lease) = calls::fenced_by(&mut action) {
+            let epoch = self.owners.get(&lease.group).map_or(lease.epoch, |(_, epoch)| *epoch);
+            if epoch != lease.epoch {
+                before = Some(self.tables.clone());
+            }
+            if self.mutant == Some(Mutant::Unfenced) {
+                lease.epoch = epoch;
+            }
+        }
         let now = self.database_now();
-        match action {
-            Action::Heartbeat(heartbeat) => {
-                let ownership = self.tables.heartbeat(now, &self.lives[life].id, heartbeat);
+        let mut answer = calls::carry_out(&mut self.tables, now, &self.lives[life].id, &action);
+        if before.is_some_and(|before| before != self.tables) {
+            self.found(Fault::ChangedByFormerOwner, format!("{life}: {}", calls::kind(&action)));
+        }
+        match &mut answer {
+            Input::Heartbeat(Ok(ownership)) => {
                 for lease in &ownership.leases {
                     self.owned(life, *lease);
                 }
-                Input::Heartbeat(Ok(ownership))
             }
-            Action::Read(request) => {
-                let rows = self.tables.read(request);
-                Input::Read(Ok(self.distort(life, rows)))
-            }
-            Action::ReadParked(request) => {
-                let rows = self.tables.read_parked(now, request);
+            Input::Read(Ok(rows)) => self.distort(life, rows),
+            Input::ReadParked(Ok(rows)) => {
                 self.counts.0.entry("read parked").and_modify(|n| *n += rows.len() as u64).or_insert(0);
-                Input::ReadParked(Ok(self.distort(life, rows)))
+                self.distort(life, rows);
             }
-            Action::Settle(confirmed) => {
-                self.tables.settle(confirmed);
-                for one in confirmed {
-                    self.lives[life].outstanding.remove(&one.id());
-                }
-                Input::Settled(Ok(()))
-            }
-            Action::Reject(rejection) => {
-                let mut fenced = rejection.clone();
-                fenced.lease = self.fence(rejection.lease);
-                let answer = self.changed_by(rejection.lease, |tables| tables.reject(now, &fenced));
-                self.counts.add(if answer == cqrs_outbox::Fenced::LeaseLost { "fenced" } else { "rejected" });
+            Input::Rejected(Ok(answer)) => {
+                self.counts.add(if *answer == Fenced::LeaseLost { "fenced" } else { "rejected" });
                 self.bury();
-                Input::Rejected(Ok(answer))
             }
-            Action::SetAside { lease, lane, ids } => {
-                self.counts.add("set aside");
-                let fenced = self.fence(*lease);
-                Input::SetAside(Ok(self.changed_by(*lease, |tables| tables.set_aside(fenced, lane, ids))))
-            }
-            Action::OpenGate { lease, lane } => {
-                let fenced = self.fence(*lease);
-                let answer = self.changed_by(*lease, |tables| tables.open_gate(fenced, lane));
-                self.counts.add(match answer {
-                    cqrs_outbox::Fenced::Done(true) => "gates opened",
-                    cqrs_outbox::Fenced::Done(false) => "gates kept",
-                    cqrs_outbox::Fenced::LeaseLost => "fenced",
-                });
-                Input::GateOpened(Ok(answer))
-            }
-            Action::Leave => {
-                self.tables.leave(&self.lives[life].id);
-                Input::Left
-            }
-            Action::Publish(_) => unreachable!("that is for the broker"),
+            Input::SetAside(Ok(_)) => self.counts.add("set aside"),
+            Input::GateOpened(Ok(answer)) => self.counts.add(match answer {
+                Fenced::Done(true) => "gates opened",
+                Fenced::Done(false) => "gates kept",
+                Fenced::LeaseLost => "fenced",
+            }),
+            _ => {}
         }
+        if let Action::Settle(confirmed) = &action {
+            for one in confirmed {
+                self.lives[life].outstanding.remove(&one.id());
+            }
+        }
+        answer
     }
 
     /// Who takes a group over may send again what the last owner had sent and not settled.
@@ -894,26 +870,7 @@ impl World {
         }
     }
 
-    /// Makes a change that only the owner may make.
-    fn changed_by<T>(&mut self, lease: Lease, change: impl FnOnce(&mut MemoryTables) -> T) -> T {
-        let is_owner = self.owners.get(&lease.group).is_none_or(|(_, epoch)| *epoch == lease.epoch);
-        let before = self.tables.clone();
-        let answer = change(&mut self.tables);
-        if !is_owner && before != self.tables {
-            self.found(Fault::ChangedByFormerOwner, format!("{lease:?} has ended"));
-        }
-        answer
-    }
-
-    fn fence(&self, lease: Lease) -> Lease {
-        if self.mutant != Some(Mutant::Unfenced) {
-            return lease;
-        }
-        let epoch = self.owners.get(&lease.group).map_or(lease.epoch, |(_, epoch)| *epoch);
-        Lease { epoch, ..lease }
-    }
-
-    fn distort(&mut self, life: Life, mut rows: Vec<OutboxRow>) -> Vec<OutboxRow> {
+    fn distort(&mut self, life: Life, rows: &mut Vec<OutboxRow>) {
         match self.mutant {
             Some(Mutant::HiddenRows) => rows.retain(|_| self.rng.random_bool(0.8)),
             Some(Mutant::Cursor) => {
@@ -922,7 +879,7 @@ impl World {
                 *cursor = rows.last().map_or(*cursor, |row| row.id);
             }
             Some(Mutant::GateIgnored) => {
-                for row in &mut rows {
+                for row in rows {
                     if row.place == Place::Gated {
                         row.place = Place::Hot;
                     }
@@ -930,7 +887,6 @@ impl World {
             }
             _ => {}
         }
-        rows
     }
 
     fn bury(&mut self) {
@@ -1118,33 +1074,6 @@ impl World {
         if self.trace {
             println!("{:>10.4?} {}", self.now, what());
         }
-    }
-}
-
-fn kind(action: &Action) -> &'static str {
-    match action {
-        Action::Heartbeat(_) => "heartbeat",
-        Action::Read(_) => "read",
-        Action::ReadParked(_) => "read parked",
-        Action::Publish(_) => "publish",
-        Action::Settle(_) => "settle",
-        Action::Reject(_) => "reject",
-        Action::SetAside { .. } => "set aside",
-        Action::OpenGate { .. } => "open gate",
-        Action::Leave => "leave",
-    }
-}
-
-fn failed(action: &Action) -> Input {
-    match action {
-        Action::Heartbeat(_) => Input::Heartbeat(Err(Failed)),
-        Action::Read(_) => Input::Read(Err(Failed)),
-        Action::ReadParked(_) => Input::ReadParked(Err(Failed)),
-        Action::Settle(_) => Input::Settled(Err(Failed)),
-        Action::Reject(_) => Input::Rejected(Err(Failed)),
-        Action::SetAside { .. } => Input::SetAside(Err(Failed)),
-        Action::OpenGate { .. } => Input::GateOpened(Err(Failed)),
-        Action::Publish(_) | Action::Leave => Input::Left,
     }
 }
 

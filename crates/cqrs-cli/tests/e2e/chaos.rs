@@ -1,0 +1,352 @@
+//! The relay among servers and processes that die all the time.
+//!
+//! Four relay processes, 64 keys, and writers that a tenth of the time roll back. Every 200 ms one of the relays is killed
+//! with SIGKILL and another started. Meanwhile the broker is killed and started again, so is the database; one relay is
+//! stopped for three leases and goes on; the broker, then the database, answers nothing for a while and goes on. What was
+//! in flight when a server died is cut between publish and confirm, or in a COMMIT, of the writers and of the relays.
+//!
+//! `CQRS_CHAOS_ROWS` says how many transactions there are; 4,000 unless set, and 100,000 in `just chaos`.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use cqrs::broker::SubscribeOptions;
+use cqrs::diesel::Outbox;
+use cqrs::{Codec as _, Envelope, Error, MessageBroker, NotificationEvent, Result};
+use cqrs_testing::history::History;
+use diesel_async::SimpleAsyncConnection;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::databases::{Db, Site};
+use crate::road::{Progress, Road, key};
+use crate::servers::{RealBroker, RealServer};
+use crate::support::Relay;
+
+const KEYS: u64 = 64;
+const WRITERS: u64 = 8;
+const RELAYS: usize = 4;
+const KILL_EVERY: Duration = Duration::from_millis(200);
+
+/// Of the relays of a [`Road`].
+const LEASE: Duration = Duration::from_secs(1);
+const PUBLISH_TIMEOUT: Duration = Duration::from_millis(800);
+
+/// A hang, and nothing else, takes so long.
+const PATIENCE: Duration = Duration::from_secs(180);
+
+fn rows() -> u64 {
+    let rows = std::env::var("CQRS_CHAOS_ROWS");
+    rows.map_or(4_000, |rows| rows.parse().expect("CQRS_CHAOS_ROWS is a number"))
+}
+
+#[derive(Serialize, Deserialize, NotificationEvent)]
+#[event(topic = "chaos", key = key)]
+struct Written {
+    key: String,
+}
+
+pub(crate) async fn drive<D: Db>(
+    site: &Site,
+    database: Option<&RealServer>,
+    broker: &RealBroker,
+) -> Result<()> {
+    let began = Instant::now();
+    let outbox = site.prepare::<D>(KEYS).await?;
+    let witness = "CREATE TABLE written (event VARCHAR(40) PRIMARY KEY, number VARCHAR(20) NOT NULL)";
+    outbox.connection().await?.batch_execute(witness).await?;
+    let version = D::version(&mut *outbox.connection().await?).await?;
+    let topic = format!("chaos-{}", Uuid::new_v4().simple());
+    let connected = cqrs::app::connect_broker(&broker.url())?;
+    let mut audit = Audit::start(&connected, &topic).await?;
+    let writers = Arc::new(Writers {
+        outbox: outbox.clone(),
+        topic,
+        history: audit.history.clone(),
+        progress: watch::Sender::new(0),
+        in_doubt: AtomicUsize::new(0),
+    });
+    let fleet = Fleet::start(Road { database: site.url.clone(), broker: broker.url() });
+
+    let progress = Progress(writers.progress.subscribe());
+    let over = CancellationToken::new();
+    let work = async {
+        let (committed, ()) =
+            tokio::try_join!(Writers::write(&writers), disturb(&fleet, database, broker, progress))?;
+        over.cancel();
+        Ok(committed)
+    };
+    let (committed, kills) = tokio::select! {
+        done = async { tokio::try_join!(work, fleet.kill_until(&over)) } => done?,
+        ended = audit.ended() => return Err(ended),
+    };
+    let written = began.elapsed();
+
+    let arrived = tokio::select! {
+        arrived = timeout(PATIENCE, audit.everything(committed)) => arrived,
+        ended = audit.ended() => return Err(ended),
+    };
+    let verdict = audit.stop().await?;
+    assert!(
+        arrived.is_ok(),
+        "not everything arrived within {PATIENCE:?}: {verdict}; {:?}",
+        outbox.status().await
+    );
+    verdict.assert_clean();
+    // The last receipts may not have been settled yet.
+    let settled = async {
+        loop {
+            let left = outbox.status().await?;
+            if (left.waiting, left.parked, left.dead_letters) == (0, 0, 0) {
+                return Ok::<_, Error>(());
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let settled = timeout(PATIENCE, settled).await;
+    settled.map_err(|_| Error::handler("what has arrived is still in the outbox"))??;
+    fleet.stop().await;
+    connected.close().await?;
+    println!(
+        "{version} x {}: {committed} committed, {} in doubt for a while; {kills} relays killed; {verdict}; written in {written:.1?}, all in {:.1?}",
+        broker.kind.name(),
+        writers.in_doubt.load(Ordering::Relaxed),
+        began.elapsed(),
+    );
+    Ok(())
+}
+
+struct Writers<D: Db> {
+    outbox: Outbox<D>,
+    topic: String,
+    history: History,
+    progress: watch::Sender<u64>,
+    /// Commits of which the writer did not hear the end.
+    in_doubt: AtomicUsize,
+}
+
+impl<D: Db> Writers<D> {
+    /// Gives how many transactions were committed.
+    async fn write(self: &Arc<Self>) -> Result<usize> {
+        let rows = rows();
+        let mut tasks = JoinSet::new();
+        for writer in 0..WRITERS {
+            let this = Arc::clone(self);
+            tasks.spawn(async move {
+                let mut committed = 0;
+                for nth in (writer..rows).step_by(WRITERS as usize) {
+                    // Neighbours share a key, so that all writers write to each key, at the same time.
+                    let key = key(nth / WRITERS % KEYS);
+                    let fails = nth % 10 == 3;
+                    while !this.write_one(&key, fails, &mut committed).await {}
+                    this.progress.send_modify(|sent| *sent += 1);
+                }
+                committed
+            });
+        }
+        let mut committed = 0;
+        while let Some(task) = tasks.join_next().await {
+            committed += task.map_err(Error::handler)?;
+        }
+        Ok(committed)
+    }
+
+    /// Whether it came to what it was to come to.
+    async fn write_one(&self, key: &str, fails: bool, committed: &mut usize) -> bool {
+        let event = Uuid::now_v7();
+        let number = match self.transaction(key, event, fails).await {
+            Ok(number) => Some(number),
+            Err(_) if fails => None,
+            Err(_) => {
+                self.in_doubt.fetch_add(1, Ordering::Relaxed);
+                self.find_out(key, event).await
+            }
+        };
+        match number {
+            Some(number) => {
+                *committed += 1;
+                self.history.committed(Some(key.to_owned().into()), event, number);
+            }
+            None => self.history.rolled_back(event),
+        }
+        fails || number.is_some()
+    }
+
+    /// Gives the event's number among those of its key.
+    async fn transaction(&self, key: &str, event: Uuid, fails: bool) -> Result<u64> {
+        let written =
+            Envelope::new(Written { key: key.to_owned() }).with_id(event).with_topic(self.topic.clone());
+        self.outbox
+            .transaction(async |tx| {
+                let number = D::count(tx, key).await?;
+                tx.batch_execute(&format!("INSERT INTO written VALUES ('{event}', '{number}')")).await?;
+                tx.publish(written).await?;
+                if fails {
+                    return Err(Error::handler("rolled back on purpose"));
+                }
+                Ok(number.unsigned_abs())
+            })
+            .await
+    }
+
+    /// Whether the transaction was committed whose end nobody heard of, and its number. If it is still about to commit,
+    /// it holds the key's row, and this waits for it.
+    async fn find_out(&self, key: &str, event: Uuid) -> Option<u64> {
+        loop {
+            let found = self.outbox.transaction(async |tx| {
+                D::count(tx, key).await?;
+                Ok(D::values(tx, &format!("SELECT number AS value FROM written WHERE event = '{event}'"))
+                    .await?)
+            });
+            match found.await {
+                Ok(found) => return found.first().map(|number| number.parse().unwrap()),
+                Err(_) => sleep(Duration::from_millis(50)).await,
+            }
+        }
+    }
+}
+
+/// Sees every delivery, in the order of the broker.
+struct Audit {
+    history: History,
+    arrived: Arc<Mutex<HashSet<Uuid>>>,
+    stop: CancellationToken,
+    running: tokio::task::JoinHandle<Result<()>>,
+}
+
+impl Audit {
+    async fn start(broker: &Arc<dyn MessageBroker>, topic: &str) -> Result<Self> {
+        let (history, arrived) = (History::new(), Arc::<Mutex<HashSet<Uuid>>>::default());
+        let stop = CancellationToken::new();
+        let mut subscription =
+            broker.subscribe(SubscribeOptions::new(format!("{topic}-audit"), [topic])).await?;
+        let running = tokio::spawn({
+            let (history, arrived, stop) = (history.clone(), Arc::clone(&arrived), stop.clone());
+            async move {
+                let codec = cqrs::codec::Json;
+                loop {
+                    let next = tokio::select! {
+                        () = stop.cancelled() => return Ok(()),
+                        next = subscription.next() => next,
+                    };
+                    match next {
+                        Ok(Some(delivery)) => {
+                            let message = codec.decode(delivery.message().clone())?;
+                            let event = message.id.as_ref().and_then(|id| id.to_uuid());
+                            let event = event.ok_or_else(|| {
+                                Error::handler(format!("a message without its id: {message:?}"))
+                            })?;
+                            history.delivered(event, message.key.clone());
+                            arrived.lock().unwrap_or_else(PoisonError::into_inner).insert(event);
+                            // Where the broker could not be told, it delivers again.
+                            let _ = delivery.ack().await;
+                        }
+                        Ok(None) => return Err(Error::handler("the subscription ended")),
+                        Err(error) if error.class().is_retryable() => sleep(Duration::from_millis(50)).await,
+                        Err(error) => return Err(error.into()),
+                    }
+                }
+            }
+        });
+        Ok(Self { history, arrived, stop, running })
+    }
+
+    /// When everything has arrived.
+    fn everything(&self, committed: usize) -> impl Future<Output = ()> + use<> {
+        let (arrived, history) = (Arc::clone(&self.arrived), self.history.clone());
+        async move {
+            while arrived.lock().unwrap_or_else(PoisonError::into_inner).len() < committed
+                || !history.check().lost.is_empty()
+            {
+                sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+
+    /// Why it ended before it was told to.
+    async fn ended(&mut self) -> Error {
+        match (&mut self.running).await {
+            Ok(Ok(())) => Error::handler("the audit ended"),
+            Ok(Err(error)) => error,
+            Err(panic) => Error::handler(panic),
+        }
+    }
+
+    async fn stop(self) -> Result<cqrs_testing::history::Verdict> {
+        self.stop.cancel();
+        self.running.await.map_err(Error::handler)??;
+        Ok(self.history.check())
+    }
+}
+
+/// The relay processes. Where one is held, it is not there to be killed.
+struct Fleet {
+    road: Road,
+    relays: Vec<tokio::sync::Mutex<Relay>>,
+}
+
+impl Fleet {
+    fn start(road: Road) -> Self {
+        let relays = (0..RELAYS).map(|nth| tokio::sync::Mutex::new(road.spawn(&format!("relay-{nth}"))));
+        Self { relays: relays.collect(), road }
+    }
+
+    /// Gives how many were killed.
+    async fn kill_until(&self, over: &CancellationToken) -> Result<usize> {
+        let mut kills = 0;
+        while timeout(KILL_EVERY, over.cancelled()).await.is_err() {
+            let nth = Uuid::new_v4().as_u128() as usize % RELAYS;
+            let Ok(mut relay) = self.relays[nth].try_lock() else { continue };
+            assert!(relay.is_alive(), "a relay ended by itself");
+            relay.kill().await;
+            kills += 1;
+            *relay = self.road.spawn(&format!("relay-{nth}-{kills}"));
+        }
+        Ok(kills)
+    }
+
+    async fn stop(self) {
+        for relay in self.relays {
+            let mut relay = relay.into_inner();
+            relay.is_ready().await;
+            println!("  {}", relay.stop().await);
+        }
+    }
+}
+
+async fn disturb(
+    fleet: &Fleet,
+    database: Option<&RealServer>,
+    broker: &RealBroker,
+    progress: Progress,
+) -> Result<()> {
+    let part = rows() / 7;
+    progress.reaches(part).await;
+    broker.server.kill_and_start_again().await?;
+    if let Some(database) = database {
+        progress.reaches(2 * part).await;
+        database.kill_and_start_again().await?;
+    }
+    progress.reaches(3 * part).await;
+    {
+        let relay = fleet.relays[0].lock().await;
+        relay.signal("STOP").await;
+        sleep(3 * LEASE).await;
+        relay.signal("CONT").await;
+        // It finds out what has become of its leases.
+        sleep(LEASE).await;
+    }
+    progress.reaches(4 * part).await;
+    broker.server.pause(2 * PUBLISH_TIMEOUT).await?;
+    if let Some(database) = database {
+        progress.reaches(5 * part).await;
+        database.pause(LEASE + LEASE / 2).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,84 @@
+//! When two engines go on alike.
+
+use std::collections::BTreeSet;
+use std::hash::{Hash, Hasher};
+use std::mem;
+use std::time::Duration;
+
+use super::Engine;
+
+impl Hash for Engine {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        // So that a field that is new has to be considered.
+        let Self {
+            settings: _,
+            phase,
+            hold,
+            groups,
+            active,
+            rows,
+            bytes: _,
+            lanes,
+            ready,
+            delayed,
+            gates,
+            doubtful,
+            pace,
+            destinations,
+            in_flight,
+            confirmed,
+            settling,
+            fenced,
+            fenced_busy,
+            first_answer: _,
+            counted: _,
+            heartbeat_sent,
+            heartbeat_failures,
+            next_heartbeat,
+            reading,
+            parked_last,
+            read_now,
+            next_read,
+            next_read_parked,
+            store_failures,
+            store_resumes,
+            stats,
+        } = self;
+        (phase, hold, groups, active, lanes, ready, delayed, gates, doubtful).hash(state);
+        (in_flight, pace, destinations, confirmed, settling, fenced, fenced_busy).hash(state);
+        (heartbeat_sent, heartbeat_failures, next_heartbeat).hash(state);
+        (reading, parked_last, read_now, next_read, next_read_parked, store_failures, store_resumes)
+            .hash(state);
+        (stats.groups, stats.relays).hash(state);
+        // A row is what it was when it was read; its id stands for the rest of it.
+        state.write_usize(rows.len());
+        for (id, row) in rows {
+            (id, row.place, row.attempts).hash(state);
+        }
+    }
+}
+
+impl Engine {
+    /// Counts all times from `now` on, which is zero from then on; what has passed by then has just passed. A model
+    /// checker calls it, so that engines that differ in nothing but the time are equal.
+    ///
+    /// [`is_idle`](Self::is_idle) compares moments that have passed, and cannot be relied on afterwards.
+    pub fn rebase(&mut self, now: Duration) {
+        let shift = |at: &mut Duration| *at = at.saturating_sub(now);
+        for owned in self.groups.values_mut() {
+            shift(&mut owned.valid_until);
+        }
+        let delayed = mem::take(&mut self.delayed).into_iter();
+        self.delayed = delayed.map(|(at, lane)| (at.saturating_sub(now), lane)).collect::<BTreeSet<_>>();
+        self.pace.rebase(now);
+        self.destinations.rebase(now);
+        for at in [&mut self.first_answer, &mut self.counted, &mut self.heartbeat_sent].into_iter().flatten()
+        {
+            shift(at);
+        }
+        shift(&mut self.next_heartbeat);
+        shift(&mut self.next_read);
+        shift(&mut self.next_read_parked);
+        shift(&mut self.store_resumes);
+    }
+}

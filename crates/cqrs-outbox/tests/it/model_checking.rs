@@ -1,0 +1,180 @@
+//! The engine under a model checker: each test is a scope, all of whose courses of events are looked at.
+//!
+//! The simulation sees what a scope has no room for: many keys, long runs, everything going wrong at once. The model sees
+//! what no seed may ever bring. `cargo test -p cqrs-outbox --test it -- --ignored --nocapture` looks at the scopes that
+//! take too long for every day.
+
+use std::time::Instant;
+
+use stateright::{Checker, HasDiscoveries, Model};
+
+use crate::calls::Mutant;
+use crate::model::{Faults, Outbox, Scope, Seen};
+
+/// One relay, two events of one key, and nothing goes wrong.
+const CALM: Scope = Scope {
+    relays: 1,
+    groups: 1,
+    keys: &["a", "a"],
+    max_attempts: 2,
+    lane_waits: true,
+    faults: Faults {
+        crashes: 0,
+        expiries: 0,
+        set_backs: 0,
+        failures: 0,
+        losses: 0,
+        refusals: 0,
+        stops: 0,
+        operators: 0,
+    },
+    drain_one_in: 500,
+};
+
+/// Looks at every state that can be reached. Each of these things has to happen on the way, or it proves nothing.
+#[track_caller]
+fn holds(scope: Scope, seen: &[Seen]) {
+    let began = Instant::now();
+    let checker = Outbox::new(scope.clone(), None).checker().spawn_bfs().join();
+    println!(
+        "{} states, {} ways into them, at most {} steps, {:.1?}: {scope:?}",
+        checker.unique_state_count(),
+        checker.state_count(),
+        checker.max_depth(),
+        began.elapsed()
+    );
+    let mut discoveries = checker.discoveries();
+    assert!(discoveries.remove("everything is delivered").is_some(), "nothing is ever delivered");
+    if let Some((promise, path)) = discoveries.into_iter().next() {
+        let broken = path.last_state().broken();
+        panic!("{promise}: not so, {broken:?}, after {:#?}", path.into_actions());
+    }
+    let unseen: Vec<_> = seen.iter().filter(|seen| checker.model().count(**seen) == 0).collect();
+    assert!(unseen.is_empty(), "nothing of this happened: {unseen:?}");
+}
+
+#[test]
+fn nothing_goes_wrong() {
+    holds(Scope { keys: &["b", "a", "a"], drain_one_in: 10, ..CALM }, &[]);
+    holds(Scope { relays: 2, keys: &["b", "a", "a"], drain_one_in: 10, ..CALM }, &[]);
+}
+
+#[test]
+fn relays_die_and_confirms_are_lost() {
+    let faults = Faults { crashes: 1, expiries: 1, losses: 1, ..CALM.faults };
+    holds(Scope { relays: 2, faults, ..CALM }, &[Seen::Duplicate, Seen::TakeOver]);
+    holds(Scope { keys: &["b", "a", "a"], faults, ..CALM }, &[Seen::Duplicate, Seen::TakeOver]);
+}
+
+#[test]
+fn relays_sleep_past_their_leases() {
+    let faults = Faults { expiries: 2, ..CALM.faults };
+    holds(Scope { relays: 2, faults, ..CALM }, &[Seen::Duplicate, Seen::TakeOver]);
+}
+
+#[test]
+fn three_relays_take_over_from_each_other() {
+    let faults = Faults { expiries: 1, ..CALM.faults };
+    holds(Scope { relays: 3, faults, ..CALM }, &[Seen::Duplicate, Seen::TakeOver]);
+}
+
+#[test]
+fn two_relays_share_the_groups() {
+    let faults = Faults { expiries: 1, ..CALM.faults };
+    let keys = &["b", "a"];
+    holds(Scope { relays: 2, groups: 2, keys, faults, ..CALM }, &[Seen::Duplicate, Seen::TakeOver]);
+}
+
+#[test]
+fn the_database_clock_is_set_back() {
+    let faults = Faults { set_backs: 1, ..CALM.faults };
+    holds(Scope { relays: 2, faults, ..CALM }, &[Seen::TakeOver]);
+}
+
+#[test]
+fn calls_of_the_store_fail_or_come_late() {
+    let faults = Faults { failures: 1, ..CALM.faults };
+    holds(Scope { relays: 2, faults, ..CALM }, &[]);
+    let faults = Faults { failures: 1, refusals: 1, ..CALM.faults };
+    holds(Scope { faults, ..CALM }, &[Seen::Refused, Seen::SetAside, Seen::GateOpened]);
+}
+
+#[test]
+fn events_are_refused_while_relays_die() {
+    let faults = Faults { crashes: 1, expiries: 1, refusals: 2, operators: 1, ..CALM.faults };
+    let seen = [Seen::Refused, Seen::SetAside, Seen::GateOpened, Seen::Buried, Seen::Fenced];
+    holds(Scope { faults, ..CALM }, &seen);
+}
+
+#[test]
+fn lanes_go_on_without_their_dead() {
+    let faults = Faults { refusals: 2, operators: 1, ..CALM.faults };
+    let keys = &["a", "a", "a"];
+    holds(
+        Scope { lane_waits: false, keys, faults, ..CALM },
+        &[Seen::Refused, Seen::Buried, Seen::GateOpened],
+    );
+}
+
+#[test]
+fn relays_stop_with_work_in_flight() {
+    let faults = Faults { stops: 1, losses: 1, ..CALM.faults };
+    holds(Scope { relays: 2, faults, ..CALM }, &[Seen::Left, Seen::Duplicate]);
+    holds(Scope { relays: 2, groups: 2, faults: Faults { losses: 0, ..faults }, ..CALM }, &[Seen::Left]);
+}
+
+#[test]
+#[ignore = "takes minutes and gigabytes each: run it with `--ignored`, or `just model`"]
+fn scopes_for_the_night() {
+    let faults = Faults { crashes: 1, expiries: 1, failures: 1, refusals: 1, ..CALM.faults };
+    holds(Scope { faults, ..CALM }, &[Seen::Fenced, Seen::Refused, Seen::GateOpened]);
+    let faults = Faults { expiries: 1, refusals: 1, ..CALM.faults };
+    holds(Scope { relays: 2, faults, ..CALM }, &[Seen::Fenced, Seen::Refused, Seen::GateOpened]);
+    let faults = Faults { expiries: 1, failures: 1, ..CALM.faults };
+    holds(Scope { relays: 2, faults, ..CALM }, &[Seen::TakeOver, Seen::Duplicate]);
+}
+
+/// It breaks this promise.
+#[track_caller]
+fn is_caught(mutant: Mutant, scope: Scope, promise: &'static str) {
+    let enough = HasDiscoveries::AnyOf([promise].into());
+    let checker = Outbox::new(scope, Some(mutant)).checker().finish_when(enough).spawn_bfs().join();
+    let path = checker.discovery(promise);
+    let path =
+        path.unwrap_or_else(|| panic!("{mutant:?} was not caught in {} states", checker.state_count()));
+    println!("{mutant:?}: {:?} after {:?}", path.last_state().broken(), path.clone().into_actions());
+}
+
+#[test]
+fn hidden_rows_are_caught() {
+    is_caught(Mutant::HiddenRows, CALM, "keeps its promises");
+}
+
+#[test]
+fn going_on_after_an_unknown_outcome_is_caught() {
+    let scope = Scope { faults: Faults { losses: 1, ..CALM.faults }, ..CALM };
+    is_caught(Mutant::OnAfterUnknown, scope.clone(), "keeps its promises");
+    is_caught(Mutant::OnAfterUnknown, scope, "loses nothing");
+}
+
+#[test]
+fn settling_a_batch_is_caught() {
+    is_caught(Mutant::BatchSettled, Scope { keys: &["a", "b", "c"], ..CALM }, "loses nothing");
+}
+
+#[test]
+fn a_cursor_is_caught() {
+    is_caught(Mutant::Cursor, Scope { keys: &["b", "a"], drain_one_in: 1, ..CALM }, "drains");
+}
+
+#[test]
+fn an_ignored_gate_is_caught() {
+    let faults = Faults { crashes: 1, expiries: 1, refusals: 1, ..CALM.faults };
+    is_caught(Mutant::GateIgnored, Scope { faults, ..CALM }, "keeps its promises");
+}
+
+#[test]
+fn negative_outcomes_without_a_fence_are_caught() {
+    let faults = Faults { crashes: 1, expiries: 1, refusals: 1, ..CALM.faults };
+    is_caught(Mutant::Unfenced, Scope { faults, ..CALM }, "keeps its promises");
+}
