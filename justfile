@@ -12,13 +12,17 @@ ci:
 test *arguments:
     scripts/test -- {{ arguments }}
 
-# More worlds of the relay's simulation than the tests look at; `CQRS_SIM_SEED=17 just simulate 1` traces one
+# More worlds of the relay's simulation than the tests look at; `CQRS_SIM_SEED=17 just simulate` traces one
 simulate seeds="300000":
     CQRS_SIM_SEEDS={{ seeds }} cargo test -p cqrs-outbox --test it promises_hold -- --nocapture
 
 # The scopes of the relay's model that take too long for the tests; wants some gigabytes of memory
 model:
     cargo test -p cqrs-outbox --test it scopes_for_the_night -- --ignored --nocapture
+
+# Relays, broker and database are killed while 100,000 transactions are written, on each pair of them; takes an hour
+chaos cells="chaos_" rows="100000":
+    CQRS_CHAOS_ROWS={{ rows }} scripts/with-services cargo test -p cqrs-cli --test e2e {{ cells }} -- --nocapture
 
 # The example of the README's first command
 quickstart *arguments:
