@@ -20,7 +20,7 @@ simulate seeds="300000":
 model:
     cargo test -p cqrs-outbox --test it scopes_for_the_night -- --ignored --nocapture
 
-# Relays, broker and database are killed while 100,000 transactions are written, on each pair of them; takes an hour
+# Relays, broker and database are killed while 100,000 transactions are written, on each pair of them; a quarter of an hour
 chaos cells="chaos_" rows="100000":
     CQRS_CHAOS_ROWS={{ rows }} scripts/with-services cargo test -p cqrs-cli --test e2e {{ cells }} -- --nocapture
 
@@ -31,6 +31,10 @@ quickstart *arguments:
 # What the mediator costs beside a direct call; the ratios are in benches/README.md
 bench *arguments:
     cargo bench -p cqrs-benches {{ arguments }}
+
+# What the relay takes to a broker in a second, beside the bare clients it stands on; an argument chooses lines
+bench-relay *arguments:
+    scripts/with-services cargo bench -p cqrs-benches --features servers --bench relay -- {{ arguments }}
 
 # The documentation of all crates, with all features
 docs:

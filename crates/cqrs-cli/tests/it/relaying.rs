@@ -144,7 +144,7 @@ const SHORT: [&str; 8] = [
 ];
 
 async fn followed_after_its_lease(site: Site, mut road: Road) {
-    let (first, _) = Relay::start(&road.arguments(&site, &SHORT)).await;
+    let (mut first, _) = Relay::start(&road.arguments(&site, &SHORT)).await;
     site.insert(&road.topic, "room 5", "one").await;
     road.expect("one").await;
     first.kill().await;
