@@ -37,24 +37,41 @@ impl<B: Backend> Database for Outbox<B> {
     }
 }
 
-/// Connects to the database of that URL, with so many connections at most.
+/// How to connect.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Connecting {
+    /// So many at most.
+    pub(crate) connections: usize,
+    /// Whether to listen for what writers notify.
+    pub(crate) notifications: bool,
+}
+
+/// Connects to the database of that URL.
 #[cfg_attr(not(any(feature = "postgres", feature = "mysql", feature = "sqlite")), allow(unused_variables))]
-pub(crate) async fn connect(url: &str, connections: usize) -> Result<Box<dyn Database>> {
+pub(crate) async fn connect(url: &str, how: Connecting) -> Result<Box<dyn Database>> {
     /// The builders are alike, and have no trait in common.
     #[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
     macro_rules! connect {
-        ($backend:ident) => {
+        ($backend:ident $(, $setting:ident)?) => {
             Ok(Box::new(
                 Outbox::<cqrs_outbox_diesel::$backend>::builder(url)
-                    .max_connections(connections)
+                    .max_connections(how.connections)
+                    $(.$setting(how.$setting))?
                     .connect()
                     .await?,
             ))
         };
     }
+    if how.notifications && !scheme(url).starts_with("postgres") {
+        let what = format!(
+            "`--notifications` is for PostgreSQL, and the database's URL begins with `{}://`: leave it out, the relay polls",
+            scheme(url)
+        );
+        return Err(Error::new(ErrorKind::Configuration, what));
+    }
     match scheme(url) {
         #[cfg(feature = "postgres")]
-        "postgres" | "postgresql" => connect!(Pg),
+        "postgres" | "postgresql" => connect!(Pg, notifications),
         #[cfg(feature = "mysql")]
         "mysql" | "mariadb" => connect!(MySql),
         #[cfg(feature = "sqlite")]

@@ -8,6 +8,7 @@ use cqrs::outbox::{OutboxRelay, RelaySettings, RelayStats};
 use cqrs::{Error, MessageBroker};
 use serde_json::json;
 
+use crate::database::Connecting;
 use crate::failure::Failure;
 use crate::print;
 use crate::settings::{SettingsArgs, Span};
@@ -46,6 +47,11 @@ pub(crate) struct Args {
         value_parser = clap::value_parser!(u32).range(2..))]
     connections: u32,
 
+    /// Listens for the notifications of writers, who ask for them too: an event is found at once, and not with the next
+    /// poll. PostgreSQL only
+    #[arg(long, env = "CQRS_RELAY_NOTIFICATIONS")]
+    notifications: bool,
+
     /// How long Kafka's client waits for more events to send at once (`linger.ms`); 0 unless the broker's URL says
     /// otherwise
     #[arg(long, value_name = "TIME", env = "CQRS_RELAY_LINGER")]
@@ -66,8 +72,9 @@ pub(crate) async fn run(args: Args, json: bool) -> Result<(), Failure> {
     // Wrong settings are told before anything is waited for.
     settings.validate()?;
     let url = &args.database.database;
+    let how = Connecting { connections: args.connections as usize, notifications: args.notifications };
     let database = tokio::select! {
-        database = connect(url, args.connections as usize) => database?,
+        database = connect(url, how) => database?,
         () = stop.first() => return Ok(()),
     };
     database.check_schema().await?;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use cqrs::Result;
 
-use crate::database::{self, Database};
+use crate::database::{self, Connecting, Database};
 use crate::settings::Span;
 
 /// The database of the outbox.
@@ -30,21 +30,22 @@ impl PatientDatabaseArgs {
     /// Connects, with few connections.
     pub(crate) async fn connect(&self) -> Result<Box<dyn Database>> {
         let url = &self.database.database;
+        let how = Connecting { connections: 2, notifications: false };
         if !self.wait.0.is_zero()
-            && let Ok(connected) = tokio::time::timeout(self.wait.0, connect(url, 2)).await
+            && let Ok(connected) = tokio::time::timeout(self.wait.0, connect(url, how)).await
         {
             return connected;
         }
         // What is wrong after the wait is what is worth telling.
-        database::connect(url, 2).await
+        database::connect(url, how).await
     }
 }
 
 /// Connects, and while that fails for a reason that passes, tries again.
-pub(crate) async fn connect(url: &str, connections: usize) -> Result<Box<dyn Database>> {
+pub(crate) async fn connect(url: &str, how: Connecting) -> Result<Box<dyn Database>> {
     let mut wait = Duration::from_millis(250);
     loop {
-        match database::connect(url, connections).await {
+        match database::connect(url, how).await {
             Err(error) if error.is_retryable() => {
                 tracing::warn!(error = %format!("{error:#}"), "the database cannot be reached; trying again in {wait:?}");
                 tokio::time::sleep(wait).await;

@@ -1,5 +1,6 @@
 use std::fmt;
 use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use cqrs_core::{
 };
 use cqrs_outbox::{StoreError, StoreErrorKind};
 use diesel_async::SimpleAsyncConnection;
+use futures_util::future::{self, BoxFuture};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use uuid::Uuid;
@@ -36,12 +38,26 @@ struct Shared<B: Backend> {
     writers: Option<Arc<Semaphore>>,
     encoder: Encoder,
     changed: Notify,
+    elsewhere: Option<Arc<dyn Elsewhere>>,
+}
+
+/// A way to tell relays of other processes of a commit, and to hear of commits there.
+pub(crate) trait Elsewhere: Send + Sync {
+    /// Rows were committed here.
+    fn tell(&self);
+
+    /// Rows were committed elsewhere. What happens between two calls is not missed.
+    fn heard(&self) -> BoxFuture<'_, ()>;
 }
 
 impl<B: Backend> Outbox<B> {
-    pub(crate) fn from_parts(pool: B::Pool, writers: Option<Arc<Semaphore>>) -> Self {
-        let shared = Shared { pool, writers, encoder: Encoder::default(), changed: Notify::new() };
-        Self { shared: Arc::new(shared) }
+    pub(crate) fn from_parts(
+        pool: B::Pool,
+        writers: Option<Arc<Semaphore>>,
+        elsewhere: Option<Arc<dyn Elsewhere>>,
+    ) -> Self {
+        let (encoder, changed) = (Encoder::default(), Notify::new());
+        Self { shared: Arc::new(Shared { pool, writers, encoder, changed, elsewhere }) }
     }
 
     /// The same connections with another wire format or size limit. Call it before the outbox is shared: clones that
@@ -53,6 +69,7 @@ impl<B: Backend> Outbox<B> {
             writers: self.shared.writers.clone(),
             encoder,
             changed: Notify::new(),
+            elsewhere: self.shared.elsewhere.clone(),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -294,14 +311,24 @@ impl<B: Backend> Outbox<B> {
         tx.commit().await
     }
 
-    /// Tells the relay in this process that there may be something new.
+    /// Tells the relay in this process that there may be something new; and those of other processes, where that was
+    /// asked for (`PgBuilder::notifications`).
     pub fn wake(&self) {
         self.shared.changed.notify_one();
+        if let Some(elsewhere) = &self.shared.elsewhere {
+            elsewhere.tell();
+        }
     }
 
-    /// Resolves after [`wake`](Self::wake).
+    /// Resolves after [`wake`](Self::wake), or when it was called elsewhere.
     pub(crate) async fn woken(&self) {
-        self.shared.changed.notified().await;
+        let here = self.shared.changed.notified();
+        match &self.shared.elsewhere {
+            None => here.await,
+            Some(elsewhere) => {
+                future::select(pin!(here), elsewhere.heard()).await;
+            }
+        }
     }
 
     pub(crate) fn encode_all<E: IntoMessage>(

@@ -46,6 +46,10 @@ async fn arguments() {
         (relay(&["--broker", "memory://"]), vec!["kafka://", "its own process"]),
         (relay(&["--broker", "amqp://me:hunter2@h:x"]), vec!["amqp://me:***@h:x"]),
         (relay(&["--broker", "kafka://h:x"]), vec!["`h:x`", "port"]),
+        (
+            relay(&["--broker", "amqp://h", "--notifications"]),
+            vec!["--notifications", "PostgreSQL", "`sqlite://`"],
+        ),
         (relay(&["--broker", "amqp://h", "--linger", "5ms"]), vec!["--linger", "Kafka"]),
         (
             relay(&["--broker", "amqp://h", "--lease", "1s"]),

@@ -24,6 +24,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     for kind in [Kind::Postgres, Kind::MySql] {
         trials.push(with_rabbitmq(kind, "two_relays_share_the_groups", shared));
     }
+    trials.push(with_rabbitmq(Kind::Postgres, "a_notification_wakes_the_relay", notified));
     trials.push(trial(Service::Kafka, "kafka::linger_and_json", |servers| run(kafka(servers))));
     trials
 }
@@ -106,6 +107,18 @@ async fn until_empty(site: Site, mut road: Road) {
     assert_eq!(message.key.as_deref(), Some(&b"room 5"[..]));
     road.expect("two").await;
     assert_eq!(site.status().await["waiting"], 0);
+}
+
+/// It would poll in an hour.
+async fn notified(site: Site, mut road: Road) {
+    let seldom = ["--notifications", "--poll-interval", "1h"];
+    let (relay, _) = Relay::start(&road.arguments(&site, &seldom)).await;
+    for payload in ["one", "two"] {
+        site.insert(&road.topic, "room 5", payload).await;
+        site.sql("NOTIFY cqrs_outbox").await;
+        road.expect(payload).await;
+    }
+    relay.stop().await;
 }
 
 /// Longer than any test lasts: nobody takes over because a lease has expired.

@@ -205,7 +205,7 @@ impl MySqlBuilder {
             }))
             .build()
             .map_err(misconfigured)?;
-        let outbox = Outbox::from_parts(Pools { application, relay }, None);
+        let outbox = Outbox::from_parts(Pools { application, relay }, None, None);
         match outbox.acquire().await {
             Ok(_) => Ok(outbox),
             Err(error) => {

@@ -13,10 +13,12 @@ use futures_util::future::{BoxFuture, FutureExt};
 use tokio_postgres::error::SqlState;
 
 use super::Pg;
+use super::notify::Notifications;
 use crate::network::without_password;
-use crate::outbox::Outbox;
+use crate::outbox::{Elsewhere, Outbox};
 
-type Connect = dyn Fn(&str) -> BoxFuture<'static, ConnectionResult<AsyncPgConnection>> + Send + Sync;
+pub(super) type Connect =
+    dyn Fn(&str) -> BoxFuture<'static, ConnectionResult<AsyncPgConnection>> + Send + Sync;
 
 /// Builds an [`Outbox`] on PostgreSQL.
 #[must_use = "a builder does nothing until `connect` is called"]
@@ -24,6 +26,7 @@ pub struct PgBuilder {
     url: String,
     max_connections: usize,
     connect_timeout: Duration,
+    notifications: bool,
     connect: Arc<Connect>,
 }
 
@@ -44,6 +47,7 @@ impl Outbox<Pg> {
             url: url.into(),
             max_connections: 10,
             connect_timeout: Duration::from_secs(5),
+            notifications: false,
             connect: Arc::new(|url| {
                 let url = url.to_owned();
                 async move { without_tls(&url).await }.boxed()
@@ -62,6 +66,22 @@ impl PgBuilder {
     /// How long a connection may take, and how long to wait for a free one. Default 5 s.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
+        self
+    }
+
+    /// Whether commits wake the relays of other processes, too, by `NOTIFY`, and relays here listen for it. Default
+    /// `false`: a relay in another process finds an event when it polls, after `RelaySettings::poll_interval` at most.
+    ///
+    /// Both sides need it. A writer says it behind the commit, on another of its connections, and at most every 5 ms, for
+    /// each `NOTIFY` takes a lock that all committing transactions want. A relay needs one connection more, and polls all
+    /// the same: a word that is lost is late news, not a lost event. Writers that are not of this crate may `NOTIFY
+    /// cqrs_outbox` themselves, best behind their commit.
+    ///
+    /// Not through a transaction pooler, which lends the connection that listens to others. Where
+    /// [`connect_with`](Self::connect_with) makes a connection without its background part
+    /// (`AsyncPgConnection::try_from`), nothing is heard.
+    pub fn notifications(mut self, notifications: bool) -> Self {
+        self.notifications = notifications;
         self
     }
 
@@ -108,11 +128,11 @@ impl PgBuilder {
             ));
         }
         let mut config = ManagerConfig::default();
-        let connect = self.connect;
+        let connect = Arc::clone(&self.connect);
         config.custom_setup = Box::new(move |url| connect(url));
         // Whether the connection is closed is known without asking the server.
         config.recycling_method = RecyclingMethod::Fast;
-        let manager = AsyncDieselConnectionManager::new_with_config(self.url, config);
+        let manager = AsyncDieselConnectionManager::new_with_config(self.url.clone(), config);
         let timeout = Some(self.connect_timeout);
         let pool = Pool::builder(manager)
             .max_size(self.max_connections)
@@ -121,7 +141,10 @@ impl PgBuilder {
             .create_timeout(timeout)
             .build()
             .map_err(|error| cqrs_core::Error::new(ErrorKind::Configuration, error.to_string()))?;
-        let outbox = Outbox::from_parts(pool, None);
+        let notifications = self.notifications.then(|| {
+            Arc::new(Notifications::new(pool.clone(), self.connect, self.url)) as Arc<dyn Elsewhere>
+        });
+        let outbox = Outbox::from_parts(pool, None, notifications);
         match outbox.acquire().await {
             Ok(_) => Ok(outbox),
             Err(error) => {

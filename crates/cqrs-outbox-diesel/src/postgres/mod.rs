@@ -1,6 +1,7 @@
 //! PostgreSQL.
 
 mod connect;
+mod notify;
 mod sql;
 
 use std::time::Duration;

@@ -89,7 +89,7 @@ impl SqliteBuilder {
             .wait_timeout(Some(CONNECTION_TIMEOUT))
             .build()
             .map_err(|error| wrong(error.to_string()))?;
-        let outbox = Outbox::from_parts(pool, Some(Arc::new(Semaphore::new(1))));
+        let outbox = Outbox::from_parts(pool, Some(Arc::new(Semaphore::new(1))), None);
         match outbox.acquire().await {
             Ok(_) => Ok(outbox),
             Err(error) => {

@@ -24,6 +24,8 @@ pub(crate) fn trials(trials: &mut Trials) {
         a_login_that_is_refused_is_a_clear_error,
         a_read_uses_the_index,
         slots_are_spread_and_agree_with_the_groups,
+        a_commit_elsewhere_wakes_the_relay,
+        without_notifications_a_commit_elsewhere_waits,
         cut_connections_lose_nothing,
         writers_do_not_wait_for_a_relay,
     }));
@@ -210,4 +212,83 @@ async fn writers_do_not_wait_for_a_relay(site: &Site) {
     timeout(Duration::from_secs(5), write).await.expect("a writer waited").unwrap();
     relay.rollback().await.unwrap();
     assert_eq!(outbox.waiting().await, 1);
+}
+
+/// A relay that would poll in an hour, on connections of its own.
+async fn relay_elsewhere(
+    url: &str,
+    notifications: bool,
+) -> (Outbox<Pg>, Arc<Sink>, tokio::task::JoinHandle<()>) {
+    let outbox = Outbox::<Pg>::builder(url).notifications(notifications).connect().await.unwrap();
+    let sink = Arc::new(Sink::default());
+    let mut settings = quick();
+    settings.poll_interval = Duration::from_secs(3_600);
+    let relay =
+        OutboxRelay::builder(Arc::new(outbox.clone()), sink.clone()).settings(settings).build().unwrap();
+    let relay = Arc::new(relay);
+    let running = Arc::clone(&relay);
+    let running = tokio::spawn(async move { running.run_until(std::future::pending()).await.unwrap() });
+    relay.started().await;
+    (outbox, sink, running)
+}
+
+async fn arrive(sink: &Sink, count: usize) {
+    let arrived = async {
+        while sink.payloads().len() < count {
+            sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(Duration::from_secs(30), arrived).await.expect("the relay was not woken");
+}
+
+/// How many connections of this database listen.
+async fn listening(outbox: &Outbox<Pg>) -> Vec<String> {
+    outbox
+        .values(
+            "SELECT pid::text AS value FROM pg_stat_activity \
+             WHERE datname = current_database() AND query = 'LISTEN cqrs_outbox'",
+        )
+        .await
+}
+
+async fn a_commit_elsewhere_wakes_the_relay(site: &Site) {
+    let url = site.empty().await;
+    let writer = Outbox::<Pg>::builder(url.clone()).notifications(true).connect().await.unwrap();
+    writer.migrate().await.unwrap();
+    let (_, sink, running) = relay_elsewhere(&url, true).await;
+    // One after the other, so that each needs a word of its own.
+    for count in 1..=5 {
+        writer.transaction(async |tx| tx.publish(closed(count)).await).await.unwrap();
+        arrive(&sink, count).await;
+    }
+    // Whoever writes without this crate says it himself.
+    let insert = "INSERT INTO cqrs_outbox (event_name, topic, message_key, payload_text) \
+                  VALUES ('room_closed', 'rooms', 'a', '{}'); NOTIFY cqrs_outbox";
+    writer.connection().await.unwrap().batch_execute(insert).await.unwrap();
+    arrive(&sink, 6).await;
+    // What is committed while nobody listens is found with the next connection.
+    let listeners = listening(&writer).await;
+    assert_eq!(listeners.len(), 1, "the relay listens, the writer does not");
+    let cut = format!("SELECT pg_terminate_backend({})", listeners[0]);
+    writer.connection().await.unwrap().batch_execute(&cut).await.unwrap();
+    writer.transaction(async |tx| tx.publish(closed(7)).await).await.unwrap();
+    arrive(&sink, 7).await;
+    // It ends with the last clone of the outbox.
+    running.abort();
+    assert!(running.await.unwrap_err().is_cancelled());
+    while !listening(&writer).await.is_empty() {
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
+async fn without_notifications_a_commit_elsewhere_waits(site: &Site) {
+    let url = site.empty().await;
+    let writer = Outbox::<Pg>::connect(url.clone()).await.unwrap();
+    writer.migrate().await.unwrap();
+    let (outbox, sink, running) = relay_elsewhere(&url, false).await;
+    writer.transaction(async |tx| tx.publish(closed(1)).await).await.unwrap();
+    assert_eq!((listening(&writer).await.len(), sink.payloads().len()), (0, 0));
+    outbox.wake();
+    arrive(&sink, 1).await;
+    running.abort();
 }

@@ -1,0 +1,93 @@
+//! LISTEN and NOTIFY: a commit here wakes the relays of other processes.
+
+use std::convert::Infallible;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use diesel_async::pooled_connection::deadpool::Pool;
+use diesel_async::{AsyncPgConnection, SimpleAsyncConnection};
+use futures_util::StreamExt;
+use futures_util::future::{BoxFuture, FutureExt};
+use tokio::sync::Notify;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::connect::Connect;
+use crate::outbox::Elsewhere;
+
+/// Commits within this time are told together: a notification takes a lock that all committing transactions want.
+const TOGETHER: Duration = Duration::from_millis(5);
+
+/// How long to wait before a connection that broke is replaced.
+const RECONNECT: Duration = Duration::from_secs(1);
+
+/// Both ends; each is a task that ends with this.
+pub(super) struct Notifications {
+    told: Arc<Notify>,
+    heard: Arc<Notify>,
+    connect: Arc<Connect>,
+    url: String,
+    _telling: AbortOnDropHandle<()>,
+    /// Begins with the first relay that waits here.
+    hearing: OnceLock<AbortOnDropHandle<()>>,
+}
+
+impl Notifications {
+    pub(super) fn new(pool: Pool<AsyncPgConnection>, connect: Arc<Connect>, url: String) -> Self {
+        let told = Arc::<Notify>::default();
+        let telling = AbortOnDropHandle::new(tokio::spawn(tell(pool, Arc::clone(&told))));
+        Self { told, heard: Arc::default(), connect, url, _telling: telling, hearing: OnceLock::new() }
+    }
+}
+
+impl Elsewhere for Notifications {
+    fn tell(&self) {
+        self.told.notify_one();
+    }
+
+    fn heard(&self) -> BoxFuture<'_, ()> {
+        async {
+            self.hearing.get_or_init(|| {
+                let (connect, url) = (Arc::clone(&self.connect), self.url.clone());
+                AbortOnDropHandle::new(tokio::spawn(hear(connect, url, Arc::clone(&self.heard))))
+            });
+            self.heard.notified().await;
+        }
+        .boxed()
+    }
+}
+
+/// Behind the commit and on another connection, so that no transaction of the application waits for it.
+async fn tell(pool: Pool<AsyncPgConnection>, told: Arc<Notify>) {
+    loop {
+        told.notified().await;
+        let said = match pool.get().await {
+            Ok(mut conn) => conn.batch_execute("NOTIFY cqrs_outbox").await.map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        if let Err(error) = said {
+            tracing::warn!(error, "relays elsewhere were not told; they poll");
+        }
+        tokio::time::sleep(TOGETHER).await;
+    }
+}
+
+async fn hear(connect: Arc<Connect>, url: String, heard: Arc<Notify>) {
+    loop {
+        let Err(error) = hear_on_one_connection(&*connect, &url, &heard).await;
+        tracing::warn!(error, "notifications are not heard; the relay polls until they are");
+        tokio::time::sleep(RECONNECT).await;
+    }
+}
+
+async fn hear_on_one_connection(connect: &Connect, url: &str, heard: &Notify) -> Result<Infallible, String> {
+    let mut conn = connect(url).await.map_err(|error| error.to_string())?;
+    conn.batch_execute("LISTEN cqrs_outbox").await.map_err(|error| error.to_string())?;
+    // For what was told before.
+    heard.notify_one();
+    let mut notifications = std::pin::pin!(conn.notifications_stream());
+    while let Some(notification) = notifications.next().await {
+        notification.map_err(|error| error.to_string())?;
+        heard.notify_one();
+    }
+    Err("the connection was closed".to_owned())
+}
