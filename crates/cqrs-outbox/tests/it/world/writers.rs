@@ -1,0 +1,89 @@
+//! The writers, whose transactions overlap and are rolled back now and then.
+
+use bytes::Bytes;
+use cqrs_core::Message;
+use cqrs_outbox::engine::Input;
+use rand::Rng;
+use uuid::Uuid;
+
+use super::{TOPICS, WRITING, World, Written};
+
+impl World {
+    pub(super) fn write(&mut self) {
+        if self.now > WRITING {
+            return;
+        }
+        let mut events = Vec::new();
+        let mut held = Vec::new();
+        for _ in 0..self.rng.random_range(1..4) {
+            let (key, ordered) = match self.rng.random_range(0..10) {
+                0 => (None, false),
+                // Of these two keys several writers write at the same time: they have no order.
+                1 => (Some(Bytes::from(format!("any {}", self.rng.random_range(0..2)))), false),
+                _ => (Some(Bytes::from(format!("key {}", self.rng.random_range(0..self.keys)))), true),
+            };
+            if let Some(key) = key.as_ref().filter(|key| ordered && !held.contains(*key)) {
+                // The key's own row is locked: whoever is next begins after this commit.
+                if !self.locked.insert(key.clone()) {
+                    continue;
+                }
+                held.push(key.clone());
+            }
+            let sequence = key.clone().map_or(0, |key| {
+                let sequence = self.sequences.entry(key).or_default();
+                *sequence += 1;
+                *sequence
+            });
+            events.push((self.tables.reserve_id(), self.message(key), sequence, ordered));
+        }
+        let commits = self.rng.random_bool(0.85);
+        let length = if self.rng.random_bool(0.1) { 1_500 } else { 60 };
+        let length = self.up_to(length);
+        self.after(length, move |world| {
+            for key in &held {
+                world.locked.remove(key);
+            }
+            for (id, message, sequence, ordered) in events {
+                let event = message.id.as_ref().and_then(|id| id.to_uuid()).unwrap();
+                if commits {
+                    world.commit(id, event, message, sequence, ordered);
+                } else {
+                    world.history.rolled_back(event);
+                }
+            }
+            for slot in 0..world.slots.len() {
+                if let Some(life) = world.slots[slot].filter(|_| world.rng.random_bool(0.7)) {
+                    world.input(life, Input::Woken);
+                }
+            }
+        });
+        let pause = self.up_to(80);
+        self.after(pause, Self::write);
+    }
+
+    pub(super) fn message(&mut self, key: Option<Bytes>) -> Message {
+        let event = Uuid::from_u128(self.next_event);
+        self.next_event += 1;
+        match self.rng.random_range(0..40) {
+            0 => self.poison.insert(event, u32::MAX),
+            1 | 2 => self.poison.insert(event, self.rng.random_range(1..4)),
+            _ => None,
+        };
+        let payload = vec![b'.'; self.rng.random_range(1..150)];
+        let mut message = Message::new(TOPICS[self.rng.random_range(0..TOPICS.len())], payload);
+        message.id = Some(event.into());
+        message.key = key;
+        message
+    }
+
+    pub(super) fn commit(&mut self, id: i64, event: Uuid, message: Message, sequence: u64, ordered: bool) {
+        let key = message.key.clone();
+        self.log(|| format!("commit row {id}, event {}, key {key:?}", event.as_u128()));
+        self.tables.insert(id, message);
+        self.history.committed(key.clone().filter(|_| ordered), event, sequence);
+        self.by_id.insert(id, event);
+        let written =
+            Written { key, sequence, ordered, delivered: 0, dead: false, discarded: false, rights: 1 };
+        self.events.insert(event, written);
+    }
+}
