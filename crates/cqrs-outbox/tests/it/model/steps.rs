@@ -1,0 +1,301 @@
+//! What each step does.
+
+use std::time::Duration;
+
+use cqrs_core::broker::{ErrorClass, Receipt};
+use cqrs_outbox::engine::{Action, Failed, Input, PublishFailure};
+use cqrs_outbox::{GroupNo, OutboxRow, Place, RelayId};
+use uuid::Uuid;
+
+use super::{Call, LEASE, Outbox, SECOND, Seen, Sent, State, Step};
+use crate::calls::{self, Mutant};
+
+impl Outbox {
+    /// A new relay in the place of one that died or left.
+    pub(super) fn start(&self, state: &mut State, relay: usize) {
+        state.relays[relay] = self.relay(state.next_incarnation);
+        state.next_incarnation += 1;
+        self.pump(state, relay);
+    }
+
+    /// Does what the engine wants done.
+    pub(super) fn pump(&self, state: &mut State, number: usize) {
+        while let Some(action) = state.relays[number].engine.poll(Duration::ZERO) {
+            let incarnation = state.relays[number].incarnation;
+            let relay = &mut state.relays[number];
+            match action {
+                Action::Publish(row) => {
+                    let lane_is_busy =
+                        relay.messages.keys().any(|other| self.key(*other) == self.key(row.id));
+                    if lane_is_busy {
+                        state.broken = Some("two of a key are with the broker");
+                    }
+                    relay.messages.insert(row.id, Sent::UnderWay);
+                }
+                // No gate is ever closed then: there is nothing to find, whenever it is looked for.
+                Action::ReadParked(_) if self.scope.faults.refusals == 0 => {
+                    relay.engine.step(Duration::ZERO, Input::ReadParked(Ok(Vec::new())));
+                }
+                // A lease may end at any moment, so one that was given a while ago is one that was given now.
+                action @ Action::Heartbeat(_) if self.scope.faults.failures == 0 => {
+                    let answer = self.carry_out(state, incarnation, &action);
+                    state.relays[number].engine.step(Duration::ZERO, answer);
+                }
+                action => {
+                    let kind = calls::kind(&action);
+                    if relay.calls.insert(kind, Call::UnderWay(action)).is_some() {
+                        state.broken = Some("two calls of a kind");
+                    }
+                }
+            }
+        }
+        let relay = &state.relays[number];
+        if relay.engine.is_finished() {
+            self.saw(Seen::Left);
+            self.start(state, number);
+        } else if relay.engine.deadline() == Some(Duration::ZERO) {
+            state.broken = Some("it spins");
+        }
+    }
+
+    pub(super) fn input(&self, state: &mut State, relay: usize, input: Input) {
+        state.relays[relay].engine.step(Duration::ZERO, input);
+        self.pump(state, relay);
+    }
+
+    pub(super) fn carry_out(&self, state: &mut State, incarnation: u128, action: &Action) -> Input {
+        let mut action = action.clone();
+        let mut before = None;
+        if let Some(lease) = calls::fenced_by(&mut action) {
+            let epoch = state.tables.holder(lease.group).map_or(lease.epoch, |(_, epoch)| epoch);
+            if epoch != lease.epoch {
+                before = Some(state.tables.clone());
+            }
+            if self.mutant == Some(Mutant::Unfenced) {
+                lease.epoch = epoch;
+            }
+        }
+        let id = RelayId { name: String::new(), incarnation: Uuid::from_u128(incarnation) };
+        let groups = || (0..self.scope.groups as i32).map(GroupNo);
+        let owned: Vec<_> = groups().map(|group| state.tables.holder(group)).collect();
+        let mut answer = calls::carry_out(&mut state.tables, state.clock, &id, &action);
+        if before.is_some_and(|before| before != state.tables) {
+            state.broken = Some("changed by a former owner");
+        }
+        self.watch(&answer);
+        if let Action::Reject(_) = action {
+            let dead = state.tables.dead_letters();
+            if !dead.is_empty() {
+                self.saw(Seen::Buried);
+            }
+            if !self.scope.lane_waits {
+                state.passed.extend(dead.iter().map(|letter| letter.row.id));
+            }
+        }
+        let taken = |(group, before): (GroupNo, &Option<_>)| {
+            before.is_some() && state.tables.holder(group).is_some_and(|now| Some(now) != *before)
+        };
+        if groups().zip(&owned).any(taken) {
+            self.saw(Seen::TakeOver);
+        }
+        if let Input::Read(Ok(rows)) | Input::ReadParked(Ok(rows)) = &mut answer {
+            self.distort(state, incarnation, rows);
+        }
+        answer
+    }
+
+    pub(super) fn watch(&self, answer: &Input) {
+        use cqrs_outbox::Fenced::{Done, LeaseLost};
+        match answer {
+            Input::Rejected(Ok(LeaseLost))
+            | Input::SetAside(Ok(LeaseLost))
+            | Input::GateOpened(Ok(LeaseLost)) => {
+                self.saw(Seen::Fenced);
+            }
+            Input::Rejected(Ok(Done(()))) => self.saw(Seen::Refused),
+            Input::SetAside(Ok(Done(true))) => self.saw(Seen::SetAside),
+            Input::GateOpened(Ok(Done(true))) => self.saw(Seen::GateOpened),
+            _ => {}
+        }
+    }
+
+    pub(super) fn distort(&self, state: &mut State, incarnation: u128, rows: &mut Vec<OutboxRow>) {
+        match self.mutant {
+            Some(Mutant::GateIgnored) => {
+                for row in rows.iter_mut().filter(|row| row.place == Place::Gated) {
+                    row.place = Place::Hot;
+                }
+            }
+            Some(Mutant::Cursor) => {
+                if let Some(relay) = state.relays.iter_mut().find(|relay| relay.incarnation == incarnation) {
+                    rows.retain(|row| row.id > relay.cursor);
+                    relay.cursor = rows.last().map_or(relay.cursor, |row| row.id);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// What the relay hears of a message.
+    pub(super) fn hear(
+        &self,
+        state: &mut State,
+        relay: usize,
+        id: i64,
+        outcome: Result<Receipt, ErrorClass>,
+    ) {
+        state.relays[relay].messages.remove(&id);
+        let outcome = match (outcome, self.mutant) {
+            (Err(ErrorClass::Unknown), Some(Mutant::OnAfterUnknown)) => Ok(Receipt::new()),
+            (outcome, _) => outcome,
+        };
+        if outcome.is_ok() && self.mutant == Some(Mutant::BatchSettled) {
+            while let Some((other, _)) = state.relays[relay].messages.pop_first() {
+                state.stray_messages.push(other);
+                self.input(state, relay, Input::Published { id: other, outcome: Ok(Receipt::new()) });
+            }
+        }
+        let outcome = outcome.map_err(|class| PublishFailure { class, error: String::new() });
+        self.input(state, relay, Input::Published { id, outcome });
+    }
+
+    pub(super) fn step(&self, state: &mut State, step: Step) {
+        match step {
+            Step::Commit(id) => {
+                state.committed.insert(id);
+                state.tables.insert(id, self.message(id));
+            }
+            Step::Wake(relay) => {
+                if let Some(at) = state.relays[relay].engine.deadline() {
+                    state.relays[relay].engine.rebase(at);
+                    self.pump(state, relay);
+                }
+            }
+            Step::CarryOut(relay, kind) => self.carry_out_call(state, relay, kind, None),
+            Step::CarryOutWithout(relay, kind, id) => self.carry_out_call(state, relay, kind, Some(id)),
+            Step::Answer(relay, kind) => {
+                if let Some(Call::Answered(answer)) = state.relays[relay].calls.remove(kind) {
+                    self.input(state, relay, answer);
+                }
+            }
+            Step::Fail(relay, kind) => {
+                state.left.failures -= 1;
+                let incarnation = state.relays[relay].incarnation;
+                match state.relays[relay].calls.remove(kind) {
+                    Some(Call::UnderWay(action)) => {
+                        let failed = calls::failed(&action);
+                        stray(state, incarnation, action);
+                        self.input(state, relay, failed);
+                    }
+                    Some(Call::Answered(answer)) => self.input(state, relay, lost(answer)),
+                    None => {}
+                }
+            }
+            Step::Deliver(relay, id) => {
+                state.relays[relay].messages.insert(id, Sent::Confirmed);
+                self.deliver(state, id);
+            }
+            Step::Refuse(relay, id) => {
+                state.left.refusals -= 1;
+                state.relays[relay].messages.insert(id, Sent::Refused);
+            }
+            Step::Hear(relay, id) => match state.relays[relay].messages.get(&id) {
+                Some(Sent::Refused) => self.hear(state, relay, id, Err(ErrorClass::Event)),
+                _ => self.hear(state, relay, id, Ok(Receipt::new())),
+            },
+            Step::Lose(relay, id) => {
+                state.left.losses -= 1;
+                if state.relays[relay].messages.get(&id) == Some(&Sent::UnderWay) {
+                    state.stray_messages.push(id);
+                }
+                self.hear(state, relay, id, Err(ErrorClass::Unknown));
+            }
+            Step::StrayCall(at) => {
+                let (incarnation, action) = state.stray_calls.remove(at);
+                self.carry_out(state, incarnation, &action);
+            }
+            Step::StrayMessage(at) => {
+                let id = state.stray_messages.remove(at);
+                self.deliver(state, id);
+            }
+            Step::Crash(relay) => {
+                state.left.crashes -= 1;
+                let incarnation = state.relays[relay].incarnation;
+                for call in std::mem::take(&mut state.relays[relay].calls).into_values() {
+                    if let Call::UnderWay(action) = call {
+                        stray(state, incarnation, action);
+                    }
+                }
+                for (id, sent) in std::mem::take(&mut state.relays[relay].messages) {
+                    if sent == Sent::UnderWay {
+                        state.stray_messages.push(id);
+                    }
+                }
+                self.start(state, relay);
+            }
+            Step::Stop(relay) => {
+                state.left.stops -= 1;
+                state.relays[relay].told = 1;
+                self.input(state, relay, Input::Stop);
+            }
+            Step::GiveUp(relay) => {
+                state.relays[relay].told = 2;
+                self.input(state, relay, Input::GiveUp);
+            }
+            Step::Second => state.clock += SECOND,
+            Step::Expiry => {
+                state.left.expiries -= 1;
+                state.clock += LEASE;
+            }
+            Step::SetBack => {
+                state.left.set_backs -= 1;
+                state.clock -= 3 * LEASE;
+            }
+            Step::Replay(event) => {
+                state.left.operators -= 1;
+                state.tables.replay(state.clock, event);
+            }
+            Step::Discard(event) => {
+                state.left.operators -= 1;
+                state.discarded.insert(event.as_u128() as i64);
+                state.tables.discard(state.clock, event);
+            }
+        }
+    }
+
+    pub(super) fn carry_out_call(
+        &self,
+        state: &mut State,
+        relay: usize,
+        kind: &'static str,
+        without: Option<i64>,
+    ) {
+        let incarnation = state.relays[relay].incarnation;
+        let Some(Call::UnderWay(action)) = state.relays[relay].calls.get(kind).cloned() else { return };
+        let mut answer = self.carry_out(state, incarnation, &action);
+        if let Input::Read(Ok(rows)) = &mut answer {
+            rows.retain(|row| Some(row.id) != without);
+        }
+        state.relays[relay].calls.insert(kind, Call::Answered(answer));
+    }
+}
+
+/// Reads that nobody waits for change nothing.
+fn stray(state: &mut State, incarnation: u128, action: Action) {
+    if !matches!(action, Action::Read(_) | Action::ReadParked(_)) {
+        state.stray_calls.push((incarnation, action));
+    }
+}
+
+fn lost(answer: Input) -> Input {
+    match answer {
+        Input::Heartbeat(_) => Input::Heartbeat(Err(Failed)),
+        Input::Read(_) => Input::Read(Err(Failed)),
+        Input::ReadParked(_) => Input::ReadParked(Err(Failed)),
+        Input::Settled(_) => Input::Settled(Err(Failed)),
+        Input::Rejected(_) => Input::Rejected(Err(Failed)),
+        Input::SetAside(_) => Input::SetAside(Err(Failed)),
+        Input::GateOpened(_) => Input::GateOpened(Err(Failed)),
+        other => other,
+    }
+}
