@@ -13,7 +13,6 @@ use cqrs_outbox_diesel::{Backend, Outbox, OutboxStatus};
 pub(crate) trait Database {
     /// The part of it that a relay needs.
     fn store(&self) -> Arc<dyn OutboxStore>;
-    async fn check_schema(&self) -> Result<()>;
     async fn migrate(&self) -> Result<()>;
     async fn status(&self) -> Result<OutboxStatus>;
 }
@@ -22,10 +21,6 @@ pub(crate) trait Database {
 impl<B: Backend> Database for Outbox<B> {
     fn store(&self) -> Arc<dyn OutboxStore> {
         Arc::new(self.clone())
-    }
-
-    async fn check_schema(&self) -> Result<()> {
-        self.check_schema().await
     }
 
     async fn migrate(&self) -> Result<()> {

@@ -77,7 +77,6 @@ pub(crate) async fn run(args: Args, json: bool) -> Result<(), Failure> {
         database = connect(url, how) => database?,
         () = stop.first() => return Ok(()),
     };
-    database.check_schema().await?;
     let relay = OutboxRelay::builder(database.store(), Arc::clone(&broker))
         .name(args.name.clone())
         .settings(settings);

@@ -47,7 +47,8 @@ impl<B: Backend> Tx<B> {
         self.publish_all([event]).await
     }
 
-    /// Writes events into the outbox, in their order and in one statement; all or, if one of them is refused, none.
+    /// Writes events into the outbox, in their order and in one statement; all or, if one of them is refused here, none. (On MariaDB,
+    /// MySQL and SQLite a statement for each 1,000: roll the transaction back if this fails.)
     ///
     /// # Errors
     ///

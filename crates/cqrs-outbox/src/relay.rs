@@ -160,12 +160,11 @@ impl OutboxRelay {
 
     async fn run(&self, shutdown: impl Future<Output = ()> + Send, until_empty: bool) -> Result<()> {
         let at_work = AtWork(&self.at_work);
-        self.store.check().await.or_else(retryable).map_err(StoreError::into_error)?;
         let mut shutdown = std::pin::pin!(shutdown.fuse());
         tokio::select! {
             biased;
             () = &mut shutdown => return Ok(()),
-            checked = self.check_broker() => checked?,
+            checked = async { self.check_store().await?; self.check_broker().await } => checked?,
         }
         let relay = RelayId { name: self.name.clone(), incarnation: Uuid::new_v4() };
         tracing::info!(relay = relay.name, %relay.incarnation, "the relay starts");
@@ -218,6 +217,18 @@ impl OutboxRelay {
                     engine.step(now, Input::Woken);
                 }
                 () = wait_until(deadline) => {}
+            }
+        }
+    }
+
+    /// At the start a database that cannot be reached, or does not answer, is no reason to give up; one without our
+    /// tables is.
+    async fn check_store(&self) -> Result<()> {
+        match timeout(self.settings.store_timeout, self.store.check()).await {
+            Ok(checked) => checked.or_else(retryable).map_err(StoreError::into_error),
+            Err(_) => {
+                tracing::warn!("the outbox's database does not answer; trying again");
+                Ok(())
             }
         }
     }

@@ -70,6 +70,7 @@ pub(crate) async fn drive<D: Db>(
         topic,
         history: audit.history.clone(),
         progress: watch::Sender::new(0),
+        limit: watch::Sender::new(0),
         in_doubt: AtomicUsize::new(0),
     });
     let fleet = Fleet::start(Road { database: site.url.clone(), broker: broker.url() });
@@ -77,8 +78,10 @@ pub(crate) async fn drive<D: Db>(
     let progress = Progress(writers.progress.subscribe());
     let over = CancellationToken::new();
     let work = async {
-        let (committed, ()) =
-            tokio::try_join!(Writers::write(&writers), disturb(&fleet, database, broker, progress))?;
+        let (committed, ()) = tokio::try_join!(
+            Writers::write(&writers),
+            disturb(&fleet, database, broker, &writers.limit, progress)
+        )?;
         over.cancel();
         Ok(committed)
     };
@@ -99,6 +102,11 @@ pub(crate) async fn drive<D: Db>(
         outbox.status().await
     );
     verdict.assert_clean();
+    let in_doubt = writers.in_doubt.load(Ordering::Relaxed);
+    assert!(in_doubt > 0 || database.is_none(), "no transaction was cut when the database was killed");
+    assert!(kills > 0, "no relay was killed");
+    // To be sent again is the exception, among all these deaths too.
+    verdict.assert_duplicates_at_most(committed / 2);
     // The last receipts may not have been settled yet.
     let settled = async {
         loop {
@@ -114,9 +122,8 @@ pub(crate) async fn drive<D: Db>(
     fleet.stop().await;
     connected.close().await?;
     println!(
-        "{version} x {}: {committed} committed, {} in doubt for a while; {kills} relays killed; {verdict}; written in {written:.1?}, all in {:.1?}",
+        "{version} x {}: {committed} committed, {in_doubt} in doubt for a while; {kills} relays killed; {verdict}; written in {written:.1?}, all in {:.1?}",
         broker.kind.name(),
-        writers.in_doubt.load(Ordering::Relaxed),
         began.elapsed(),
     );
     Ok(())
@@ -127,6 +134,8 @@ struct Writers<D: Db> {
     topic: String,
     history: History,
     progress: watch::Sender<u64>,
+    /// How far they may go, so that each disturbance meets some of their work.
+    limit: watch::Sender<u64>,
     /// Commits of which the writer did not hear the end.
     in_doubt: AtomicUsize,
 }
@@ -144,6 +153,8 @@ impl<D: Db> Writers<D> {
                     // Neighbours share a key, so that all writers write to each key, at the same time.
                     let key = key(nth / WRITERS % KEYS);
                     let fails = nth % 10 == 3;
+                    // Ends in an error only when the run has ended.
+                    let _ = this.limit.subscribe().wait_for(|limit| nth < *limit).await;
                     while !this.write_one(&key, fails, &mut committed).await {}
                     this.progress.send_modify(|sent| *sent += 1);
                 }
@@ -320,20 +331,27 @@ impl Fleet {
     }
 }
 
+/// Each disturbance begins with a part of the transactions still to be written while it lasts.
 async fn disturb(
     fleet: &Fleet,
     database: Option<&RealServer>,
     broker: &RealBroker,
+    limit: &watch::Sender<u64>,
     progress: Progress,
 ) -> Result<()> {
     let part = rows() / 7;
-    progress.reaches(part).await;
+    let meets = async |nth: u64| {
+        progress.reaches(nth * part).await;
+        limit.send_replace((nth + 1) * part);
+    };
+    meets(0).await;
+    meets(1).await;
     broker.server.kill_and_start_again().await?;
+    meets(2).await;
     if let Some(database) = database {
-        progress.reaches(2 * part).await;
         database.kill_and_start_again().await?;
     }
-    progress.reaches(3 * part).await;
+    meets(3).await;
     {
         let relay = fleet.relays[0].lock().await;
         relay.signal("STOP").await;
@@ -342,11 +360,12 @@ async fn disturb(
         // It finds out what has become of its leases.
         sleep(LEASE).await;
     }
-    progress.reaches(4 * part).await;
+    meets(4).await;
     broker.server.pause(2 * PUBLISH_TIMEOUT).await?;
+    meets(5).await;
     if let Some(database) = database {
-        progress.reaches(5 * part).await;
         database.pause(LEASE + LEASE / 2).await?;
     }
+    limit.send_replace(u64::MAX);
     Ok(())
 }

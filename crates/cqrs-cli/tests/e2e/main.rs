@@ -22,7 +22,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use cqrs::diesel::{MySql, Pg, Sqlite};
-use cqrs_testing::services::{Service, trial};
+use cqrs_testing::services::{Service, trial, trial_with};
 use libtest_mimic::{Arguments, Failed, Trial};
 
 use self::databases::Db;
@@ -34,11 +34,9 @@ fn main() -> ExitCode {
     arguments.test_threads = Some(1);
     let servers = Arc::new(Servers::default());
     let mut trials = Vec::new();
-    cells::<Sqlite>(&mut trials, &servers, None, |name, run| Trial::test(name, move || run(String::new())));
-    cells::<Pg>(&mut trials, &servers, Some(Service::Postgres), |name, run| {
-        trial(Service::Postgres, name, run)
-    });
-    cells::<MySql>(&mut trials, &servers, Some(Service::MySql), |name, run| trial(Service::MySql, name, run));
+    cells::<Sqlite>(&mut trials, &servers, None);
+    cells::<Pg>(&mut trials, &servers, Some(Service::Postgres));
+    cells::<MySql>(&mut trials, &servers, Some(Service::MySql));
     let conclusion = libtest_mimic::run(&arguments, trials);
     servers.stop();
     conclusion.exit_code()
@@ -46,27 +44,34 @@ fn main() -> ExitCode {
 
 type Cell = Box<dyn FnOnce(String) -> Result<(), Failed> + Send>;
 
-fn cells<D: Db>(
-    trials: &mut Vec<Trial>,
-    servers: &Arc<Servers>,
-    database: Option<Service>,
-    trial: fn(String, Cell) -> Trial,
-) {
+fn cells<D: Db>(trials: &mut Vec<Trial>, servers: &Arc<Servers>, database: Option<Service>) {
     let cell: Cell = Box::new(|url| block_on(D::in_memory(url)));
-    trials.push(trial(format!("{}_x_memory", D::NAME), cell));
+    trials.push(on(database, None, format!("{}_x_memory", D::NAME), cell));
     for kind in [Kind::Kafka, Kind::RabbitMq] {
+        let broker = Some(kind.service());
         let own = Arc::clone(servers);
         let cell: Cell = Box::new(move |url| {
             let broker = own.broker(kind)?;
             block_on(D::with_processes(url, broker))
         });
-        trials.push(trial(format!("{}_x_{}", D::NAME, kind.name()), cell));
+        trials.push(on(database, broker, format!("{}_x_{}", D::NAME, kind.name()), cell));
         let own = Arc::clone(servers);
         let cell: Cell = Box::new(move |_| {
             let database = database.map(|database| own.of(database)).transpose()?;
             block_on(D::in_chaos(database, own.broker(kind)?))
         });
-        trials.push(trial(format!("chaos_{}_x_{}", D::NAME, kind.name()), cell));
+        trials.push(on(database, broker, format!("chaos_{}_x_{}", D::NAME, kind.name()), cell));
+    }
+}
+
+/// A cell where there are these servers, with the database's URL. Where there is a broker, the programs for one of the
+/// cell's own are.
+fn on(database: Option<Service>, broker: Option<Service>, name: String, cell: Cell) -> Trial {
+    match (database, broker) {
+        (None, None) => Trial::test(name, || cell(String::new())),
+        (None, Some(broker)) => trial(broker, name, |_| cell(String::new())),
+        (Some(database), None) => trial(database, name, cell),
+        (Some(database), Some(broker)) => trial_with([database, broker], name, |[url, _]| cell(url)),
     }
 }
 

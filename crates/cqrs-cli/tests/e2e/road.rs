@@ -106,6 +106,8 @@ pub(crate) struct Services {
     requests: RequestMediator,
     history: History,
     progress: watch::Sender<u64>,
+    /// How many commands may be sent, so that each disturbance meets some of them.
+    limit: watch::Sender<u64>,
     done: Arc<Notify>,
     handled: Arc<AtomicUsize>,
     stop: CancellationToken,
@@ -157,6 +159,7 @@ impl Services {
             requests: counting.requests().clone(),
             history,
             progress: watch::Sender::new(0),
+            limit: watch::Sender::new(COMMANDS),
             done,
             handled,
             stop,
@@ -174,12 +177,15 @@ impl Services {
         for task in 0..TASKS {
             let (requests, history, progress) =
                 (self.requests.clone(), self.history.clone(), self.progress.clone());
+            let mut limit = self.limit.subscribe();
             tasks.spawn(async move {
                 let mut committed = 0;
                 for nth in (task..COMMANDS).step_by(TASKS as usize) {
                     // Neighbours share a key, so that all tasks write to each key, at the same time.
                     let (key, event) = (key(nth / TASKS % KEYS), Uuid::now_v7());
                     let fails = nth % 10 == 3;
+                    // The sender is ours, and lives.
+                    let _ = limit.wait_for(|limit| nth < *limit).await;
                     match requests.send(Count { key: key.clone(), event, fails }).await {
                         Ok(value) => {
                             history.committed(Some(key.into()), event, value);
@@ -276,7 +282,7 @@ pub(crate) async fn drive<D: Db>(site: &Site, broker: &RealBroker) -> Result<()>
     let connected = cqrs::app::connect_broker(&broker.url())?;
     let services = Services::start(&outbox, Arc::clone(&connected), &topic).await?;
     let (committed, relays) =
-        tokio::try_join!(services.command(), disturb::<D>(&outbox, &road, broker, services.progress()))?;
+        tokio::try_join!(services.command(), disturb::<D>(&outbox, &road, broker, &services))?;
     let verdict = services.finish(&outbox, committed).await?;
     let left = outbox.status().await?;
     assert_eq!((left.waiting, left.parked, left.dead_letters), (0, 0, 0), "{left:?}");
@@ -295,8 +301,10 @@ async fn disturb<D: Db>(
     outbox: &Outbox<D>,
     road: &Road,
     broker: &RealBroker,
-    progress: Progress,
+    services: &Services,
 ) -> Result<[Relay; 2]> {
+    let progress = services.progress();
+    services.limit.send_replace(COMMANDS / 4);
     let (mut first, second) = (road.relay("first").await, road.relay("second").await);
     let shared = async {
         while outbox.status().await?.relays.iter().filter(|relay| relay.owned_groups > 0).count()
@@ -310,9 +318,11 @@ async fn disturb<D: Db>(
         .await
         .map_err(|_| Error::handler("the relays do not share the groups"))??;
     progress.reaches(COMMANDS / 4).await;
+    services.limit.send_replace(COMMANDS / 2);
     first.kill().await;
     let third = road.relay("third").await;
     progress.reaches(COMMANDS / 2).await;
+    services.limit.send_replace(COMMANDS);
     broker.server.kill_and_start_again().await?;
     println!("  {}", second.stop().await);
     let fourth = road.relay("fourth").await;

@@ -19,7 +19,7 @@ impl Kind {
         }
     }
 
-    fn service(self) -> Service {
+    pub(crate) fn service(self) -> Service {
         match self {
             Self::Kafka => Service::Kafka,
             Self::RabbitMq => Service::Amqp,

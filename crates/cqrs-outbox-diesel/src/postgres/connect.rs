@@ -142,7 +142,8 @@ impl PgBuilder {
             .build()
             .map_err(|error| cqrs_core::Error::new(ErrorKind::Configuration, error.to_string()))?;
         let notifications = self.notifications.then(|| {
-            Arc::new(Notifications::new(pool.clone(), self.connect, self.url)) as Arc<dyn Elsewhere>
+            Arc::new(Notifications::new(pool.clone(), self.connect, self.url, self.connect_timeout))
+                as Arc<dyn Elsewhere>
         });
         let outbox = Outbox::from_parts(pool, None, notifications);
         match outbox.acquire().await {

@@ -26,16 +26,30 @@ pub(super) struct Notifications {
     heard: Arc<Notify>,
     connect: Arc<Connect>,
     url: String,
+    connect_timeout: Duration,
     _telling: AbortOnDropHandle<()>,
     /// Begins with the first relay that waits here.
     hearing: OnceLock<AbortOnDropHandle<()>>,
 }
 
 impl Notifications {
-    pub(super) fn new(pool: Pool<AsyncPgConnection>, connect: Arc<Connect>, url: String) -> Self {
+    pub(super) fn new(
+        pool: Pool<AsyncPgConnection>,
+        connect: Arc<Connect>,
+        url: String,
+        connect_timeout: Duration,
+    ) -> Self {
         let told = Arc::<Notify>::default();
         let telling = AbortOnDropHandle::new(tokio::spawn(tell(pool, Arc::clone(&told))));
-        Self { told, heard: Arc::default(), connect, url, _telling: telling, hearing: OnceLock::new() }
+        Self {
+            told,
+            heard: Arc::default(),
+            connect,
+            url,
+            connect_timeout,
+            _telling: telling,
+            hearing: OnceLock::new(),
+        }
     }
 }
 
@@ -47,8 +61,9 @@ impl Elsewhere for Notifications {
     fn heard(&self) -> BoxFuture<'_, ()> {
         async {
             self.hearing.get_or_init(|| {
-                let (connect, url) = (Arc::clone(&self.connect), self.url.clone());
-                AbortOnDropHandle::new(tokio::spawn(hear(connect, url, Arc::clone(&self.heard))))
+                let (connect, url, heard) =
+                    (Arc::clone(&self.connect), self.url.clone(), Arc::clone(&self.heard));
+                AbortOnDropHandle::new(tokio::spawn(hear(connect, url, self.connect_timeout, heard)))
             });
             self.heard.notified().await;
         }
@@ -71,17 +86,27 @@ async fn tell(pool: Pool<AsyncPgConnection>, told: Arc<Notify>) {
     }
 }
 
-async fn hear(connect: Arc<Connect>, url: String, heard: Arc<Notify>) {
+async fn hear(connect: Arc<Connect>, url: String, patience: Duration, heard: Arc<Notify>) {
     loop {
-        let Err(error) = hear_on_one_connection(&*connect, &url, &heard).await;
+        let Err(error) = hear_on_one_connection(&*connect, &url, patience, &heard).await;
         tracing::warn!(error, "notifications are not heard; the relay polls until they are");
         tokio::time::sleep(RECONNECT).await;
     }
 }
 
-async fn hear_on_one_connection(connect: &Connect, url: &str, heard: &Notify) -> Result<Infallible, String> {
-    let mut conn = connect(url).await.map_err(|error| error.to_string())?;
-    conn.batch_execute("LISTEN cqrs_outbox").await.map_err(|error| error.to_string())?;
+async fn hear_on_one_connection(
+    connect: &Connect,
+    url: &str,
+    patience: Duration,
+    heard: &Notify,
+) -> Result<Infallible, String> {
+    let listening = async {
+        let mut conn = connect(url).await.map_err(|error| error.to_string())?;
+        conn.batch_execute("LISTEN cqrs_outbox").await.map_err(|error| error.to_string())?;
+        Ok::<_, String>(conn)
+    };
+    let late = |_| format!("no connection within {patience:?}");
+    let mut conn = tokio::time::timeout(patience, listening).await.map_err(late)??;
     // For what was told before.
     heard.notify_one();
     let mut notifications = std::pin::pin!(conn.notifications_stream());

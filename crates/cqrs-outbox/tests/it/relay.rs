@@ -9,7 +9,10 @@ use bytes::Bytes;
 use cqrs_core::broker::memory::MemoryBroker;
 use cqrs_core::broker::{BrokerError, Capabilities, Confirm, SubscribeOptions, Subscription};
 use cqrs_core::{BeginTransaction, ErrorClass, Message, MessageBroker, Transaction};
-use cqrs_outbox::{MemoryOutbox, OutboxRelay, RelaySettings};
+use cqrs_outbox::{
+    Confirmed, Fenced, Heartbeat, Lane, Lease, MemoryOutbox, OutboxRelay, OutboxRow, OutboxStore, Ownership,
+    ReadRequest, Rejection, RelayId, RelaySettings, StoreError,
+};
 use cqrs_testing::history::History;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -312,4 +315,70 @@ async fn until_empty_ends_by_itself_or_when_it_is_told() {
     assert!(relay.stats().settled < 1_000, "{:?}", relay.stats());
     relay.run_until_empty().await.unwrap();
     bench.history.check().assert_clean();
+}
+
+/// A database that takes connections and answers nothing, or not at first.
+#[derive(Debug)]
+struct Silent {
+    outbox: MemoryOutbox,
+    for_ever: bool,
+}
+
+#[async_trait]
+impl OutboxStore for Silent {
+    async fn check(&self) -> Result<(), StoreError> {
+        std::future::pending().await
+    }
+
+    async fn heartbeat(&self, relay: &RelayId, heartbeat: &Heartbeat) -> Result<Ownership, StoreError> {
+        if self.for_ever {
+            std::future::pending().await
+        } else {
+            self.outbox.heartbeat(relay, heartbeat).await
+        }
+    }
+
+    async fn read(&self, request: &ReadRequest) -> Result<Vec<OutboxRow>, StoreError> {
+        self.outbox.read(request).await
+    }
+
+    async fn read_parked(&self, request: &ReadRequest) -> Result<Vec<OutboxRow>, StoreError> {
+        self.outbox.read_parked(request).await
+    }
+
+    async fn settle(&self, confirmed: &[Confirmed]) -> Result<(), StoreError> {
+        self.outbox.settle(confirmed).await
+    }
+
+    async fn reject(&self, rejection: &Rejection) -> Result<Fenced<()>, StoreError> {
+        self.outbox.reject(rejection).await
+    }
+
+    async fn set_aside(&self, lease: Lease, lane: &Lane, ids: &[i64]) -> Result<Fenced<bool>, StoreError> {
+        self.outbox.set_aside(lease, lane, ids).await
+    }
+
+    async fn open_gate(&self, lease: Lease, lane: &Lane) -> Result<Fenced<bool>, StoreError> {
+        self.outbox.open_gate(lease, lane).await
+    }
+
+    async fn leave(&self, relay: &RelayId) -> Result<(), StoreError> {
+        self.outbox.leave(relay).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_database_that_is_silent_at_the_start_keeps_no_relay_from_ending() {
+    let store = Arc::new(Silent { outbox: MemoryOutbox::new(), for_ever: true });
+    let relay = OutboxRelay::builder(store, Arc::new(MemoryBroker::new())).build().unwrap();
+    let begun = Instant::now();
+    relay.run_until(sleep(Duration::from_secs(1))).await.unwrap();
+    assert_eq!(begun.elapsed(), Duration::from_secs(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_database_that_is_silent_at_the_start_is_asked_again() {
+    let store = Arc::new(Silent { outbox: MemoryOutbox::new(), for_ever: false });
+    let relay = OutboxRelay::builder(store, Arc::new(MemoryBroker::new())).build().unwrap();
+    relay.run_until(relay.started()).await.unwrap();
 }
