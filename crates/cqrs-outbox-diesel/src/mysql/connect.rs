@@ -42,7 +42,7 @@ const RELAY_CONNECTIONS: usize = 4;
 /// Half of the time after which the server closes an idle connection of a relay's.
 const RELAY_IDLE: Duration = Duration::from_secs(4);
 
-/// What the application has not used for so long is tried before it is lent again: the server may have been restarted, or
+/// What was lent longer ago than this is tried before it is lent again: the server may have been restarted, or
 /// have closed it for its age, and nothing tells.
 const UNTRIED: Duration = Duration::from_secs(1);
 
@@ -180,6 +180,10 @@ impl MySqlBuilder {
             .pre_recycle(Hook::async_fn(move |conn: &mut AsyncMysqlConnection, metrics| {
                 let trying = metrics.last_used() >= UNTRIED;
                 async move {
+                    // First: to try it would take the answer to a query that was dropped half-way.
+                    if !is_at_rest(conn) {
+                        return Err(HookError::message("a query was dropped half-way"));
+                    }
                     if trying {
                         let gone = || HookError::message("the server has closed it");
                         timeout(patience, conn.batch_execute("DO 1"))

@@ -520,6 +520,17 @@ async fn an_answer_that_nobody_waited_for_is_nobody_elses(site: &Site) {
         let answer = MySql::values(&mut conn, "SELECT 'yours' AS value").await;
         assert!(answer.as_ref().is_ok_and(|answer| answer == &["yours"]), "{millis}: {answer:?}");
     }
+    // What was lent a while ago is tried before it is lent again, which must not take the answer for its own.
+    let long = "SELECT concat('mine', sleep(1.5)) AS value";
+    for (query, millis, rest) in [(long, 1_100, 0), (one, 50, 1_100)] {
+        let mut conn = outbox.connection().await.unwrap();
+        timeout(Duration::from_millis(millis), MySql::values(&mut conn, query)).await.unwrap_err();
+        drop(conn);
+        tokio::time::sleep(Duration::from_millis(rest)).await;
+        let mut conn = outbox.connection().await.unwrap();
+        let answer = MySql::values(&mut conn, "SELECT 'yours' AS value").await;
+        assert!(answer.as_ref().is_ok_and(|answer| answer == &["yours"]), "{millis}, {rest}: {answer:?}");
+    }
 }
 
 async fn locks_that_are_not_to_be_had_are_worth_a_retry(site: &Site) {
