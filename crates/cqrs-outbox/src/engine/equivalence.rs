@@ -38,6 +38,7 @@ impl Hash for Engine {
             reading,
             parked_last,
             read_now,
+            read_parked_now,
             next_read,
             next_read_parked,
             store_failures,
@@ -47,8 +48,8 @@ impl Hash for Engine {
         (phase, hold, groups, active, lanes, ready, delayed, gates, doubtful).hash(state);
         (in_flight, pace, destinations, confirmed, settling, fenced, fenced_busy).hash(state);
         (heartbeat_sent, heartbeat_failures, next_heartbeat).hash(state);
-        (reading, parked_last, read_now, next_read, next_read_parked, store_failures, store_resumes)
-            .hash(state);
+        (reading, parked_last, read_now, read_parked_now, next_read, next_read_parked).hash(state);
+        (store_failures, store_resumes).hash(state);
         (stats.groups, stats.relays).hash(state);
         // A row is what it was when it was read; its id stands for the rest of it.
         state.write_usize(rows.len());

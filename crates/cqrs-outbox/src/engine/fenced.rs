@@ -132,7 +132,7 @@ impl Engine {
                 self.forget_gate(&lane);
                 self.read_now = true;
             }
-            Fenced::Done(false) => self.next_read_parked = now,
+            Fenced::Done(false) => self.read_parked_now = true,
             Fenced::LeaseLost => {
                 if let Some(gate) = self.gates.get(&lane) {
                     self.lose(gate.group);

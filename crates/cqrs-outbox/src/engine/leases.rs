@@ -72,7 +72,9 @@ impl Engine {
         for (nth, (group, epoch)) in answered.iter().rev().enumerate() {
             let releasing = nth < excess;
             let owned = Owned { epoch: *epoch, valid_until, releasing };
-            self.read_now |= self.groups.insert(*group, owned).is_none();
+            let is_new = self.groups.insert(*group, owned).is_none();
+            self.read_now |= is_new;
+            self.read_parked_now |= is_new;
             if releasing {
                 self.forget_waiting(|lane| lane.group == *group);
             }

@@ -112,8 +112,9 @@ pub enum Action {
 
 /// See the [module](self).
 ///
-/// Engines that are equal behave alike. Their hash leaves out what only statistics know, so that a model checker that
-/// goes by it takes two engines for one if they go on alike.
+/// Engines that are equal behave alike. Their hash leaves out what only [`stats`](Self::stats) and
+/// [`is_idle`](Self::is_idle) know, so that a model checker that goes by it takes two engines for one if they go on
+/// alike.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Engine {
     settings: RelaySettings,
@@ -150,7 +151,10 @@ pub struct Engine {
     reading: Option<ReadRequest>,
     /// The last read was one of parked rows.
     parked_last: bool,
+    /// There may be something in the hot table that was not looked for yet.
     read_now: bool,
+    /// The same of the side tables.
+    read_parked_now: bool,
     next_read: Duration,
     next_read_parked: Duration,
     store_failures: u32,
@@ -244,6 +248,7 @@ impl Engine {
             reading: None,
             parked_last: false,
             read_now: true,
+            read_parked_now: true,
             next_read: Duration::ZERO,
             next_read_parked: Duration::ZERO,
             store_failures: 0,
@@ -328,7 +333,7 @@ impl Engine {
         self.phase == Phase::Left
     }
 
-    /// Whether nothing waits any more in the groups that fall to it: it has its fair share, the last read found nothing,
+    /// Whether nothing waits any more in the groups that fall to it: it has its fair share, the last reads found nothing,
     /// and everything is settled.
     ///
     /// A relay that died looks alive until its leases have expired; so where others seem to be alive, this becomes true
@@ -343,7 +348,7 @@ impl Engine {
             && !self.fenced_busy
             && self.reading.is_none()
             && !self.read_now
-            && self.stats.reads > 0
+            && !self.read_parked_now
             && self.groups.len() >= self.fair_share()
             && (alone || others_are_alive)
     }

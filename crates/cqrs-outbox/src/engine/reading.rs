@@ -22,15 +22,16 @@ impl Engine {
         let enough = self.settings.batch.min((self.settings.max_rows / 8).max(1));
         let bytes = self.settings.max_bytes.saturating_sub(self.bytes);
         let enough_bytes = (self.settings.max_bytes / 8).max(1);
-        if leases.is_empty() || room < enough || bytes < enough_bytes {
-            // Asked again when there is room, or with the next heartbeat.
-            self.next_read = now + self.settings.poll_interval;
-            self.next_read_parked = self.next_read;
+        let hot_is_due = self.read_now || now >= self.next_read;
+        let parked_is_due = self.read_parked_now || now >= self.next_read_parked;
+        if !hot_is_due && !parked_is_due {
             return None;
         }
-        let (hot_is_due, parked_is_due) =
-            (self.read_now || now >= self.next_read, now >= self.next_read_parked);
-        if !hot_is_due && !parked_is_due {
+        if leases.is_empty() || room < enough || bytes < enough_bytes {
+            // Owed until there is room, or leases.
+            (self.read_now, self.read_parked_now) = (hot_is_due, parked_is_due);
+            self.next_read = now + self.settings.poll_interval;
+            self.next_read_parked = self.next_read;
             return None;
         }
         // In turns, so that neither waits for ever where a read takes as long as a heartbeat's interval.
@@ -47,6 +48,7 @@ impl Engine {
             // Their gate may be due still, but it is about to close.
             let closing = self.fenced.iter().filter_map(FencedChange::closes);
             self.doubtful.extend(closing.cloned());
+            self.read_parked_now = false;
             self.next_read_parked = now + self.settings.heartbeat_interval;
             Some(Action::ReadParked(request))
         } else {
@@ -60,6 +62,7 @@ impl Engine {
         let request = self.reading.take();
         let (Some(rows), Some(request)) = (self.store_answered(now, answer), request) else {
             self.read_now = true;
+            self.next_read = now;
             return;
         };
         self.stats.reads += 1;
@@ -93,18 +96,22 @@ impl Engine {
     pub(super) fn on_read_parked(&mut self, now: Duration, answer: Result<Vec<OutboxRow>, Failed>) {
         let request = self.reading.take();
         let (Some(rows), Some(request)) = (self.store_answered(now, answer), request) else {
+            self.read_parked_now = true;
             self.next_read_parked = now;
             return;
         };
-        if may_have_more(&rows, &request) {
-            self.next_read_parked = now;
-        }
+        self.read_parked_now |= may_have_more(&rows, &request);
         for row in rows {
             if !self.is_wanted(&row, &request) {
                 continue;
             }
             if self.doubtful.contains(&row.lane) {
-                self.next_read_parked = self.next_read_parked.min(now + self.settings.poll_interval);
+                // While its gate is closing, every read would say the same.
+                if self.fenced.iter().filter_map(FencedChange::closes).any(|lane| *lane == row.lane) {
+                    self.next_read_parked = self.next_read_parked.min(now + self.settings.poll_interval);
+                } else {
+                    self.read_parked_now = true;
+                }
                 continue;
             }
             self.gates.insert(row.lane.clone(), Gate { group: row.group, state: GateState::Draining });

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use cqrs_outbox::engine::{Action, Failed, Input};
 use cqrs_outbox::memory::MemoryTables;
-use cqrs_outbox::{Lease, RelayId};
+use cqrs_outbox::{Lease, OutboxRow, Place, RelayId};
 
 /// What is broken on purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,23 +37,48 @@ pub(crate) fn kind(action: &Action) -> &'static str {
     }
 }
 
-/// The answer to a call that failed.
-pub(crate) fn failed(action: &Action) -> Input {
-    match action {
-        Action::Heartbeat(_) => Input::Heartbeat(Err(Failed)),
-        Action::Read(_) => Input::Read(Err(Failed)),
-        Action::ReadParked(_) => Input::ReadParked(Err(Failed)),
-        Action::Settle(_) => Input::Settled(Err(Failed)),
-        Action::Reject(_) => Input::Rejected(Err(Failed)),
-        Action::SetAside { .. } => Input::SetAside(Err(Failed)),
-        Action::OpenGate { .. } => Input::GateOpened(Err(Failed)),
-        Action::Publish(_) | Action::Leave => Input::Left,
+/// The answer to a call of this [`kind`] that failed.
+pub(crate) fn failed(kind: &str) -> Input {
+    match kind {
+        "heartbeat" => Input::Heartbeat(Err(Failed)),
+        "read" => Input::Read(Err(Failed)),
+        "read parked" => Input::ReadParked(Err(Failed)),
+        "settle" => Input::Settled(Err(Failed)),
+        "reject" => Input::Rejected(Err(Failed)),
+        "set aside" => Input::SetAside(Err(Failed)),
+        "open gate" => Input::GateOpened(Err(Failed)),
+        "leave" => Input::Left,
+        other => unreachable!("{other} is for the broker"),
     }
 }
 
-/// The answer to a call that is carried out, `now` by the database's clock.
-pub(crate) fn carry_out(tables: &mut MemoryTables, now: Duration, relay: &RelayId, action: &Action) -> Input {
-    match action {
+/// What a call that is carried out leads to.
+pub(crate) struct Done {
+    pub(crate) answer: Input,
+    /// Of a negative outcome: it changed something although another relay owns the group. That must never be.
+    pub(crate) by_former_owner: bool,
+}
+
+/// Carries a call out, `now` by the database's clock.
+pub(crate) fn carry_out(
+    tables: &mut MemoryTables,
+    now: Duration,
+    relay: &RelayId,
+    action: &Action,
+    mutant: Option<Mutant>,
+) -> Done {
+    let mut action = action.clone();
+    let mut before = None;
+    if let Some(lease) = fenced_by(&mut action)
+        && let Some((_, epoch)) = tables.holder(lease.group)
+        && epoch != lease.epoch
+    {
+        before = Some(tables.clone());
+        if mutant == Some(Mutant::Unfenced) {
+            lease.epoch = epoch;
+        }
+    }
+    let answer = match &action {
         Action::Heartbeat(heartbeat) => Input::Heartbeat(Ok(tables.heartbeat(now, relay, heartbeat))),
         Action::Read(request) => Input::Read(Ok(tables.read(request))),
         Action::ReadParked(request) => Input::ReadParked(Ok(tables.read_parked(now, request))),
@@ -69,14 +94,33 @@ pub(crate) fn carry_out(tables: &mut MemoryTables, now: Duration, relay: &RelayI
             Input::Left
         }
         Action::Publish(_) => unreachable!("that is for the broker"),
-    }
+    };
+    Done { answer, by_former_owner: before.is_some_and(|before| before != *tables) }
 }
 
 /// The lease that a negative outcome names.
-pub(crate) fn fenced_by(action: &mut Action) -> Option<&mut Lease> {
+fn fenced_by(action: &mut Action) -> Option<&mut Lease> {
     match action {
         Action::Reject(rejection) => Some(&mut rejection.lease),
         Action::SetAside { lease, .. } | Action::OpenGate { lease, .. } => Some(lease),
         _ => None,
+    }
+}
+
+impl Mutant {
+    /// What a relay with this `cursor` gets of the rows that were read.
+    pub(crate) fn distort(self, cursor: &mut i64, rows: &mut Vec<OutboxRow>) {
+        match self {
+            Self::Cursor => {
+                rows.retain(|row| row.id > *cursor);
+                *cursor = rows.last().map_or(*cursor, |row| row.id);
+            }
+            Self::GateIgnored => {
+                for row in rows.iter_mut().filter(|row| row.place == Place::Gated) {
+                    row.place = Place::Hot;
+                }
+            }
+            _ => {}
+        }
     }
 }

@@ -714,3 +714,51 @@ fn slow_looks_aside_keep_nothing_from_being_read() {
     }
     assert!(reads >= 4, "the outbox was read {reads} times");
 }
+
+#[test]
+fn a_full_memory_keeps_no_parked_rows_from_being_read() {
+    let mut settings = settings();
+    settings.max_rows = 8;
+    let mut desk = Desk::owner(settings);
+    let keys: Vec<String> = (0..60).map(|key| format!("key {key}")).collect();
+    let rows = |ids: std::ops::Range<usize>| -> Vec<OutboxRow> {
+        ids.map(|id| hot(100 + id as i64, &keys[id])).collect()
+    };
+    desk.read(rows(0..8));
+    desk.beats_when_due();
+    let (mut next, mut looks_aside) = (8, 0);
+    for _ in 0..10 {
+        desk.published();
+        desk.wait(1);
+        // There is room for one, and the hot table has as much as one likes.
+        desk.receipt(100 + next as i64 - 8);
+        desk.settled();
+        if desk.reading_parked().is_some() {
+            looks_aside += 1;
+            desk.hear(Input::ReadParked(Ok(Vec::new())));
+        }
+        desk.reading().expect("there is room");
+        desk.hear(Input::Read(Ok(rows(next..next + 1))));
+        next += 1;
+    }
+    assert_eq!(looks_aside, 1, "it owes one");
+}
+
+#[test]
+fn it_takes_nothing_for_empty_before_it_has_looked_aside() {
+    let mut desk = Desk::new(settings());
+    desk.heartbeat();
+    desk.hear(ownership(&[lease(0, 1)], 1, 1));
+    desk.reading_parked().expect("it looks aside first");
+    desk.wait(600);
+    desk.hear(Input::ReadParked(Err(Failed)));
+    desk.wait(100);
+    desk.reading().expect("it reads in turns");
+    // By now its lease has run out, and there is nothing that it may read.
+    desk.wait(110);
+    desk.hear(Input::Read(Ok(Vec::new())));
+    assert!(!desk.engine.is_idle(), "nobody knows yet what waits in the side tables");
+    desk.beats(&[lease(0, 1)]);
+    desk.read_parked(vec![row(1, "k", "t", Place::Parked)]);
+    assert_eq!(desk.published(), [1]);
+}

@@ -6,6 +6,7 @@
 
 use std::time::Instant;
 
+use stateright::report::WriteReporter;
 use stateright::{Checker, HasDiscoveries, Model};
 
 use crate::calls::Mutant;
@@ -36,6 +37,21 @@ const CALM: Scope = Scope {
 fn holds(scope: Scope, seen: &[Seen]) {
     let began = Instant::now();
     let checker = Outbox::new(scope.clone(), None).checker().spawn_bfs().join();
+    judge(&scope, seen, began, &checker);
+}
+
+/// The same of a scope with millions of states: on all cores, and it says how far it is.
+#[track_caller]
+fn holds_at_night(scope: Scope, seen: &[Seen]) {
+    let began = Instant::now();
+    let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
+    let model = Outbox::new(scope.clone(), None).checker().threads(cores);
+    let checker = model.spawn_bfs().report(&mut WriteReporter::new(&mut std::io::stdout()));
+    judge(&scope, seen, began, &checker);
+}
+
+#[track_caller]
+fn judge(scope: &Scope, seen: &[Seen], began: Instant, checker: &impl Checker<Outbox>) {
     println!(
         "{} states, {} ways into them, at most {} steps, {:.1?}: {scope:?}",
         checker.unique_state_count(),
@@ -127,11 +143,11 @@ fn relays_stop_with_work_in_flight() {
 #[ignore = "takes minutes and gigabytes each: run it with `--ignored`, or `just model`"]
 fn scopes_for_the_night() {
     let faults = Faults { crashes: 1, expiries: 1, failures: 1, refusals: 1, ..CALM.faults };
-    holds(Scope { faults, ..CALM }, &[Seen::Fenced, Seen::Refused, Seen::GateOpened]);
+    holds_at_night(Scope { faults, ..CALM }, &[Seen::Fenced, Seen::Refused, Seen::GateOpened]);
     let faults = Faults { expiries: 1, refusals: 1, ..CALM.faults };
-    holds(Scope { relays: 2, faults, ..CALM }, &[Seen::Fenced, Seen::Refused, Seen::GateOpened]);
+    holds_at_night(Scope { relays: 2, faults, ..CALM }, &[Seen::Fenced, Seen::Refused, Seen::GateOpened]);
     let faults = Faults { expiries: 1, failures: 1, ..CALM.faults };
-    holds(Scope { relays: 2, faults, ..CALM }, &[Seen::TakeOver, Seen::Duplicate]);
+    holds_at_night(Scope { relays: 2, faults, ..CALM }, &[Seen::TakeOver, Seen::Duplicate]);
 }
 
 /// It breaks this promise.

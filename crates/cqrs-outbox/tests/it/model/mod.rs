@@ -6,6 +6,7 @@
 //! deadline, whenever that is for the others. So a lease may end at any moment, and clocks may differ by anything.
 
 mod promises;
+mod shared;
 mod steps;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,6 +21,7 @@ use cqrs_outbox::memory::MemoryTables;
 use stateright::{Model, Property};
 use uuid::Uuid;
 
+use self::shared::Shared;
 use crate::calls::Mutant;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -63,10 +65,10 @@ pub(crate) struct Faults {
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct State {
-    tables: MemoryTables,
+    tables: Shared<MemoryTables>,
     /// The database's.
     clock: Duration,
-    relays: Vec<Relay>,
+    relays: Vec<Shared<Relay>>,
     next_incarnation: u128,
     /// Calls that nobody waits for any more; the database may carry them out all the same.
     stray_calls: Vec<(u128, Action)>,
@@ -85,13 +87,18 @@ pub(crate) struct State {
 #[derive(Clone, Debug, PartialEq, Hash)]
 struct Relay {
     incarnation: u128,
-    engine: Engine,
+    engine: Shared<Engine>,
     calls: BTreeMap<&'static str, Call>,
     messages: BTreeMap<i64, Sent>,
-    /// Told to stop, then to give up.
-    told: u8,
+    told: Option<Told>,
     /// For a mutant.
     cursor: i64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Hash)]
+enum Told {
+    Stop,
+    GiveUp,
 }
 
 #[derive(Clone, Debug, PartialEq, Hash)]
@@ -216,15 +223,15 @@ impl Outbox {
         message
     }
 
-    fn relay(&self, incarnation: u128) -> Relay {
-        Relay {
+    fn relay(&self, incarnation: u128) -> Shared<Relay> {
+        Shared::new(Relay {
             incarnation,
-            engine: Engine::new(self.settings.clone()),
+            engine: Shared::new(Engine::new(self.settings.clone())),
             calls: BTreeMap::new(),
             messages: BTreeMap::new(),
-            told: 0,
+            told: None,
             cursor: 0,
-        }
+        })
     }
 }
 
@@ -239,7 +246,7 @@ impl Model for Outbox {
         }
         let relays = self.scope.relays;
         let mut state = State {
-            tables,
+            tables: Shared::new(tables),
             clock: Duration::from_secs(1_000),
             relays: (0..relays).map(|number| self.relay(number as u128 + 1)).collect(),
             next_incarnation: relays as u128 + 1,
@@ -303,9 +310,9 @@ impl Model for Outbox {
                 steps.push(Step::Crash(number));
             }
             match relay.told {
-                0 if left.stops > 0 => steps.push(Step::Stop(number)),
-                1 => steps.push(Step::GiveUp(number)),
-                _ => {}
+                None if left.stops > 0 => steps.push(Step::Stop(number)),
+                Some(Told::Stop) => steps.push(Step::GiveUp(number)),
+                None | Some(Told::GiveUp) => {}
             }
         }
         steps.extend((0..state.stray_calls.len()).map(Step::StrayCall));

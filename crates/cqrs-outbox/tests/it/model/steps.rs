@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use cqrs_core::broker::{ErrorClass, Receipt};
-use cqrs_outbox::engine::{Action, Failed, Input, PublishFailure};
-use cqrs_outbox::{GroupNo, OutboxRow, Place, RelayId};
+use cqrs_outbox::engine::{Action, Input, PublishFailure};
+use cqrs_outbox::{GroupNo, RelayId};
 use uuid::Uuid;
 
-use super::{Call, LEASE, Outbox, SECOND, Seen, Sent, State, Step};
+use super::{Call, LEASE, Outbox, SECOND, Seen, Sent, State, Step, Told};
 use crate::calls::{self, Mutant};
 
 impl Outbox {
@@ -64,24 +64,14 @@ impl Outbox {
     }
 
     pub(super) fn carry_out(&self, state: &mut State, incarnation: u128, action: &Action) -> Input {
-        let mut action = action.clone();
-        let mut before = None;
-        if let Some(lease) = calls::fenced_by(&mut action) {
-            let epoch = state.tables.holder(lease.group).map_or(lease.epoch, |(_, epoch)| epoch);
-            if epoch != lease.epoch {
-                before = Some(state.tables.clone());
-            }
-            if self.mutant == Some(Mutant::Unfenced) {
-                lease.epoch = epoch;
-            }
-        }
         let id = RelayId { name: String::new(), incarnation: Uuid::from_u128(incarnation) };
         let groups = || (0..self.scope.groups as i32).map(GroupNo);
         let owned: Vec<_> = groups().map(|group| state.tables.holder(group)).collect();
-        let mut answer = calls::carry_out(&mut state.tables, state.clock, &id, &action);
-        if before.is_some_and(|before| before != state.tables) {
+        let done = calls::carry_out(&mut state.tables, state.clock, &id, action, self.mutant);
+        if done.by_former_owner {
             state.broken = Some("changed by a former owner");
         }
+        let mut answer = done.answer;
         self.watch(&answer);
         if let Action::Reject(_) = action {
             let dead = state.tables.dead_letters();
@@ -99,7 +89,10 @@ impl Outbox {
             self.saw(Seen::TakeOver);
         }
         if let Input::Read(Ok(rows)) | Input::ReadParked(Ok(rows)) = &mut answer {
-            self.distort(state, incarnation, rows);
+            let relay = state.relays.iter_mut().find(|relay| relay.incarnation == incarnation);
+            if let (Some(mutant), Some(relay)) = (self.mutant, relay) {
+                mutant.distort(&mut relay.cursor, rows);
+            }
         }
         answer
     }
@@ -115,23 +108,6 @@ impl Outbox {
             Input::Rejected(Ok(Done(()))) => self.saw(Seen::Refused),
             Input::SetAside(Ok(Done(true))) => self.saw(Seen::SetAside),
             Input::GateOpened(Ok(Done(true))) => self.saw(Seen::GateOpened),
-            _ => {}
-        }
-    }
-
-    pub(super) fn distort(&self, state: &mut State, incarnation: u128, rows: &mut Vec<OutboxRow>) {
-        match self.mutant {
-            Some(Mutant::GateIgnored) => {
-                for row in rows.iter_mut().filter(|row| row.place == Place::Gated) {
-                    row.place = Place::Hot;
-                }
-            }
-            Some(Mutant::Cursor) => {
-                if let Some(relay) = state.relays.iter_mut().find(|relay| relay.incarnation == incarnation) {
-                    rows.retain(|row| row.id > relay.cursor);
-                    relay.cursor = rows.last().map_or(relay.cursor, |row| row.id);
-                }
-            }
             _ => {}
         }
     }
@@ -181,15 +157,10 @@ impl Outbox {
             Step::Fail(relay, kind) => {
                 state.left.failures -= 1;
                 let incarnation = state.relays[relay].incarnation;
-                match state.relays[relay].calls.remove(kind) {
-                    Some(Call::UnderWay(action)) => {
-                        let failed = calls::failed(&action);
-                        stray(state, incarnation, action);
-                        self.input(state, relay, failed);
-                    }
-                    Some(Call::Answered(answer)) => self.input(state, relay, lost(answer)),
-                    None => {}
+                if let Some(Call::UnderWay(action)) = state.relays[relay].calls.remove(kind) {
+                    stray(state, incarnation, action);
                 }
+                self.input(state, relay, calls::failed(kind));
             }
             Step::Deliver(relay, id) => {
                 state.relays[relay].messages.insert(id, Sent::Confirmed);
@@ -235,11 +206,11 @@ impl Outbox {
             }
             Step::Stop(relay) => {
                 state.left.stops -= 1;
-                state.relays[relay].told = 1;
+                state.relays[relay].told = Some(Told::Stop);
                 self.input(state, relay, Input::Stop);
             }
             Step::GiveUp(relay) => {
-                state.relays[relay].told = 2;
+                state.relays[relay].told = Some(Told::GiveUp);
                 self.input(state, relay, Input::GiveUp);
             }
             Step::Second => state.clock += SECOND,
@@ -284,18 +255,5 @@ impl Outbox {
 fn stray(state: &mut State, incarnation: u128, action: Action) {
     if !matches!(action, Action::Read(_) | Action::ReadParked(_)) {
         state.stray_calls.push((incarnation, action));
-    }
-}
-
-fn lost(answer: Input) -> Input {
-    match answer {
-        Input::Heartbeat(_) => Input::Heartbeat(Err(Failed)),
-        Input::Read(_) => Input::Read(Err(Failed)),
-        Input::ReadParked(_) => Input::ReadParked(Err(Failed)),
-        Input::Settled(_) => Input::Settled(Err(Failed)),
-        Input::Rejected(_) => Input::Rejected(Err(Failed)),
-        Input::SetAside(_) => Input::SetAside(Err(Failed)),
-        Input::GateOpened(_) => Input::GateOpened(Err(Failed)),
-        other => other,
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use cqrs_outbox::engine::{Action, Input};
-use cqrs_outbox::{Fenced, Lease, OutboxRow, Place};
+use cqrs_outbox::{Fenced, Lease, OutboxRow};
 use rand::Rng;
 
 use super::{Fault, Life, World};
@@ -41,7 +41,7 @@ impl World {
         }
         let fails_before = self.faulty && self.rng.random_bool(0.03);
         let fails_after = self.faulty && self.rng.random_bool(0.03);
-        let failed = calls::failed(&action);
+        let failed = calls::failed(kind);
         let late = failed.clone();
         self.after(there, move |world| {
             let fails_before = fails_before || world.database_down;
@@ -71,22 +71,12 @@ impl World {
     }
 
     pub(super) fn carry_out(&mut self, life: Life, action: &Action) -> Input {
-        let mut action = action.clone();
-        let mut before = None;
-        if let Some(lease) = calls::fenced_by(&mut action) {
-            let epoch = self.owners.get(&lease.group).map_or(lease.epoch, |(_, epoch)| *epoch);
-            if epoch != lease.epoch {
-                before = Some(self.tables.clone());
-            }
-            if self.mutant == Some(Mutant::Unfenced) {
-                lease.epoch = epoch;
-            }
-        }
         let now = self.database_now();
-        let mut answer = calls::carry_out(&mut self.tables, now, &self.lives[life].id, &action);
-        if before.is_some_and(|before| before != self.tables) {
-            self.found(Fault::ChangedByFormerOwner, format!("{life}: {}", calls::kind(&action)));
+        let done = calls::carry_out(&mut self.tables, now, &self.lives[life].id, action, self.mutant);
+        if done.by_former_owner {
+            self.found(Fault::ChangedByFormerOwner, format!("{life}: {}", calls::kind(action)));
         }
+        let mut answer = done.answer;
         match &mut answer {
             Input::Heartbeat(Ok(ownership)) => {
                 for lease in &ownership.leases {
@@ -110,7 +100,7 @@ impl World {
             }),
             _ => {}
         }
-        if let Action::Settle(confirmed) = &action {
+        if let Action::Settle(confirmed) = action {
             for one in confirmed {
                 self.lives[life].outstanding.remove(&one.id());
             }
@@ -141,19 +131,8 @@ impl World {
     pub(super) fn distort(&mut self, life: Life, rows: &mut Vec<OutboxRow>) {
         match self.mutant {
             Some(Mutant::HiddenRows) => rows.retain(|_| self.rng.random_bool(0.8)),
-            Some(Mutant::Cursor) => {
-                let cursor = &mut self.lives[life].cursor;
-                rows.retain(|row| row.id > *cursor);
-                *cursor = rows.last().map_or(*cursor, |row| row.id);
-            }
-            Some(Mutant::GateIgnored) => {
-                for row in rows {
-                    if row.place == Place::Gated {
-                        row.place = Place::Hot;
-                    }
-                }
-            }
-            _ => {}
+            Some(mutant) => mutant.distort(&mut self.lives[life].cursor, rows),
+            None => {}
         }
     }
 
