@@ -13,11 +13,8 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Config;
 use crate::publisher::{Publisher, closed};
 use crate::subscription::AmqpSubscription;
-use crate::topology::Topology;
+use crate::topology::{QUEUE_TYPE, SINGLE_ACTIVE_CONSUMER, Topology};
 use crate::wire::Outgoing;
-
-const QUEUE_TYPE: &str = "x-queue-type";
-const SINGLE_ACTIVE_CONSUMER: &str = "x-single-active-consumer";
 
 /// A RabbitMQ server, or another that speaks AMQP 0-9-1 with RabbitMQ's publisher confirms.
 ///
@@ -32,7 +29,14 @@ pub struct AmqpBroker {
 
 impl AmqpBroker {
     /// A broker from `amqp://[user[:password]@]host[:port][/vhost]`; user and password are `guest` and the port is
-    /// 5672 unless given. The vhost is percent-encoded, and `/` if it is left out. `?heartbeat=` takes seconds.
+    /// 5672 unless given. The vhost is percent-encoded, and `/` if it is left out. Behind a `?` it takes options:
+    ///
+    /// | option | |
+    /// |---|---|
+    /// | `confirm_timeout_ms`, `max_message_bytes`, `quorum_queues`, `single_active_consumer` | as the builder's methods of these names |
+    /// | `topology` | the path of a file with a [`Topology`] as JSON, which is read at once |
+    /// | `heartbeat` | seconds; 10 unless given |
+    /// | `connection_timeout`, `channel_max`, `frame_max`, `auth_mechanism` | as in [RabbitMQ's URIs](https://www.rabbitmq.com/docs/uri-query-parameters) |
     ///
     /// It connects in the background, again and again if need be, so that an application can start before its broker;
     /// [`check`](MessageBroker::check) tells whether it is there. Call it within a tokio runtime.
@@ -70,23 +74,27 @@ impl MessageBroker for AmqpBroker {
     }
 
     async fn enqueue(&self, message: Message) -> Result<Confirm, BrokerError> {
-        self.publisher.enqueue(Outgoing::new(message, &self.config)?).await
+        let outgoing = Outgoing::new(message, &self.config).map_err(|error| error.at(&self.config))?;
+        self.publisher.enqueue(outgoing).await.map_err(|error| error.at(&self.config))
     }
 
     async fn subscribe(&self, options: SubscribeOptions) -> Result<Box<dyn Subscription>, BrokerError> {
         if self.closed.is_cancelled() {
             return Err(closed());
         }
-        Ok(Box::new(AmqpSubscription::open(self.config.clone(), options, self.closed.clone()).await?))
+        match AmqpSubscription::open(self.config.clone(), options, self.closed.clone()).await {
+            Ok(subscription) => Ok(Box::new(subscription)),
+            Err(error) => Err(error.at(&self.config)),
+        }
     }
 
     async fn check(&self) -> Result<(), BrokerError> {
-        self.publisher.check().await
+        self.publisher.check().await.map_err(|error| error.at(&self.config))
     }
 
     async fn close(&self) -> Result<(), BrokerError> {
         self.closed.cancel();
-        self.publisher.close().await
+        self.publisher.close().await.map_err(|error| error.at(&self.config))
     }
 }
 
@@ -112,7 +120,9 @@ impl AmqpBrokerBuilder {
     /// Whether one member of a group at a time receives from a queue, the others standing by: that keeps the order of
     /// a key with any number of members. Default `false`. A property of the queue, fixed when it is first declared.
     pub fn single_active_consumer(self, single: bool) -> Self {
-        self.with_argument(SINGLE_ACTIVE_CONSUMER, single.then_some(true.into()))
+        self.with(|config| {
+            config.topology.set_argument(SINGLE_ACTIVE_CONSUMER, single.then_some(true.into()))
+        })
     }
 
     /// Whether queues are quorum queues: replicated, and counting how often a message was delivered. Default `false`,
@@ -121,23 +131,13 @@ impl AmqpBrokerBuilder {
     /// RabbitMQ 4 drops a message from a quorum queue after 20 deliveries unless a policy says otherwise: set
     /// `delivery-limit`, or a dead-letter exchange.
     pub fn quorum_queues(self, quorum: bool) -> Self {
-        self.with_argument(QUEUE_TYPE, quorum.then_some("quorum".into()))
+        self.with(|config| config.topology.set_argument(QUEUE_TYPE, quorum.then_some("quorum".into())))
     }
 
     /// Sets which exchanges, queues and bindings there are for topics and groups. The two settings above are arguments of
     /// its queue: call them after this, or say them in it.
     pub fn topology(self, topology: Topology) -> Self {
         self.with(|config| config.topology = topology)
-    }
-
-    fn with_argument(self, name: &str, value: Option<serde_json::Value>) -> Self {
-        self.with(|config| {
-            let arguments = &mut config.topology.queue.arguments;
-            match value {
-                Some(value) => drop(arguments.insert(name.to_owned(), value)),
-                None => drop(arguments.remove(name)),
-            }
-        })
     }
 
     fn with(mut self, change: impl FnOnce(&mut Config)) -> Self {

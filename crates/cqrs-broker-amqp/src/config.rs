@@ -7,9 +7,10 @@ use cqrs_core::broker::{BrokerError, ErrorClass};
 use lapin::uri::AMQPUri;
 use lapin::{Connection, ConnectionProperties};
 use tokio::time::timeout;
+use url::Url;
 
-use crate::error;
 use crate::topology::Topology;
+use crate::{error, options};
 
 /// How long connecting may take, handshake included.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -54,23 +55,23 @@ impl Config {
         if host.starts_with('[') {
             return Err(misconfigured(url, "an IPv6 address is not understood: write a host name"));
         }
-        // The parser's own words may repeat the URL, with the password.
-        let mut uri: AMQPUri = url.parse().map_err(|_| {
-            misconfigured(
-                url,
-                "it cannot be read; special characters in user, password and vhost are to be percent-encoded",
-            )
-        })?;
+        let unreadable =
+            "it cannot be read; special characters in user, password and vhost are to be percent-encoded";
+        // The parsers' own words may repeat the URL, with the password.
+        let mut uri: AMQPUri = url.parse().map_err(|_| misconfigured(url, unreadable))?;
+        let options = Url::parse(url).map_err(|_| misconfigured(url, unreadable))?;
         if uri.vhost.is_empty() {
             "/".clone_into(&mut uri.vhost);
         }
         uri.query.heartbeat.get_or_insert(HEARTBEAT_SECONDS);
-        Ok(Self {
+        let mut config = Self {
             uri,
             max_message_bytes: MAX_MESSAGE_BYTES,
             confirm_timeout: CONFIRM,
             topology: Topology::default(),
-        })
+        };
+        options::apply(&options, &mut config).map_err(|problems| misconfigured(url, &problems.join("; ")))?;
+        Ok(config)
     }
 
     /// Connects. There is no recovery in the connection: whoever uses it makes a new one.
@@ -79,10 +80,10 @@ impl Config {
             ConnectionProperties::default().with_connection_name(format!("cqrs {purpose}").into());
         match timeout(CONNECT, Connection::connect_uri(self.uri.clone(), properties)).await {
             Ok(Ok(connection)) => Ok(connection),
-            Ok(Err(cause)) => Err(error::unreachable(self, cause)),
+            Ok(Err(cause)) => Err(error::unreachable(cause)),
             Err(_) => Err(BrokerError::new(
                 ErrorClass::Outage,
-                format!("{self} did not answer within {CONNECT:?}: see that it is up and can be reached"),
+                format!("RabbitMQ did not answer within {CONNECT:?}: see that it is up and can be reached"),
             )),
         }
     }
@@ -93,15 +94,17 @@ impl Config {
         if problems.is_empty() {
             return Ok(self);
         }
-        let what = format!("the topology for {self} is wrong: {}", problems.join("; "));
-        Err(BrokerError::new(ErrorClass::Fatal, what))
+        let what = format!("the topology is wrong: {}", problems.join("; "));
+        Err(BrokerError::new(ErrorClass::Fatal, what).at(&self))
     }
 }
 
+/// As a URL, without the password.
 impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let authority = &self.uri.authority;
-        write!(f, "RabbitMQ at {}:{} (vhost `{}`)", authority.host, authority.port, self.uri.vhost)
+        let vhost = self.uri.vhost.replace('/', "%2F");
+        write!(f, "amqp://{}:***@{}:{}/{vhost}", authority.userinfo.username, authority.host, authority.port)
     }
 }
 
@@ -110,7 +113,7 @@ fn misconfigured(url: &str, why: &str) -> BrokerError {
         ErrorClass::Fatal,
         format!(
             "the URL `{}` is not understood: {why} (`amqp://user:password@host:5672/vhost`)",
-            masked(url)
+            masked(url).split('?').next().unwrap_or_default()
         ),
     )
 }
@@ -142,7 +145,7 @@ mod tests {
     #[test]
     fn a_url_says_where() {
         let config = Config::from_url("amqp://me:s%40crét@broker:5673/a%2Fb?heartbeat=3").unwrap();
-        assert_eq!(config.to_string(), "RabbitMQ at broker:5673 (vhost `a/b`)");
+        assert_eq!(config.to_string(), "amqp://me:***@broker:5673/a%2Fb");
         assert_eq!(config.uri.authority.userinfo.password, "s@crét");
         assert_eq!(config.uri.query.heartbeat, Some(3));
     }
@@ -151,7 +154,7 @@ mod tests {
     fn what_is_left_out_has_its_usual_value() {
         for url in ["amqp://localhost", "amqp://localhost/", "amqp://localhost/%2f"] {
             let config = Config::from_url(url).unwrap();
-            assert_eq!(config.to_string(), "RabbitMQ at localhost:5672 (vhost `/`)");
+            assert_eq!(config.to_string(), "amqp://guest:***@localhost:5672/%2F");
             assert_eq!(config.uri.query.heartbeat, Some(HEARTBEAT_SECONDS));
         }
     }
@@ -175,6 +178,8 @@ mod tests {
             "amqp://me:hunter2@",
             "amqp://me:hunter2/@host:x",
             "amqps://me:@hunter2@host",
+            "amqp://me:hunter2?@host",
+            "amqp://me@host?option=hunter2",
             "me:hunter2@host",
         ] {
             let complaint = complaint(url);

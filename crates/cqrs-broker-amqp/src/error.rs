@@ -13,7 +13,7 @@ fn is_refusal(error: &lapin::Error) -> bool {
 }
 
 /// The broker could not be connected to.
-pub(crate) fn unreachable(broker: impl Display, cause: lapin::Error) -> BrokerError {
+pub(crate) fn unreachable(cause: lapin::Error) -> BrokerError {
     let (class, remedy) = match cause.kind() {
         ErrorKind::ProtocolError(error) => match error.kind() {
             AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) => {
@@ -26,7 +26,7 @@ pub(crate) fn unreachable(broker: impl Display, cause: lapin::Error) -> BrokerEr
         },
         _ => (ErrorClass::Outage, "see that it is up and can be reached"),
     };
-    BrokerError::new(class, format!("{broker} cannot be used: {cause}: {remedy}")).with_source(cause)
+    BrokerError::new(class, format!("RabbitMQ cannot be used: {cause}: {remedy}")).with_source(cause)
 }
 
 /// An exchange or a queue could not be declared or used.
@@ -102,10 +102,10 @@ mod tests {
 
     #[test]
     fn whoever_cannot_log_in_is_told_so() {
-        let error = unreachable("RabbitMQ at here", protocol(AMQPSoftError::ACCESSREFUSED));
+        let error = unreachable(protocol(AMQPSoftError::ACCESSREFUSED));
         assert_eq!(error.class(), ErrorClass::Login);
         assert!(error.to_string().contains("password"), "{error}");
-        let error = unreachable("RabbitMQ at here", protocol(AMQPHardError::NOTALLOWED));
+        let error = unreachable(protocol(AMQPHardError::NOTALLOWED));
         assert_eq!(error.class(), ErrorClass::Login);
         assert!(error.to_string().contains("vhost"), "{error}");
     }

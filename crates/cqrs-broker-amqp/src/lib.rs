@@ -90,6 +90,7 @@ mod broker;
 mod config;
 mod declare;
 mod error;
+mod options;
 mod publisher;
 mod subscription;
 mod topology;

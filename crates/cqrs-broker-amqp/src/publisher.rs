@@ -36,6 +36,8 @@ type Outcome = Result<Receipt, BrokerError>;
 /// The handle to the task.
 #[derive(Debug)]
 pub(crate) struct Publisher {
+    /// The broker's URL, for errors.
+    broker: Arc<str>,
     commands: mpsc::Sender<Command>,
     state: watch::Receiver<State>,
 }
@@ -57,16 +59,21 @@ impl Publisher {
     pub(crate) fn spawn(config: Config, runtime: &Handle) -> Self {
         let (commands, receiver) = mpsc::channel(WINDOW);
         let (sender, state) = watch::channel(State::Connecting);
+        let broker = config.to_string().into();
         let supervisor = Supervisor { config, commands: receiver, state: sender, closing: None, given_up: 0 };
         runtime.spawn(supervisor.run());
-        Self { commands, state }
+        Self { broker, commands, state }
     }
 
     pub(crate) async fn enqueue(&self, message: Outgoing) -> Result<Confirm, BrokerError> {
         let (reply, outcome) = oneshot::channel();
         self.commands.send(Command::Publish(Box::new(message), reply)).await.map_err(|_| closed())?;
-        Ok(Confirm::new(async {
-            outcome.await.unwrap_or_else(|_| Err(unknown("the runtime ended before it was confirmed")))
+        let broker = Arc::clone(&self.broker);
+        Ok(Confirm::new(async move {
+            let outcome = outcome.await;
+            let outcome =
+                outcome.unwrap_or_else(|_| Err(unknown("the runtime ended before it was confirmed")));
+            outcome.map_err(|error| error.at(broker))
         }))
     }
 
@@ -136,11 +143,13 @@ impl Supervisor {
                             let _ = timeout(PATIENCE, farewell).await;
                             break;
                         }
-                        End::Lost(why) => (ErrorClass::Outage, format!("{} was lost: {why}", self.config)),
+                        End::Lost(why) => {
+                            (ErrorClass::Outage, format!("the connection to RabbitMQ was lost: {why}"))
+                        }
                     }
                 }
             };
-            tracing::warn!("{why}");
+            tracing::warn!(broker = %self.config, "{why}");
             self.state.send_replace(State::Down(class, why.clone()));
             if self.refuse(backoff.next(), class, &why).await.is_break() {
                 break;
@@ -237,7 +246,7 @@ impl Session {
             Ok::<_, lapin::Error>(channel)
         };
         let failed =
-            |why: String| BrokerError::new(ErrorClass::Outage, format!("{config} gave no channel: {why}"));
+            |why: String| BrokerError::new(ErrorClass::Outage, format!("RabbitMQ gave no channel: {why}"));
         let channel = match timeout(PATIENCE, channel).await {
             Ok(channel) => channel.map_err(|error| failed(error.to_string()).with_source(error))?,
             Err(_) => return Err(failed(format!("no answer within {PATIENCE:?}"))),
@@ -306,7 +315,8 @@ impl Session {
         let refuse = |reply: oneshot::Sender<Outcome>, error| drop(reply.send(Err(error)));
         if !self.channel.status().connected() {
             let why = "the channel was closed".to_owned();
-            refuse(reply, BrokerError::new(ErrorClass::Outage, format!("{} was lost: {why}", self.config)));
+            let lost = format!("the connection to RabbitMQ was lost: {why}");
+            refuse(reply, BrokerError::new(ErrorClass::Outage, lost));
             return Err(why);
         }
         if self.connection.status().blocked() {

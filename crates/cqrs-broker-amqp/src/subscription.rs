@@ -117,7 +117,7 @@ impl Session {
             Err(BrokerError::new(
                 ErrorClass::Outage,
                 format!(
-                    "{config} did not set up the queues of `{}` within {PATIENCE:?}: see that it is up",
+                    "RabbitMQ did not set up the queues of `{}` within {PATIENCE:?}: see that it is up",
                     options.group
                 ),
             ))
@@ -249,7 +249,7 @@ impl Subscription for AmqpSubscription {
         tokio::select! {
             biased;
             () = closed.cancelled() => Ok(None),
-            next = self.receive() => next.map(Some),
+            next = self.receive() => next.map(Some).map_err(|error| error.at(&self.config)),
         }
     }
 

@@ -72,6 +72,22 @@ impl Default for Topology {
     }
 }
 
+/// An argument of a queue: its kind.
+pub(crate) const QUEUE_TYPE: &str = "x-queue-type";
+
+/// An argument of a queue: whether one consumer at a time receives from it.
+pub(crate) const SINGLE_ACTIVE_CONSUMER: &str = "x-single-active-consumer";
+
+impl Topology {
+    /// Sets an argument of the queue, or takes it away.
+    pub(crate) fn set_argument(&mut self, name: &str, value: Option<Value>) {
+        match value {
+            Some(value) => drop(self.queue.arguments.insert(name.to_owned(), value)),
+            None => drop(self.queue.arguments.remove(name)),
+        }
+    }
+}
+
 /// Who makes sure that an exchange or a queue is there.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -69,30 +69,35 @@ impl MessageBroker for KafkaBroker {
     }
 
     async fn enqueue(&self, message: Message) -> Result<Confirm, BrokerError> {
-        self.producer.enqueue(message).await
+        self.producer.enqueue(message).await.map_err(|error| error.at(&self.config))
     }
 
     async fn subscribe(&self, options: SubscribeOptions) -> Result<Box<dyn Subscription>, BrokerError> {
-        self.producer.client()?;
-        match KafkaSubscription::join(self.config.clone(), options, self.closed.clone()).await {
+        let joined = match self.producer.client() {
+            Ok(_) => KafkaSubscription::join(self.config.clone(), options, self.closed.clone()).await,
+            Err(closed) => Err(closed),
+        };
+        match joined {
             Ok(subscription) => Ok(Box::new(subscription)),
-            Err(error) => {
+            Err(mut error) => {
                 // Nothing else tells a refused login from a cluster that does not answer.
-                if error.class() == ErrorClass::Outage {
-                    self.producer.refused_login()?;
+                if error.class() == ErrorClass::Outage
+                    && let Err(refusal) = self.producer.refused_login()
+                {
+                    error = refusal;
                 }
-                Err(error)
+                Err(error.at(&self.config))
             }
         }
     }
 
     async fn check(&self) -> Result<(), BrokerError> {
-        self.producer.check(CHECK).await
+        self.producer.check(CHECK).await.map_err(|error| error.at(&self.config))
     }
 
     async fn close(&self) -> Result<(), BrokerError> {
         self.closed.cancel();
-        self.producer.close().await
+        self.producer.close().await.map_err(|error| error.at(&self.config))
     }
 }
 

@@ -1,6 +1,7 @@
 //! Where the brokers are, and librdkafka's settings: from a URL or a builder to its clients.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -60,6 +61,13 @@ const TAKEN: &[(&str, &str)] = &[
 pub(crate) struct Config {
     servers: String,
     settings: BTreeMap<String, String>,
+}
+
+/// As a URL, without the settings: one of them may be a password.
+impl fmt::Display for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "kafka://{}", self.servers)
+    }
 }
 
 impl Config {

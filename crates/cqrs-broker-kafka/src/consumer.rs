@@ -299,7 +299,7 @@ impl Subscription for KafkaSubscription {
         tokio::select! {
             biased;
             () = closed.cancelled() => {}
-            next = self.receive() => return next.map(Some),
+            next = self.receive() => return next.map(Some).map_err(|error| error.at(&self.config)),
         }
         self.leave();
         Ok(None)
@@ -315,6 +315,7 @@ impl Subscription for KafkaSubscription {
             })
         })
         .await
+        .map_err(|error| error.at(&self.config))
     }
 }
 

@@ -49,7 +49,7 @@ impl Producer {
     /// Asks the cluster for an answer, within a time.
     pub(crate) async fn check(self: &Arc<Self>, limit: Duration) -> Result<(), BrokerError> {
         let client = self.client()?;
-        let (log, servers) = (self.log.clone(), self.config.servers().to_owned());
+        let log = self.log.clone();
         blocking::run(move || {
             let end = Instant::now() + limit;
             loop {
@@ -60,10 +60,13 @@ impl Producer {
                         return Ok(());
                     }
                     Err(error) => {
-                        refused_login(&log, &servers)?;
+                        refused_login(&log)?;
                         if Instant::now() >= end {
-                            let what = format!("the Kafka cluster at `{servers}` does not answer");
-                            return Err(failed(ErrorClass::Outage, what, error));
+                            return Err(failed(
+                                ErrorClass::Outage,
+                                "the Kafka cluster does not answer",
+                                error,
+                            ));
                         }
                         // Some errors come at once.
                         std::thread::sleep(ROOM.1);
@@ -76,7 +79,7 @@ impl Producer {
 
     /// An error, if the cluster refused our login and has not accepted it since.
     pub(crate) fn refused_login(&self) -> Result<(), BrokerError> {
-        refused_login(&self.log, self.config.servers())
+        refused_login(&self.log)
     }
 
     pub(crate) async fn enqueue(self: &Arc<Self>, message: Message) -> Result<Confirm, BrokerError> {
@@ -179,21 +182,22 @@ async fn outcome(
     delivery: DeliveryFuture,
     topic: String,
 ) -> Result<Receipt, BrokerError> {
-    match delivery.await {
-        Ok(Ok(delivery)) => Ok(receipt(&delivery)),
+    let error = match delivery.await {
+        Ok(Ok(delivery)) => return Ok(receipt(&delivery)),
         Ok(Err((error, _))) => {
             let class = undelivered(code(&error));
             if class == ErrorClass::Fatal || client.client().fatal_error().is_some() {
                 producer.replace(&client);
             }
-            Err(failed(class, format!("the message for `{topic}` was not confirmed"), error))
+            failed(class, format!("the message for `{topic}` was not confirmed"), error)
         }
-        Err(_) => Err(failed(
+        Err(_) => failed(
             ErrorClass::Unknown,
             format!("the client was closed before the message for `{topic}` was confirmed"),
             KafkaError::Canceled,
-        )),
-    }
+        ),
+    };
+    Err(error.at(&producer.config))
 }
 
 fn receipt(delivery: &Delivery) -> Receipt {
@@ -207,13 +211,13 @@ fn receipt(delivery: &Delivery) -> Receipt {
     }
 }
 
-fn refused_login(log: &Log, servers: &str) -> Result<(), BrokerError> {
+fn refused_login(log: &Log) -> Result<(), BrokerError> {
     match log.refusal() {
         None => Ok(()),
         Some(why) => Err(BrokerError::new(
             ErrorClass::Login,
             format!(
-                "the Kafka cluster at `{servers}` refuses the login: {why}: mend `sasl.username` and `sasl.password`, or \
+                "the Kafka cluster refuses the login: {why}: mend `sasl.username` and `sasl.password`, or \
                  `security.protocol` and `sasl.mechanism`"
             ),
         )),

@@ -19,6 +19,11 @@ impl Failure {
         Self { code: 2, what: what.into() }
     }
 
+    /// Says which database it was, by its shown URL.
+    pub(crate) fn at(self, database: &str) -> Self {
+        Self { what: format!("{database}: {}", self.what), ..self }
+    }
+
     pub(crate) fn code(&self) -> ExitCode {
         ExitCode::from(self.code)
     }
@@ -36,8 +41,7 @@ impl From<Error> for Failure {
                 (_, _, Some(ErrorClass::Outage)) => 4,
                 _ => 1,
             };
-        let hint = if code == 3 { " (`cqrs outbox migrate` does the first)" } else { "" };
-        Self { code, what: format!("{error:#}{hint}") }
+        Self { code, what: format!("{error:#}") }
     }
 }
 

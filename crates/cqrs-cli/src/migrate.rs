@@ -25,12 +25,13 @@ pub(crate) async fn run(args: Args, json: bool) -> Result<(), Failure> {
         }
         return Ok(());
     }
+    let shown = shown(url);
+    let failed = |error| Failure::from(error).at(&shown);
     let database = args.database.connect().await?;
     // If it cannot be told yet, there is nothing.
     let before = database.status().await.ok().map(|status| status.schema_version);
-    database.migrate().await?;
-    let after = database.status().await?.schema_version;
-    let shown = shown(url);
+    database.migrate().await.map_err(failed)?;
+    let after = database.status().await.map_err(failed)?.schema_version;
     if json {
         return print(&json!({ "database": shown, "from": before, "to": after }).to_string());
     }

@@ -30,7 +30,9 @@ pub(crate) struct Args {
     #[command(flatten)]
     database: DatabaseArgs,
 
-    /// The broker: kafka://host:port,..?option=value, amqp://user:password@host:port/vhost
+    /// The broker: kafka://host:port,..?option=value with librdkafka's options, or
+    /// amqp://user:password@host:port/vhost?option=value with heartbeat, confirm_timeout_ms, max_message_bytes,
+    /// quorum_queues=true, or topology=FILE: exchanges and queues as JSON, where others have declared them in their way
     #[arg(long, value_name = "URL", env = "CQRS_BROKER_URL", hide_env_values = true)]
     broker: String,
 
@@ -82,7 +84,8 @@ pub(crate) async fn run(args: Args, json: bool) -> Result<(), Failure> {
         .settings(settings);
     let relay = relay.build()?;
 
-    let report = Report { name: args.name, road: format!("{} -> {}", shown(url), shown(&args.broker)), json };
+    let (from, to) = (shown(url), shown(&args.broker));
+    let report = Report { name: args.name, road: format!("{from} -> {to}"), json };
     let until_told = async {
         let ready = async {
             report.when_ready(&relay, &broker).await;
@@ -103,7 +106,7 @@ pub(crate) async fn run(args: Args, json: bool) -> Result<(), Failure> {
     if let Err(error) = broker.close().await {
         tracing::warn!(%error, "the broker was not left in order; what it did not confirm is sent again");
     }
-    ended?;
+    ended.map_err(|error| Failure::from(error).at(&from))?;
     report.stopped(&relay.stats())?;
     Ok(())
 }

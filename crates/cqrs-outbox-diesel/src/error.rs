@@ -5,8 +5,8 @@ use cqrs_outbox::{StoreError, StoreErrorKind};
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 
 /// What to do about tables that are not there.
-pub(crate) const MIGRATE: &str = "the outbox's tables are missing in this database: create them with `Outbox::migrate`, \
-     or run the SQL that `cqrs_outbox_diesel::migrations` prints";
+pub(crate) const MIGRATE: &str = "the outbox's tables are missing in this database: run `cqrs outbox migrate`, which with \
+     `--print` prints the SQL, or call `Outbox::migrate`";
 
 /// What to do about a binary log that cannot hold what the relay does; 1665.
 const BINARY_LOG: &str = "the database's binary log has `binlog_format = STATEMENT`, with which nothing can be written at \

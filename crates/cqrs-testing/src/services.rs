@@ -54,6 +54,11 @@ impl Service {
         }
     }
 
+    /// Whether [`Server::start`] works without installing anything; else what is missing.
+    fn installed(self) -> Result<(), String> {
+        services("installed", &[self.name()], |_| {}).map(drop)
+    }
+
     fn how(self) -> String {
         format!(
             "run ./scripts/test, or ./scripts/services start and eval \"$(./scripts/services env)\", or set {}",
@@ -78,19 +83,38 @@ pub fn trial_with<const N: usize>(
     name: impl Into<String>,
     test: impl FnOnce([String; N]) -> Result<(), Failed> + Send + 'static,
 ) -> Trial {
+    trial_with_own(&services, &[], name, move || {
+        test(services.map(|service| service.given().unwrap_or_default()))
+    })
+}
+
+/// A test that needs servers, and besides starts some of its own by [`Server::start`]. Where the programs of these are not
+/// installed it is ignored, unless servers are required.
+pub fn trial_with_own(
+    given: &[Service],
+    own: &[Service],
+    name: impl Into<String>,
+    test: impl FnOnce() -> Result<(), Failed> + Send + 'static,
+) -> Trial {
+    let (given, own) = (given.to_vec(), own.to_vec());
     Trial::ignorable_test(name, move || {
-        match services.into_iter().find(|service| service.given().is_none()) {
-            None => test(services.map(|service| service.given().unwrap_or_default()))
-                .map(|()| Completion::Completed),
+        match given.into_iter().find(|service| service.given().is_none()) {
+            None => {}
             // A cluster that was given from elsewhere need not have such a listener.
             Some(Service::KafkaSasl) if Service::Kafka.given().is_some() => {
-                Ok(Completion::ignored_with(Service::KafkaSasl.how()))
+                return Ok(Completion::ignored_with(Service::KafkaSasl.how()));
             }
             Some(missing) if required() => {
-                Err(Failed::from(format!("the server is required: {}", missing.how())))
+                return Err(Failed::from(format!("the server is required: {}", missing.how())));
             }
-            Some(missing) => Ok(Completion::ignored_with(missing.how())),
+            Some(missing) => return Ok(Completion::ignored_with(missing.how())),
         }
+        if !required()
+            && let Some(why) = own.into_iter().find_map(|service| service.installed().err())
+        {
+            return Ok(Completion::ignored_with(format!("it starts a server of its own: {why}")));
+        }
+        test().map(|()| Completion::Completed)
     })
 }
 
@@ -179,25 +203,31 @@ impl Server {
     }
 
     fn run(&self, command: &str, arguments: &[&str]) -> Result<String, String> {
-        let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../scripts/services");
-        let mut services = Command::new(&script);
-        services
-            .arg(command)
-            .args(arguments)
-            .stdin(Stdio::null())
-            .env("CQRS_SERVICES_DIR", self.folder.path())
-            .env("CQRS_SERVICES_OWNER", std::process::id().to_string());
-        for given in [Service::Postgres, Service::MySql, Service::Kafka, Service::KafkaSasl, Service::Amqp] {
-            services.env_remove(given.variable());
-        }
-        let output =
-            services.output().map_err(|error| format!("{} does not run: {error}", script.display()))?;
-        if output.status.success() {
-            Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-        } else {
-            let said = String::from_utf8_lossy(&output.stderr);
-            Err(format!("scripts/services {command} {}: {}", arguments.join(" "), said.trim()))
-        }
+        services(command, arguments, |services| {
+            services
+                .env("CQRS_SERVICES_DIR", self.folder.path())
+                .env("CQRS_SERVICES_OWNER", std::process::id().to_string());
+            for given in
+                [Service::Postgres, Service::MySql, Service::Kafka, Service::KafkaSasl, Service::Amqp]
+            {
+                services.env_remove(given.variable());
+            }
+        })
+    }
+}
+
+/// Runs `scripts/services`: what it prints, or why it failed.
+fn services(command: &str, arguments: &[&str], set_up: impl FnOnce(&mut Command)) -> Result<String, String> {
+    let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../scripts/services");
+    let mut services = Command::new(&script);
+    services.arg(command).args(arguments).stdin(Stdio::null());
+    set_up(&mut services);
+    let output = services.output().map_err(|error| format!("{} does not run: {error}", script.display()))?;
+    if output.status.success() {
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    } else {
+        let said = String::from_utf8_lossy(&output.stderr);
+        Err(format!("scripts/services {command} {}: {}", arguments.join(" "), said.trim()))
     }
 }
 

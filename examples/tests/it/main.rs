@@ -7,6 +7,4 @@ mod databases;
 mod dependencies;
 mod input;
 mod restart;
-#[cfg(any(feature = "postgres", feature = "mysql", feature = "kafka", feature = "amqp"))]
-mod servers;
 mod summary;

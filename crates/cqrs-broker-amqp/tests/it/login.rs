@@ -48,7 +48,7 @@ async fn vhost(url: String) {
     for error in errors(&format!("{base}/cqrs-no-such-vhost")).await {
         assert_eq!(error.class(), ErrorClass::Login, "{error}");
         let text = error.to_string();
-        assert!(text.contains("`cqrs-no-such-vhost`") && text.contains("vhost exists"), "{text}");
+        assert!(text.contains("/cqrs-no-such-vhost") && text.contains("vhost exists"), "{text}");
     }
 }
 

@@ -103,12 +103,22 @@ async fn clash(url: String) {
         let subscribed = broker.subscribe(SubscribeOptions::new("g", [topic.as_str()])).await.map(drop);
         let error = subscribed.unwrap_err();
         assert_eq!(error.class(), ErrorClass::Destination, "{error}");
-        for part in [&format!("`{name}`"), property, "other properties", "topology"] {
+        for part in [&format!("`{name}`"), property, "other properties", "topology", &shown(&url)] {
             assert!(error.to_string().contains(part), "{part}: {error}");
         }
     }
     let error = broker(&url, &durable).publish(Message::new(&topic, "")).await.unwrap_err();
     assert_eq!(error.class(), ErrorClass::Destination, "{error}");
+    for part in [&format!("`{exchange}`"), "other properties", &shown(&url)] {
+        assert!(error.to_string().contains(part), "{part}: {error}");
+    }
+}
+
+/// Its beginning without the password: where the broker is.
+fn shown(url: &str) -> String {
+    let (login, place) = url.rsplit_once('@').unwrap();
+    let (user, _) = login.rsplit_once(':').unwrap();
+    format!("{user}:***@{}", place.split('/').next().unwrap())
 }
 
 async fn passive(url: String) {

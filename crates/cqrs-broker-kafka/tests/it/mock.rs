@@ -47,6 +47,9 @@ fn missing_topic() -> Result<(), libtest_mimic::Failed> {
     run(TEST, async {
         let error = broker.publish(keyed("rooms", "one", "1")).await.unwrap_err();
         assert_eq!(error.class(), ErrorClass::Destination, "{error}");
+        for part in ["`rooms`", "create the topic", &format!("kafka://{}", cluster.bootstrap_servers())] {
+            assert!(error.to_string().contains(part), "{part}: {error}");
+        }
         cluster.topic_error("rooms", RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR).unwrap();
         while let Err(error) = broker.publish(keyed("rooms", "one", "1")).await {
             assert_eq!(error.class(), ErrorClass::Destination, "{error}");
@@ -61,7 +64,9 @@ fn missing_subscription() -> Result<(), libtest_mimic::Failed> {
     run(TEST, async {
         let error = broker.subscribe(SubscribeOptions::new("g", ["nowhere"])).await.err().unwrap();
         assert_eq!(error.class(), ErrorClass::Destination, "{error}");
-        assert!(error.to_string().contains("`nowhere`"), "{error}");
+        for part in ["`nowhere`", "create the topic", &format!("kafka://{}", cluster.bootstrap_servers())] {
+            assert!(error.to_string().contains(part), "{part}: {error}");
+        }
         let error = broker.subscribe(SubscribeOptions::new("g", [""; 0])).await.err().unwrap();
         assert_eq!(error.class(), ErrorClass::Destination, "{error}");
     })

@@ -7,26 +7,23 @@ use async_trait::async_trait;
 use cqrs_core::broker::MessageBroker;
 use cqrs_core::{BrokerError, ErrorClass};
 use cqrs_testing::broker::{self, BrokerUnderTest, Settings};
-use cqrs_testing::services::{Server, Service, trial};
+use cqrs_testing::services::{Server, Service, trial_with_own};
 use libtest_mimic::{Failed, Trial};
 
 use crate::scenarios::keyed;
 use crate::{SUITE, TEST, builder, run, unique};
 
 pub(crate) fn trials() -> Vec<Trial> {
-    // Where there is a cluster, the programs for another one are; where one was given from elsewhere, they may not be.
     vec![
-        trial(Service::Kafka, "private::restarts_lose_nothing", |_| {
-            with_server(|server| run(SUITE, restarts(server)))
-        }),
-        trial(Service::Kafka, "private::silence_is_not_waited_for", |_| {
-            with_server(|server| run(TEST, silence(server)))
-        }),
+        private("restarts_lose_nothing", |server| run(SUITE, restarts(server))),
+        private("silence_is_not_waited_for", |server| run(TEST, silence(server))),
     ]
 }
 
-fn with_server(test: impl FnOnce(Arc<Server>) -> Result<(), Failed>) -> Result<(), Failed> {
-    test(Arc::new(Server::start(Service::Kafka)?))
+fn private(name: &str, test: fn(Arc<Server>) -> Result<(), Failed>) -> Trial {
+    trial_with_own(&[Service::Kafka], &[Service::Kafka], format!("private::{name}"), move || {
+        test(Arc::new(Server::start(Service::Kafka)?))
+    })
 }
 
 /// Killed the first time, restarted in order the second time.

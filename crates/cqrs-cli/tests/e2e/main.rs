@@ -22,7 +22,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use cqrs::diesel::{MySql, Pg, Sqlite};
-use cqrs_testing::services::{Service, trial, trial_with};
+use cqrs_testing::services::{Service, trial_with_own};
 use libtest_mimic::{Arguments, Failed, Trial};
 
 use self::databases::Db;
@@ -46,7 +46,7 @@ type Cell = Box<dyn FnOnce(String) -> Result<(), Failed> + Send>;
 
 fn cells<D: Db>(trials: &mut Vec<Trial>, servers: &Arc<Servers>, database: Option<Service>) {
     let cell: Cell = Box::new(|url| block_on(D::in_memory(url)));
-    trials.push(on(database, None, format!("{}_x_memory", D::NAME), cell));
+    trials.push(on(database, None, &[], format!("{}_x_memory", D::NAME), cell));
     for kind in [Kind::Kafka, Kind::RabbitMq] {
         let broker = Some(kind.service());
         let own = Arc::clone(servers);
@@ -54,25 +54,27 @@ fn cells<D: Db>(trials: &mut Vec<Trial>, servers: &Arc<Servers>, database: Optio
             let broker = own.broker(kind)?;
             block_on(D::with_processes(url, broker))
         });
-        trials.push(on(database, broker, format!("{}_x_{}", D::NAME, kind.name()), cell));
+        trials.push(on(database, broker, &[kind.service()], format!("{}_x_{}", D::NAME, kind.name()), cell));
         let own = Arc::clone(servers);
         let cell: Cell = Box::new(move |_| {
             let database = database.map(|database| own.of(database)).transpose()?;
             block_on(D::in_chaos(database, own.broker(kind)?))
         });
-        trials.push(on(database, broker, format!("chaos_{}_x_{}", D::NAME, kind.name()), cell));
+        let killed: Vec<_> = database.into_iter().chain(broker).collect();
+        trials.push(on(database, broker, &killed, format!("chaos_{}_x_{}", D::NAME, kind.name()), cell));
     }
 }
 
-/// A cell where there are these servers, with the database's URL. Where there is a broker, the programs for one of the
-/// cell's own are.
-fn on(database: Option<Service>, broker: Option<Service>, name: String, cell: Cell) -> Trial {
-    match (database, broker) {
-        (None, None) => Trial::test(name, || cell(String::new())),
-        (None, Some(broker)) => trial(broker, name, |_| cell(String::new())),
-        (Some(database), None) => trial(database, name, cell),
-        (Some(database), Some(broker)) => trial_with([database, broker], name, |[url, _]| cell(url)),
-    }
+/// A cell where there are these servers, with the database's URL; it starts those of its `own`.
+fn on(
+    database: Option<Service>,
+    broker: Option<Service>,
+    own: &[Service],
+    name: String,
+    cell: Cell,
+) -> Trial {
+    let given: Vec<_> = database.into_iter().chain(broker).collect();
+    trial_with_own(&given, own, name, move || cell(database.and_then(Service::given).unwrap_or_default()))
 }
 
 fn block_on(road: impl Future<Output = cqrs::Result<()>>) -> Result<(), Failed> {

@@ -1,6 +1,6 @@
 //! Bad input: one clear line each, no password in it, and an exit code that says whose fault it is.
 
-use cqrs_testing::services::{Server, Service, trial};
+use cqrs_testing::services::{Server, Service, trial, trial_with_own};
 use libtest_mimic::Trial;
 use url::Url;
 
@@ -18,7 +18,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial(Service::KafkaSasl, "kafka::a_refused_login_ends_the_relay", |servers| {
             run(refused_by_kafka(servers))
         }),
-        trial(Service::Amqp, "a_relay_waits_for_database_and_broker", |_| run(waits())),
+        trial_with_own(&BOTH, &BOTH, "a_relay_waits_for_database_and_broker", || run(waits())),
     ];
     on_each(&mut trials, "missing_tables_are_told", missing_tables);
     on_each(&mut trials, "tables_of_a_newer_kind_are_told", newer_tables);
@@ -45,6 +45,14 @@ async fn arguments() {
         (relay(&["--broker", "me:hunter2@h"]), vec!["`kafka://`"]),
         (relay(&["--broker", "memory://"]), vec!["kafka://", "its own process"]),
         (relay(&["--broker", "amqp://me:hunter2@h:x"]), vec!["amqp://me:***@h:x"]),
+        (
+            relay(&["--broker", "amqp://me:hunter2@h?topology=/no/such/file"]),
+            vec!["amqp://me:***@h", "`/no/such/file`"],
+        ),
+        (
+            relay(&["--broker", "amqp://me:hunter2@h?heartbeet=1"]),
+            vec!["an option that is none of", "`heartbeat`"],
+        ),
         (relay(&["--broker", "kafka://h:x"]), vec!["`h:x`", "port"]),
         (
             relay(&["--broker", "amqp://h", "--notifications"]),
@@ -137,10 +145,12 @@ async fn refused_by_kafka(servers: String) {
         .expect_error(2, &[&servers, "`sasl.password`"]);
 }
 
+const BOTH: [Service; 2] = [Service::Postgres, Service::Amqp];
+
 /// An orchestrator starts things in any order.
 async fn waits() {
-    let [database, broker] = [Service::Postgres, Service::Amqp]
-        .map(|service| tokio::task::spawn_blocking(move || Server::start(service).unwrap()));
+    let [database, broker] =
+        BOTH.map(|service| tokio::task::spawn_blocking(move || Server::start(service).unwrap()));
     let (database, broker) = (database.await.unwrap(), broker.await.unwrap());
     let site = Site::new(Kind::Postgres, database.url().to_owned()).await;
     site.migrate().await;
@@ -163,7 +173,7 @@ async fn missing_tables(site: Site) {
         vec!["outbox", "status", "--database", &site.url],
         vec!["relay", "--database", &site.url, "--broker", "amqp://me:hunter2@localhost:1"],
     ] {
-        cqrs(&command).await.expect_error(3, &["tables are missing", "cqrs outbox migrate"]);
+        cqrs(&command).await.expect_error(3, &[&site.shown(), "tables are missing", "cqrs outbox migrate"]);
     }
 }
 
@@ -175,6 +185,7 @@ async fn newer_tables(site: Site) {
         vec!["outbox", "migrate", "--database", &site.url],
         vec!["relay", "--database", &site.url, "--broker", "amqp://me:hunter2@localhost:1"],
     ] {
-        cqrs(&command).await.expect_error(3, &["version 9", "version 8", "update this program"]);
+        let parts = [&*site.shown(), "version 9", "version 8", "update this program"];
+        cqrs(&command).await.expect_error(3, &parts);
     }
 }

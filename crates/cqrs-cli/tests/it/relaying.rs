@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use cqrs::app::connect_broker;
 use cqrs::broker::{SubscribeOptions, Subscription};
-use cqrs::{Message, MessageBroker};
+use cqrs::{ErrorClass, Message, MessageBroker};
 use cqrs_testing::services::{Service, trial, trial_with};
 use libtest_mimic::Trial;
 use serde_json::Value;
@@ -25,6 +25,8 @@ pub(crate) fn trials() -> Vec<Trial> {
         trials.push(with_rabbitmq(kind, "two_relays_share_the_groups", shared));
     }
     trials.push(with_rabbitmq(Kind::Postgres, "a_notification_wakes_the_relay", notified));
+    trials
+        .push(trial(Service::Amqp, "rabbitmq::a_topology_of_others_is_met", |broker| run(topology(broker))));
     trials.push(trial(Service::Kafka, "kafka::linger_and_json", |servers| run(kafka(servers))));
     trials
 }
@@ -127,7 +129,7 @@ const LONG: [&str; 4] = ["--lease", "10m", "--heartbeat-interval", "200ms"];
 async fn followed_at_once(site: Site, mut road: Road) {
     let (first, ready) =
         Relay::start(&road.arguments(&site, &[&LONG[..], &["--name", "first"]].concat())).await;
-    assert!(ready.starts_with("ready: relay first, ") && !ready.contains(":secret@"), "{ready}");
+    assert!(ready.starts_with("ready: relay first, ") && ready.contains(&site.shown()), "{ready}");
     let (second, _) =
         Relay::start(&road.arguments(&site, &[&LONG[..], &["--name", "second"]].concat())).await;
     let last_words = first.stop().await;
@@ -191,6 +193,30 @@ async fn shared(site: Site, mut road: Road) {
         let last_words = relay.stop().await;
         assert!(!last_words.contains(" 0 published"), "one of them did it all: {last_words}");
     }
+}
+
+async fn topology(broker_url: String) {
+    let site = Site::new(Kind::Sqlite, String::new()).await;
+    site.migrate().await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("topology.json");
+    let exchange = format!("cqrs-cli-{}", Uuid::new_v4().simple());
+    let topology = serde_json::json!({
+        "exchange": { "name": exchange, "kind": "direct", "durable": false, "auto_delete": true },
+        "routing_key": "{topic}",
+        "queue": { "name": "{topic}", "durable": false },
+        "binding": { "routing_key": "{topic}" },
+    });
+    std::fs::write(&file, topology.to_string()).unwrap();
+    let mut road = Road::to(format!("{broker_url}?topology={}", file.display())).await;
+    site.insert(&road.topic, "room 5", "one").await;
+    let arguments = [vec!["relay", "--until-empty"], road.arguments(&site, &[])].concat();
+    cqrs(&arguments).await.expect_code(0);
+    road.expect("one").await;
+    // Without it, nobody is there to take it.
+    let plain = connect_broker(&broker_url).unwrap();
+    let error = plain.publish(Message::new(&road.topic, "two")).await.unwrap_err();
+    assert_eq!(error.class(), ErrorClass::Destination, "{error}");
 }
 
 async fn kafka(servers: String) {

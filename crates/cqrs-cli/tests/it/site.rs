@@ -48,6 +48,14 @@ impl Site {
         Self { kind, url: url.into(), _folder: None }
     }
 
+    /// Its URL without the password.
+    pub(crate) fn shown(&self) -> String {
+        match url::Url::parse(&self.url).unwrap().password() {
+            Some(password) => self.url.replace(&format!(":{password}@"), ":***@"),
+            None => self.url.clone(),
+        }
+    }
+
     pub(crate) async fn sql(&self, sql: &str) {
         execute(self.kind, &self.url, sql).await;
     }

@@ -49,13 +49,14 @@ impl fmt::Display for ErrorClass {
 pub struct BrokerError {
     class: ErrorClass,
     message: String,
+    broker: Option<String>,
     source: Option<Box<dyn StdError + Send + Sync + 'static>>,
 }
 
 impl BrokerError {
     /// A failure of that class.
     pub fn new(class: ErrorClass, message: impl Into<String>) -> Self {
-        Self { class, message: message.into(), source: None }
+        Self { class, message: message.into(), broker: None, source: None }
     }
 
     /// Adds the cause.
@@ -65,7 +66,14 @@ impl BrokerError {
         self
     }
 
-    /// What was wrong and what to do, without the class.
+    /// Adds which broker it was, by its URL without a password; one that was added before stays.
+    #[must_use]
+    pub fn at(mut self, broker: impl fmt::Display) -> Self {
+        self.broker.get_or_insert_with(|| broker.to_string());
+        self
+    }
+
+    /// What was wrong and what to do, without the class and the broker.
     pub fn message(&self) -> &str {
         &self.message
     }
@@ -78,7 +86,10 @@ impl BrokerError {
 
 impl fmt::Display for BrokerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({})", self.message, self.class)
+        match &self.broker {
+            Some(broker) => write!(f, "{} ({}, {broker})", self.message, self.class),
+            None => write!(f, "{} ({})", self.message, self.class),
+        }
     }
 }
 

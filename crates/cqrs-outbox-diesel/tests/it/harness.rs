@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use cqrs_outbox_diesel::{MySql, Pg, Sqlite};
-use cqrs_testing::services::trial;
+use cqrs_testing::services::{trial, trial_with_own};
 use libtest_mimic::{Completion, Failed, Trial};
 
 use crate::backend::{Db, Site};
@@ -65,6 +65,15 @@ impl Trials {
                 Some(service) => trial(service, name, move |url| run(D::site(url), &test).map(drop)),
                 None => Trial::ignorable_test(name, move || run(D::site(String::new()), &test)),
             });
+        }
+    }
+
+    /// On one database, for tests that start a server of their own.
+    pub(crate) fn on_own<D: Db>(&mut self, tests: Vec<(&str, Test)>) {
+        let service = D::SERVICE.unwrap();
+        for (name, test) in tests {
+            let run = move || run(D::site(service.given().unwrap()), &test).map(drop);
+            self.0.push(trial_with_own(&[service], &[service], format!("{}::{name}", D::NAME), run));
         }
     }
 

@@ -18,9 +18,9 @@ use crate::events::{Sink, closed, quick};
 use crate::harness::{Trials, tests};
 
 pub(crate) fn trials(trials: &mut Trials) {
-    trials.on::<Pg>(tests!(servers { a_wrong_password_is_a_clear_error }));
-    trials.on::<Pg>(tests!(servers<Pg> { a_server_that_is_away_loses_nothing }));
-    trials.on::<MySql>(tests!(servers<MySql> { a_server_that_is_away_loses_nothing }));
+    trials.on_own::<Pg>(tests!(servers { a_wrong_password_is_a_clear_error }));
+    trials.on_own::<Pg>(tests!(servers<Pg> { a_server_that_is_away_loses_nothing }));
+    trials.on_own::<MySql>(tests!(servers<MySql> { a_server_that_is_away_loses_nothing }));
 }
 
 async fn start<D: Db>() -> Arc<Server> {

@@ -4,7 +4,6 @@
 mod broken;
 mod conformance;
 mod faulty;
-mod services;
 mod store;
 mod store_broken;
 mod store_model;

@@ -1,10 +1,11 @@
 //! Parts of a state that the states after it share until they change them.
 
+use std::hash::{Hash, Hasher};
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
 /// Copied when it is first written to, not when it is cloned.
-#[derive(Debug, Hash)]
+#[derive(Debug)]
 pub(super) struct Shared<T>(Arc<T>);
 
 impl<T> Shared<T> {
@@ -22,6 +23,12 @@ impl<T> Clone for Shared<T> {
 impl<T: PartialEq> PartialEq for Shared<T> {
     fn eq(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0) || self.0 == other.0
+    }
+}
+
+impl<T: Hash> Hash for Shared<T> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.hash(state);
     }
 }
 
