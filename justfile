@@ -16,7 +16,7 @@ test *arguments:
 simulate seeds="300000":
     CQRS_SIM_SEEDS={{ seeds }} cargo test -p cqrs-outbox --test it promises_hold -- --nocapture
 
-# The scopes of the relay's model that take too long for the tests; wants some gigabytes of memory
+# The scopes of the relay's model that take too long for the tests: a quarter of an hour, 10 GiB of memory
 model:
     cargo test -p cqrs-outbox --test it scopes_for_the_night -- --ignored --nocapture
 

@@ -10,7 +10,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::process::ExitCode;
 
 use cqrs_testing::services::{Service, trial, trial_with};
-use libtest_mimic::{Arguments, Trial};
+use libtest_mimic::{Arguments, Failed, Trial};
 
 use self::bench::{Bench, Running, commands, totals};
 
@@ -44,18 +44,15 @@ fn main() -> ExitCode {
     }
     for (service, name, _) in databases.into_iter().filter(|(.., compiled_in)| *compiled_in) {
         trials.push(trial(service, format!("{name}_and_memory"), |server| {
-            holds(&database(&server), "memory://");
-            Ok(())
+            on_its_own(&server, |database| holds(database, "memory://"))
         }));
         trials.push(trial(service, format!("{name}::what_cannot_be_used_is_told"), |server| {
-            what_cannot_be_used_is_told(&server);
-            Ok(())
+            on_its_own(&server, |database| what_cannot_be_used_is_told(&server, database))
         }));
         for (broker, with) in brokers.clone() {
             let pair = format!("{name}_and_{with}");
             trials.push(trial_with([service, broker], pair, move |[server, at]| {
-                holds(&database(&server), &broker_url(broker, &at));
-                Ok(())
+                on_its_own(&server, |database| holds(database, &broker_url(broker, &at)))
             }));
         }
     }
@@ -66,10 +63,34 @@ fn broker_url(broker: Service, server: &str) -> String {
     if broker == Service::Kafka { format!("kafka://{server}") } else { server.to_owned() }
 }
 
-/// A database on that server that nobody else has. The example makes it.
-fn database(server: &str) -> String {
-    let (server, _) = server.rsplit_once('/').unwrap();
-    format!("{server}/cqrs_quickstart_{:016x}", RandomState::new().hash_one(server))
+/// Runs a test with a database on that server that nobody else has. The example makes it, and one for the second service.
+fn on_its_own(server: &str, test: impl FnOnce(&str)) -> Result<(), Failed> {
+    let (base, _) = server.rsplit_once('/').unwrap();
+    let name = format!("cqrs_quickstart_{:016x}", RandomState::new().hash_one(server));
+    test(&format!("{base}/{name}"));
+    let runtime = tokio::runtime::Runtime::new()?;
+    for name in [&name, &format!("{name}_projection")] {
+        runtime.block_on(execute(server, &format!("DROP DATABASE IF EXISTS {name}")))?;
+    }
+    Ok(())
+}
+
+async fn execute(server: &str, #[allow(unused_variables)] sql: &str) -> cqrs::Result<()> {
+    match server.split_once("://") {
+        #[cfg(feature = "postgres")]
+        Some(("postgres", _)) => {
+            let outbox = cqrs::diesel::Outbox::<cqrs::diesel::Pg>::connect(server).await?;
+            diesel_async::SimpleAsyncConnection::batch_execute(&mut *outbox.connection().await?, sql).await?;
+            Ok(())
+        }
+        #[cfg(feature = "mysql")]
+        Some(("mysql", _)) => {
+            let outbox = cqrs::diesel::Outbox::<cqrs::diesel::MySql>::connect(server).await?;
+            diesel_async::SimpleAsyncConnection::batch_execute(&mut *outbox.connection().await?, sql).await?;
+            Ok(())
+        }
+        _ => unreachable!("there are no other servers"),
+    }
 }
 
 /// How many lines are in the journal of that database; none, while it is not there.
@@ -150,7 +171,7 @@ fn leaves_nothing_to_the_next(broker: &str) {
     assert_eq!(totals(&report), expected);
 }
 
-fn what_cannot_be_used_is_told(server: &str) {
+fn what_cannot_be_used_is_told(server: &str, ours: &str) {
     let bench = Bench::new();
     let refused = |database: &str, words: &[&str]| {
         let ended = bench.run(&["-", "--database", database], "");
@@ -161,14 +182,13 @@ fn what_cannot_be_used_is_told(server: &str) {
     let (login, place) = rest.rsplit_once('@').unwrap();
     let user = login.split(':').next().unwrap();
     let wrong = |place: &str| format!("{scheme}://{user}:hunter2@{place}");
-    refused(&database(&wrong(place)), &["***@", "check the URL"]);
+    refused(&wrong(place), &["***@", "check the URL"]);
     refused(&wrong("127.0.0.1:1/x"), &["127.0.0.1:1", "is the server running?"]);
     refused(&wrong("127.0.0.1:1"), &["names no database"]);
 
     // One process at a time, and each service has its own.
-    let ours = database(server);
-    let running = start_behind(&bench, &ours, &["--database", &ours], &commands(1));
-    refused(&ours, &["another process works with"]);
+    let running = start_behind(&bench, ours, &["--database", ours], &commands(1));
+    refused(ours, &["another process works with"]);
     assert!(running.kill());
     refused(&format!("{ours}_projection"), &["a database of something else"]);
 }

@@ -51,7 +51,7 @@ pub(crate) struct Args {
 
     /// Listens for the notifications of writers, who ask for them too: an event is found at once, and not with the next
     /// poll. PostgreSQL only
-    #[arg(long, env = "CQRS_RELAY_NOTIFICATIONS")]
+    #[arg(long, env = "CQRS_RELAY_NOTIFICATIONS", value_parser = clap::builder::BoolishValueParser::new())]
     notifications: bool,
 
     /// How long Kafka's client waits for more events to send at once (`linger.ms`); 0 unless the broker's URL says
@@ -69,10 +69,10 @@ fn default_name() -> String {
 
 pub(crate) async fn run(args: Args, json: bool) -> Result<(), Failure> {
     let mut stop = Signals::listen()?;
-    let broker = connect_broker(&broker_url(&args)?)?;
-    let settings = RelaySettings::from(args.settings);
+    let settings = RelaySettings::from(&args.settings);
     // Wrong settings are told before anything is waited for.
     settings.validate()?;
+    let broker = connect_broker(&broker_url(&args, &settings)?)?;
     let url = &args.database.database;
     let how = Connecting { connections: args.connections as usize, notifications: args.notifications };
     let database = tokio::select! {
@@ -111,23 +111,36 @@ pub(crate) async fn run(args: Args, json: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The broker's URL, with what has a flag of its own.
-fn broker_url(args: &Args) -> Result<String, Failure> {
-    let url = args.broker.clone();
+/// The broker's URL, with what has a flag of its own, and with what follows from the relay's settings unless the URL says
+/// it: that the client gives a message up before the relay sends it again.
+fn broker_url(args: &Args, settings: &RelaySettings) -> Result<String, Failure> {
+    let mut url = args.broker.clone();
     let kafka = url.starts_with("kafka://");
+    let mut set = |option: &str, value: Duration| {
+        let separator = if url.contains('?') { '&' } else { '?' };
+        url = format!("{url}{separator}{option}={}", value.as_millis());
+    };
+    match args.linger {
+        None => {}
+        Some(Span(linger)) if kafka => set("linger.ms", linger),
+        Some(_) => {
+            return Err(Failure::usage("--linger is a setting of Kafka's client, and the broker is another"));
+        }
+    }
+    let says = |option: &str| args.broker.contains(option);
+    let give_up = settings.publish_timeout * 6 / 7;
+    if kafka && !says("message.timeout.ms=") && !says("delivery.timeout.ms=") {
+        set("message.timeout.ms", give_up);
+    }
+    if args.broker.starts_with("amqp://") && !says("confirm_timeout_ms=") {
+        set("confirm_timeout_ms", give_up);
+    }
     if url.starts_with("memory://") {
         return Err(Failure::usage(
             "a broker in memory is reached by its own process only: name one with kafka:// or amqp://",
         ));
     }
-    match args.linger {
-        None => Ok(url),
-        Some(Span(linger)) if kafka => {
-            let separator = if url.contains('?') { '&' } else { '?' };
-            Ok(format!("{url}{separator}linger.ms={}", linger.as_millis()))
-        }
-        Some(_) => Err(Failure::usage("--linger is a setting of Kafka's client, and the broker is another")),
-    }
+    Ok(url)
 }
 
 /// What the relay says of itself on standard output.
@@ -223,6 +236,49 @@ impl Signals {
         // An error means that there are no signals here: it runs until it is killed.
         if tokio::signal::ctrl_c().await.is_err() {
             std::future::pending().await
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Only {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn url(broker: &str, more: &[&str]) -> String {
+        let arguments = [&["cqrs", "--database", "sqlite://x", "--broker", broker], more].concat();
+        let args = Only::parse_from(arguments).args;
+        broker_url(&args, &RelaySettings::from(&args.settings)).unwrap()
+    }
+
+    #[test]
+    fn the_client_gives_a_message_up_before_the_relay_does() {
+        assert_eq!(url("kafka://h", &[]), "kafka://h?message.timeout.ms=6000");
+        assert_eq!(
+            url("amqp://h?heartbeat=3", &["--publish-timeout", "700ms"]),
+            "amqp://h?heartbeat=3&confirm_timeout_ms=600"
+        );
+        assert_eq!(
+            url("kafka://h", &["--publish-timeout", "7s", "--linger", "5ms"]),
+            "kafka://h?linger.ms=5&message.timeout.ms=6000"
+        );
+    }
+
+    #[test]
+    fn what_the_url_says_stands() {
+        for url_that_says in [
+            "kafka://h?message.timeout.ms=1000",
+            "kafka://h?delivery.timeout.ms=1000",
+            "amqp://h?confirm_timeout_ms=1000",
+        ] {
+            assert_eq!(url(url_that_says, &[]), url_that_says);
         }
     }
 }

@@ -84,8 +84,8 @@ pub(crate) struct SettingsArgs {
     stop_grace: Span,
 }
 
-impl From<SettingsArgs> for RelaySettings {
-    fn from(args: SettingsArgs) -> Self {
+impl From<&SettingsArgs> for RelaySettings {
+    fn from(args: &SettingsArgs) -> Self {
         let mut settings = Self::default();
         settings.lease = args.lease.0;
         settings.heartbeat_interval = args.heartbeat_interval.0;
@@ -143,7 +143,7 @@ mod tests {
     #[test]
     fn the_defaults_are_those_of_the_library() {
         let parsed = Only::try_parse_from(["cqrs"]).unwrap();
-        assert_eq!(RelaySettings::from(parsed.settings), RelaySettings::default());
+        assert_eq!(RelaySettings::from(&parsed.settings), RelaySettings::default());
     }
 
     #[test]
@@ -157,7 +157,7 @@ mod tests {
                 _ => "777",
             };
             let parsed = Only::try_parse_from(["cqrs", &flag, other]).unwrap();
-            for (mth, (name, found)) in fields(&parsed.settings.into()).iter().enumerate() {
+            for (mth, (name, found)) in fields(&RelaySettings::from(&parsed.settings)).iter().enumerate() {
                 if mth == nth {
                     assert_eq!(found, other, "{flag}");
                 } else {

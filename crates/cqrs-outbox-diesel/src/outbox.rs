@@ -314,6 +314,8 @@ impl<B: Backend> Outbox<B> {
 
     /// Tells the relay in this process that there may be something new; and those of other processes, where that was
     /// asked for (`PgBuilder::notifications`).
+    ///
+    /// Of several relays in this process it wakes one: give each an `Outbox` of its own.
     pub fn wake(&self) {
         self.shared.changed.notify_one();
         if let Some(elsewhere) = &self.shared.elsewhere {

@@ -7,6 +7,9 @@ use cqrs_core::{Error, ErrorKind};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RelaySettings {
     /// How long a lease lasts. Another relay takes over the groups of one that died after this time. Default 10 s.
+    ///
+    /// With less than that, a relay that froze in the middle of a write to PostgreSQL or MariaDB may hold its groups longer
+    /// than its lease: the database ends such a session after 5 to 8 s. Nothing is wrong then, only late.
     pub lease: Duration,
     /// How often leases are renewed. Default 3 s.
     pub heartbeat_interval: Duration,
@@ -24,6 +27,9 @@ pub struct RelaySettings {
     /// How many rows are with the broker at the same time, each of another key. Default 1,000.
     pub max_in_flight: usize,
     /// How long one publish may take until it counts as unknown. Default 7 s; lease minus margin at most.
+    ///
+    /// The broker's own limit should be below it (`message.timeout.ms` of Kafka and `confirm_timeout` of RabbitMQ, 6 s each
+    /// unless you set them): a client that still tries when the relay sends again delivers twice.
     pub publish_timeout: Duration,
     /// How long one call of the store may take. Default 5 s.
     pub store_timeout: Duration,

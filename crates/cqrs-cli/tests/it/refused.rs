@@ -89,6 +89,12 @@ async fn arguments() {
         ("CQRS_RELAY_BATCH", "0"),
     ];
     cqrs_with(&["relay"], &variables).await.expect_error(2, &["`batch` must be at least 1"]);
+    let listening = [
+        ("CQRS_DATABASE_URL", &*site.url),
+        ("CQRS_BROKER_URL", "amqp://h"),
+        ("CQRS_RELAY_NOTIFICATIONS", "1"),
+    ];
+    cqrs_with(&["relay"], &listening).await.expect_error(2, &["--notifications", "PostgreSQL"]);
     cqrs_with(&["relay"], &[("CQRS_RELAY_LEASE", "1"), ("CQRS_BROKER_URL", "amqp://me:hunter2@h")])
         .await
         .expect_error(2, &["--lease"]);

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use cqrs::Result;
 use cqrs::diesel::{MySql, Outbox, Pg, Sqlite};
 use diesel_async::SimpleAsyncConnection;
 use serde_json::Value;
@@ -27,11 +28,29 @@ impl fmt::Display for Kind {
     }
 }
 
-/// An empty database. On a server it stays behind when the test is over, as the server itself does not.
+/// An empty database, which goes with this.
 pub(crate) struct Site {
     pub(crate) kind: Kind,
     pub(crate) url: String,
-    _folder: Option<TempDir>,
+    place: Place,
+}
+
+enum Place {
+    Folder(#[expect(dead_code, reason = "it is removed with this")] TempDir),
+    Server { url: String, name: String },
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        if let Place::Server { url, name } = &self.place {
+            let (kind, url, drop) = (self.kind, url.clone(), format!("DROP DATABASE {name}"));
+            // A runtime cannot wait within another. A server of the test's own may be gone by now.
+            let dropping = std::thread::spawn(move || {
+                tokio::runtime::Runtime::new().unwrap().block_on(try_execute(kind, &url, &drop))
+            });
+            let _ = dropping.join();
+        }
+    }
 }
 
 impl Site {
@@ -39,13 +58,13 @@ impl Site {
         if kind == Kind::Sqlite {
             let folder = tempfile::tempdir().unwrap();
             let url = format!("sqlite://{}", folder.path().join("it.sqlite").display());
-            return Self { kind, url, _folder: Some(folder) };
+            return Self { kind, url, place: Place::Folder(folder) };
         }
         let name = format!("cqrs_cli_{}", Uuid::new_v4().simple());
         let mut url = url::Url::parse(&server).unwrap();
         execute(kind, &server, &format!("CREATE DATABASE {name}")).await;
         url.set_path(&name);
-        Self { kind, url: url.into(), _folder: None }
+        Self { kind, url: url.into(), place: Place::Server { url: server, name } }
     }
 
     /// Its URL without the password.
@@ -80,18 +99,16 @@ impl Site {
 }
 
 async fn execute(kind: Kind, url: &str, sql: &str) {
+    try_execute(kind, url, sql).await.unwrap();
+}
+
+async fn try_execute(kind: Kind, url: &str, sql: &str) -> Result<()> {
     match kind {
-        Kind::Sqlite => {
-            Outbox::<Sqlite>::connect(url).await.unwrap().connection().await.unwrap().batch_execute(sql).await
-        }
-        Kind::Postgres => {
-            Outbox::<Pg>::connect(url).await.unwrap().connection().await.unwrap().batch_execute(sql).await
-        }
-        Kind::MySql => {
-            Outbox::<MySql>::connect(url).await.unwrap().connection().await.unwrap().batch_execute(sql).await
-        }
+        Kind::Sqlite => Outbox::<Sqlite>::connect(url).await?.connection().await?.batch_execute(sql).await,
+        Kind::Postgres => Outbox::<Pg>::connect(url).await?.connection().await?.batch_execute(sql).await,
+        Kind::MySql => Outbox::<MySql>::connect(url).await?.connection().await?.batch_execute(sql).await,
     }
-    .unwrap();
+    .map_err(cqrs::Error::from)
 }
 
 /// What a run of the program left.

@@ -176,7 +176,10 @@ async fn without_tls(url: &str) -> ConnectionResult<AsyncPgConnection> {
         .map_err(|error: tokio_postgres::Error| ConnectionError::InvalidConnectionUrl(with_source(&error)))?;
     if config.get_tcp_user_timeout().is_none() {
         // Below a lease: a connection that is cut without a word must not hold its relay up for minutes.
-        config.tcp_user_timeout(Duration::from_secs(8)).keepalives_idle(Duration::from_secs(5));
+        config
+            .tcp_user_timeout(Duration::from_secs(8))
+            .keepalives_idle(Duration::from_secs(5))
+            .keepalives_interval(Duration::from_secs(2));
     }
     let (client, connection) = config.connect(tokio_postgres::NoTls).await.map_err(refused)?;
     AsyncPgConnection::try_from_client_and_connection(client, connection).await

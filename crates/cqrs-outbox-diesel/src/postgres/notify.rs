@@ -1,6 +1,5 @@
 //! LISTEN and NOTIFY: a commit here wakes the relays of other processes.
 
-use std::convert::Infallible;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -17,8 +16,8 @@ use crate::outbox::Elsewhere;
 /// Commits within this time are told together: a notification takes a lock that all committing transactions want.
 const TOGETHER: Duration = Duration::from_millis(5);
 
-/// How long to wait before a connection that broke is replaced.
-const RECONNECT: Duration = Duration::from_secs(1);
+/// How long to wait before a connection that broke is replaced: at first, and at most while that fails.
+const RECONNECT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
 /// Both ends; each is a task that ends with this.
 pub(super) struct Notifications {
@@ -87,32 +86,41 @@ async fn tell(pool: Pool<AsyncPgConnection>, told: Arc<Notify>) {
 }
 
 async fn hear(connect: Arc<Connect>, url: String, patience: Duration, heard: Arc<Notify>) {
+    let mut wait = RECONNECT.0;
     loop {
-        let Err(error) = hear_on_one_connection(&*connect, &url, patience, &heard).await;
-        tracing::warn!(error, "notifications are not heard; the relay polls until they are");
-        tokio::time::sleep(RECONNECT).await;
+        let error = match listen(&*connect, &url, patience).await {
+            Ok(conn) => {
+                wait = RECONNECT.0;
+                hear_on(conn, &heard).await
+            }
+            Err(error) => error,
+        };
+        tracing::warn!(error, "notifications are not heard; the relay polls, and tries again in {wait:?}");
+        tokio::time::sleep(wait).await;
+        wait = (wait * 2).min(RECONNECT.1);
     }
 }
 
-async fn hear_on_one_connection(
-    connect: &Connect,
-    url: &str,
-    patience: Duration,
-    heard: &Notify,
-) -> Result<Infallible, String> {
+async fn listen(connect: &Connect, url: &str, patience: Duration) -> Result<AsyncPgConnection, String> {
     let listening = async {
         let mut conn = connect(url).await.map_err(|error| error.to_string())?;
         conn.batch_execute("LISTEN cqrs_outbox").await.map_err(|error| error.to_string())?;
         Ok::<_, String>(conn)
     };
     let late = |_| format!("no connection within {patience:?}");
-    let mut conn = tokio::time::timeout(patience, listening).await.map_err(late)??;
+    tokio::time::timeout(patience, listening).await.map_err(late)?
+}
+
+/// Until the connection breaks; then why.
+async fn hear_on(mut conn: AsyncPgConnection, heard: &Notify) -> String {
     // For what was told before.
     heard.notify_one();
     let mut notifications = std::pin::pin!(conn.notifications_stream());
     while let Some(notification) = notifications.next().await {
-        notification.map_err(|error| error.to_string())?;
+        if let Err(error) = notification {
+            return error.to_string();
+        }
         heard.notify_one();
     }
-    Err("the connection was closed".to_owned())
+    "the connection was closed".to_owned()
 }
