@@ -11,6 +11,9 @@ refuse() {
 
 have() { command -v "$1" >/dev/null 2>&1; }
 
+# Whether the first version is the second, or newer.
+at_least() { [ "$(printf '%s\n' "$2" "$1" | sort -V | head -n 1)" = "$2" ]; }
+
 may_install() { [ "$(id -u)" = 0 ] && have apt-get; }
 
 # Installs packages of this system. Those of servers would start them: for as long as apt runs, a policy says no, unless

@@ -11,7 +11,8 @@ mariadb_stop_signals=(TERM)
 
 mariadb_installed() {
     PATH="$PATH:/usr/sbin"
-    have mariadbd && have mariadb-install-db && have mariadb
+    have mariadbd && have mariadb-install-db && have mariadb &&
+        at_least "$(mariadbd --version 2>/dev/null | sed 's/.*Ver *//; s/[^0-9.].*//')" 10.11
 }
 
 # As root it would run as root, too, but for that it has a user.

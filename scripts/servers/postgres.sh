@@ -20,7 +20,11 @@ postgres_programs() {
     dirname "$(sort -V <<<"$found" | tail -n 1)"
 }
 
-postgres_installed() { postgres_programs >/dev/null && have psql; }
+postgres_installed() {
+    local programs
+    programs=$(postgres_programs) && have psql &&
+        at_least "$("$programs/postgres" --version | sed 's/^[^0-9]*//; s/[^0-9.].*//')" 15
+}
 
 # Without this the package creates a cluster of its own, which starts with the system.
 postgres_no_cluster=/etc/postgresql-common/createcluster.d/cqrs-tests.conf

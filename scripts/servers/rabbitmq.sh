@@ -12,7 +12,13 @@ rabbitmq_stop_signals=(TERM)
 # Not the wrapper in /usr/sbin, which insists on the system's own user and folders.
 rabbitmq_programs() { dirname "$(compgen -G '/usr/lib/rabbitmq/bin/rabbitmq-server' || command -v rabbitmq-server)"; }
 
-rabbitmq_installed() { have epmd && [ -x "$(rabbitmq_programs 2>/dev/null)/rabbitmq-server" ]; }
+rabbitmq_installed() {
+    local program
+    program=$(rabbitmq_programs 2>/dev/null)/rabbitmq-server
+    have epmd && [ -x "$program" ] || return 1
+    # Its folder's name has it. Starting Erlang to ask would take seconds.
+    [[ ! $(readlink -f "$program") =~ rabbitmq_server-([0-9.]+) ]] || at_least "${BASH_REMATCH[1]}" 3.10
+}
 
 rabbitmq_create() { mkdir "$1/data" "$1/epmd" && echo '[].' >"$1/enabled_plugins"; }
 

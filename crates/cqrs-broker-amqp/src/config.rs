@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use cqrs_core::broker::{BrokerError, ErrorClass};
+use cqrs_core::without_password;
 use lapin::uri::AMQPUri;
 use lapin::{Connection, ConnectionProperties};
 use tokio::time::timeout;
@@ -113,23 +114,9 @@ fn misconfigured(url: &str, why: &str) -> BrokerError {
         ErrorClass::Fatal,
         format!(
             "the URL `{}` is not understood: {why} (`amqp://user:password@host:5672/vhost`)",
-            masked(url).split('?').next().unwrap_or_default()
+            without_password(url)
         ),
     )
-}
-
-/// The URL without its password. More is hidden rather than less where it is hard to tell.
-fn masked(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else {
-        return url.rsplit_once('@').map_or_else(|| url.to_owned(), |(_, rest)| format!("***@{rest}"));
-    };
-    match rest.rsplit_once('@') {
-        None => url.to_owned(),
-        Some((user, rest)) => {
-            let user = user.split(':').next().unwrap_or_default();
-            format!("{scheme}://{user}:***@{rest}")
-        }
-    }
 }
 
 #[cfg(test)]

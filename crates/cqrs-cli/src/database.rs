@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use cqrs::outbox::OutboxStore;
 use cqrs::{Error, ErrorKind, Result};
-use cqrs_outbox_diesel::migrations::Migration;
+use cqrs_outbox_diesel::migrations::{Migrated, Migration};
 use cqrs_outbox_diesel::{Backend, Outbox, OutboxStatus};
 
 /// An outbox, whatever its database.
@@ -13,7 +13,7 @@ use cqrs_outbox_diesel::{Backend, Outbox, OutboxStatus};
 pub(crate) trait Database {
     /// The part of it that a relay needs.
     fn store(&self) -> Arc<dyn OutboxStore>;
-    async fn migrate(&self) -> Result<()>;
+    async fn migrate(&self) -> Result<Migrated>;
     async fn status(&self) -> Result<OutboxStatus>;
 }
 
@@ -23,7 +23,7 @@ impl<B: Backend> Database for Outbox<B> {
         Arc::new(self.clone())
     }
 
-    async fn migrate(&self) -> Result<()> {
+    async fn migrate(&self) -> Result<Migrated> {
         self.migrate().await
     }
 

@@ -1,11 +1,13 @@
 //! `cqrs outbox migrate`
 
+use cqrs::without_password;
+use cqrs_outbox_diesel::migrations::Migrated;
 use serde_json::json;
 
 use crate::database;
 use crate::failure::Failure;
 use crate::print;
-use crate::target::{PatientDatabaseArgs, shown};
+use crate::target::PatientDatabaseArgs;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -25,21 +27,18 @@ pub(crate) async fn run(args: Args, json: bool) -> Result<(), Failure> {
         }
         return Ok(());
     }
-    let shown = shown(url);
-    let failed = |error| Failure::from(error).at(&shown);
+    let shown = without_password(url);
     let database = args.database.connect().await?;
-    // If it cannot be told yet, there is nothing.
-    let before = database.status().await.ok().map(|status| status.schema_version);
-    database.migrate().await.map_err(failed)?;
-    let after = database.status().await.map_err(failed)?.schema_version;
+    let Migrated { from, to, .. } =
+        database.migrate().await.map_err(|error| Failure::from(error).at(&shown))?;
     if json {
-        return print(&json!({ "database": shown, "from": before, "to": after }).to_string());
+        return print(&json!({ "database": shown, "from": from, "to": to }).to_string());
     }
-    print(&match before {
-        Some(before) if before == after => {
-            format!("{shown}: the outbox's tables are of version {after}, nothing was to do")
+    print(&match from {
+        Some(from) if from == to => {
+            format!("{shown}: the outbox's tables are of version {to}, nothing was to do")
         }
-        Some(before) => format!("{shown}: the outbox's tables went from version {before} to {after}"),
-        None => format!("{shown}: the outbox's tables were created, version {after}"),
+        Some(from) => format!("{shown}: the outbox's tables went from version {from} to {to}"),
+        None => format!("{shown}: the outbox's tables were created, version {to}"),
     })
 }

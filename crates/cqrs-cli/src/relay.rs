@@ -3,16 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use cqrs::MessageBroker;
 use cqrs::app::connect_broker;
 use cqrs::outbox::{OutboxRelay, RelaySettings, RelayStats};
+use cqrs::{MessageBroker, without_password};
 use serde_json::json;
 
 use crate::database::Connecting;
 use crate::failure::Failure;
 use crate::print;
 use crate::settings::{SettingsArgs, Span};
-use crate::target::{DatabaseArgs, connect, shown};
+use crate::target::{DatabaseArgs, connect};
 
 const EXAMPLES: &str = "\
 It says `ready` on standard output when it is at work, and what it has done in the end. SIGTERM or SIGINT tells it to
@@ -84,7 +84,7 @@ pub(crate) async fn run(args: Args, json: bool) -> Result<(), Failure> {
         .settings(settings);
     let relay = relay.build()?;
 
-    let (from, to) = (shown(url), shown(&args.broker));
+    let (from, to) = (without_password(url), without_password(&args.broker));
     let report = Report { name: args.name, road: format!("{from} -> {to}"), json };
     let until_told = async {
         let ready = async {

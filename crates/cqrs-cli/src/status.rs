@@ -3,12 +3,13 @@
 use std::fmt;
 use std::time::Duration;
 
+use cqrs::without_password;
 use cqrs_outbox_diesel::OutboxStatus;
 use serde_json::json;
 
 use crate::failure::Failure;
 use crate::print;
-use crate::target::{PatientDatabaseArgs, shown};
+use crate::target::PatientDatabaseArgs;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -17,7 +18,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(args: Args, json: bool) -> Result<(), Failure> {
-    let shown = shown(&args.database.database.database);
+    let shown = without_password(&args.database.database.database);
     let database = args.database.connect().await?;
     let status = database.status().await.map_err(|error| Failure::from(error).at(&shown))?;
     if json {

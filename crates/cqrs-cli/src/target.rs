@@ -55,29 +55,3 @@ pub(crate) async fn connect(url: &str, how: Connecting) -> Result<Box<dyn Databa
         }
     }
 }
-
-/// A URL for people: without its password, and without its parameters, for one may stand there, too.
-pub(crate) fn shown(url: &str) -> String {
-    let url = url.split('?').next().unwrap_or_default();
-    let Some((scheme, rest)) = url.split_once("://") else { return "..".to_owned() };
-    match rest.rsplit_once('@') {
-        Some((login, place)) => match login.split_once(':') {
-            Some((user, _)) => format!("{scheme}://{user}:***@{place}"),
-            None => format!("{scheme}://{login}@{place}"),
-        },
-        None => format!("{scheme}://{rest}"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::shown;
-
-    #[test]
-    fn no_password_is_shown() {
-        assert_eq!(shown("postgres://me:s:e@cr@h:5/d?password=x"), "postgres://me:***@h:5/d");
-        assert_eq!(shown("kafka://a:1,b:2?sasl.password=x"), "kafka://a:1,b:2");
-        assert_eq!(shown("amqp://me@h"), "amqp://me@h");
-        assert_eq!(shown("me:secret"), "..");
-    }
-}

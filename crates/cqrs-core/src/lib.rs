@@ -16,6 +16,7 @@ mod message;
 mod middleware;
 mod request;
 mod transaction;
+mod url;
 
 pub use bytes::Bytes;
 
@@ -42,3 +43,4 @@ pub use transaction::{
     Added, BeforeCommit, BeginTransaction, Database, Transaction, Transactional, TransactionalEventHandler,
     TransactionalHandler, UnitOfWork,
 };
+pub use url::without_password;

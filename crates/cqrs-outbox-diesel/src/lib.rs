@@ -28,11 +28,11 @@ mod tx;
 pub mod migrations {
     #[cfg(feature = "mysql")]
     pub use crate::migration::MYSQL;
-    pub use crate::migration::Migration;
     #[cfg(feature = "postgres")]
     pub use crate::migration::POSTGRES;
     #[cfg(feature = "sqlite")]
     pub use crate::migration::SQLITE;
+    pub use crate::migration::{Migrated, Migration};
 }
 
 pub use backend::Backend;

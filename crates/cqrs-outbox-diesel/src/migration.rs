@@ -29,6 +29,16 @@ impl fmt::Display for Migration {
     }
 }
 
+/// What [`Outbox::migrate`](crate::Outbox::migrate) did to the tables.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Migrated {
+    /// Their version before; `None` if there were none.
+    pub from: Option<i32>,
+    /// Their version now.
+    pub to: i32,
+}
+
 /// All of them for PostgreSQL, oldest first.
 #[cfg(feature = "postgres")]
 pub const POSTGRES: &[Migration] = &[Migration {

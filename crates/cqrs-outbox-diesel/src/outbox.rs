@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use crate::backend::Backend;
 use crate::error::{MIGRATE, store_error};
-use crate::migration::{Migration, SCHEMA_VERSION};
+use crate::migration::{Migrated, Migration, SCHEMA_VERSION};
 use crate::record::NewRow;
 use crate::status::OutboxStatus;
 use crate::tx::Tx;
@@ -195,11 +195,11 @@ impl<B: Backend> Outbox<B> {
     ///
     /// A dropped future rolls the step back that was under way. On MariaDB and MySQL, where each statement commits, call it
     /// again: it goes on from there.
-    pub async fn migrate(&self) -> Result<()> {
+    pub async fn migrate(&self) -> Result<Migrated> {
         self.try_migrate().await.map_err(StoreError::into_error)
     }
 
-    async fn try_migrate(&self) -> Result<(), StoreError> {
+    async fn try_migrate(&self) -> Result<Migrated, StoreError> {
         let permit = self.may_write().await?;
         let mut tx = Tx::new(self.acquire().await?, self.clone(), permit);
         B::begin_migration(&mut tx).await.map_err(store_error)?;
@@ -221,7 +221,8 @@ impl<B: Backend> Outbox<B> {
         }
         B::end_migration(&mut tx).await.map_err(store_error)?;
         tx.give_back();
-        Ok(())
+        let from = version.map(|(version, _)| version);
+        Ok(Migrated { from, to: from.unwrap_or(0).max(SCHEMA_VERSION) })
     }
 
     /// Whether the tables are there and of a version that this library can work with.

@@ -1,5 +1,5 @@
-//! The program `cqrs` as a process. Each test binary uses a part of this.
-#![allow(dead_code)]
+//! The program `cqrs` as a process.
+#![allow(dead_code, reason = "each test binary uses a part of this")]
 
 use std::process::Stdio;
 use std::time::Duration;

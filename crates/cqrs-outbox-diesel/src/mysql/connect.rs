@@ -2,7 +2,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cqrs_core::{ErrorKind, Result};
+use cqrs_core::{ErrorKind, Result, without_password};
 use cqrs_outbox::StoreError;
 use deadpool::Runtime;
 use deadpool::managed::{Hook, HookError, QueueMode};
@@ -17,7 +17,6 @@ use tokio::time::timeout;
 
 use super::watch::{is_at_rest, watch};
 use super::{MySql, sql};
-use crate::network::without_password;
 use crate::outbox::Outbox;
 
 type Connect = dyn Fn(&str) -> BoxFuture<'static, ConnectionResult<AsyncMysqlConnection>> + Send + Sync;

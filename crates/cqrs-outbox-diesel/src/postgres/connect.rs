@@ -2,7 +2,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cqrs_core::{ErrorKind, Result};
+use cqrs_core::{ErrorKind, Result, without_password};
 use cqrs_outbox::StoreError;
 use deadpool::Runtime;
 use diesel::{ConnectionError, ConnectionResult};
@@ -14,7 +14,6 @@ use tokio_postgres::error::SqlState;
 
 use super::Pg;
 use super::notify::Notifications;
-use crate::network::without_password;
 use crate::outbox::{Elsewhere, Outbox};
 
 pub(super) type Connect =

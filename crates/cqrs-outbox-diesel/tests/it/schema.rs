@@ -99,9 +99,13 @@ async fn four_migrate_at_once<D: Db>(site: &Site) {
         // As four processes: each with connections of its own.
         tasks.spawn(async move { D::connect(url).await?.migrate().await });
     }
+    let mut done = Vec::new();
     while let Some(migrated) = tasks.join_next().await {
-        migrated.unwrap().unwrap();
+        let migrated = migrated.unwrap().unwrap();
+        done.push((migrated.from, migrated.to));
     }
+    done.sort_unstable();
+    assert_eq!(done, [(None, 1), (Some(1), 1), (Some(1), 1), (Some(1), 1)]);
     let outbox = D::connect(url).await.unwrap();
     assert_eq!(fingerprint(&outbox).await, fingerprint(&site.outbox::<D>().await).await);
     works(&outbox).await;
