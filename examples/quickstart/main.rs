@@ -133,9 +133,7 @@ impl Args {
     /// The database for people: without its password.
     fn database(&self) -> String {
         match self.database.split_once("://") {
-            Some((scheme, rest)) if scheme != "sqlite" => {
-                format!("{scheme}://{}", rest.rsplit_once('@').map_or(rest, |(_, place)| place))
-            }
+            Some((scheme, _)) if scheme != "sqlite" => cqrs::without_password(&self.database),
             _ => self.database.clone(),
         }
     }

@@ -7,6 +7,7 @@
 mod bench;
 
 use std::hash::{BuildHasher, RandomState};
+use std::panic::{self, AssertUnwindSafe};
 use std::process::ExitCode;
 
 use cqrs_testing::services::{Service, trial, trial_with};
@@ -67,12 +68,12 @@ fn broker_url(broker: Service, server: &str) -> String {
 fn on_its_own(server: &str, test: impl FnOnce(&str)) -> Result<(), Failed> {
     let (base, _) = server.rsplit_once('/').unwrap();
     let name = format!("cqrs_quickstart_{:016x}", RandomState::new().hash_one(server));
-    test(&format!("{base}/{name}"));
+    let ended = panic::catch_unwind(AssertUnwindSafe(|| test(&format!("{base}/{name}"))));
     let runtime = tokio::runtime::Runtime::new()?;
     for name in [&name, &format!("{name}_projection")] {
         runtime.block_on(execute(server, &format!("DROP DATABASE IF EXISTS {name}")))?;
     }
-    Ok(())
+    ended.map_err(|panic| panic::resume_unwind(panic))
 }
 
 async fn execute(server: &str, #[allow(unused_variables)] sql: &str) -> cqrs::Result<()> {

@@ -80,7 +80,7 @@ impl MessageBroker for AmqpBroker {
 
     async fn subscribe(&self, options: SubscribeOptions) -> Result<Box<dyn Subscription>, BrokerError> {
         if self.closed.is_cancelled() {
-            return Err(closed());
+            return Err(closed().at(&self.config));
         }
         match AmqpSubscription::open(self.config.clone(), options, self.closed.clone()).await {
             Ok(subscription) => Ok(Box::new(subscription)),

@@ -3,10 +3,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use cqrs_core::Message;
 use cqrs_core::broker::{
     BrokerError, Capabilities, Confirm, ErrorClass, MessageBroker, SubscribeOptions, Subscription,
 };
+use cqrs_core::{Message, without_password};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
@@ -39,7 +39,8 @@ impl KafkaBroker {
     /// A [`BrokerError`] of class [`ErrorClass::Fatal`] that names everything that is wrong with the URL. It never
     /// repeats a password.
     pub fn connect(url: &str) -> Result<Self, BrokerError> {
-        KafkaBrokerBuilder { config: Config::from_url(url)? }.build()
+        let config = Config::from_url(url).map_err(|error| error.at(without_password(url)))?;
+        KafkaBrokerBuilder { config }.build()
     }
 
     /// A broker with settings from somewhere else than a URL.
@@ -128,8 +129,10 @@ impl KafkaBrokerBuilder {
     ///
     /// A [`BrokerError`] of class [`ErrorClass::Fatal`] that names everything that is wrong with the settings.
     pub fn build(self) -> Result<KafkaBroker, BrokerError> {
-        let config = self.config.check()?;
-        Ok(KafkaBroker { producer: Producer::new(config.clone())?, config, closed: CancellationToken::new() })
+        let place = self.config.to_string();
+        let config = self.config.check().map_err(|error| error.at(&place))?;
+        let producer = Producer::new(config.clone()).map_err(|error| error.at(&place))?;
+        Ok(KafkaBroker { producer, config, closed: CancellationToken::new() })
     }
 }
 

@@ -23,8 +23,6 @@ const PRODUCER: &[(&str, &str)] = &[
     ("partitioner", "murmur2_random"),
     // Below the lease of an outbox relay and its margin: what is not confirmed by then is sent by another.
     ("message.timeout.ms", "6000"),
-    // Below `message.timeout.ms`, so that a missing topic is told as such and not as a time-out.
-    ("topic.metadata.propagation.max.ms", "2000"),
     ("queue.buffering.max.kbytes", "65536"),
 ];
 
@@ -94,11 +92,11 @@ impl Config {
         for option in options.split('&').filter(|option| !option.is_empty()) {
             match option.split_once('=').and_then(|(key, value)| Some((decode(key)?, decode(value)?))) {
                 Some((key, value)) => config.set(key, value),
-                // Only the name: the value may be a password.
-                None => problems.push(format!(
-                    "the option `{}` is not `name=value`, percent-encoded UTF-8",
-                    option.split('=').next().unwrap_or_default()
-                )),
+                // Not a word of it: it may be what comes behind a `&` in a password.
+                None => problems.push(
+                    "one of the options is not `name=value`, percent-encoded UTF-8 (a `&` in a value is `%26`)"
+                        .to_owned(),
+                ),
             }
         }
         if problems.is_empty() { Ok(config) } else { Err(misconfigured(problems)) }
@@ -188,6 +186,9 @@ impl Config {
         for (key, value) in defaults {
             client.set(*key, *value);
         }
+        // Below `message.timeout.ms`, so that a missing topic is told as such and not as a time-out.
+        let propagation = (self.message_timeout() / 3).min(Duration::from_secs(2));
+        client.set("topic.metadata.propagation.max.ms", propagation.as_millis().to_string());
         for (key, value) in &self.settings {
             client.set(key, value);
         }
@@ -253,9 +254,23 @@ fn misconfigured(problems: impl IntoIterator<Item = String>) -> BrokerError {
     BrokerError::new(ErrorClass::Fatal, format!("the Kafka broker is misconfigured: {}", problems.join("; ")))
 }
 
+/// Settings that are known by their names, although there is no dot in them.
+const NAMES_WITHOUT_DOT: [&str; 3] = ["debug", "partitioner", "retries"];
+
 /// librdkafka's word on a setting. The value stays out of it: it may be a password.
 fn client_failed(error: KafkaError) -> BrokerError {
     match error {
+        // Nor a name that no setting has: it may be what comes behind a `&` in a password.
+        KafkaError::ClientConfig(_, _, key, _)
+            if !key.contains('.') && !NAMES_WITHOUT_DOT.contains(&&*key) =>
+        {
+            misconfigured([
+                "librdkafka has no setting of a name that is given (a `&` in a value is `%26`)".to_owned()
+            ])
+        }
+        KafkaError::ClientConfig(_, description, key, value) if description.contains(&value) => {
+            misconfigured([format!("librdkafka does not take the value of the setting `{key}`")])
+        }
         KafkaError::ClientConfig(_, description, key, _) => {
             misconfigured([format!("librdkafka refuses the setting `{key}`: {description}")])
         }
@@ -331,7 +346,7 @@ mod tests {
         assert!(complaint("kafka://a:x,b:0,:9").contains("`a:x`"), "the first");
         assert!(complaint("kafka://a:x,b:0,:9").contains("`:9`"), "and all others");
         assert!(complaint("kafka://a/topic").contains("do not belong"));
-        assert!(complaint("kafka://a?flag").contains("`flag`"));
+        assert!(complaint("kafka://a?flag").contains("`name=value`"));
     }
 
     #[test]
@@ -340,6 +355,7 @@ mod tests {
             "kafka://user:hunter2@a",
             "http://user:hunter2@a",
             "kafka://a?sasl.password=hunter2%zz",
+            "kafka://a?sasl.password=s&hunter2",
             "kafka://a?sasl.password=hunter2&acks=1",
         ] {
             let complaint = complaint(url);
@@ -348,6 +364,36 @@ mod tests {
         let config = parse("kafka://a?security.protocol=hunter2").unwrap();
         let error = config.producer::<rdkafka::producer::FutureProducer<Log>>(Log::default()).err().unwrap();
         assert!(error.to_string().contains("`security.protocol`"), "{error}");
+        assert!(!format!("{error} {error:?}").contains("hunter2"), "{error:?}");
+        // With a `&` that is not encoded.
+        let config = parse("kafka://a?sasl.password=s&hunter2=x").unwrap();
+        let error = config.producer::<rdkafka::producer::FutureProducer<Log>>(Log::default()).err().unwrap();
+        assert!(error.to_string().contains("`%26`"), "{error}");
+        assert!(!format!("{error} {error:?}").contains("hunter2"), "{error:?}");
+    }
+
+    #[test]
+    fn a_setting_that_is_none_is_named() {
+        for (url, name) in [("kafka://a?lingr.ms=1", "`lingr.ms`"), ("kafka://a?retries=many", "`retries`")] {
+            let config = parse(url).unwrap();
+            let error =
+                config.producer::<rdkafka::producer::FutureProducer<Log>>(Log::default()).err().unwrap();
+            assert!(error.to_string().contains(name), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_missing_topic_is_told_before_a_message_is_given_up() {
+        let propagation = |url| {
+            let config = parse(url).unwrap().client(&[], &[]);
+            config.get("topic.metadata.propagation.max.ms").map(str::to_owned)
+        };
+        assert_eq!(propagation("kafka://a").as_deref(), Some("2000"));
+        assert_eq!(propagation("kafka://a?message.timeout.ms=900").as_deref(), Some("300"));
+        assert_eq!(
+            propagation("kafka://a?message.timeout.ms=900&topic.metadata.propagation.max.ms=5").as_deref(),
+            Some("5")
+        );
     }
 
     #[test]

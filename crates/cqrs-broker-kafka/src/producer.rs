@@ -183,7 +183,10 @@ async fn outcome(
     topic: String,
 ) -> Result<Receipt, BrokerError> {
     let error = match delivery.await {
-        Ok(Ok(delivery)) => return Ok(receipt(&delivery)),
+        Ok(Ok(delivery)) => {
+            producer.log.accepted();
+            return Ok(receipt(&delivery));
+        }
         Ok(Err((error, _))) => {
             let class = undelivered(code(&error));
             if class == ErrorClass::Fatal || client.client().fatal_error().is_some() {

@@ -19,11 +19,6 @@ impl Failure {
         Self { code: 2, what: what.into() }
     }
 
-    /// Says which database it was, by its shown URL.
-    pub(crate) fn at(self, database: &str) -> Self {
-        Self { what: format!("{database}: {}", self.what), ..self }
-    }
-
     pub(crate) fn code(&self) -> ExitCode {
         ExitCode::from(self.code)
     }
@@ -47,12 +42,6 @@ impl From<Error> for Failure {
 
 impl From<std::io::Error> for Failure {
     fn from(error: std::io::Error) -> Self {
-        Self { code: 1, what: error.to_string() }
-    }
-}
-
-impl From<serde_json::Error> for Failure {
-    fn from(error: serde_json::Error) -> Self {
         Self { code: 1, what: error.to_string() }
     }
 }

@@ -29,8 +29,7 @@ pub(crate) async fn run(args: Args, json: bool) -> Result<(), Failure> {
     }
     let shown = without_password(url);
     let database = args.database.connect().await?;
-    let Migrated { from, to, .. } =
-        database.migrate().await.map_err(|error| Failure::from(error).at(&shown))?;
+    let Migrated { from, to, .. } = database.migrate().await?;
     if json {
         return print(&json!({ "database": shown, "from": from, "to": to }).to_string());
     }

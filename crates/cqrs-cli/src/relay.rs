@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use cqrs::app::connect_broker;
 use cqrs::outbox::{OutboxRelay, RelaySettings, RelayStats};
-use cqrs::{MessageBroker, without_password};
+use cqrs::without_password;
 use serde_json::json;
 
 use crate::database::Connecting;
@@ -84,11 +84,11 @@ pub(crate) async fn run(args: Args, json: bool) -> Result<(), Failure> {
         .settings(settings);
     let relay = relay.build()?;
 
-    let (from, to) = (without_password(url), without_password(&args.broker));
-    let report = Report { name: args.name, road: format!("{from} -> {to}"), json };
+    let road = format!("{} -> {}", without_password(url), without_password(&args.broker));
+    let report = Report { name: args.name, road, json };
     let until_told = async {
         let ready = async {
-            report.when_ready(&relay, &broker).await;
+            report.when_ready(&relay).await;
             std::future::pending().await
         };
         tokio::select! {
@@ -106,7 +106,7 @@ pub(crate) async fn run(args: Args, json: bool) -> Result<(), Failure> {
     if let Err(error) = broker.close().await {
         tracing::warn!(%error, "the broker was not left in order; what it did not confirm is sent again");
     }
-    ended.map_err(|error| Failure::from(error).at(&from))?;
+    ended?;
     report.stopped(&relay.stats())?;
     Ok(())
 }
@@ -128,7 +128,8 @@ fn broker_url(args: &Args, settings: &RelaySettings) -> Result<String, Failure> 
         }
     }
     let says = |option: &str| args.broker.contains(option);
-    let give_up = settings.publish_timeout * 6 / 7;
+    // A millisecond at least: Kafka takes 0 for no limit.
+    let give_up = (settings.publish_timeout * 6 / 7).max(Duration::from_millis(1));
     if kafka && !says("message.timeout.ms=") && !says("delivery.timeout.ms=") {
         set("message.timeout.ms", give_up);
     }
@@ -152,15 +153,9 @@ struct Report {
 }
 
 impl Report {
-    /// Says when the relay is at work: the tables are in order, it knows its groups, and the broker can be reached.
-    async fn when_ready(&self, relay: &OutboxRelay, broker: &Arc<dyn MessageBroker>) {
+    /// Says when the relay is at work: the tables are in order, it knows its groups, and the broker has answered.
+    async fn when_ready(&self, relay: &OutboxRelay) {
         relay.started().await;
-        let mut wait = Duration::from_millis(100);
-        while let Err(error) = broker.check().await {
-            tracing::warn!(%error, "the broker cannot be reached; trying again in {wait:?}");
-            tokio::time::sleep(wait).await;
-            wait = (wait * 2).min(Duration::from_secs(5));
-        }
         let RelayStats { owned_groups, groups, relays, .. } = relay.stats();
         let line = if self.json {
             json!({

@@ -19,8 +19,7 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(args: Args, json: bool) -> Result<(), Failure> {
     let shown = without_password(&args.database.database.database);
-    let database = args.database.connect().await?;
-    let status = database.status().await.map_err(|error| Failure::from(error).at(&shown))?;
+    let status = args.database.connect().await?.status().await?;
     if json {
         print(&as_json(&shown, &status).to_string())
     } else {

@@ -185,13 +185,20 @@ impl StdError for Inner {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)?;
-        if f.alternate() {
-            let mut source = StdError::source(&*self.0);
-            while let Some(cause) = source {
+        if !f.alternate() {
+            return self.0.fmt(f);
+        }
+        let mut said = self.0.to_string();
+        f.write_str(&said)?;
+        let mut source = StdError::source(&*self.0);
+        while let Some(error) = source {
+            // Most errors say in their own words what caused them.
+            let cause = error.to_string();
+            if !said.contains(&cause) {
                 write!(f, ": {cause}")?;
-                source = cause.source();
+                said = cause;
             }
+            source = error.source();
         }
         Ok(())
     }

@@ -19,6 +19,12 @@ pub(crate) fn store_error(error: DieselError) -> StoreError {
     if error.to_string().contains("BINLOG_FORMAT = STATEMENT") {
         return StoreError::new(StoreErrorKind::Configuration, BINARY_LOG).with_source(error);
     }
+    if is_denied(&error) {
+        let what = format!(
+            "the outbox's database refuses this user: {error}: grant it what it needs on the outbox's tables"
+        );
+        return StoreError::new(StoreErrorKind::Configuration, what).with_source(error);
+    }
     let kind = if is_unavailable(&error) { StoreErrorKind::Unavailable } else { StoreErrorKind::Other };
     StoreError::new(kind, format!("the outbox's database failed: {error}")).with_source(error)
 }
@@ -54,6 +60,9 @@ const TRANSIENT: &[&str] = &[
     "deadlock detected",
     "lock timeout",
     "the database system is",
+    "terminating connection due to",
+    "canceling statement due to statement timeout",
+    "in a read-only transaction",
     "database is locked",
     // MariaDB and MySQL; diesel-async drops their codes. 1213, 1205, 1969 and 3024.
     "Deadlock found",
@@ -73,6 +82,14 @@ const TRANSIENT: &[&str] = &[
     "Connection to the server is closed",
     "Packet out of order",
 ];
+
+fn is_denied(error: &DieselError) -> bool {
+    let DieselError::DatabaseError(_, info) = error else { return false };
+    // 42501; 1142 and 1044.
+    info.message().starts_with("permission denied")
+        || info.message().contains("command denied to user")
+        || info.message().starts_with("Access denied for user")
+}
 
 fn is_missing_table(error: &DieselError) -> bool {
     let DieselError::DatabaseError(_, info) = error else { return false };
@@ -96,6 +113,11 @@ mod tests {
             ("canceling statement due to lock timeout", Unavailable),
             ("the database system is shutting down", Unavailable),
             ("database is locked", Unavailable),
+            ("terminating connection due to administrator command", Unavailable),
+            ("canceling statement due to statement timeout", Unavailable),
+            ("cannot execute INSERT in a read-only transaction", Unavailable),
+            ("permission denied for table cqrs_outbox", Configuration),
+            ("SELECT command denied to user 'me'@'localhost' for table `shop`.`cqrs_outbox`", Configuration),
             ("Deadlock found when trying to get lock; try restarting transaction", Unavailable),
             ("Lock wait timeout exceeded; try restarting transaction", Unavailable),
             ("Query execution was interrupted (max_statement_time exceeded)", Unavailable),

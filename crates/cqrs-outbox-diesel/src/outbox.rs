@@ -33,6 +33,8 @@ pub struct Outbox<B: Backend> {
 }
 
 struct Shared<B: Backend> {
+    /// Its URL without the password, for errors.
+    place: String,
     pool: B::Pool,
     /// Where only one can write at a time, writers queue here, in their order, instead of in the database.
     writers: Option<Arc<Semaphore>>,
@@ -52,12 +54,13 @@ pub(crate) trait Elsewhere: Send + Sync {
 
 impl<B: Backend> Outbox<B> {
     pub(crate) fn from_parts(
+        place: String,
         pool: B::Pool,
         writers: Option<Arc<Semaphore>>,
         elsewhere: Option<Arc<dyn Elsewhere>>,
     ) -> Self {
         let (encoder, changed) = (Encoder::default(), Notify::new());
-        Self { shared: Arc::new(Shared { pool, writers, encoder, changed, elsewhere }) }
+        Self { shared: Arc::new(Shared { place, pool, writers, encoder, changed, elsewhere }) }
     }
 
     /// The same connections with another wire format or size limit. Call it before the outbox is shared: clones that
@@ -65,6 +68,7 @@ impl<B: Backend> Outbox<B> {
     #[must_use]
     pub fn with_encoder(self, encoder: Encoder) -> Self {
         let shared = Shared {
+            place: self.shared.place.clone(),
             pool: self.shared.pool.clone(),
             writers: self.shared.writers.clone(),
             encoder,
@@ -109,7 +113,7 @@ impl<B: Backend> Outbox<B> {
         let added = Added::all(&messages);
         let rows = messages.into_iter().map(NewRow::new).collect::<Result<Vec<_>>>()?;
         if !rows.is_empty() {
-            B::insert(conn, rows).await.map_err(|error| store_error(error).into_error())?;
+            B::insert(conn, rows).await.map_err(|error| self.failed(store_error(error)))?;
         }
         Ok(added)
     }
@@ -125,7 +129,7 @@ impl<B: Backend> Outbox<B> {
     ///
     /// Safe.
     pub async fn connection(&self) -> Result<B::Guard> {
-        self.acquire().await.map_err(StoreError::into_error)
+        self.acquire().await.map_err(|error| self.failed(error))
     }
 
     /// Runs `work` in a transaction, commits if it succeeds and rolls back if it fails or is dropped.
@@ -196,7 +200,7 @@ impl<B: Backend> Outbox<B> {
     /// A dropped future rolls the step back that was under way. On MariaDB and MySQL, where each statement commits, call it
     /// again: it goes on from there.
     pub async fn migrate(&self) -> Result<Migrated> {
-        self.try_migrate().await.map_err(StoreError::into_error)
+        self.try_migrate().await.map_err(|error| self.failed(error))
     }
 
     async fn try_migrate(&self) -> Result<Migrated, StoreError> {
@@ -235,7 +239,7 @@ impl<B: Backend> Outbox<B> {
     ///
     /// Safe.
     pub async fn check_schema(&self) -> Result<()> {
-        self.try_check_schema().await.map_err(StoreError::into_error)
+        self.try_check_schema().await.map_err(|error| self.failed(error))
     }
 
     pub(crate) async fn try_check_schema(&self) -> Result<(), StoreError> {
@@ -258,7 +262,7 @@ impl<B: Backend> Outbox<B> {
     ///
     /// Safe.
     pub async fn status(&self) -> Result<OutboxStatus> {
-        self.try_status().await.map_err(StoreError::into_error)
+        self.try_status().await.map_err(|error| self.failed(error))
     }
 
     /// On a connection of the application's: the relay's have a limit of time, and counting millions may take longer.
@@ -303,7 +307,7 @@ impl<B: Backend> Outbox<B> {
     async fn request(&self, kind: &'static str, event_id: Uuid) -> Result<()> {
         let mut tx = self.begin().await?;
         let asked =
-            B::request(&mut tx, kind, event_id).await.map_err(|error| store_error(error).into_error())?;
+            B::request(&mut tx, kind, event_id).await.map_err(|error| self.failed(store_error(error)))?;
         if asked == 0 {
             return Err(Error::new(
                 ErrorKind::InvalidEvent,
@@ -341,6 +345,14 @@ impl<B: Backend> Outbox<B> {
         correlation: &Correlation,
     ) -> Result<Vec<Message>> {
         events.into_iter().map(|event| event.into_message(&self.shared.encoder, correlation)).collect()
+    }
+
+    pub(crate) fn place(&self) -> &str {
+        &self.shared.place
+    }
+
+    fn failed(&self, error: StoreError) -> Error {
+        error.at(&self.shared.place).into_error()
     }
 
     pub(crate) async fn acquire(&self) -> Result<B::Guard, StoreError> {
@@ -444,7 +456,7 @@ where
 #[async_trait]
 impl<B: Backend> BeginTransaction<B> for Outbox<B> {
     async fn begin(&self) -> Result<Tx<B>> {
-        self.begin_write().await.map_err(StoreError::into_error)
+        self.begin_write().await.map_err(|error| self.failed(error))
     }
 
     fn encoder(&self) -> &Encoder {
@@ -455,7 +467,7 @@ impl<B: Backend> BeginTransaction<B> for Outbox<B> {
 #[async_trait]
 impl<B: Backend> Inbox<B> for Outbox<B> {
     async fn admit(&self, tx: &mut Tx<B>, consumer: &str, id: &MessageId) -> Result<bool> {
-        B::admit(tx, consumer, id).await.map_err(|error| store_error(error).into_error())
+        B::admit(tx, consumer, id).await.map_err(|error| self.failed(store_error(error)))
     }
 }
 

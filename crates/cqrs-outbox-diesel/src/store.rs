@@ -15,6 +15,10 @@ use crate::tx::Tx;
 
 #[async_trait]
 impl<B: Backend> OutboxStore for Outbox<B> {
+    fn place(&self) -> Option<&str> {
+        Some(Outbox::place(self))
+    }
+
     async fn check(&self) -> Result<(), StoreError> {
         self.try_check_schema().await
     }

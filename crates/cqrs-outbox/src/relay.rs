@@ -9,7 +9,7 @@ use cqrs_core::broker::{BrokerError, ErrorClass, MessageBroker};
 use futures_util::future::FutureExt;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use uuid::Uuid;
 
 use crate::engine::{Action, Engine, Failed, Input, PublishFailure};
@@ -104,8 +104,8 @@ impl OutboxRelay {
     /// # Errors
     ///
     /// What waiting does not mend: [`ErrorKind::Store`](cqrs_core::ErrorKind::Store) for missing tables, tables of another
-    /// version, a refused login; [`ErrorKind::Broker`](cqrs_core::ErrorKind::Broker) if the broker refuses the login at the
-    /// start. (Later it is taken for an outage: it was right once, and may be again.)
+    /// version, a refused login; [`ErrorKind::Broker`](cqrs_core::ErrorKind::Broker) if the broker refuses the login before
+    /// it has ever accepted it. (Later that is taken for an outage: it was right once, and may be again.)
     ///
     /// # Cancel safety
     ///
@@ -116,7 +116,7 @@ impl OutboxRelay {
     }
 
     /// Relays until nothing waits any more in the groups that fall to it, then leaves. Events behind a closed gate do not count
-    /// as waiting. After a crash it waits until the leases of the dead have expired.
+    /// as waiting. After a crash it waits until the leases of the dead have expired; on hold, until that is over.
     ///
     /// # Errors
     ///
@@ -143,7 +143,7 @@ impl OutboxRelay {
     }
 
     /// Resolves when a run of this relay is at work: its first heartbeat was answered, so it knows which groups are its
-    /// own, or that all have another owner.
+    /// own, or that all have another owner; and the broker has answered, too.
     ///
     /// # Cancel safety
     ///
@@ -161,11 +161,14 @@ impl OutboxRelay {
     async fn run(&self, shutdown: impl Future<Output = ()> + Send, until_empty: bool) -> Result<()> {
         let at_work = AtWork(&self.at_work);
         let mut shutdown = std::pin::pin!(shutdown.fuse());
-        tokio::select! {
+        let mut broker_is_there = tokio::select! {
             biased;
             () = &mut shutdown => return Ok(()),
-            checked = async { self.check_store().await?; self.check_broker().await } => checked?,
-        }
+            checked = async { self.check_store().await?; self.broker_answers(self.settings.publish_timeout).await } => checked?,
+        };
+        // A login that was never accepted may be refused only when the broker comes up.
+        let mut knocking = std::pin::pin!(self.until_broker_answers());
+        let mut refused = None::<cqrs_core::Error>;
         let relay = RelayId { name: self.name.clone(), incarnation: Uuid::new_v4() };
         tracing::info!(relay = relay.name, %relay.incarnation, "the relay starts");
         let started = Instant::now();
@@ -179,11 +182,22 @@ impl OutboxRelay {
                 pending.push(self.carry_out(&relay, action));
             }
             let stats = engine.stats();
-            self.stats.send_replace(stats);
-            at_work.0.send_if_modified(|at_work| !std::mem::replace(at_work, stats.relays > 0) && *at_work);
+            let was_held = self.stats.send_replace(stats).hold;
+            if was_held != stats.hold {
+                let database = self.store.place().unwrap_or_default();
+                tracing::warn!(
+                    relay = relay.name,
+                    database,
+                    hold = stats.hold,
+                    "the hold on the outbox has changed"
+                );
+            }
+            broker_is_there |= stats.confirmed > 0;
+            let is_at_work = stats.relays > 0 && broker_is_there;
+            at_work.0.send_if_modified(|at_work| !std::mem::replace(at_work, is_at_work) && *at_work);
             if engine.is_finished() {
                 tracing::info!(relay = relay.name, "the relay has left");
-                return Ok(());
+                return refused.map_or(Ok(()), Err);
             }
             if until_empty && engine.is_idle() && give_up_at.is_none() {
                 give_up_at = Some(Instant::now() + self.settings.stop_grace);
@@ -212,6 +226,14 @@ impl OutboxRelay {
                         next = pending.next().now_or_never().flatten();
                     }
                 }
+                answered = &mut knocking, if !broker_is_there && refused.is_none() => match answered {
+                    Ok(()) => broker_is_there = true,
+                    Err(error) => {
+                        refused = Some(error);
+                        give_up_at.get_or_insert_with(|| Instant::now() + self.settings.stop_grace);
+                        engine.step(now, Input::Stop);
+                    }
+                },
                 () = &mut changed => {
                     changed = self.store.changed();
                     engine.step(now, Input::Woken);
@@ -225,26 +247,43 @@ impl OutboxRelay {
     /// tables is.
     async fn check_store(&self) -> Result<()> {
         match timeout(self.settings.store_timeout, self.store.check()).await {
-            Ok(checked) => checked.or_else(retryable).map_err(StoreError::into_error),
+            Ok(checked) => {
+                checked.map_err(|error| self.at(error)).or_else(retryable).map_err(StoreError::into_error)
+            }
             Err(_) => {
-                tracing::warn!("the outbox's database does not answer; trying again");
+                let database = self.store.place().unwrap_or_default();
+                tracing::warn!(database, "the outbox's database does not answer; trying again");
                 Ok(())
             }
         }
     }
 
-    /// At the start a broker that cannot be reached is no reason to give up; one that refuses us is.
-    async fn check_broker(&self) -> Result<()> {
-        let Ok(checked) = timeout(self.settings.publish_timeout, self.broker.check()).await else {
-            return Ok(());
-        };
-        match checked {
-            Err(error) if matches!(error.class(), ErrorClass::Login | ErrorClass::Fatal) => Err(error.into()),
-            Err(error) => {
-                tracing::warn!(error = %WithSources(&error), "the broker cannot be reached; trying again");
-                Ok(())
+    /// Whether the broker answers. At the start one that cannot be reached is no reason to give up; one that refuses us is.
+    async fn broker_answers(&self, limit: Duration) -> Result<bool> {
+        match timeout(limit, self.broker.check()).await {
+            Ok(Ok(())) => Ok(true),
+            Ok(Err(error)) if matches!(error.class(), ErrorClass::Login | ErrorClass::Fatal) => {
+                Err(error.into())
             }
-            Ok(()) => Ok(()),
+            Ok(Err(error)) => {
+                tracing::warn!(error = %WithSources(&error), "the broker cannot be reached; trying again");
+                Ok(false)
+            }
+            Err(_) => {
+                tracing::warn!("the broker did not answer within {limit:?}; trying again");
+                Ok(false)
+            }
+        }
+    }
+
+    async fn until_broker_answers(&self) -> Result<()> {
+        let mut failures = 0;
+        loop {
+            failures += 1;
+            sleep(self.settings.backoff_after(failures).min(KNOCK)).await;
+            if self.broker_answers(CHECK).await? {
+                return Ok(());
+            }
         }
     }
 
@@ -300,6 +339,7 @@ impl OutboxRelay {
         what: &'static str,
         call: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<Result<T, Failed>, StoreError> {
+        let call = async { call.await.map_err(|error| self.at(error)) };
         match timeout(self.settings.store_timeout, call).await {
             Ok(Ok(answer)) => Ok(Ok(answer)),
             Ok(Err(error)) if error.is_retryable() => {
@@ -308,9 +348,18 @@ impl OutboxRelay {
             }
             Ok(Err(error)) => Err(error),
             Err(_) => {
-                tracing::warn!(what, timeout = ?self.settings.store_timeout, "the outbox's database did not answer in time");
+                let (timeout, database) =
+                    (self.settings.store_timeout, self.store.place().unwrap_or_default());
+                tracing::warn!(what, ?timeout, database, "the outbox's database did not answer in time");
                 Ok(Err(Failed))
             }
+        }
+    }
+
+    fn at(&self, error: StoreError) -> StoreError {
+        match self.store.place() {
+            Some(place) => error.at(place),
+            None => error,
         }
     }
 
@@ -331,6 +380,12 @@ impl OutboxRelay {
 }
 
 type Answer = Result<Input, StoreError>;
+
+/// How long to wait at most before a broker that was not there is asked again.
+const KNOCK: Duration = Duration::from_secs(5);
+
+/// How long a broker may take to say whether it is there. Longer than a publish: a login takes its time.
+const CHECK: Duration = Duration::from_secs(10);
 
 /// Further away than any process lives, and near enough not to overflow.
 const FAR_AWAY: Duration = Duration::from_secs(60 * 60 * 24 * 365);
@@ -357,10 +412,16 @@ struct WithSources<'a>(&'a (dyn std::error::Error + 'static));
 
 impl fmt::Display for WithSources<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self.0, f)?;
+        let mut said = self.0.to_string();
+        f.write_str(&said)?;
         let mut source = self.0.source();
         while let Some(error) = source {
-            write!(f, ": {error}")?;
+            // Most errors say in their own words what caused them.
+            let cause = error.to_string();
+            if !said.contains(&cause) {
+                write!(f, ": {cause}")?;
+                said = cause;
+            }
             source = error.source();
         }
         Ok(())

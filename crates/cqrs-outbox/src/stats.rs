@@ -10,6 +10,8 @@ pub struct RelayStats {
     pub relays: usize,
     /// Groups that this relay owns.
     pub owned_groups: usize,
+    /// Whether the outbox is on hold, as of the last heartbeat: nothing is read or published then.
+    pub hold: bool,
     /// Rows in memory.
     pub in_memory: usize,
     /// Rows with the broker.

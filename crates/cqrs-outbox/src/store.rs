@@ -110,6 +110,11 @@ pub enum Fenced<T> {
 /// why there is no method that lends one.
 #[async_trait]
 pub trait OutboxStore: fmt::Debug + Send + Sync + 'static {
+    /// Where it is, for errors and logs: a URL without its password. Default: nothing is said.
+    fn place(&self) -> Option<&str> {
+        None
+    }
+
     /// Whether the tables are there and of a version that this relay can work with.
     ///
     /// # Errors
@@ -178,19 +183,27 @@ pub enum StoreErrorKind {
 pub struct StoreError {
     kind: StoreErrorKind,
     message: String,
+    store: Option<String>,
     source: Option<Box<dyn StdError + Send + Sync + 'static>>,
 }
 
 impl StoreError {
     /// A failure of that kind.
     pub fn new(kind: StoreErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), source: None }
+        Self { kind, message: message.into(), store: None, source: None }
     }
 
     /// Adds the cause.
     #[must_use]
     pub fn with_source(mut self, source: impl Into<Box<dyn StdError + Send + Sync + 'static>>) -> Self {
         self.source = Some(source.into());
+        self
+    }
+
+    /// Adds which store it was, by its URL without a password; one that was added before stays.
+    #[must_use]
+    pub fn at(mut self, store: impl fmt::Display) -> Self {
+        self.store.get_or_insert_with(|| store.to_string());
         self
     }
 
@@ -207,7 +220,10 @@ impl StoreError {
 
 impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
+        match &self.store {
+            Some(store) => write!(f, "{} ({store})", self.message),
+            None => f.write_str(&self.message),
+        }
     }
 }
 

@@ -202,6 +202,16 @@ impl Server {
         self.run("resume", &[self.service.name()]).map(drop)
     }
 
+    /// Puts what it has logged into a file below the target folder, for whoever wants to know why a test failed, and gives
+    /// the file's name. A test that panics does so by itself.
+    ///
+    /// # Errors
+    ///
+    /// As for [`kill`](Self::kill).
+    pub fn keep_logs(&self) -> Result<String, String> {
+        self.run("keep-logs", &[]).map(|kept| kept.trim().to_owned())
+    }
+
     fn run(&self, command: &str, arguments: &[&str]) -> Result<String, String> {
         services(command, arguments, |services| {
             services
@@ -232,7 +242,16 @@ fn services(command: &str, arguments: &[&str], set_up: impl FnOnce(&mut Command)
 }
 
 impl Drop for Server {
+    #[expect(clippy::print_stderr, reason = "for whoever reads why a test failed")]
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            match self.keep_logs() {
+                Ok(kept) => eprintln!("the logs of the test's own {} are in {kept}", self.service.name()),
+                Err(why) => {
+                    eprintln!("the logs of the test's own {} were not kept: {why}", self.service.name())
+                }
+            }
+        }
         // There is nobody to tell; the next run of scripts/services sweeps up.
         let _ = self.run("stop", &[]);
     }

@@ -28,6 +28,9 @@ fn comes_back_where_it_was() -> Result<(), Failed> {
     assert!(answers(&address));
     server.restart()?;
     assert!(answers(&address));
+    let kept = server.keep_logs()?;
+    assert!(std::fs::read_to_string(&kept)?.to_lowercase().contains("rabbitmq"), "{kept}");
+    std::fs::remove_file(kept)?;
     drop(server);
     assert!(!answers(&address));
     Ok(())

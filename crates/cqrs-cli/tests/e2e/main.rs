@@ -38,7 +38,7 @@ fn main() -> ExitCode {
     cells::<Pg>(&mut trials, &servers, Some(Service::Postgres));
     cells::<MySql>(&mut trials, &servers, Some(Service::MySql));
     let conclusion = libtest_mimic::run(&arguments, trials);
-    servers.stop();
+    servers.stop(conclusion.has_failed());
     conclusion.exit_code()
 }
 

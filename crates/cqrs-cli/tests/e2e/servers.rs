@@ -45,8 +45,13 @@ impl Servers {
         Ok(RealBroker { kind, server: self.of(kind.service())? })
     }
 
-    pub(crate) fn stop(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    /// Stops them; their logs are kept if a cell failed.
+    pub(crate) fn stop(&self, failed: bool) {
+        for (service, RealServer(server)) in self.0.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            if failed {
+                println!("{service:?}: {}", server.keep_logs().unwrap_or_else(|why| why));
+            }
+        }
     }
 }
 

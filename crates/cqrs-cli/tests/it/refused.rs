@@ -163,15 +163,22 @@ async fn waits() {
     database.kill().unwrap();
     broker.kill().unwrap();
     let broker_url = broker.url().to_owned();
-    let relay = ["--database", &site.url, "--broker", &broker_url];
-    let starting = tokio::task::spawn_blocking(move || {
+    let mut relay = Relay::spawn_warning(&["--database", &site.url, "--broker", &broker_url]);
+    relay.warns(&["the database cannot be reached", &site.shown()]).await;
+    let database = tokio::task::spawn_blocking(move || {
         database.start_again().unwrap();
-        broker.start_again().unwrap();
-        (database, broker)
+        database
     });
-    let ((relay, _), servers) = tokio::join!(Relay::start(&relay), starting);
+    let database = database.await.unwrap();
+    relay.warns(&["the broker cannot be reached", broker_url.rsplit_once('@').unwrap().1]).await;
+    let broker = tokio::task::spawn_blocking(move || {
+        broker.start_again().unwrap();
+        broker
+    });
+    let broker = broker.await.unwrap();
+    relay.is_ready().await;
     relay.stop().await;
-    drop(servers.unwrap());
+    drop((database, broker));
 }
 
 async fn missing_tables(site: Site) {

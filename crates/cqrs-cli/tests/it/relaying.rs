@@ -9,6 +9,7 @@ use cqrs::{ErrorClass, Message, MessageBroker};
 use cqrs_testing::services::{Service, trial, trial_with};
 use libtest_mimic::Trial;
 use serde_json::Value;
+use tempfile::TempDir;
 use uuid::Uuid;
 
 use crate::run;
@@ -27,6 +28,9 @@ pub(crate) fn trials() -> Vec<Trial> {
     trials.push(with_rabbitmq(Kind::Postgres, "a_notification_wakes_the_relay", notified));
     trials
         .push(trial(Service::Amqp, "rabbitmq::a_topology_of_others_is_met", |broker| run(topology(broker))));
+    trials.push(trial(Service::Amqp, "rabbitmq::what_cannot_be_reached_is_told_and_heals", |broker| {
+        run(destinations(broker))
+    }));
     trials.push(trial(Service::Kafka, "kafka::linger_and_json", |servers| run(kafka(servers))));
     trials
 }
@@ -195,12 +199,38 @@ async fn shared(site: Site, mut road: Road) {
     }
 }
 
-async fn topology(broker_url: String) {
+/// Nobody has a queue for one topic, and the exchange of another is of another kind.
+async fn destinations(broker_url: String) {
     let site = Site::new(Kind::Sqlite, String::new()).await;
     site.migrate().await;
+    let (_folder, direct) = declared_by_others(&broker_url, "{topic}");
+    let clash = Road::to(direct).await;
+    let nowhere = format!("cqrs-cli-{}", Uuid::new_v4().simple());
+    site.insert(&nowhere, "room 5", "one").await;
+    site.insert(&clash.topic, "room 6", "two").await;
+    let mut relay =
+        Relay::spawn_warning(&["--database", &site.url, "--broker", &broker_url, "--max-backoff", "200ms"]);
+    relay.is_ready().await;
+    let place = broker_url.rsplit_once('@').unwrap().1;
+    for parts in [
+        [&*nowhere, "no queue is bound", ":***@", place],
+        [&*clash.topic, "other properties", ":***@", place],
+    ] {
+        relay.warns(&parts).await;
+    }
+    let broker = connect_broker(&broker_url).unwrap();
+    let mut member = broker.subscribe(SubscribeOptions::new("g", [nowhere.as_str()])).await.unwrap();
+    let delivery = member.next().await.unwrap().unwrap();
+    assert_eq!(delivery.message().payload.as_deref(), Some(&b"one"[..]));
+    delivery.ack().await.unwrap();
+    while site.status().await["waiting"] != 1 {}
+    relay.stop().await;
+}
+
+/// A file with a topology as others have it, one direct exchange of that name, and the broker's URL with it.
+fn declared_by_others(broker_url: &str, exchange: &str) -> (TempDir, String) {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("topology.json");
-    let exchange = format!("cqrs-cli-{}", Uuid::new_v4().simple());
     let topology = serde_json::json!({
         "exchange": { "name": exchange, "kind": "direct", "durable": false, "auto_delete": true },
         "routing_key": "{topic}",
@@ -208,7 +238,15 @@ async fn topology(broker_url: String) {
         "binding": { "routing_key": "{topic}" },
     });
     std::fs::write(&file, topology.to_string()).unwrap();
-    let mut road = Road::to(format!("{broker_url}?topology={}", file.display())).await;
+    (folder, format!("{broker_url}?topology={}", file.display()))
+}
+
+async fn topology(broker_url: String) {
+    let site = Site::new(Kind::Sqlite, String::new()).await;
+    site.migrate().await;
+    let exchange = format!("cqrs-cli-{}", Uuid::new_v4().simple());
+    let (_folder, declared) = declared_by_others(&broker_url, &exchange);
+    let mut road = Road::to(declared).await;
     site.insert(&road.topic, "room 5", "one").await;
     let arguments = [vec!["relay", "--until-empty"], road.arguments(&site, &[])].concat();
     cqrs(&arguments).await.expect_code(0);

@@ -5,7 +5,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
-use tokio::process::{Child, ChildStdout, Command};
+use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 use tokio::time::timeout;
 
 /// A hang, and nothing else, takes so long.
@@ -27,6 +27,8 @@ pub(crate) fn program() -> Command {
 pub(crate) struct Relay {
     process: Child,
     output: Lines<BufReader<ChildStdout>>,
+    /// What it warns of, if somebody listens.
+    warnings: Option<Lines<BufReader<ChildStderr>>>,
 }
 
 impl Relay {
@@ -34,7 +36,34 @@ impl Relay {
     pub(crate) fn spawn(arguments: &[&str]) -> Self {
         let mut process = program().arg("relay").args(arguments).stdout(Stdio::piped()).spawn().unwrap();
         let output = process.stdout.take().unwrap();
-        Self { process, output: BufReader::new(output).lines() }
+        Self { process, output: BufReader::new(output).lines(), warnings: None }
+    }
+
+    /// Starts one whose warnings can be waited for.
+    pub(crate) fn spawn_warning(arguments: &[&str]) -> Self {
+        let mut relay = program();
+        relay.arg("relay").args(arguments).env("RUST_LOG", "warn,lapin=off");
+        let mut process = relay.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let (output, warnings) = (process.stdout.take().unwrap(), process.stderr.take().unwrap());
+        Self {
+            process,
+            output: BufReader::new(output).lines(),
+            warnings: Some(BufReader::new(warnings).lines()),
+        }
+    }
+
+    /// Waits until it warns of something with all of these in it.
+    pub(crate) async fn warns(&mut self, parts: &[&str]) {
+        let warnings = self.warnings.as_mut().unwrap();
+        let warned = async {
+            while let Some(line) = warnings.next_line().await.unwrap() {
+                if parts.iter().all(|part| line.contains(part)) {
+                    return;
+                }
+            }
+            panic!("the relay ended without a word of {parts:?}");
+        };
+        timeout(PATIENCE, warned).await.unwrap_or_else(|_| panic!("the relay does not warn of {parts:?}"));
     }
 
     /// Starts one, and waits until it says that it is ready; gives what it says.

@@ -208,12 +208,12 @@ impl MySqlBuilder {
             }))
             .build()
             .map_err(misconfigured)?;
-        let outbox = Outbox::from_parts(Pools { application, relay }, None, None);
+        let outbox = Outbox::from_parts(shown, Pools { application, relay }, None, None);
         match outbox.acquire().await {
             Ok(_) => Ok(outbox),
             Err(error) => {
-                let what = format!("cannot connect to `{shown}`: {error}");
-                Err(StoreError::new(error.kind(), what).into_error())
+                let what = format!("cannot connect: {error}");
+                Err(StoreError::new(error.kind(), what).at(outbox.place()).into_error())
             }
         }
     }

@@ -144,12 +144,12 @@ impl PgBuilder {
             Arc::new(Notifications::new(pool.clone(), self.connect, self.url, self.connect_timeout))
                 as Arc<dyn Elsewhere>
         });
-        let outbox = Outbox::from_parts(pool, None, notifications);
+        let outbox = Outbox::from_parts(shown, pool, None, notifications);
         match outbox.acquire().await {
             Ok(_) => Ok(outbox),
             Err(error) => {
-                let what = format!("cannot connect to `{shown}`: {error}");
-                Err(StoreError::new(error.kind(), what).into_error())
+                let what = format!("cannot connect: {error}");
+                Err(StoreError::new(error.kind(), what).at(outbox.place()).into_error())
             }
         }
     }
@@ -163,7 +163,8 @@ async fn without_tls(url: &str) -> ConnectionResult<AsyncPgConnection> {
             Some(code)
                 if *code == SqlState::INVALID_PASSWORD
                     || *code == SqlState::INVALID_AUTHORIZATION_SPECIFICATION
-                    || *code == SqlState::INVALID_CATALOG_NAME =>
+                    || *code == SqlState::INVALID_CATALOG_NAME
+                    || *code == SqlState::INSUFFICIENT_PRIVILEGE =>
             {
                 ConnectionError::InvalidConnectionUrl(what)
             }

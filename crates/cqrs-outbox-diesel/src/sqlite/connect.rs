@@ -89,7 +89,7 @@ impl SqliteBuilder {
             .wait_timeout(Some(CONNECTION_TIMEOUT))
             .build()
             .map_err(|error| wrong(error.to_string()))?;
-        let outbox = Outbox::from_parts(pool, Some(Arc::new(Semaphore::new(1))), None);
+        let outbox = Outbox::from_parts(shown, pool, Some(Arc::new(Semaphore::new(1))), None);
         match outbox.acquire().await {
             Ok(_) => Ok(outbox),
             Err(error) => {
@@ -99,8 +99,8 @@ impl SqliteBuilder {
                 } else {
                     error.kind()
                 };
-                let what = format!("cannot open `{shown}`: {error}");
-                Err(StoreError::new(kind, what).into_error())
+                let what = format!("cannot open it: {error}");
+                Err(StoreError::new(kind, what).at(outbox.place()).into_error())
             }
         }
     }

@@ -357,6 +357,7 @@ impl Engine {
     pub fn stats(&self) -> RelayStats {
         RelayStats {
             owned_groups: self.groups.len(),
+            hold: self.hold,
             in_memory: self.rows.len(),
             in_flight: self.in_flight,
             closed_gates: self.gates.len(),

@@ -282,7 +282,35 @@ async fn what_the_broker_says_at_the_start_decides_whether_it_waits() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_login_that_is_refused_when_the_broker_comes_up_ends_the_relay_in_order() {
+    for class in [ErrorClass::Login, ErrorClass::Fatal] {
+        let mut bench = Bench::new(MemoryBroker::new());
+        *bench.broker.checks.lock().unwrap() = vec![class, ErrorClass::Outage, ErrorClass::Outage];
+        let relay = bench.relay(RelaySettings::default());
+        let (error, ()) = tokio::join!(relay.run_until(std::future::pending()), async {
+            tokio::select! {
+                () = relay.started() => panic!("the broker never answered"),
+                () = sleep(Duration::from_secs(30)) => {}
+            }
+        });
+        assert_eq!(error.unwrap_err().class(), Some(class));
+        // It has given its groups back, so that the next one waits for no lease.
+        bench.write(5).await;
+        let begun = Instant::now();
+        bench.relay(RelaySettings::default()).run_until_empty().await.unwrap();
+        assert!(begun.elapsed() < RelaySettings::default().lease, "{:?}", begun.elapsed());
+        bench.history.check().assert_clean();
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn it_says_when_it_is_at_work() {
+    let bench = Bench::new(MemoryBroker::new());
+    *bench.broker.checks.lock().unwrap() = vec![ErrorClass::Outage; 3];
+    let relay = bench.relay(RelaySettings::default());
+    relay.run_until(relay.started()).await.unwrap();
+    assert!(bench.broker.checks.lock().unwrap().is_empty(), "the broker had not answered");
+
     let bench = Bench::new(MemoryBroker::new());
     let relay = bench.relay(RelaySettings::default());
     tokio::select! {
