@@ -28,7 +28,8 @@ pub struct RelayStats {
     pub confirmed: u64,
     /// Rows removed after their receipt.
     pub settled: u64,
-    /// Events that were refused and wait aside.
+    /// How often an event was put aside, to wait there with the later ones of its key: because it was refused, or because
+    /// its destination is suspended and the memory is full of such.
     pub parked: u64,
     /// Events that went to the dead letters.
     pub dead_lettered: u64,

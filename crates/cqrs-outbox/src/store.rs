@@ -63,7 +63,7 @@ pub struct ReadRequest {
     pub max_bytes: usize,
 }
 
-/// A row that the broker refused for a reason of its own.
+/// A row that the broker refused for a reason of its own, or that waits aside for a destination that is suspended.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Rejection {
     /// The lease under which it was sent.
@@ -72,7 +72,8 @@ pub struct Rejection {
     pub id: i64,
     /// Its lane.
     pub lane: Lane,
-    /// Which refusal of the row this is: what its attempts are to be, so that writing it twice counts it once.
+    /// Which refusal of the row this is: what its attempts are to be, so that writing it twice counts it once. What they are
+    /// already, if it was not refused.
     pub attempts: u32,
     /// Why.
     pub error: String,

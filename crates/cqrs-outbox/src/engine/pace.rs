@@ -114,6 +114,16 @@ impl Destinations {
             .collect()
     }
 
+    /// The lanes that wait here.
+    pub(super) fn waiting(&self) -> impl Iterator<Item = &Lane> {
+        self.0.values().flat_map(|suspension| &suspension.waiting)
+    }
+
+    /// The same, and they wait here no more.
+    pub(super) fn take_waiting(&mut self) -> Vec<Lane> {
+        self.0.values_mut().flat_map(|suspension| suspension.waiting.drain(..)).collect()
+    }
+
     pub(super) fn next(&self) -> Option<Duration> {
         self.0
             .values()

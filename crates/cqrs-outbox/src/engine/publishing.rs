@@ -5,7 +5,7 @@ use std::time::Duration;
 use cqrs_core::broker::{ErrorClass, Receipt};
 
 use super::{Action, Engine, FencedChange, Gate, GateState, PublishFailure};
-use crate::row::{Confirmed, OutboxRow};
+use crate::row::{Confirmed, Lane, OutboxRow};
 use crate::store::{Lease, Rejection, Verdict};
 
 impl Engine {
@@ -123,7 +123,34 @@ impl Engine {
         }
     }
 
-    /// The lane stays busy until the rejection is written.
+    /// Rows that wait for suspended destinations must not keep all others out of the memory: once they fill half of it, they
+    /// wait aside, each lane behind its gate. As if its first event had been refused, but it costs no attempt.
+    pub(super) fn make_room(&mut self) {
+        let held = |lane: &Lane| self.lanes.get(lane).map_or(0, |state| state.queue.len());
+        if self.destinations.waiting().map(held).sum::<usize>() * 2 < self.rows.len() {
+            return;
+        }
+        for lane in self.destinations.take_waiting() {
+            let Some(state) = self.lanes.get_mut(&lane) else { continue };
+            state.scheduled = false;
+            let group = state.group;
+            // Without a lease the lane rests until the next heartbeat.
+            let Some(lease) = self.lease(group) else { continue };
+            let Some(state) = self.lanes.get_mut(&lane) else { continue };
+            let Some(row) = state.queue.pop_front().and_then(|id| self.rows.get(&id).cloned()) else {
+                self.drop_if_over(&lane);
+                continue;
+            };
+            state.busy = true;
+            self.activate(group);
+            let error =
+                format!("`{}` is suspended, and what waits for it fills the memory", row.message.topic);
+            let retry_in = self.settings.max_backoff;
+            let attempts = row.attempts;
+            self.reject(row, lease, attempts, error, Verdict::Park { retry_in });
+        }
+    }
+
     pub(super) fn refuse(&mut self, row: OutboxRow, lease: Option<Lease>, error: String) {
         let Some(lease) = lease else { return };
         let attempts = row.attempts + 1;
@@ -134,6 +161,11 @@ impl Engine {
             let lane_waits = self.settings.lane_waits_for_dead_letter && row.message.key.is_some();
             Verdict::Bury { lane_waits }
         };
+        self.reject(row, lease, attempts, error, verdict);
+    }
+
+    /// The lane stays busy until the rejection is written.
+    fn reject(&mut self, row: OutboxRow, lease: Lease, attempts: u32, error: String, verdict: Verdict) {
         if verdict != (Verdict::Bury { lane_waits: false }) {
             // Closed at once: a read that is under way must not let the rows behind it pass.
             self.gates.insert(row.lane.clone(), Gate { group: row.group, state: GateState::Closed });

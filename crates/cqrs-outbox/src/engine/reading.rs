@@ -27,12 +27,16 @@ impl Engine {
         if !hot_is_due && !parked_is_due {
             return None;
         }
-        if leases.is_empty() || room < enough || bytes < enough_bytes {
+        let is_full = room < enough || bytes < enough_bytes;
+        if leases.is_empty() || is_full {
             // Owed until there is room, or leases.
             (self.read_now, self.read_parked_now) = (hot_is_due, parked_is_due);
             self.next_read = now + self.settings.poll_interval;
             self.next_read_parked = self.next_read;
-            return None;
+            if is_full {
+                self.make_room();
+            }
+            return self.poll_fenced(now);
         }
         // In turns, so that neither waits for ever where a read takes as long as a heartbeat's interval.
         self.parked_last = parked_is_due && !(hot_is_due && self.parked_last);

@@ -308,6 +308,56 @@ fn a_suspended_destination_holds_its_topic_and_costs_no_attempts() {
 }
 
 #[test]
+fn what_waits_for_a_suspended_destination_makes_room_for_the_others() {
+    let mut settings = settings();
+    settings.max_rows = 8;
+    let mut desk = Desk::owner(settings);
+    let bad = |id: i64, key: &str| row(id, key, "bad", Place::Hot);
+    desk.read((11..18).map(|id| bad(id, &format!("k{id}"))).chain([bad(18, "k11")]).collect());
+    assert_eq!(desk.published(), [11, 12, 13, 14, 15, 16, 17]);
+    for id in 11..18 {
+        desk.fail(id, ErrorClass::Destination);
+    }
+    let mut aside = Vec::new();
+    while let Some(rejection) = desk.rejection() {
+        assert_eq!((rejection.attempts, rejection.verdict), (0, Verdict::Park { retry_in: ms(10_000) }));
+        assert!(rejection.error.contains("`bad`"), "{}", rejection.error);
+        aside.push(rejection.id);
+        desk.hear(Input::Rejected(Ok(Fenced::Done(()))));
+        desk.read_nothing();
+    }
+    // Those that failed first filled half of the memory.
+    aside.sort_unstable();
+    assert_eq!(aside, [11, 12, 13]);
+    desk.read(vec![row(18, "k11", "bad", Place::Gated), hot(19, "d")]);
+    assert_eq!(desk.published(), [19]);
+    assert_eq!(desk.setting_aside(), Some(vec![18]));
+    desk.hear(Input::SetAside(Ok(Fenced::Done(true))));
+    // When their gates are due they go on, in their order.
+    desk.wait(300);
+    desk.beats(&[lease(0, 1)]);
+    let parked = |id: i64| row(id, "k11", "bad", Place::Parked);
+    desk.read_parked(vec![parked(11), parked(18)]);
+    assert_eq!(desk.published(), [11]);
+    desk.receipt(11);
+    assert_eq!(desk.published(), [18]);
+}
+
+#[test]
+fn a_suspended_destination_with_little_in_memory_waits_there() {
+    let mut settings = settings();
+    settings.max_rows = 8;
+    let mut desk = Desk::owner(settings);
+    let rows = [row(11, "a", "bad", Place::Hot), row(12, "b", "bad", Place::Hot)];
+    desk.read(rows.into_iter().chain((13..19).map(|id| hot(id, &format!("k{id}")))).collect());
+    assert_eq!(desk.published(), [11, 12, 13, 14, 15, 16, 17, 18]);
+    desk.fail(11, ErrorClass::Destination);
+    desk.fail(12, ErrorClass::Destination);
+    desk.hear(Input::Woken);
+    assert_eq!((desk.reading(), desk.rejection()), (None, None));
+}
+
+#[test]
 fn a_refused_event_parks_with_back_off_and_then_dies() {
     let mut desk = Desk::owner(settings());
     desk.read(vec![hot(11, "a"), hot(12, "a"), hot(13, "b"), hot(14, "b")]);

@@ -84,6 +84,7 @@ fn promises_hold_whatever_goes_wrong() {
         "lost confirms",
         "outage errors",
         "pauses",
+        "put off",
         "replayed",
         "set aside",
         "stops",

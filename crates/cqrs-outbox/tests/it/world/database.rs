@@ -72,6 +72,11 @@ impl World {
 
     pub(super) fn carry_out(&mut self, life: Life, action: &Action) -> Input {
         let now = self.database_now();
+        if let Action::Reject(rejection) = action
+            && rejection.error.contains("is suspended")
+        {
+            self.counts.add("put off");
+        }
         let done = calls::carry_out(&mut self.tables, now, &self.lives[life].id, action, self.mutant);
         if done.by_former_owner {
             self.found(Fault::ChangedByFormerOwner, format!("{life}: {}", calls::kind(action)));
