@@ -19,6 +19,7 @@ const CALM: Scope = Scope {
     keys: &["a", "a"],
     max_attempts: 2,
     lane_waits: true,
+    max_rows: 24,
     faults: Faults {
         crashes: 0,
         expiries: 0,
@@ -26,8 +27,10 @@ const CALM: Scope = Scope {
         failures: 0,
         losses: 0,
         refusals: 0,
+        suspensions: 0,
         stops: 0,
         operators: 0,
+        seconds: 8,
     },
     drain_one_in: 500,
 };
@@ -123,6 +126,19 @@ fn events_are_refused_while_relays_die() {
     let faults = Faults { expiries: 1, refusals: 1, ..CALM.faults };
     let seen = [Seen::Fenced, Seen::Refused, Seen::GateOpened];
     holds(Scope { relays: 2, keys: &["a"], faults, ..CALM }, &seen);
+}
+
+#[test]
+fn destinations_cannot_be_reached() {
+    let faults = Faults { suspensions: 1, seconds: 2, ..CALM.faults };
+    let seen = [Seen::PutOff, Seen::SetAside, Seen::GateOpened];
+    // Nothing else has room in memory then.
+    holds(Scope { max_rows: 1, faults, ..CALM }, &seen);
+    holds(Scope { keys: &["b", "a", "a"], max_rows: 2, faults, ..CALM }, &seen);
+    let faults = Faults { crashes: 1, expiries: 1, suspensions: 2, seconds: 3, ..faults };
+    holds(Scope { max_rows: 1, faults, ..CALM }, &seen);
+    let faults = Faults { expiries: 1, suspensions: 1, seconds: 2, ..CALM.faults };
+    holds(Scope { relays: 2, max_rows: 1, faults, ..CALM }, &[Seen::PutOff, Seen::Fenced]);
 }
 
 #[test]

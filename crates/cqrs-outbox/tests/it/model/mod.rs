@@ -37,9 +37,18 @@ pub(crate) struct Scope {
     pub(crate) keys: &'static [&'static str],
     pub(crate) max_attempts: u32,
     pub(crate) lane_waits: bool,
+    /// How many rows a relay has in memory at most.
+    pub(crate) max_rows: usize,
     pub(crate) faults: Faults,
     /// Of so many states one is followed to its good end.
     pub(crate) drain_one_in: u64,
+}
+
+impl Scope {
+    /// Whether anything closes a gate.
+    fn has_gates(&self) -> bool {
+        self.faults.refusals > 0 || self.faults.suspensions > 0
+    }
 }
 
 /// How often each thing may still go wrong.
@@ -57,10 +66,15 @@ pub(crate) struct Faults {
     pub(crate) losses: u8,
     /// The broker refuses an event.
     pub(crate) refusals: u8,
+    /// The broker cannot reach the destination of an event.
+    pub(crate) suspensions: u8,
     /// A relay is told to stop; another takes its place when it has left.
     pub(crate) stops: u8,
     /// Someone replays or discards a dead letter.
     pub(crate) operators: u8,
+    /// A second passes at the database, for a gate that is closed. Engines have clocks of their own, so without an end to
+    /// it a lane could be put aside for ever before its engine tries the destination again.
+    pub(crate) seconds: u8,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -112,6 +126,7 @@ enum Sent {
     UnderWay,
     Confirmed,
     Refused,
+    Unreachable,
 }
 
 /// What happens next. Relays are named by their number.
@@ -126,6 +141,7 @@ pub(crate) enum Step {
     Fail(usize, &'static str),
     Deliver(usize, i64),
     Refuse(usize, i64),
+    Suspend(usize, i64),
     Hear(usize, i64),
     Lose(usize, i64),
     StrayCall(usize),
@@ -156,6 +172,7 @@ pub(crate) enum Seen {
     TakeOver,
     Fenced,
     Refused,
+    PutOff,
     SetAside,
     GateOpened,
     Buried,
@@ -172,7 +189,7 @@ pub(crate) struct Outbox {
     scope: Scope,
     mutant: Option<Mutant>,
     settings: RelaySettings,
-    seen: [AtomicU64; 8],
+    seen: [AtomicU64; 9],
 }
 
 impl Outbox {
@@ -190,7 +207,7 @@ impl Outbox {
             *each = SECOND;
         }
         settings.batch = scope.keys.len();
-        settings.max_rows = 8 * scope.keys.len();
+        settings.max_rows = scope.max_rows;
         settings.max_in_flight = 2;
         settings.max_attempts = scope.max_attempts;
         settings.lane_waits_for_dead_letter = scope.lane_waits;
@@ -299,6 +316,9 @@ impl Model for Outbox {
                     if left.refusals > 0 {
                         steps.push(Step::Refuse(number, *id));
                     }
+                    if left.suspensions > 0 {
+                        steps.push(Step::Suspend(number, *id));
+                    }
                 } else {
                     steps.push(Step::Hear(number, *id));
                 }
@@ -317,7 +337,7 @@ impl Model for Outbox {
         }
         steps.extend((0..state.stray_calls.len()).map(Step::StrayCall));
         steps.extend((0..state.stray_messages.len()).map(Step::StrayMessage));
-        if state.tables.has_closed_gate(state.clock) {
+        if left.seconds > 0 && state.tables.has_closed_gate(state.clock) {
             steps.push(Step::Second);
         }
         if left.expiries > 0 {

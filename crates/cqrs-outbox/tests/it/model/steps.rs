@@ -33,7 +33,7 @@ impl Outbox {
                     relay.messages.insert(row.id, Sent::UnderWay);
                 }
                 // No gate is ever closed then: there is nothing to find, whenever it is looked for.
-                Action::ReadParked(_) if self.scope.faults.refusals == 0 => {
+                Action::ReadParked(_) if !self.scope.has_gates() => {
                     relay.engine.step(Duration::ZERO, Input::ReadParked(Ok(Vec::new())));
                 }
                 // A lease may end at any moment, so one that was given a while ago is one that was given now.
@@ -73,10 +73,16 @@ impl Outbox {
         }
         let mut answer = done.answer;
         self.watch(&answer);
-        if let Action::Reject(_) = action {
+        if let Action::Reject(rejection) = action {
+            if rejection.error.contains("is suspended") {
+                self.saw(Seen::PutOff);
+            }
             let dead = state.tables.dead_letters();
             if !dead.is_empty() {
                 self.saw(Seen::Buried);
+                if self.scope.faults.refusals == 0 {
+                    state.broken = Some("buried, and never refused");
+                }
             }
             if !self.scope.lane_waits {
                 state.passed.extend(dead.iter().map(|letter| letter.row.id));
@@ -170,8 +176,13 @@ impl Outbox {
                 state.left.refusals -= 1;
                 state.relays[relay].messages.insert(id, Sent::Refused);
             }
+            Step::Suspend(relay, id) => {
+                state.left.suspensions -= 1;
+                state.relays[relay].messages.insert(id, Sent::Unreachable);
+            }
             Step::Hear(relay, id) => match state.relays[relay].messages.get(&id) {
                 Some(Sent::Refused) => self.hear(state, relay, id, Err(ErrorClass::Event)),
+                Some(Sent::Unreachable) => self.hear(state, relay, id, Err(ErrorClass::Destination)),
                 _ => self.hear(state, relay, id, Ok(Receipt::new())),
             },
             Step::Lose(relay, id) => {
@@ -213,7 +224,10 @@ impl Outbox {
                 state.relays[relay].told = Some(Told::GiveUp);
                 self.input(state, relay, Input::GiveUp);
             }
-            Step::Second => state.clock += SECOND,
+            Step::Second => {
+                state.left.seconds -= 1;
+                state.clock += SECOND;
+            }
             Step::Expiry => {
                 state.left.expiries -= 1;
                 state.clock += LEASE;
