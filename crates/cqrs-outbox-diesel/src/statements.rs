@@ -1,6 +1,7 @@
 //! What each database has to be able to do: small steps, each about one statement. What they add up to is in `outbox`
 //! and `store`, once for all databases.
 
+use std::collections::HashMap;
 use std::future::Future;
 use std::time::Duration;
 
@@ -279,6 +280,26 @@ impl From<Versions> for (i32, i32) {
     fn from(versions: Versions) -> Self {
         (versions.schema_version, versions.min_reader_version)
     }
+}
+
+/// How many rows of each group to ask for, one after the other until it is enough. Rows are spread over the groups as a
+/// rule, and fetching and sorting a full batch of each takes most of the time. So a few of each come first, and all that
+/// there is room for only if that was too little.
+pub(crate) fn limits_of_a_group(request: &ReadRequest) -> [usize; 2] {
+    /// Worth a statement.
+    const FEW: usize = 8;
+    let few = (2 * request.limit).div_ceil(request.leases.len().max(1)).max(FEW).min(request.limit);
+    [few, request.limit]
+}
+
+/// Whether so many are enough: there is room for no more, or no group has more than these.
+pub(crate) fn is_enough(rows: &[Record], request: &ReadRequest, each: usize) -> bool {
+    let mut counts = HashMap::<i32, usize>::new();
+    rows.iter().for_each(|row| *counts.entry(row.group_no).or_default() += 1);
+    let bytes: i64 = rows.iter().map(|row| i64::from(row.size)).sum();
+    rows.len() >= request.limit
+        || bytes > limit(request.max_bytes) / 2
+        || counts.values().all(|count| *count < each)
 }
 
 /// The numbers of the groups of these leases.

@@ -12,7 +12,7 @@ use diesel_async::{AsyncMysqlConnection, RunQueryDsl};
 
 use super::{ids, list};
 use crate::record::Record;
-use crate::statements::groups_of;
+use crate::statements::{groups_of, is_enough, limits_of_a_group};
 
 /// The columns of a row of the table `t`, but for `group_no` and `gated`.
 const COLUMNS: &str = "\
@@ -26,9 +26,6 @@ const LANE: &str = "if(t.message_key IS NULL, concat('e', unhex(replace(t.event_
 
 /// How many lanes are read at once.
 const LANES: usize = 64;
-
-/// How many rows of a group are worth a statement.
-const FEW: usize = 8;
 
 #[derive(QueryableByName)]
 struct InGroup {
@@ -69,11 +66,8 @@ pub(super) async fn hot(conn: &mut AsyncMysqlConnection, request: &ReadRequest) 
         "{COLUMNS}, CAST(t.group_no AS signed) AS group_no, \
          EXISTS (SELECT 1 FROM cqrs_outbox_gate g WHERE g.lane = {LANE}) AS gated"
     );
-    // Rows are spread over the groups as a rule, and sorting a full batch of each takes most of the time. So a few of each
-    // are asked for first, and all that there is room for only if that was too little.
-    let few = (2 * request.limit).div_ceil(groups.len().max(1)).max(FEW).min(request.limit);
     let mut rows = Vec::new();
-    for each in [few, request.limit] {
+    for each in limits_of_a_group(request) {
         let parts = groups.iter().map(|group| {
             let table = "cqrs_outbox FORCE INDEX (cqrs_outbox_read)";
             part(table, &format!("group_no = {group}"), known.get(group), each)
@@ -81,19 +75,12 @@ pub(super) async fn hot(conn: &mut AsyncMysqlConnection, request: &ReadRequest) 
         if let Some(query) = query(parts, "cqrs_outbox", &columns, request.limit, request.max_bytes) {
             rows = sql_query(query).load::<Record>(conn).await?;
         }
-        if rows.len() >= request.limit || !is_cut(&rows, each) {
+        if is_enough(&rows, request, each) {
             break;
         }
     }
     rows.sort_unstable_by_key(|row| row.id);
     Ok(rows)
-}
-
-/// Whether a group may have more than these.
-fn is_cut(rows: &[Record], each: usize) -> bool {
-    let mut counts = HashMap::<i32, usize>::new();
-    rows.iter().for_each(|row| *counts.entry(row.group_no).or_default() += 1);
-    counts.values().any(|count| *count >= each)
 }
 
 /// Lane by lane as of one snapshot, some lanes at once.

@@ -23,7 +23,9 @@ use crate::backend::Backend;
 use crate::migration::{Migration, POSTGRES};
 use crate::network::pool_error;
 use crate::record::{NewRow, Record};
-use crate::statements::{Census, Exists, LeaseRow, Statements, Versions, attempts, groups_of, limit};
+use crate::statements::{
+    Census, Exists, LeaseRow, Statements, Versions, attempts, groups_of, is_enough, limit, limits_of_a_group,
+};
 use crate::status::StatusRow;
 use crate::tx::Tx;
 
@@ -233,11 +235,31 @@ impl Statements for Pg {
     }
 
     async fn read(conn: &mut AsyncPgConnection, request: &ReadRequest) -> QueryResult<Vec<Record>> {
-        read_rows(conn, sql::READ, request).await
+        let mut rows = Vec::new();
+        for each in limits_of_a_group(request) {
+            rows = sql_query(sql::READ)
+                .bind::<Array<Integer>, _>(groups_of(&request.leases))
+                .bind::<Array<BigInt>, _>(&request.known)
+                .bind::<BigInt, _>(limit(request.limit))
+                .bind::<BigInt, _>(limit(request.max_bytes))
+                .bind::<BigInt, _>(limit(each))
+                .load::<Record>(conn)
+                .await?;
+            if is_enough(&rows, request, each) {
+                break;
+            }
+        }
+        Ok(rows)
     }
 
     async fn read_parked(conn: &mut AsyncPgConnection, request: &ReadRequest) -> QueryResult<Vec<Record>> {
-        read_rows(conn, sql::READ_PARKED, request).await
+        sql_query(sql::READ_PARKED)
+            .bind::<Array<Integer>, _>(groups_of(&request.leases))
+            .bind::<Array<BigInt>, _>(&request.known)
+            .bind::<BigInt, _>(limit(request.limit))
+            .bind::<BigInt, _>(limit(request.max_bytes))
+            .load(conn)
+            .await
     }
 
     async fn settle_hot(conn: &mut AsyncPgConnection, ids: &[i64]) -> QueryResult<usize> {
@@ -333,20 +355,6 @@ impl Statements for Pg {
         sql_query(sql::OPEN_GATE).bind::<Binary, _>(lane.as_bytes()).execute(conn).await?;
         Ok(())
     }
-}
-
-async fn read_rows(
-    conn: &mut AsyncPgConnection,
-    query: &'static str,
-    request: &ReadRequest,
-) -> QueryResult<Vec<Record>> {
-    sql_query(query)
-        .bind::<Array<Integer>, _>(groups_of(&request.leases))
-        .bind::<Array<BigInt>, _>(&request.known)
-        .bind::<BigInt, _>(limit(request.limit))
-        .bind::<BigInt, _>(limit(request.max_bytes))
-        .load(conn)
-        .await
 }
 
 /// Any number that others do not use for an advisory lock: the letters `cqrs`.

@@ -139,7 +139,7 @@ pub(super) const READ: &str = concat!(
             sum(o.size::bigint) OVER (ORDER BY o.id) - o.size AS bytes_before \
         FROM unnest($1::int[]) AS grp(no) CROSS JOIN LATERAL ( \
             SELECT * FROM cqrs_outbox o WHERE (o.slot / 64) = grp.no AND NOT (o.id = ANY($2)) \
-            ORDER BY o.id LIMIT $3) o \
+            ORDER BY o.id LIMIT $5) o \
         ORDER BY o.id LIMIT $3) bounded \
     WHERE bytes_before = 0 OR bytes_before + size <= $4 ORDER BY id"
 );

@@ -272,7 +272,7 @@ const FAULTS: &[(Fault, &[&str])] = &[
     (Fault::ParkedIgnoresBytes, &["parked-order"]),
     (Fault::ParkedReadsKnown, &["parked-order", "parked-behind"]),
     (Fault::ParkedFirstGates, &["parked-behind"]),
-    (Fault::OpensAnyway, &["open-gate"]),
+    (Fault::OpensAnyway, &["open-gate", "relay-refused"]),
     (Fault::NeverOpens, &["open-gate", "discard"]),
     (Fault::OpensAllGates, &["open-gate", "relay-refused"]),
     (Fault::CountsRefusalsTwice, &["attempts"]),

@@ -55,7 +55,13 @@ pub(super) async fn limits<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Checked {
         ensure_eq(&format!("the first {max_bytes} bytes"), ids(&read), &all[..count])?;
     }
     let next = ReadRequest { known: all[..3].to_vec(), limit: 2, ..request };
-    ensure_eq("the next two", ids(&owner.read_as(&next).await?), &all[3..5])
+    ensure_eq("the next two", ids(&owner.read_as(&next).await?), &all[3..5])?;
+
+    // Of one group only, whatever a store asks of each.
+    owner.commit((0..50).map(|_| event(Some("hot"), "."))).await?;
+    let hot: Vec<i64> = ids(&owner.read().await?).into_iter().filter(|id| !all.contains(id)).collect();
+    let request = ReadRequest { limit: 40, ..owner.request(&all) };
+    ensure_eq("the rows of one key", ids(&owner.read_as(&request).await?), &hot[..40])
 }
 
 pub(super) async fn groups<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Checked {
