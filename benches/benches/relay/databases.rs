@@ -22,10 +22,23 @@ pub(crate) enum Database {
 }
 
 /// A database of a run's own. Those of servers go with the servers.
-pub(crate) enum Site {
+pub(crate) struct Site {
+    url: String,
+    outbox: Connected,
+    _folder: Option<TempDir>,
+}
+
+/// Diesel's types differ by database.
+enum Connected {
     Postgres(Outbox<Pg>),
     MySql(Outbox<MySql>),
-    Sqlite(Outbox<Sqlite>, #[expect(dead_code, reason = "it is removed with this")] TempDir),
+    Sqlite(Outbox<Sqlite>),
+}
+
+/// What a relay stands on, and how to wake it: connections of its own, as in a process of its own.
+pub(crate) struct Footing {
+    pub(crate) store: Arc<dyn OutboxStore>,
+    outbox: Connected,
 }
 
 #[derive(QueryableByName)]
@@ -41,6 +54,16 @@ struct Row {
     #[diesel(sql_type = Text)]
     #[expect(dead_code, reason = "it is fetched")]
     payload_text: String,
+}
+
+macro_rules! each {
+    ($connected:expr, $outbox:ident => $work:expr) => {
+        match $connected {
+            Connected::Postgres($outbox) => $work,
+            Connected::MySql($outbox) => $work,
+            Connected::Sqlite($outbox) => $work,
+        }
+    };
 }
 
 impl Database {
@@ -62,72 +85,62 @@ impl Database {
 
     pub(crate) async fn site(&self) -> Site {
         let name = format!("bench_{}", Uuid::new_v4().simple());
-        let at = |server: &str| format!("{}/{name}", server.rsplit_once('/').expect("a database").0);
-        let create = format!("CREATE DATABASE {name}");
-        match self {
-            Self::Postgres(server) => {
-                let root = Outbox::<Pg>::connect(server).await.unwrap();
-                root.connection().await.unwrap().batch_execute(&create).await.unwrap();
-                let outbox = Outbox::<Pg>::connect(at(server)).await.unwrap();
-                outbox.migrate().await.unwrap();
-                Site::Postgres(outbox)
-            }
-            Self::MySql(server) => {
-                let root = Outbox::<MySql>::connect(server).await.unwrap();
-                root.connection().await.unwrap().batch_execute(&create).await.unwrap();
-                let outbox = Outbox::<MySql>::connect(at(server)).await.unwrap();
-                outbox.migrate().await.unwrap();
-                Site::MySql(outbox)
+        let (url, folder) = match self {
+            Self::Postgres(server) | Self::MySql(server) => {
+                let create = format!("CREATE DATABASE {name}");
+                let root = self.connect(server).await;
+                each!(&root, outbox => outbox.connection().await.unwrap().batch_execute(&create).await.unwrap());
+                (format!("{}/{name}", server.rsplit_once('/').expect("a database").0), None)
             }
             Self::Sqlite => {
                 let folder = tempfile::tempdir().unwrap();
-                let url = format!("sqlite://{}", folder.path().join("bench.sqlite").display());
-                let outbox = Outbox::<Sqlite>::connect(url).await.unwrap();
-                outbox.migrate().await.unwrap();
-                Site::Sqlite(outbox, folder)
+                (format!("sqlite://{}", folder.path().join("bench.sqlite").display()), Some(folder))
             }
+        };
+        let outbox = self.connect(&url).await;
+        each!(&outbox, outbox => drop(outbox.migrate().await.unwrap()));
+        Site { url, outbox, _folder: folder }
+    }
+
+    async fn connect(&self, url: &str) -> Connected {
+        match self {
+            Self::Postgres(_) => Connected::Postgres(Outbox::<Pg>::connect(url).await.unwrap()),
+            Self::MySql(_) => Connected::MySql(Outbox::<MySql>::connect(url).await.unwrap()),
+            Self::Sqlite => Connected::Sqlite(Outbox::<Sqlite>::connect(url).await.unwrap()),
         }
+    }
+
+    /// Whether more than one relay can work.
+    pub(crate) fn shares(&self) -> bool {
+        !matches!(self, Self::Sqlite)
+    }
+
+    pub(crate) async fn footing(&self, site: &Site) -> Footing {
+        let outbox = self.connect(&site.url).await;
+        Footing { store: each!(&outbox, outbox => Arc::new(outbox.clone())), outbox }
     }
 }
 
-/// Diesel's types differ by database.
-macro_rules! each {
-    ($site:expr, $outbox:ident => $work:expr) => {
-        match $site {
-            Site::Postgres($outbox) => $work,
-            Site::MySql($outbox) => $work,
-            Site::Sqlite($outbox, _) => $work,
-        }
-    };
+impl Footing {
+    pub(crate) fn wake(&self) {
+        each!(&self.outbox, outbox => outbox.wake());
+    }
 }
 
 impl Site {
-    /// Whether more than one relay can work.
-    pub(crate) fn shares(&self) -> bool {
-        !matches!(self, Self::Sqlite(..))
-    }
-
-    pub(crate) fn store(&self) -> Arc<dyn OutboxStore> {
-        each!(self, outbox => Arc::new(outbox.clone()))
-    }
-
-    pub(crate) fn wake(&self) {
-        each!(self, outbox => outbox.wake());
-    }
-
     /// Writes all of them in one transaction.
     pub(crate) async fn fill(&self, topic: &str, keys: u64, events: u64) {
         let payload = "x".repeat(290);
-        let (numbers, key) = match self {
-            Self::Postgres(..) => (
+        let (numbers, key) = match &self.outbox {
+            Connected::Postgres(_) => (
                 format!("generate_series(1, {events}) AS n(i)"),
                 format!("convert_to('key-' || (i % {keys}), 'UTF8')"),
             ),
-            Self::MySql(..) => (
+            Connected::MySql(_) => (
                 format!("(SELECT seq AS i FROM seq_1_to_{events}) AS n"),
                 format!("concat('key-', i % {keys})"),
             ),
-            Self::Sqlite(..) => (
+            Connected::Sqlite(_) => (
                 format!(
                     "(WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {events}) SELECT i FROM n)"
                 ),
@@ -138,7 +151,7 @@ impl Site {
             "INSERT INTO cqrs_outbox (event_name, topic, message_key, payload_text) \
              SELECT 'bench', '{topic}', {key}, '{{\"text\":\"{payload}\"}}' FROM {numbers}"
         );
-        each!(self, outbox => outbox.connection().await.unwrap().batch_execute(&insert).await.unwrap());
+        each!(&self.outbox, outbox => outbox.connection().await.unwrap().batch_execute(&insert).await.unwrap());
     }
 
     /// The floor: as a relay without anything to do but this would read and delete them.
@@ -146,7 +159,7 @@ impl Site {
         let read =
             format!("SELECT id, topic, message_key, payload_text FROM cqrs_outbox ORDER BY id LIMIT {BATCH}");
         let cost = Cost::start();
-        each!(self, outbox => {
+        each!(&self.outbox, outbox => {
             let mut conn = outbox.connection().await.unwrap();
             loop {
                 let rows: Vec<Row> = sql_query(&read).load(&mut *conn).await.unwrap();

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use self::brokers::Broker;
-use self::databases::Database;
+use self::databases::{Database, Footing};
 use self::measure::{Cost, Measured, median, number};
 
 const KEYS: [u64; 2] = [64, 10_000];
@@ -69,7 +69,7 @@ impl Line<'_> {
             produced.push(self.broker.produce(self.keys, self.events).await);
             chained.push(self.broker.produce_in_order(self.keys, self.events).await);
             for (relays, costs) in &mut relayed {
-                if *relays == 1 || site.shares() {
+                if *relays == 1 || self.database.shares() {
                     costs.push(self.relay(&site, *relays).await);
                 }
             }
@@ -106,12 +106,16 @@ impl Line<'_> {
             .unwrap();
         let mut settings = RelaySettings::default();
         settings.heartbeat_interval = Duration::from_millis(200);
-        let stores: Vec<_> = (0..relays).map(|_| site.store()).collect();
-        let relays: Vec<Arc<OutboxRelay>> = stores
-            .into_iter()
-            .map(|store| {
-                let relay = OutboxRelay::builder(store, Arc::clone(&broker)).settings(settings.clone());
-                Arc::new(relay.build().unwrap())
+        let mut footings = Vec::new();
+        for _ in 0..relays {
+            footings.push(self.database.footing(site).await);
+        }
+        let wake = || footings.iter().for_each(Footing::wake);
+        let relays: Vec<Arc<OutboxRelay>> = footings
+            .iter()
+            .map(|footing| {
+                let relay = OutboxRelay::builder(Arc::clone(&footing.store), Arc::clone(&broker));
+                Arc::new(relay.settings(settings.clone()).build().unwrap())
             })
             .collect();
         let (stop, mut running) = (CancellationToken::new(), JoinSet::new());
@@ -133,13 +137,13 @@ impl Line<'_> {
         // The first receipts open the window.
         site.fill(&topic, 256, 256).await;
         let settled = || relays.iter().map(|relay| relay.stats().settled).sum::<u64>();
-        site.wake();
+        wake();
         while settled() < 256 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         site.fill(&topic, self.keys, self.events).await;
         let cost = Cost::start();
-        site.wake();
+        wake();
         while settled() < 256 + self.events {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
