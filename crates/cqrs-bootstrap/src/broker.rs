@@ -2,7 +2,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use cqrs_core::broker::memory::MemoryBroker;
-use cqrs_core::{Error, ErrorKind, MessageBroker, Result};
+use cqrs_core::{Error, ErrorKind, MessageBroker, Result, without_password};
 
 /// A broker, or the URL of one.
 pub struct BrokerSource(pub(crate) Source);
@@ -67,8 +67,8 @@ impl Source {
 /// [`ErrorKind::Broker`] if the rest of the URL is wrong.
 pub fn connect_broker(url: &str) -> Result<Arc<dyn MessageBroker>> {
     let Some((scheme, _)) = url.split_once("://") else {
-        // Not the whole: what is no URL may still have a password in it.
-        return Err(unknown(url.split(':').next().unwrap_or_default()));
+        // Not a word of it: what is no URL may still have a password in it.
+        return Err(unknown("what is given"));
     };
     match scheme {
         "memory" => Ok(Arc::new(MemoryBroker::new())),
@@ -80,7 +80,7 @@ pub fn connect_broker(url: &str) -> Result<Arc<dyn MessageBroker>> {
         "kafka" => Err(not_compiled_in(scheme, "kafka")),
         #[cfg(not(feature = "amqp"))]
         "amqp" | "amqps" => Err(not_compiled_in(scheme, "amqp")),
-        _ => Err(unknown(scheme)),
+        _ => Err(unknown(&format!("`{}`", without_password(url)))),
     }
 }
 
@@ -99,8 +99,6 @@ fn not_compiled_in(scheme: &str, feature: &str) -> Error {
 fn unknown(what: &str) -> Error {
     Error::new(
         ErrorKind::Configuration,
-        format!(
-            "`{what}` is no broker's URL: it begins with `kafka://`, `amqp://`, `amqps://` or `memory://`"
-        ),
+        format!("{what} is no broker's URL: it begins with `kafka://`, `amqp://`, `amqps://` or `memory://`"),
     )
 }

@@ -59,20 +59,20 @@ impl Config {
         let unreadable =
             "it cannot be read; special characters in user, password and vhost are to be percent-encoded";
         // The parsers' own words may repeat the URL, with the password.
-        let mut uri: AMQPUri = url.parse().map_err(|_| misconfigured(url, unreadable))?;
         let options = Url::parse(url).map_err(|_| misconfigured(url, unreadable))?;
-        if uri.vhost.is_empty() {
-            "/".clone_into(&mut uri.vhost);
-        }
-        uri.query.heartbeat.get_or_insert(HEARTBEAT_SECONDS);
         let mut config = Self {
-            uri,
+            uri: AMQPUri::default(),
             max_message_bytes: MAX_MESSAGE_BYTES,
             confirm_timeout: CONFIRM,
             topology: Topology::default(),
         };
         options::apply(&options, &mut config).map_err(|problems| misconfigured(url, &problems.join("; ")))?;
-        Ok(config)
+        let mut uri: AMQPUri = url.parse().map_err(|_| misconfigured(url, unreadable))?;
+        if uri.vhost.is_empty() {
+            "/".clone_into(&mut uri.vhost);
+        }
+        uri.query.heartbeat.get_or_insert(HEARTBEAT_SECONDS);
+        Ok(Self { uri, ..config })
     }
 
     /// Connects. There is no recovery in the connection: whoever uses it makes a new one.

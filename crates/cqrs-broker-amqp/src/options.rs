@@ -35,7 +35,10 @@ pub(crate) fn apply(url: &Url, config: &mut Config) -> Result<(), Vec<String>> {
             "single_active_consumer" => flag(&value).map(|single| {
                 config.topology.set_argument(SINGLE_ACTIVE_CONSUMER, single.then_some(true.into()));
             }),
-            known if CONNECTION.contains(&known) => Ok(()),
+            "auth_mechanism" => Ok(()),
+            known if CONNECTION.contains(&known) => {
+                number(&value).map(drop).ok_or_else(|| "is no number".to_owned())
+            }
             // It may be a part of a password with a question mark in it.
             _ => {
                 problems.push(format!(
@@ -103,9 +106,10 @@ mod tests {
     #[test]
     fn what_is_wrong_is_told_all_at_once_and_without_the_password() {
         let complaint = complaint(
-            "quorum_queues=yes&confirm_timeout_ms=0&max_message_bytes=-1&topology=/no/such/file&confirm=5&x=hunter2",
+            "heartbeat=soon&quorum_queues=yes&confirm_timeout_ms=0&max_message_bytes=-1&topology=/no/such/file&confirm=5&x=hunter2",
         );
         for part in [
+            "`heartbeat` is no number",
             "`quorum_queues` is neither",
             "`confirm_timeout_ms` is no number",
             "`max_message_bytes` is no number",

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cqrs_core::broker::{BrokerError, ErrorClass, StartFrom};
 use rdkafka::ClientConfig;
@@ -225,7 +225,8 @@ impl ClientContext for Log {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        tracing::warn!(target: "librdkafka", %error, "{reason}");
+        // It is logged, too.
+        tracing::debug!(target: "librdkafka", %error, "{reason}");
         if is_refusal(code(&error)) {
             *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason.to_owned());
         }
@@ -236,7 +237,7 @@ pub(crate) fn log(level: RDKafkaLogLevel, facility: &str, line: &str) {
     // The user's settings are for producer and consumers alike; that half of them suits only one is no news.
     let expected = facility == "CONFWARN" && line.contains("property and will be ignored by this");
     match level {
-        _ if expected => tracing::debug!(target: "librdkafka", facility, "{line}"),
+        _ if expected || is_repeated(line) => tracing::debug!(target: "librdkafka", facility, "{line}"),
         RDKafkaLogLevel::Emerg
         | RDKafkaLogLevel::Alert
         | RDKafkaLogLevel::Critical
@@ -247,6 +248,20 @@ pub(crate) fn log(level: RDKafkaLogLevel, facility: &str, line: &str) {
         }
         RDKafkaLogLevel::Debug => tracing::debug!(target: "librdkafka", facility, "{line}"),
     }
+}
+
+/// Whether the last line said the same but for its numbers, and not long ago: while a cluster is away, a client says so
+/// many times a second.
+fn is_repeated(line: &str) -> bool {
+    const SILENCE: Duration = Duration::from_secs(10);
+    static LAST: Mutex<Option<(String, Instant)>> = Mutex::new(None);
+    let said: String = line.chars().filter(|letter| !letter.is_ascii_digit()).collect();
+    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    if last.as_ref().is_some_and(|(before, at)| *before == said && at.elapsed() < SILENCE) {
+        return true;
+    }
+    *last = Some((said, Instant::now()));
+    false
 }
 
 fn misconfigured(problems: impl IntoIterator<Item = String>) -> BrokerError {

@@ -1,9 +1,10 @@
 //! An outbox in one of the databases that are compiled in.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use cqrs::outbox::OutboxStore;
+use cqrs::outbox::{OutboxStore, StoreError, StoreErrorKind};
 use cqrs::{Error, ErrorKind, Result};
 use cqrs_outbox_diesel::migrations::{Migrated, Migration};
 use cqrs_outbox_diesel::{Backend, Outbox, OutboxStatus};
@@ -39,6 +40,8 @@ pub(crate) struct Connecting {
     pub(crate) connections: usize,
     /// Whether to listen for what writers notify.
     pub(crate) notifications: bool,
+    /// Whether to make a file of SQLite that is not there.
+    pub(crate) create: bool,
 }
 
 /// Connects to the database of that URL.
@@ -64,6 +67,10 @@ pub(crate) async fn connect(url: &str, how: Connecting) -> Result<Box<dyn Databa
         );
         return Err(Error::new(ErrorKind::Configuration, what));
     }
+    if !how.create && is_missing_file(url) {
+        let what = "the outbox's tables are missing, for there is no such file: run `cqrs outbox migrate`, or mend the path";
+        return Err(StoreError::new(StoreErrorKind::Schema, what).at(url).into_error());
+    }
     match scheme(url) {
         #[cfg(feature = "postgres")]
         "postgres" | "postgresql" => connect!(Pg, notifications),
@@ -88,6 +95,11 @@ pub(crate) fn migrations(url: &str) -> Result<&'static [Migration]> {
     }
 }
 
+fn is_missing_file(url: &str) -> bool {
+    let path = url.strip_prefix("sqlite:").map(|path| path.strip_prefix("//").unwrap_or(path));
+    path.is_some_and(|path| !path.is_empty() && !path.contains([':', '?']) && !Path::new(path).exists())
+}
+
 /// Schemes, the feature that each needs, and whether that is compiled in.
 const SCHEMES: [(&str, &str, bool); 5] = [
     ("postgres", "postgres", cfg!(feature = "postgres")),
@@ -97,11 +109,15 @@ const SCHEMES: [(&str, &str, bool); 5] = [
     ("sqlite", "sqlite", cfg!(feature = "sqlite")),
 ];
 
+/// Of what is no URL not a word: there may be a password in it.
 fn scheme(url: &str) -> &str {
-    url.split(':').next().unwrap_or_default()
+    match url.split_once("://") {
+        Some((scheme, _)) => scheme,
+        None if url.starts_with("sqlite:") => "sqlite",
+        None => "",
+    }
 }
 
-/// Not the whole URL: there may be a password in it.
 fn unknown(scheme: &str) -> Error {
     let what = match SCHEMES.iter().find(|(known, ..)| *known == scheme) {
         Some((_, feature, false)) => {
@@ -110,7 +126,12 @@ fn unknown(scheme: &str) -> Error {
         _ => {
             let known = SCHEMES.iter().filter(|(.., compiled_in)| *compiled_in);
             let known: Vec<_> = known.map(|(scheme, ..)| format!("`{scheme}://`")).collect();
-            format!("the database's URL begins with {}, and not with `{scheme}`", known.join(", "))
+            let known = known.join(", ");
+            if scheme.is_empty() {
+                format!("the database's URL begins with {known}, and what is given is no URL")
+            } else {
+                format!("the database's URL begins with {known}, and not with `{scheme}`")
+            }
         }
     };
     Error::new(ErrorKind::Configuration, what)

@@ -28,7 +28,7 @@ pub(crate) async fn run(args: Args, json: bool) -> Result<(), Failure> {
         return Ok(());
     }
     let shown = without_password(url);
-    let database = args.database.connect().await?;
+    let database = args.database.connect(true).await?;
     let Migrated { from, to, .. } = database.migrate().await?;
     if json {
         return print(&json!({ "database": shown, "from": from, "to": to }).to_string());

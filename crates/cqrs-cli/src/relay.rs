@@ -74,7 +74,11 @@ pub(crate) async fn run(args: Args, json: bool) -> Result<(), Failure> {
     settings.validate()?;
     let broker = connect_broker(&broker_url(&args, &settings)?)?;
     let url = &args.database.database;
-    let how = Connecting { connections: args.connections as usize, notifications: args.notifications };
+    let how = Connecting {
+        connections: args.connections as usize,
+        notifications: args.notifications,
+        create: false,
+    };
     let database = tokio::select! {
         database = connect(url, how) => database?,
         () = stop.first() => return Ok(()),

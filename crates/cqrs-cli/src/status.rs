@@ -19,7 +19,7 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(args: Args, json: bool) -> Result<(), Failure> {
     let shown = without_password(&args.database.database.database);
-    let status = args.database.connect().await?.status().await?;
+    let status = args.database.connect(false).await?.status().await?;
     if json {
         print(&as_json(&shown, &status).to_string())
     } else {

@@ -21,7 +21,7 @@ pub(crate) fn store_error(error: DieselError) -> StoreError {
     }
     if is_denied(&error) {
         let what = format!(
-            "the outbox's database refuses this user: {error}: grant it what it needs on the outbox's tables"
+            "the outbox's database refuses this user: {error}: grant it what it needs (to create tables for `migrate`, to read and write them for a relay)"
         );
         return StoreError::new(StoreErrorKind::Configuration, what).with_source(error);
     }
@@ -83,7 +83,7 @@ const TRANSIENT: &[&str] = &[
     "Packet out of order",
 ];
 
-fn is_denied(error: &DieselError) -> bool {
+pub(crate) fn is_denied(error: &DieselError) -> bool {
     let DieselError::DatabaseError(_, info) = error else { return false };
     // 42501; 1142 and 1044.
     info.message().starts_with("permission denied")

@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 use crate::backend::Backend;
-use crate::error::{MIGRATE, store_error};
+use crate::error::{MIGRATE, is_denied, store_error};
 use crate::migration::{Migrated, Migration, SCHEMA_VERSION};
 use crate::record::NewRow;
 use crate::status::OutboxStatus;
@@ -209,10 +209,22 @@ impl<B: Backend> Outbox<B> {
         B::begin_migration(&mut tx).await.map_err(store_error)?;
         let version = B::schema_version(&mut tx).await.map_err(store_error)?;
         readable(version.unwrap_or((0, 0)))?;
+        if version.is_some() {
+            B::check_tables(&mut tx).await.map_err(|error| {
+                let what = format!(
+                    "some of the outbox's tables are there and others are not: {error}; restore what is missing, or drop \
+                     what is left (in `cqrs outbox migrate --print` are the names) and migrate again"
+                );
+                StoreError::new(StoreErrorKind::Schema, what).with_source(error)
+            })?;
+        }
         let pending = |migration: &&Migration| version.is_none_or(|(version, _)| migration.version > version);
         for migration in B::MIGRATIONS.iter().filter(pending) {
             tracing::info!(version = migration.version, name = migration.name, "migrating the outbox");
             tx.batch_execute(migration.sql).await.map_err(|error| {
+                if is_denied(&error) {
+                    return store_error(error);
+                }
                 let what = format!(
                     "the migration to version {} ({}) failed: {error}",
                     migration.version, migration.name
@@ -422,7 +434,10 @@ pub(crate) async fn give_up<B: Backend>(tx: Tx<B>) {
 /// Whether the tables are there and may be used.
 async fn check_versions<B: Backend>(conn: &mut B::Connection) -> Result<(), StoreError> {
     match B::schema_version(conn).await.map_err(store_error)? {
-        Some(version) => readable(version),
+        Some(version) => {
+            readable(version)?;
+            B::check_tables(conn).await.map_err(store_error)
+        }
         None => Err(StoreError::new(StoreErrorKind::Schema, MIGRATE)),
     }
 }

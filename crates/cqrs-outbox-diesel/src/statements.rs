@@ -1,6 +1,7 @@
 //! What each database has to be able to do: small steps, each about one statement. What they add up to is in `outbox`
 //! and `store`, once for all databases.
 
+#[cfg(any(feature = "postgres", feature = "mysql"))]
 use std::collections::HashMap;
 use std::future::Future;
 use std::time::Duration;
@@ -72,6 +73,9 @@ pub trait Statements: Sized {
 
     /// The version of the tables and the oldest version that may read them; `None` if there are no tables, or not all.
     fn schema_version(conn: &mut Self::Conn) -> impl Future<Output = QueryResult<Option<(i32, i32)>>> + Send;
+
+    /// Fails if one of the tables of a relay is missing.
+    fn check_tables(conn: &mut Self::Conn) -> impl Future<Output = QueryResult<()>> + Send;
 
     /// Records the version of the tables.
     fn set_schema_version(
@@ -282,6 +286,7 @@ impl From<Versions> for (i32, i32) {
     }
 }
 
+#[cfg(any(feature = "postgres", feature = "mysql"))]
 /// How many rows of each group to ask for, one after the other until it is enough. Rows are spread over the groups as a
 /// rule, and fetching and sorting a full batch of each takes most of the time. So a few of each come first, and all that
 /// there is room for only if that was too little.
@@ -292,6 +297,7 @@ pub(crate) fn limits_of_a_group(request: &ReadRequest) -> [usize; 2] {
     [few, request.limit]
 }
 
+#[cfg(any(feature = "postgres", feature = "mysql"))]
 /// Whether so many are enough: there is room for no more, or no group has more than these.
 pub(crate) fn is_enough(rows: &[Record], request: &ReadRequest, each: usize) -> bool {
     let mut counts = HashMap::<i32, usize>::new();
@@ -301,6 +307,13 @@ pub(crate) fn is_enough(rows: &[Record], request: &ReadRequest, each: usize) -> 
         || bytes > limit(request.max_bytes) / 2
         || counts.values().all(|count| *count < each)
 }
+
+/// A query of no rows that names all tables of a relay.
+pub(crate) const TABLES: &str = "\
+    SELECT 1 FROM cqrs_outbox WHERE 1 = 0 UNION ALL SELECT 1 FROM cqrs_outbox_parked WHERE 1 = 0 \
+    UNION ALL SELECT 1 FROM cqrs_outbox_dead WHERE 1 = 0 UNION ALL SELECT 1 FROM cqrs_outbox_gate WHERE 1 = 0 \
+    UNION ALL SELECT 1 FROM cqrs_outbox_group WHERE 1 = 0 UNION ALL SELECT 1 FROM cqrs_outbox_relay WHERE 1 = 0 \
+    UNION ALL SELECT 1 FROM cqrs_outbox_request WHERE 1 = 0";
 
 /// The numbers of the groups of these leases.
 pub(crate) fn groups_of(leases: &[Lease]) -> Vec<i32> {

@@ -41,8 +41,11 @@ async fn arguments() {
     let site = sqlite().await;
     let relay = |arguments: &[&str]| [&["relay", "--database", &site.url], arguments].concat().join("\n");
     for (arguments, parts) in [
-        (relay(&["--broker", "nats://me:hunter2@h"]), vec!["`nats`", "`kafka://`", "`amqp://`"]),
+        (relay(&["--broker", "nats://me:hunter2@h"]), vec!["`nats://me:***@h`", "`kafka://`", "`amqp://`"]),
         (relay(&["--broker", "me:hunter2@h"]), vec!["`kafka://`"]),
+        (relay(&["--broker", "hunter2@h"]), vec!["`kafka://`"]),
+        ("outbox\nstatus\n--database\nhost=h password=hunter2".to_owned(), vec!["`postgres://`", "no URL"]),
+        (format!("outbox\nstatus\n--database\n{}?mode=rw", site.url), vec!["options", "leave them out"]),
         (relay(&["--broker", "memory://"]), vec!["kafka://", "its own process"]),
         (relay(&["--broker", "amqp://me:hunter2@h:x"]), vec!["amqp://me:***@h:x"]),
         (
@@ -76,7 +79,7 @@ async fn arguments() {
         ("outbox\nmigrate\n--print\n--database\nme:hunter2@h".to_owned(), vec!["`postgres://`"]),
         ("outbox\nstatus\n--database\nsqlite://:memory:".to_owned(), vec!["name a file"]),
         (
-            "outbox\nstatus\n--database\nsqlite:///no/such/folder/x.sqlite".to_owned(),
+            "outbox\nmigrate\n--database\nsqlite:///no/such/folder/x.sqlite".to_owned(),
             vec!["/no/such/folder", "does the folder exist"],
         ),
     ] {
@@ -187,6 +190,18 @@ async fn missing_tables(site: Site) {
         vec!["relay", "--database", &site.url, "--broker", "amqp://me:hunter2@localhost:1"],
     ] {
         cqrs(&command).await.expect_error(3, &[&site.shown(), "tables are missing", "cqrs outbox migrate"]);
+    }
+    if let Some(file) = site.url.strip_prefix("sqlite://") {
+        assert!(!std::path::Path::new(file).exists(), "somebody made the file");
+    }
+    // Half of them is worse than none.
+    site.migrate().await;
+    site.sql("DROP TABLE cqrs_outbox_parked").await;
+    for command in ["status", "migrate"] {
+        let part = if command == "status" { "tables are missing" } else { "restore what is missing" };
+        cqrs(&["outbox", command, "--database", &site.url])
+            .await
+            .expect_error(3, &[&site.shown(), "cqrs_outbox_parked", part]);
     }
 }
 

@@ -7,7 +7,7 @@ CREATE TABLE cqrs_outbox (
     event_id      TEXT NOT NULL DEFAULT (lower(
         hex(randomblob(4)) || '-' || hex(randomblob(2)) || '-4' || substr(hex(randomblob(2)), 2) || '-'
         || substr('89AB', abs(random()) % 4 + 1, 1) || substr(hex(randomblob(2)), 2) || '-' || hex(randomblob(6))))
-        CHECK (coalesce(length(unhex(event_id, '-')), 0) = 16),
+        CHECK (length(replace(event_id, '-', '')) = 32 AND replace(event_id, '-', '') NOT GLOB '*[^0-9A-Fa-f]*'),
     event_name    TEXT NOT NULL CHECK (event_name <> ''),
     event_kind    TEXT NOT NULL DEFAULT 'notification' CHECK (event_kind IN ('notification', 'ecst')),
     event_version INTEGER NOT NULL DEFAULT 1,

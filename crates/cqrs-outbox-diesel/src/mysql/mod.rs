@@ -27,7 +27,7 @@ use crate::backend::Backend;
 use crate::migration::{MYSQL, Migration};
 use crate::network::pool_error;
 use crate::record::{NewRow, Record};
-use crate::statements::{Census, Exists, LeaseRow, Statements, Versions, attempts, limit};
+use crate::statements::{Census, Exists, LeaseRow, Statements, TABLES, Versions, attempts, limit};
 use crate::status::StatusRow;
 use crate::tx::Tx;
 
@@ -140,6 +140,10 @@ impl Statements for MySql {
         }
         let versions: Option<Versions> = sql_query(sql::VERSIONS).get_result(conn).await.optional()?;
         Ok(versions.map(Into::into))
+    }
+
+    async fn check_tables(conn: &mut Connection) -> QueryResult<()> {
+        sql_query(TABLES).execute(conn).await.map(drop)
     }
 
     async fn set_schema_version(

@@ -186,10 +186,12 @@ async fn without_tls(url: &str) -> ConnectionResult<AsyncPgConnection> {
 }
 
 fn with_source(error: &tokio_postgres::Error) -> String {
-    match std::error::Error::source(error) {
+    let said = match std::error::Error::source(error) {
         Some(source) => format!("{error}: {source}"),
         None => error.to_string(),
-    }
+    };
+    // Details stand on lines of their own.
+    said.replace('\n', ", ")
 }
 
 impl fmt::Debug for PgBuilder {

@@ -24,7 +24,8 @@ use crate::migration::{Migration, POSTGRES};
 use crate::network::pool_error;
 use crate::record::{NewRow, Record};
 use crate::statements::{
-    Census, Exists, LeaseRow, Statements, Versions, attempts, groups_of, is_enough, limit, limits_of_a_group,
+    Census, Exists, LeaseRow, Statements, TABLES, Versions, attempts, groups_of, is_enough, limit,
+    limits_of_a_group,
 };
 use crate::status::StatusRow;
 use crate::tx::Tx;
@@ -106,6 +107,10 @@ impl Statements for Pg {
         }
         let versions: Option<Versions> = sql_query(sql::VERSIONS).get_result(conn).await.optional()?;
         Ok(versions.map(Into::into))
+    }
+
+    async fn check_tables(conn: &mut AsyncPgConnection) -> QueryResult<()> {
+        sql_query(TABLES).execute(conn).await.map(drop)
     }
 
     async fn set_schema_version(

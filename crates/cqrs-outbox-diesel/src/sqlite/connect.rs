@@ -71,6 +71,11 @@ impl SqliteBuilder {
                 "`{shown}` is a database in memory, which connections cannot share: name a file"
             )));
         }
+        if path.contains('?') && !path.starts_with("file:") {
+            return Err(wrong(format!(
+                "`{shown}` has options, and a file of SQLite takes none: leave them out"
+            )));
+        }
         let mut config = ManagerConfig::default();
         config.custom_setup = Box::new(|path| {
             let path = path.to_owned();
@@ -94,7 +99,8 @@ impl SqliteBuilder {
             Ok(_) => Ok(outbox),
             Err(error) => {
                 // Later it may pass (too many open files); now it is the path.
-                let kind = if error.to_string().contains(UNABLE_TO_OPEN) {
+                let said = error.to_string();
+                let kind = if WRONG_FILE.iter().any(|wrong| said.contains(wrong)) {
                     StoreErrorKind::Configuration
                 } else {
                     error.kind()
@@ -127,6 +133,10 @@ fn shown(url: &str) -> String {
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(5);
 
 const UNABLE_TO_OPEN: &str = "unable to open database file";
+
+/// What SQLite says of a file with which waiting does not help.
+const WRONG_FILE: [&str; 3] =
+    [UNABLE_TO_OPEN, "file is not a database", "attempt to write a readonly database"];
 
 /// Several that open a new file at once may find it locked while one of them switches it to WAL, for which SQLite does not
 /// wait by itself.

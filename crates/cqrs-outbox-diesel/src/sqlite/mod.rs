@@ -20,7 +20,7 @@ pub use self::connect::SqliteBuilder;
 use crate::backend::Backend;
 use crate::migration::{Migration, SQLITE};
 use crate::record::{NewRow, Record};
-use crate::statements::{Census, Exists, LeaseRow, Statements, Versions, attempts, groups_of, limit};
+use crate::statements::{Census, Exists, LeaseRow, Statements, TABLES, Versions, attempts, groups_of, limit};
 use crate::status::StatusRow;
 use crate::tx::Tx;
 
@@ -110,6 +110,10 @@ impl Statements for Sqlite {
         }
         let versions: Option<Versions> = sql_query(sql::VERSIONS).get_result(conn).await.optional()?;
         Ok(versions.map(Into::into))
+    }
+
+    async fn check_tables(conn: &mut Connection) -> QueryResult<()> {
+        sql_query(TABLES).execute(conn).await.map(drop)
     }
 
     async fn set_schema_version(
