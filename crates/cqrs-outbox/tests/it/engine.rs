@@ -333,8 +333,13 @@ fn what_waits_for_a_suspended_destination_makes_room_for_the_others() {
     assert_eq!(desk.published(), [19]);
     assert_eq!(desk.setting_aside(), Some(vec![18]));
     desk.hear(Input::SetAside(Ok(Fenced::Done(true))));
-    // When their gates are due they go on, in their order.
+    // One of those that are still in memory is the probe, and its receipt lets the others go.
     desk.wait(300);
+    let probe = desk.published();
+    assert_eq!(probe.len(), 1);
+    desk.receipt(probe[0]);
+    assert_eq!(desk.published().len(), 3);
+    // Those aside go on when their gates are due, in their order.
     desk.beats(&[lease(0, 1)]);
     let parked = |id: i64| row(id, "k11", "bad", Place::Parked);
     desk.read_parked(vec![parked(11), parked(18)]);
