@@ -37,7 +37,7 @@ async fn everything_that_is_wrong_is_told_at_once() {
         "two handlers are bound to the request `CloseRoom`",
         "there is no inbox: add `.inbox(",
         "there is no consumer group: add `.group(",
-        "`nats://",
+        "`nats://localhost` is no broker's URL",
     ] {
         assert!(text.contains(part), "{part:?} is missing in:\n{text}");
     }
