@@ -185,14 +185,32 @@ impl StdError for Inner {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if !f.alternate() {
-            return self.0.fmt(f);
-        }
+        if f.alternate() { WithCauses(&*self.0).fmt(f) } else { self.0.fmt(f) }
+    }
+}
+
+/// An error with what caused it, on one line: how `{:#}` prints an [`Error`], for any other.
+///
+/// A cause that an error says in its own words, as most do, is not said twice.
+///
+/// ```
+/// use cqrs_core::{BrokerError, ErrorClass, WithCauses};
+///
+/// let lost = |what: &str| {
+///     BrokerError::new(ErrorClass::Outage, what).with_source(std::io::Error::other("no route"))
+/// };
+/// assert_eq!(WithCauses(&lost("it is away")).to_string(), "it is away (outage): no route");
+/// assert_eq!(WithCauses(&lost("it is away: no route")).to_string(), "it is away: no route (outage)");
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct WithCauses<'a>(pub &'a (dyn StdError + 'static));
+
+impl fmt::Display for WithCauses<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut said = self.0.to_string();
         f.write_str(&said)?;
-        let mut source = StdError::source(&*self.0);
+        let mut source = self.0.source();
         while let Some(error) = source {
-            // Most errors say in their own words what caused them.
             let cause = error.to_string();
             if !said.contains(&cause) {
                 write!(f, ": {cause}")?;

@@ -25,7 +25,7 @@ pub use codec::{Codec, Correlation, Encoder, IntoMessage};
 pub use context::{Context, Emit, SayAs};
 #[cfg(feature = "macros")]
 pub use cqrs_macros::{DomainEvent, EcstEvent, NotificationEvent, Request};
-pub use error::{Error, ErrorKind, Result};
+pub use error::{Error, ErrorKind, Result, WithCauses};
 pub use event::{
     DomainEvent, EcstEvent, Envelope, Event, EventHandler, EventKind, IntegrationEvent, NotificationEvent,
     kind,

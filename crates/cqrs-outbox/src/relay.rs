@@ -4,8 +4,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cqrs_core::Result;
 use cqrs_core::broker::{BrokerError, ErrorClass, MessageBroker};
+use cqrs_core::{Result, WithCauses};
 use futures_util::future::FutureExt;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::watch;
@@ -266,7 +266,7 @@ impl OutboxRelay {
                 Err(error.into())
             }
             Ok(Err(error)) => {
-                tracing::warn!(error = %WithSources(&error), "the broker cannot be reached; trying again");
+                tracing::warn!(error = %WithCauses(&error), "the broker cannot be reached; trying again");
                 Ok(false)
             }
             Err(_) => {
@@ -343,7 +343,7 @@ impl OutboxRelay {
         match timeout(self.settings.store_timeout, call).await {
             Ok(Ok(answer)) => Ok(Ok(answer)),
             Ok(Err(error)) if error.is_retryable() => {
-                tracing::warn!(what, error = %WithSources(&error), "the outbox's database failed; trying again");
+                tracing::warn!(what, error = %WithCauses(&error), "the outbox's database failed; trying again");
                 Ok(Err(Failed))
             }
             Ok(Err(error)) => Err(error),
@@ -374,8 +374,8 @@ impl OutboxRelay {
                 format!("no confirm within {:?}", self.settings.publish_timeout),
             ),
         };
-        tracing::warn!(row = id, topic, class = %error.class(), error = %WithSources(&error), "a publish failed");
-        Err(PublishFailure { class: error.class(), error: WithSources(&error).to_string() })
+        tracing::warn!(row = id, topic, class = %error.class(), error = %WithCauses(&error), "a publish failed");
+        Err(PublishFailure { class: error.class(), error: WithCauses(&error).to_string() })
     }
 }
 
@@ -400,31 +400,10 @@ async fn wait_until(at: Option<Instant>) {
 /// At the start an unreachable database is no reason to give up.
 fn retryable(error: StoreError) -> Result<(), StoreError> {
     if error.is_retryable() {
-        tracing::warn!(error = %WithSources(&error), "the outbox's database cannot be reached; trying again");
+        tracing::warn!(error = %WithCauses(&error), "the outbox's database cannot be reached; trying again");
         Ok(())
     } else {
         Err(error)
-    }
-}
-
-/// An error with the errors that led to it, on one line.
-struct WithSources<'a>(&'a (dyn std::error::Error + 'static));
-
-impl fmt::Display for WithSources<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut said = self.0.to_string();
-        f.write_str(&said)?;
-        let mut source = self.0.source();
-        while let Some(error) = source {
-            // Most errors say in their own words what caused them.
-            let cause = error.to_string();
-            if !said.contains(&cause) {
-                write!(f, ": {cause}")?;
-                said = cause;
-            }
-            source = error.source();
-        }
-        Ok(())
     }
 }
 
