@@ -74,8 +74,11 @@ impl MessageBroker for AmqpBroker {
     }
 
     async fn enqueue(&self, message: Message) -> Result<Confirm, BrokerError> {
-        let outgoing = Outgoing::new(message, &self.config).map_err(|error| error.at(&self.config))?;
-        self.publisher.enqueue(outgoing).await.map_err(|error| error.at(&self.config))
+        let enqueued = match Outgoing::new(message, &self.config) {
+            Ok(outgoing) => self.publisher.enqueue(outgoing).await,
+            Err(error) => Err(error),
+        };
+        enqueued.map_err(|error| error.at(&self.config))
     }
 
     async fn subscribe(&self, options: SubscribeOptions) -> Result<Box<dyn Subscription>, BrokerError> {

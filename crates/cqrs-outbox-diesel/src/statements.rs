@@ -286,10 +286,10 @@ impl From<Versions> for (i32, i32) {
     }
 }
 
-#[cfg(any(feature = "postgres", feature = "mysql"))]
 /// How many rows of each group to ask for, one after the other until it is enough. Rows are spread over the groups as a
 /// rule, and fetching and sorting a full batch of each takes most of the time. So a few of each come first, and all that
 /// there is room for only if that was too little.
+#[cfg(any(feature = "postgres", feature = "mysql"))]
 pub(crate) fn limits_of_a_group(request: &ReadRequest) -> [usize; 2] {
     /// Worth a statement.
     const FEW: usize = 8;
@@ -297,8 +297,8 @@ pub(crate) fn limits_of_a_group(request: &ReadRequest) -> [usize; 2] {
     [few, request.limit]
 }
 
-#[cfg(any(feature = "postgres", feature = "mysql"))]
 /// Whether so many are enough: there is room for no more, or no group has more than these.
+#[cfg(any(feature = "postgres", feature = "mysql"))]
 pub(crate) fn is_enough(rows: &[Record], request: &ReadRequest, each: usize) -> bool {
     let mut counts = HashMap::<i32, usize>::new();
     rows.iter().for_each(|row| *counts.entry(row.group_no).or_default() += 1);
