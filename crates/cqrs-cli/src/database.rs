@@ -1,10 +1,9 @@
 //! An outbox in one of the databases that are compiled in.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use cqrs::outbox::{OutboxStore, StoreError, StoreErrorKind};
+use cqrs::outbox::OutboxStore;
 use cqrs::{Error, ErrorKind, Result};
 use cqrs_outbox_diesel::migrations::{Migrated, Migration};
 use cqrs_outbox_diesel::{Backend, Outbox, OutboxStatus};
@@ -67,17 +66,13 @@ pub(crate) async fn connect(url: &str, how: Connecting) -> Result<Box<dyn Databa
         );
         return Err(Error::new(ErrorKind::Configuration, what));
     }
-    if !how.create && is_missing_file(url) {
-        let what = "the outbox's tables are missing, for there is no such file: run `cqrs outbox migrate`, or mend the path";
-        return Err(StoreError::new(StoreErrorKind::Schema, what).at(url).into_error());
-    }
     match scheme(url) {
         #[cfg(feature = "postgres")]
         "postgres" | "postgresql" => connect!(Pg, notifications),
         #[cfg(feature = "mysql")]
         "mysql" | "mariadb" => connect!(MySql),
         #[cfg(feature = "sqlite")]
-        "sqlite" => connect!(Sqlite),
+        "sqlite" => connect!(Sqlite, create),
         other => Err(unknown(other)),
     }
 }
@@ -93,11 +88,6 @@ pub(crate) fn migrations(url: &str) -> Result<&'static [Migration]> {
         "sqlite" => Ok(cqrs_outbox_diesel::migrations::SQLITE),
         other => Err(unknown(other)),
     }
-}
-
-fn is_missing_file(url: &str) -> bool {
-    let path = url.strip_prefix("sqlite:").map(|path| path.strip_prefix("//").unwrap_or(path));
-    path.is_some_and(|path| !path.is_empty() && !path.contains([':', '?']) && !Path::new(path).exists())
 }
 
 /// Schemes, the feature that each needs, and whether that is compiled in.

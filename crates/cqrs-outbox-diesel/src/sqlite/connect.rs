@@ -1,4 +1,5 @@
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +25,7 @@ use crate::outbox::Outbox;
 pub struct SqliteBuilder {
     url: String,
     max_connections: usize,
+    create: bool,
 }
 
 impl Outbox<Sqlite> {
@@ -39,7 +41,7 @@ impl Outbox<Sqlite> {
 
     /// Opens with other settings.
     pub fn builder(url: impl Into<String>) -> SqliteBuilder {
-        SqliteBuilder { url: url.into(), max_connections: 8 }
+        SqliteBuilder { url: url.into(), max_connections: 8, create: true }
     }
 }
 
@@ -47,6 +49,13 @@ impl SqliteBuilder {
     /// How many connections there are at most, the relay's included. One of them writes at a time. Default 8.
     pub fn max_connections(mut self, max_connections: usize) -> Self {
         self.max_connections = max_connections.max(2);
+        self
+    }
+
+    /// Whether a file that is not there is made. Default `true`; without, a path with a slip in it is an error and not an
+    /// empty database.
+    pub fn create(mut self, create: bool) -> Self {
+        self.create = create;
         self
     }
 
@@ -75,6 +84,10 @@ impl SqliteBuilder {
             return Err(wrong(format!(
                 "`{shown}` has options, and a file of SQLite takes none: leave them out"
             )));
+        }
+        if !self.create && !path.starts_with("file:") && !Path::new(path).exists() {
+            let what = "the outbox's tables are missing, for there is no such file: run `cqrs outbox migrate`, or mend the path";
+            return Err(StoreError::new(StoreErrorKind::Schema, what).at(shown).into_error());
         }
         let mut config = ManagerConfig::default();
         config.custom_setup = Box::new(|path| {
@@ -117,6 +130,7 @@ impl fmt::Debug for SqliteBuilder {
         f.debug_struct("SqliteBuilder")
             .field("url", &shown(&self.url))
             .field("max_connections", &self.max_connections)
+            .field("create", &self.create)
             .finish()
     }
 }
