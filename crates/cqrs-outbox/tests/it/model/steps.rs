@@ -77,12 +77,12 @@ impl Outbox {
             if rejection.error.contains("is suspended") {
                 self.saw(Seen::PutOff);
             }
+            if self.scope.faults.refusals == 0 && rejection.attempts > 0 {
+                state.broken = Some("an attempt was counted, and nothing refused");
+            }
             let dead = state.tables.dead_letters();
             if !dead.is_empty() {
                 self.saw(Seen::Buried);
-                if self.scope.faults.refusals == 0 {
-                    state.broken = Some("buried, and never refused");
-                }
             }
             if !self.scope.lane_waits {
                 state.passed.extend(dead.iter().map(|letter| letter.row.id));
