@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use cqrs::diesel::{MySql, Outbox, Pg, Sqlite};
-use cqrs::outbox::OutboxStore;
+use cqrs::outbox::{OutboxStore, RelaySettings};
 use diesel::sql_types::{BigInt, Binary, Text};
 use diesel::{QueryableByName, sql_query};
 use diesel_async::{RunQueryDsl, SimpleAsyncConnection};
@@ -11,9 +11,6 @@ use tempfile::TempDir;
 use uuid::Uuid;
 
 use crate::measure::{Cost, Measured};
-
-/// As many as a relay reads at once.
-const BATCH: usize = 500;
 
 pub(crate) enum Database {
     Postgres(String),
@@ -156,8 +153,9 @@ impl Site {
 
     /// The floor: as a relay without anything to do but this would read and delete them.
     pub(crate) async fn read_and_delete(&self, events: u64) -> Measured {
+        let batch = RelaySettings::default().batch;
         let read =
-            format!("SELECT id, topic, message_key, payload_text FROM cqrs_outbox ORDER BY id LIMIT {BATCH}");
+            format!("SELECT id, topic, message_key, payload_text FROM cqrs_outbox ORDER BY id LIMIT {batch}");
         let cost = Cost::start();
         each!(&self.outbox, outbox => {
             let mut conn = outbox.connection().await.unwrap();

@@ -66,6 +66,9 @@ pub(crate) struct SettingsArgs {
     /// How long one call of the database may take
     #[arg(long, value_name = "TIME", env = "CQRS_RELAY_STORE_TIMEOUT", default_value_t = Span(default().store_timeout))]
     store_timeout: Span,
+    /// How long a confirmed event waits for others before they are removed from the outbox together
+    #[arg(long, value_name = "TIME", env = "CQRS_RELAY_SETTLE_LINGER", default_value_t = Span(default().settle_linger))]
+    settle_linger: Span,
     /// How often an event may be refused for a reason of its own before it goes to the dead letters
     #[arg(long, value_name = "COUNT", env = "CQRS_RELAY_MAX_ATTEMPTS", default_value_t = default().max_attempts)]
     max_attempts: u32,
@@ -97,6 +100,7 @@ impl From<&SettingsArgs> for RelaySettings {
         settings.max_in_flight = args.max_in_flight;
         settings.publish_timeout = args.publish_timeout.0;
         settings.store_timeout = args.store_timeout.0;
+        settings.settle_linger = args.settle_linger.0;
         settings.max_attempts = args.max_attempts;
         settings.lane_waits_for_dead_letter = args.lane_waits_for_dead_letter;
         settings.backoff = args.backoff.0;

@@ -286,26 +286,44 @@ impl From<Versions> for (i32, i32) {
     }
 }
 
-/// How many rows of each group to ask for, one after the other until it is enough. Rows are spread over the groups as a
-/// rule, and fetching and sorting a full batch of each takes most of the time. So a few of each come first, and all that
-/// there is room for only if that was too little.
+/// How many groups there are.
 #[cfg(any(feature = "postgres", feature = "mysql"))]
-pub(crate) fn limits_of_a_group(request: &ReadRequest) -> [usize; 2] {
-    /// Worth a statement.
-    const FEW: usize = 8;
-    let few = (2 * request.limit).div_ceil(request.leases.len().max(1)).max(FEW).min(request.limit);
-    [few, request.limit]
+const GROUPS: usize = 64;
+
+/// How far a read looks. One after the other is tried until it is enough.
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// Through all groups in the order of the ids: by far the cheapest, for whoever owns them all.
+    All,
+    /// For the first rows of each group. Rows are spread over the groups as a rule, and fetching and sorting a full batch of
+    /// each takes most of the time. So a few of each come first, and all that there is room for only if that was too little.
+    OfEachGroup(usize),
 }
 
-/// Whether so many are enough: there is room for no more, or no group has more than these.
 #[cfg(any(feature = "postgres", feature = "mysql"))]
-pub(crate) fn is_enough(rows: &[Record], request: &ReadRequest, each: usize) -> bool {
-    let mut counts = HashMap::<i32, usize>::new();
-    rows.iter().for_each(|row| *counts.entry(row.group_no).or_default() += 1);
-    let bytes: i64 = rows.iter().map(|row| i64::from(row.size)).sum();
-    rows.len() >= request.limit
-        || bytes > limit(request.max_bytes) / 2
-        || counts.values().all(|count| *count < each)
+impl Reach {
+    pub(crate) fn of(request: &ReadRequest) -> impl Iterator<Item = Self> {
+        /// Worth a statement.
+        const FEW: usize = 8;
+        let few = (2 * request.limit).div_ceil(request.leases.len().max(1)).max(FEW).min(request.limit);
+        let all = (request.leases.len() == GROUPS).then_some(Self::All);
+        all.into_iter().chain([Self::OfEachGroup(few), Self::OfEachGroup(request.limit)])
+    }
+
+    /// Whether these rows are enough.
+    pub(crate) fn is_enough(self, rows: &[Record], request: &ReadRequest) -> bool {
+        let mut counts = HashMap::<i32, usize>::new();
+        rows.iter().for_each(|row| *counts.entry(row.group_no).or_default() += 1);
+        let bytes: i64 = rows.iter().map(|row| i64::from(row.size)).sum();
+        let is_full = rows.len() >= request.limit || bytes > limit(request.max_bytes) / 2;
+        match self {
+            // A key that has very many must not keep the others out of the memory.
+            Self::All => !is_full || counts.values().all(|count| *count <= rows.len() / 4),
+            // There is room for no more, or no group has more than these.
+            Self::OfEachGroup(each) => is_full || counts.values().all(|count| *count < each),
+        }
+    }
 }
 
 /// A query of no rows that names all tables of a relay.

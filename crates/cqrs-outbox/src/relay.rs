@@ -296,7 +296,7 @@ impl OutboxRelay {
         match action {
             Action::Publish(row) => Box::pin(async move {
                 let id = row.id;
-                Ok(Input::Published { id, outcome: self.publish(*row).await })
+                Ok(Input::Published { id, outcome: self.publish(&row).await })
             }),
             Action::Heartbeat(heartbeat) => Box::pin(async move {
                 self.answer("heartbeat", store.heartbeat(relay, &heartbeat)).await.map(Input::Heartbeat)
@@ -363,9 +363,9 @@ impl OutboxRelay {
         }
     }
 
-    async fn publish(&self, row: OutboxRow) -> Result<cqrs_core::broker::Receipt, PublishFailure> {
-        let (id, topic) = (row.id, row.message.topic.clone());
-        let outcome = timeout(self.settings.publish_timeout, self.broker.publish(row.message)).await;
+    async fn publish(&self, row: &OutboxRow) -> Result<cqrs_core::broker::Receipt, PublishFailure> {
+        let publish = self.broker.publish(row.message.clone());
+        let outcome = timeout(self.settings.publish_timeout, publish).await;
         let error = match outcome {
             Ok(Ok(receipt)) => return Ok(receipt),
             Ok(Err(error)) => error,
@@ -374,7 +374,7 @@ impl OutboxRelay {
                 format!("no confirm within {:?}", self.settings.publish_timeout),
             ),
         };
-        tracing::warn!(row = id, topic, class = %error.class(), error = %WithCauses(&error), "a publish failed");
+        tracing::warn!(row = row.id, topic = row.message.topic, class = %error.class(), error = %WithCauses(&error), "a publish failed");
         Err(PublishFailure { class: error.class(), error: WithCauses(&error).to_string() })
     }
 }

@@ -18,7 +18,7 @@ pub struct RelaySettings {
     pub lease_margin: Duration,
     /// How long without news until the outbox is read all the same. Default 500 ms.
     pub poll_interval: Duration,
-    /// How many rows are read at once. Default 500.
+    /// How many rows are read at once. Default 2,000.
     pub batch: usize,
     /// How many rows are in memory at most. Default 4,000.
     pub max_rows: usize,
@@ -33,6 +33,9 @@ pub struct RelaySettings {
     pub publish_timeout: Duration,
     /// How long one call of the store may take. Default 5 s.
     pub store_timeout: Duration,
+    /// How long a confirmed row waits for others before they are removed from the outbox together. It does not wait where
+    /// nothing else is with the broker. What was not removed is sent again after a crash. Default 5 ms.
+    pub settle_linger: Duration,
     /// How often an event may be refused for a reason of its own before it goes to the dead letters. Default 10.
     pub max_attempts: u32,
     /// Whether the later events of a key wait when one of it was buried, until someone has replayed or discarded it.
@@ -53,12 +56,13 @@ impl Default for RelaySettings {
             heartbeat_interval: Duration::from_secs(3),
             lease_margin: Duration::from_secs(2),
             poll_interval: Duration::from_millis(500),
-            batch: 500,
+            batch: 2_000,
             max_rows: 4_000,
             max_bytes: 16 * 1024 * 1024,
             max_in_flight: 1_000,
             publish_timeout: Duration::from_secs(7),
             store_timeout: Duration::from_secs(5),
+            settle_linger: Duration::from_millis(5),
             max_attempts: 10,
             lane_waits_for_dead_letter: true,
             backoff: Duration::from_millis(100),

@@ -12,7 +12,7 @@ use diesel_async::{AsyncMysqlConnection, RunQueryDsl};
 
 use super::{ids, list};
 use crate::record::Record;
-use crate::statements::{groups_of, is_enough, limits_of_a_group};
+use crate::statements::{Reach, groups_of};
 
 /// The columns of a row of the table `t`, but for `group_no` and `gated`.
 const COLUMNS: &str = "\
@@ -20,12 +20,23 @@ const COLUMNS: &str = "\
     t.message_key, t.headers, t.content_type, t.payload, t.payload_text, \
     date_format(t.occurred_at, '%Y-%m-%dT%H:%i:%s.%fZ') AS occurred_at, t.attempts, t.size";
 
-/// As `Lane::of` makes it.
-const LANE: &str = "if(t.message_key IS NULL, concat('e', unhex(replace(t.event_id, '-', ''))), \
-    concat('k', t.message_key))";
+/// The other two of a row of the hot table. As a rule there are no gates at all, which is found out once; to look for each row
+/// takes as long as to read it. The lane is as `Lane::of` makes it.
+const GROUP_AND_GATE: &str = "\
+    CAST(t.group_no AS signed) AS group_no, \
+    EXISTS (SELECT 1 FROM cqrs_outbox_gate) AND EXISTS (SELECT 1 FROM cqrs_outbox_gate g WHERE g.lane = \
+        if(t.message_key IS NULL, concat('e', unhex(replace(t.event_id, '-', ''))), concat('k', t.message_key))) AS gated";
 
 /// How many lanes are read at once.
 const LANES: usize = 64;
+
+#[derive(QueryableByName)]
+struct IdAndSize {
+    #[diesel(sql_type = BigInt)]
+    id: i64,
+    #[diesel(sql_type = Integer)]
+    size: i32,
+}
 
 #[derive(QueryableByName)]
 struct InGroup {
@@ -51,36 +62,93 @@ struct DueLane {
     group_no: i32,
 }
 
-/// The rows are those of one statement, and so of one snapshot. To which group a known row belongs was asked before it:
-/// that never changes, and a known row that is gone need not be left out.
 pub(super) async fn hot(conn: &mut AsyncMysqlConnection, request: &ReadRequest) -> QueryResult<Vec<Record>> {
-    let mut known = HashMap::<i32, Vec<i64>>::new();
-    if !request.known.is_empty() {
-        let query = "SELECT t.id, CAST(t.group_no AS signed) AS group_no \
-            FROM JSON_TABLE(?, '$[*]' COLUMNS (id BIGINT PATH '$')) k STRAIGHT_JOIN cqrs_outbox t ON t.id = k.id";
-        let rows: Vec<InGroup> = sql_query(query).bind::<Text, _>(ids(&request.known)).load(conn).await?;
-        rows.into_iter().for_each(|row| known.entry(row.group_no).or_default().push(row.id));
-    }
-    let groups = groups_of(&request.leases);
-    let columns = format!(
-        "{COLUMNS}, CAST(t.group_no AS signed) AS group_no, \
-         EXISTS (SELECT 1 FROM cqrs_outbox_gate g WHERE g.lane = {LANE}) AS gated"
-    );
     let mut rows = Vec::new();
-    for each in limits_of_a_group(request) {
-        let parts = groups.iter().map(|group| {
-            let table = "cqrs_outbox FORCE INDEX (cqrs_outbox_read)";
-            part(table, &format!("group_no = {group}"), known.get(group), each)
-        });
-        if let Some(query) = query(parts, "cqrs_outbox", &columns, request.limit, request.max_bytes) {
-            rows = sql_query(query).load::<Record>(conn).await?;
-        }
-        if is_enough(&rows, request, each) {
+    let mut known = None;
+    for reach in Reach::of(request) {
+        rows = match reach {
+            Reach::All => all(conn, request).await?,
+            Reach::OfEachGroup(each) => {
+                let known = match &known {
+                    Some(known) => known,
+                    None => known.insert(by_group(conn, &request.known).await?),
+                };
+                of_each_group(conn, request, known, each).await?
+            }
+        };
+        if reach.is_enough(&rows, request) {
             break;
         }
     }
     rows.sort_unstable_by_key(|row| row.id);
     Ok(rows)
+}
+
+/// First ids and sizes, then the rows themselves, of a later snapshot. A row that has gone meanwhile was settled or set aside, so
+/// whoever comes behind it in its lane may be here without it; and one that has come meanwhile has nobody of its lane behind
+/// it here, for those were written after its commit.
+///
+/// What is known is left out here: a list of some thousand ids is what a statement takes longest for.
+async fn all(conn: &mut AsyncMysqlConnection, request: &ReadRequest) -> QueryResult<Vec<Record>> {
+    let most = request.known.len() + request.limit;
+    let query = format!("SELECT id, size FROM cqrs_outbox ORDER BY id LIMIT {most}");
+    let present: Vec<IdAndSize> = sql_query(query).load(conn).await?;
+    let mut bytes = 0_usize;
+    let wanted: Vec<i64> = present
+        .iter()
+        .filter(|row| request.known.binary_search(&row.id).is_err())
+        .take(request.limit)
+        .take_while(|row| {
+            let first = bytes == 0;
+            bytes += usize::try_from(row.size).unwrap_or(0);
+            first || bytes <= request.max_bytes
+        })
+        .map(|row| row.id)
+        .collect();
+    let (Some(first), Some(last)) = (wanted.iter().min(), wanted.iter().max()) else {
+        return Ok(Vec::new());
+    };
+    let between = present.iter().filter(|row| (*first..=*last).contains(&row.id)).count();
+    // A range is read twice as fast as a list.
+    let which = if between <= wanted.len() + wanted.len() / 4 {
+        format!("t.id BETWEEN {first} AND {last}")
+    } else {
+        format!("t.id IN {}", list(&wanted))
+    };
+    let query = format!("SELECT {COLUMNS}, {GROUP_AND_GATE} FROM cqrs_outbox t WHERE {which}");
+    let mut rows: Vec<Record> = sql_query(query).load(conn).await?;
+    // Whoever has come meanwhile may have come before those of its lane.
+    rows.retain(|row| wanted.binary_search(&row.id).is_ok());
+    Ok(rows)
+}
+
+/// The rows are those of one statement, and so of one snapshot.
+async fn of_each_group(
+    conn: &mut AsyncMysqlConnection,
+    request: &ReadRequest,
+    known: &HashMap<i32, Vec<i64>>,
+    each: usize,
+) -> QueryResult<Vec<Record>> {
+    let table = "cqrs_outbox FORCE INDEX (cqrs_outbox_read)";
+    let of_group = |group: i32| part(table, &format!("group_no = {group}"), known.get(&group), each);
+    let parts = groups_of(&request.leases).into_iter().map(of_group);
+    let columns = format!("{COLUMNS}, {GROUP_AND_GATE}");
+    match query(parts, "cqrs_outbox", &columns, request.limit, request.max_bytes) {
+        Some(query) => sql_query(query).load(conn).await,
+        None => Ok(Vec::new()),
+    }
+}
+
+/// To which group a known row belongs never changes, and one that is gone need not be left out. So it may be asked before.
+async fn by_group(conn: &mut AsyncMysqlConnection, known: &[i64]) -> QueryResult<HashMap<i32, Vec<i64>>> {
+    let mut by_group = HashMap::<i32, Vec<i64>>::new();
+    if !known.is_empty() {
+        let query = "SELECT t.id, CAST(t.group_no AS signed) AS group_no \
+            FROM JSON_TABLE(?, '$[*]' COLUMNS (id BIGINT PATH '$')) k STRAIGHT_JOIN cqrs_outbox t ON t.id = k.id";
+        let rows: Vec<InGroup> = sql_query(query).bind::<Text, _>(ids(known)).load(conn).await?;
+        rows.into_iter().for_each(|row| by_group.entry(row.group_no).or_default().push(row.id));
+    }
+    Ok(by_group)
 }
 
 /// Lane by lane as of one snapshot, some lanes at once.

@@ -2,6 +2,7 @@
 
 mod connect;
 mod notify;
+mod prepared;
 mod sql;
 
 use std::time::Duration;
@@ -19,13 +20,13 @@ use diesel_async::{
 use uuid::Uuid;
 
 pub use self::connect::PgBuilder;
+use self::prepared::{Parameter, prepared};
 use crate::backend::Backend;
 use crate::migration::{Migration, POSTGRES};
 use crate::network::pool_error;
 use crate::record::{NewRow, Record};
 use crate::statements::{
-    Census, Exists, LeaseRow, Statements, TABLES, Versions, attempts, groups_of, is_enough, limit,
-    limits_of_a_group,
+    Census, Exists, LeaseRow, Reach, Statements, TABLES, Versions, attempts, groups_of, limit,
 };
 use crate::status::StatusRow;
 use crate::tx::Tx;
@@ -241,16 +242,18 @@ impl Statements for Pg {
 
     async fn read(conn: &mut AsyncPgConnection, request: &ReadRequest) -> QueryResult<Vec<Record>> {
         let mut rows = Vec::new();
-        for each in limits_of_a_group(request) {
-            rows = sql_query(sql::READ)
-                .bind::<Array<Integer>, _>(groups_of(&request.leases))
-                .bind::<Array<BigInt>, _>(&request.known)
-                .bind::<BigInt, _>(limit(request.limit))
-                .bind::<BigInt, _>(limit(request.max_bytes))
-                .bind::<BigInt, _>(limit(each))
-                .load::<Record>(conn)
-                .await?;
-            if is_enough(&rows, request, each) {
+        let [most, max_bytes] = [request.limit, request.max_bytes].map(|most| Parameter::Number(limit(most)));
+        for reach in Reach::of(request) {
+            let known = Parameter::Numbers(&request.known);
+            rows = match reach {
+                Reach::All => prepared(sql::READ_ALL, [known, most, max_bytes]).load(conn).await?,
+                Reach::OfEachGroup(each) => {
+                    let groups = groups_of(&request.leases);
+                    let (groups, each) = (Parameter::Groups(&groups), Parameter::Number(limit(each)));
+                    prepared(sql::READ_GROUPS, [groups, known, each, most, max_bytes]).load(conn).await?
+                }
+            };
+            if reach.is_enough(&rows, request) {
                 break;
             }
         }
@@ -268,7 +271,7 @@ impl Statements for Pg {
     }
 
     async fn settle_hot(conn: &mut AsyncPgConnection, ids: &[i64]) -> QueryResult<usize> {
-        sql_query(sql::SETTLE_HOT).bind::<Array<BigInt>, _>(ids).execute(conn).await
+        prepared(sql::SETTLE_HOT, [Parameter::Numbers(ids)]).execute(conn).await
     }
 
     async fn settle_parked(conn: &mut AsyncPgConnection, ids: &[i64]) -> QueryResult<()> {

@@ -268,22 +268,30 @@ async fn a_read_uses_the_index(site: &Site) {
     // A limit that no other test has, so that its statement is found.
     let known: Vec<i64> = (1..=4_000).collect();
     let request = ReadRequest { leases, known: known.clone(), limit: 487, max_bytes: 1 << 24 };
-    let rows = store.read(&request).await.unwrap();
-    assert_eq!(rows.len(), 487);
-    assert!(rows.iter().all(|row| !known.contains(&row.id)));
-    assert!(rows.is_sorted_by_key(|row| row.id));
-    let statement = statements_with(&["STRAIGHT_JOIN cqrs_outbox t", "LIMIT 487", "16777216"]).pop().unwrap();
-    let (statement, _) = statement.split_once("-- binds:").unwrap();
-    assert!(statement.len() < 100_000, "the ids that are known go over with each group");
-
+    let read = async |request: &ReadRequest, parts: &[&str]| {
+        let rows = store.read(request).await.unwrap();
+        assert_eq!(rows.len(), 487);
+        assert!(rows.iter().all(|row| !known.contains(&row.id)));
+        assert!(rows.is_sorted_by_key(|row| row.id));
+        let statement = statements_with(parts).pop().unwrap();
+        statement.split_once("-- binds:").unwrap().0.to_owned()
+    };
     let mut conn = raw(&url).await;
-    let plan: Option<String> = conn.query_first(format!("EXPLAIN FORMAT=JSON {statement}")).await.unwrap();
-    let plan: serde_json::Value = serde_json::from_str(&plan.unwrap()).unwrap();
-    let mut tables = Vec::new();
-    collect_tables(&plan, &mut tables);
-    let read: Vec<_> = tables.iter().filter(|table| table["table_name"] == "cqrs_outbox").collect();
-    assert_eq!(read.len(), 64, "{plan:#}");
-    for table in read {
+    let all = read(&request, &["FROM cqrs_outbox t", "BETWEEN 4001 AND 4487"]).await;
+    let (_, rows) = plan_of_a_read(&mut conn, &all).await;
+    assert_eq!((&rows["access_type"], &rows["key"]), (&"range".into(), &"PRIMARY".into()), "{rows:#}");
+    assert_eq!(visited(&mut conn, &all).await, 488, "one step for each row");
+    let ids = statements_with(&["SELECT id, size FROM cqrs_outbox", "LIMIT 4487"]).pop().unwrap();
+    let ids = visited(&mut conn, ids.split_once("-- binds:").unwrap().0).await;
+    assert!(ids <= 4_488, "{ids} rows were visited");
+
+    // Whoever shares the groups with others.
+    let some = ReadRequest { leases: request.leases[1..].to_vec(), ..request };
+    let some = read(&some, &["STRAIGHT_JOIN cqrs_outbox t", "LIMIT 487", "16777216"]).await;
+    assert!(some.len() < 100_000, "the ids that are known go over with each group");
+    let (read_of, rows) = plan_of_a_read(&mut conn, &some).await;
+    assert_eq!(read_of.len(), 63);
+    for table in read_of {
         assert_eq!(
             (&table["key"], &table["using_index"]),
             (&"cqrs_outbox_read".into(), &true.into()),
@@ -291,19 +299,36 @@ async fn a_read_uses_the_index(site: &Site) {
         );
         assert_eq!(table["access_type"], "ref", "{table:#}");
     }
-    let rows = tables.iter().find(|table| table["table_name"] == "t").unwrap();
     assert_eq!((&rows["access_type"], &rows["key"]), (&"eq_ref".into(), &"PRIMARY".into()), "{rows:#}");
-
     // And it stops where it has enough.
+    let visited = self::visited(&mut conn, &some).await;
+    assert!(visited < 64 * (487 + 1) + 4_000 + 3 * 487, "{visited} rows were visited");
+    conn.disconnect().await.unwrap();
+}
+
+/// The tables that a read goes through for ids, and the one where it fetches the rows.
+async fn plan_of_a_read(
+    conn: &mut mysql_async::Conn,
+    statement: &str,
+) -> (Vec<serde_json::Value>, serde_json::Value) {
+    let plan: Option<String> = conn.query_first(format!("EXPLAIN FORMAT=JSON {statement}")).await.unwrap();
+    let plan: serde_json::Value = serde_json::from_str(&plan.unwrap()).unwrap();
+    let mut tables = Vec::new();
+    collect_tables(&plan, &mut tables);
+    let (reads, rest): (Vec<_>, Vec<_>) =
+        tables.into_iter().cloned().partition(|table| table["table_name"] == "cqrs_outbox");
+    (reads, rest.into_iter().find(|table| table["table_name"] == "t").unwrap())
+}
+
+/// How many rows a statement goes through.
+async fn visited(conn: &mut mysql_async::Conn, statement: &str) -> u64 {
     conn.query_drop("FLUSH STATUS").await.unwrap();
     conn.query_drop(statement).await.unwrap();
     let visited: Vec<(String, u64)> = conn
         .query("SHOW SESSION STATUS WHERE variable_name IN ('Handler_read_next', 'Handler_read_key')")
         .await
         .unwrap();
-    let visited: u64 = visited.iter().map(|(_, count)| count).sum();
-    assert!(visited < 64 * (487 + 1) + 4_000 + 3 * 487, "{visited} rows were visited");
-    conn.disconnect().await.unwrap();
+    visited.iter().map(|(_, count)| count).sum()
 }
 
 fn collect_tables<'a>(plan: &'a serde_json::Value, tables: &mut Vec<&'a serde_json::Value>) {

@@ -27,6 +27,7 @@ impl Hash for Engine {
             destinations,
             in_flight,
             confirmed,
+            settle_at,
             settling,
             fenced,
             fenced_busy,
@@ -41,14 +42,15 @@ impl Hash for Engine {
             read_parked_now,
             next_read,
             next_read_parked,
+            top_up_at,
             store_failures,
             store_resumes,
             stats,
         } = self;
         (phase, hold, groups, active, lanes, ready, delayed, gates, doubtful).hash(state);
-        (in_flight, pace, destinations, confirmed, settling, fenced, fenced_busy).hash(state);
+        (in_flight, pace, destinations, confirmed, settle_at, settling, fenced, fenced_busy).hash(state);
         (heartbeat_sent, heartbeat_failures, next_heartbeat).hash(state);
-        (reading, parked_last, read_now, read_parked_now, next_read, next_read_parked).hash(state);
+        (reading, parked_last, read_now, read_parked_now, next_read, next_read_parked, top_up_at).hash(state);
         (store_failures, store_resumes).hash(state);
         (stats.groups, stats.relays).hash(state);
         // A row is what it was when it was read; its id stands for the rest of it.
@@ -80,6 +82,8 @@ impl Engine {
         shift(&mut self.next_heartbeat);
         shift(&mut self.next_read);
         shift(&mut self.next_read_parked);
+        shift(&mut self.top_up_at);
+        shift(&mut self.settle_at);
         shift(&mut self.store_resumes);
     }
 }

@@ -18,6 +18,7 @@ mod reading;
 mod settling;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use cqrs_core::broker::{ErrorClass, Receipt};
@@ -85,7 +86,7 @@ pub enum Action {
     /// Call [`OutboxStore::read_parked`](crate::OutboxStore::read_parked).
     ReadParked(ReadRequest),
     /// Publish the message of this row and wait for the confirm.
-    Publish(Box<OutboxRow>),
+    Publish(Arc<OutboxRow>),
     /// Call [`OutboxStore::settle`](crate::OutboxStore::settle).
     Settle(Vec<Confirmed>),
     /// Call [`OutboxStore::reject`](crate::OutboxStore::reject).
@@ -123,7 +124,7 @@ pub struct Engine {
     groups: BTreeMap<GroupNo, Owned>,
     /// Rows in flight or not yet settled, by group, owned or not: what a release waits for.
     active: BTreeMap<GroupNo, usize>,
-    rows: BTreeMap<i64, OutboxRow>,
+    rows: BTreeMap<i64, Arc<OutboxRow>>,
     bytes: usize,
     lanes: BTreeMap<Lane, LaneState>,
     /// Lanes that may publish their first row.
@@ -138,6 +139,8 @@ pub struct Engine {
     destinations: Destinations,
     in_flight: usize,
     confirmed: Vec<Confirmed>,
+    /// Until when few of them wait for more.
+    settle_at: Duration,
     settling: Vec<Confirmed>,
     fenced: VecDeque<FencedChange>,
     fenced_busy: bool,
@@ -157,6 +160,8 @@ pub struct Engine {
     read_parked_now: bool,
     next_read: Duration,
     next_read_parked: Duration,
+    /// From when on a read may be for few rows although there is more in memory.
+    top_up_at: Duration,
     store_failures: u32,
     store_resumes: Duration,
     stats: RelayStats,
@@ -237,6 +242,7 @@ impl Engine {
             destinations: Destinations::default(),
             in_flight: 0,
             confirmed: Vec::new(),
+            settle_at: Duration::ZERO,
             settling: Vec::new(),
             fenced: VecDeque::new(),
             fenced_busy: false,
@@ -251,6 +257,7 @@ impl Engine {
             read_parked_now: true,
             next_read: Duration::ZERO,
             next_read_parked: Duration::ZERO,
+            top_up_at: Duration::ZERO,
             store_failures: 0,
             store_resumes: Duration::ZERO,
             stats: RelayStats::default(),
@@ -303,8 +310,14 @@ impl Engine {
         if self.heartbeat_sent.is_none() {
             consider(self.next_heartbeat);
         }
-        let store_waits = !self.confirmed.is_empty() || !self.fenced.is_empty();
-        if store_waits && self.settling.is_empty() && !self.fenced_busy {
+        if !self.confirmed.is_empty() && self.settling.is_empty() {
+            consider(self.store_resumes.max(if self.waits_for_more() {
+                self.settle_at
+            } else {
+                Duration::ZERO
+            }));
+        }
+        if !self.fenced.is_empty() && !self.fenced_busy {
             consider(self.store_resumes);
         }
         if self.phase == Phase::Running {

@@ -1,5 +1,6 @@
 //! What goes to the broker next, and what its answers mean.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use cqrs_core::broker::{ErrorClass, Receipt};
@@ -37,7 +38,7 @@ impl Engine {
                 continue;
             }
             let admitted = self.destinations.admit(&row.message.topic, &lane, now);
-            let row = row.clone();
+            let row = Arc::clone(row);
             if let Some(state) = self.lanes.get_mut(&lane) {
                 if admitted {
                     state.queue.pop_front();
@@ -50,22 +51,25 @@ impl Engine {
             self.in_flight += 1;
             self.activate(group);
             self.stats.published += 1;
-            return Some(Action::Publish(Box::new(row)));
+            return Some(Action::Publish(row));
         }
     }
 
     pub(super) fn on_published(&mut self, now: Duration, id: i64, outcome: Result<Receipt, PublishFailure>) {
-        let Some(row) = self.rows.get(&id).cloned() else { return };
+        let Some(row) = self.rows.get(&id).map(Arc::clone) else { return };
         self.in_flight -= 1;
         match outcome {
-            Ok(receipt) => self.on_receipt(&row, receipt),
-            Err(failure) => self.on_failure(now, row, failure),
+            Ok(receipt) => self.on_receipt(now, &row, receipt),
+            Err(failure) => self.on_failure(now, &row, failure),
         }
     }
 
-    pub(super) fn on_receipt(&mut self, row: &OutboxRow, receipt: Receipt) {
+    pub(super) fn on_receipt(&mut self, now: Duration, row: &OutboxRow, receipt: Receipt) {
         self.stats.confirmed += 1;
         self.pace.success();
+        if self.confirmed.is_empty() {
+            self.settle_at = now + self.settings.settle_linger;
+        }
         self.confirmed.push(Confirmed::new(row, receipt));
         for lane in self.destinations.heal(&row.message.topic) {
             if let Some(state) = self.lanes.get_mut(&lane) {
@@ -82,7 +86,7 @@ impl Engine {
         self.go_on(&row.lane);
     }
 
-    pub(super) fn on_failure(&mut self, now: Duration, row: OutboxRow, failure: PublishFailure) {
+    pub(super) fn on_failure(&mut self, now: Duration, row: &OutboxRow, failure: PublishFailure) {
         self.stats.count_failure(failure.class);
         let lease = self.lease(row.group);
         if failure.class == ErrorClass::Event && lease.is_some() {
@@ -110,7 +114,7 @@ impl Engine {
                 lane.scheduled = true;
                 lane.doubts += 1;
                 let at = now + self.settings.backoff_after(lane.doubts);
-                self.delayed.insert((at, row.lane));
+                self.delayed.insert((at, row.lane.clone()));
                 self.pace.doubt();
                 self.destinations.undecided(&row.message.topic);
             }
@@ -137,7 +141,7 @@ impl Engine {
             // Without a lease the lane rests until the next heartbeat.
             let Some(lease) = self.lease(group) else { continue };
             let Some(state) = self.lanes.get_mut(&lane) else { continue };
-            let Some(row) = state.queue.pop_front().and_then(|id| self.rows.get(&id).cloned()) else {
+            let Some(row) = state.queue.pop_front().and_then(|id| self.rows.get(&id)).map(Arc::clone) else {
                 self.drop_if_over(&lane);
                 continue;
             };
@@ -147,11 +151,11 @@ impl Engine {
                 format!("`{}` is suspended, and what waits for it fills the memory", row.message.topic);
             let retry_in = self.settings.max_backoff;
             let attempts = row.attempts;
-            self.reject(row, lease, attempts, error, Verdict::Park { retry_in });
+            self.reject(&row, lease, attempts, error, Verdict::Park { retry_in });
         }
     }
 
-    pub(super) fn refuse(&mut self, row: OutboxRow, lease: Option<Lease>, error: String) {
+    pub(super) fn refuse(&mut self, row: &OutboxRow, lease: Option<Lease>, error: String) {
         let Some(lease) = lease else { return };
         let attempts = row.attempts + 1;
         let verdict = if attempts < self.settings.max_attempts {
@@ -165,7 +169,7 @@ impl Engine {
     }
 
     /// The lane stays busy until the rejection is written.
-    fn reject(&mut self, row: OutboxRow, lease: Lease, attempts: u32, error: String, verdict: Verdict) {
+    fn reject(&mut self, row: &OutboxRow, lease: Lease, attempts: u32, error: String, verdict: Verdict) {
         if verdict != (Verdict::Bury { lane_waits: false }) {
             // Closed at once: a read that is under way must not let the rows behind it pass.
             self.gates.insert(row.lane.clone(), Gate { group: row.group, state: GateState::Closed });
@@ -174,7 +178,7 @@ impl Engine {
         self.fenced.push_back(FencedChange::Reject(Rejection {
             lease,
             id: row.id,
-            lane: row.lane,
+            lane: row.lane.clone(),
             attempts,
             error,
             verdict,

@@ -1,6 +1,7 @@
 //! What the store is asked for, and what of its answers may be believed.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Action, Engine, Failed, FencedChange, Gate, GateState, LaneState};
@@ -19,16 +20,16 @@ impl Engine {
             .map(|(group, owned)| Lease { group: *group, epoch: owned.epoch })
             .collect();
         let room = self.settings.max_rows.saturating_sub(self.rows.len());
-        let enough = self.settings.batch.min((self.settings.max_rows / 8).max(1));
         let bytes = self.settings.max_bytes.saturating_sub(self.bytes);
-        let enough_bytes = (self.settings.max_bytes / 8).max(1);
+        let is_full = !self.has_room(8);
+        // Each read has to step over what is in memory. But what is in memory may all be of a few keys that are slow.
+        let waits = is_full || (now < self.top_up_at && !self.has_room(2));
         let hot_is_due = self.read_now || now >= self.next_read;
         let parked_is_due = self.read_parked_now || now >= self.next_read_parked;
         if !hot_is_due && !parked_is_due {
             return None;
         }
-        let is_full = room < enough || bytes < enough_bytes;
-        if leases.is_empty() || is_full {
+        if leases.is_empty() || waits {
             // Owed until there is room, or leases.
             (self.read_now, self.read_parked_now) = (hot_is_due, parked_is_due);
             self.next_read = now + self.settings.poll_interval;
@@ -95,6 +96,15 @@ impl Engine {
         for (lane, ids) in aside {
             self.fenced.push_back(FencedChange::SetAside { lane, ids });
         }
+        self.top_up_at = if self.has_room(2) { Duration::ZERO } else { now + TOP_UP };
+    }
+
+    /// Whether there is room for a batch, or at least for one part of so many of what memory may hold.
+    fn has_room(&self, parts: usize) -> bool {
+        let rows = self.settings.max_rows.saturating_sub(self.rows.len());
+        let bytes = self.settings.max_bytes.saturating_sub(self.bytes);
+        rows >= self.settings.batch.min((self.settings.max_rows / parts).max(1))
+            && bytes >= (self.settings.max_bytes / parts).max(1)
     }
 
     pub(super) fn on_read_parked(&mut self, now: Duration, answer: Result<Vec<OutboxRow>, Failed>) {
@@ -132,7 +142,7 @@ impl Engine {
 
     pub(super) fn hold_row(&mut self, row: OutboxRow) {
         self.bytes += row.size;
-        self.rows.insert(row.id, row);
+        self.rows.insert(row.id, Arc::new(row));
     }
 
     pub(super) fn enqueue(&mut self, row: OutboxRow) {
@@ -143,6 +153,9 @@ impl Engine {
         self.schedule(&lane);
     }
 }
+
+/// How long after a read with much in memory the next one may come for little.
+const TOP_UP: Duration = Duration::from_millis(25);
 
 /// Whether there was no room for more in the answer, as far as one can tell.
 fn may_have_more(rows: &[OutboxRow], request: &ReadRequest) -> bool {

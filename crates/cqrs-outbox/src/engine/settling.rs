@@ -10,8 +10,17 @@ impl Engine {
         if self.confirmed.is_empty() || !self.settling.is_empty() || !self.may_write(now) {
             return None;
         }
+        if self.waits_for_more() && now < self.settle_at {
+            return None;
+        }
         self.settling = mem::take(&mut self.confirmed);
+        self.settle_at = Duration::ZERO;
         Some(Action::Settle(self.settling.clone()))
+    }
+
+    /// A statement for each receipt would be most of what the database has to do. So few wait for more, if more is to come.
+    pub(super) fn waits_for_more(&self) -> bool {
+        self.in_flight > 0 && self.confirmed.len() < self.settings.batch / 4
     }
 
     pub(super) fn on_settled(&mut self, now: Duration, answer: Result<(), Failed>) {

@@ -25,6 +25,7 @@ fn settings() -> RelaySettings {
     settings.lease_margin = ms(200);
     settings.heartbeat_interval = ms(300);
     settings.publish_timeout = ms(600);
+    settings.settle_linger = Duration::ZERO;
     settings.backoff = ms(100);
     settings.max_backoff = ms(10_000);
     settings.max_attempts = 2;
@@ -784,7 +785,7 @@ fn a_full_memory_keeps_no_parked_rows_from_being_read() {
     let (mut next, mut looks_aside) = (8, 0);
     for _ in 0..10 {
         desk.published();
-        desk.wait(1);
+        desk.wait(25);
         // There is room for one, and the hot table has as much as one likes.
         desk.receipt(100 + next as i64 - 8);
         desk.settled();

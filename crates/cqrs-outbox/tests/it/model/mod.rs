@@ -206,6 +206,7 @@ impl Outbox {
         ] {
             *each = SECOND;
         }
+        settings.settle_linger = Duration::ZERO;
         settings.batch = scope.keys.len();
         settings.max_rows = scope.max_rows;
         settings.max_in_flight = 2;

@@ -4,12 +4,13 @@ use cqrs_core::broker::{ErrorClass, Receipt};
 use cqrs_outbox::OutboxRow;
 use cqrs_outbox::engine::{Input, PublishFailure};
 use rand::Rng;
+use std::sync::Arc;
 
 use super::{Fault, Life, World};
 use crate::calls::Mutant;
 
 impl World {
-    pub(super) fn publish(&mut self, life: Life, row: OutboxRow) {
+    pub(super) fn publish(&mut self, life: Life, row: Arc<OutboxRow>) {
         self.calls += 1;
         let (number, id) = (self.calls, row.id);
         let relay = &mut self.lives[life];

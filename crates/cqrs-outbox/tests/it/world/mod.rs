@@ -205,6 +205,7 @@ impl World {
         settings.max_in_flight = rng.random_range(1..16);
         settings.publish_timeout = ms(600);
         settings.store_timeout = ms(400);
+        settings.settle_linger = ms(rng.random_range(0..10));
         settings.max_attempts = 4;
         settings.lane_waits_for_dead_letter = rng.random_bool(0.7);
         settings.backoff = ms(20);

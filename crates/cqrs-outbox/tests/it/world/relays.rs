@@ -51,7 +51,7 @@ impl World {
                 println!("{:>10.4?} {life} does {}", self.now, brief(&format!("{action:?}")));
             }
             match action {
-                Action::Publish(row) => self.publish(life, *row),
+                Action::Publish(row) => self.publish(life, row),
                 action => self.call(life, action),
             }
         }
