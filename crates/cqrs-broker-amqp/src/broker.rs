@@ -73,7 +73,7 @@ impl MessageBroker for AmqpBroker {
         capabilities
     }
 
-    async fn enqueue(&self, message: Message) -> Result<Confirm, BrokerError> {
+    async fn enqueue(&self, message: &Message) -> Result<Confirm, BrokerError> {
         let enqueued = match Outgoing::new(message, &self.config) {
             Ok(outgoing) => self.publisher.enqueue(outgoing).await,
             Err(error) => Err(error),

@@ -45,7 +45,7 @@ pub(crate) struct Outgoing {
 
 impl Outgoing {
     /// Makes a message ready, or says why AMQP cannot carry it.
-    pub(crate) fn new(message: Message, config: &Config) -> Result<Self, BrokerError> {
+    pub(crate) fn new(message: &Message, config: &Config) -> Result<Self, BrokerError> {
         let (topic, max_message_bytes) = (&message.topic, config.max_message_bytes);
         if topic.is_empty() {
             return Err(BrokerError::new(
@@ -73,8 +73,9 @@ impl Outgoing {
                 ),
             ));
         }
-        let properties = properties(&message)?;
-        Ok(Self { exchange, routing_key, properties, payload: message.payload.unwrap_or_default() })
+        let properties = properties(message)?;
+        let payload = message.payload.clone().unwrap_or_default();
+        Ok(Self { exchange, routing_key, properties, payload })
     }
 }
 
@@ -254,7 +255,7 @@ mod tests {
     }
 
     fn there_and_back(message: &Message) -> Message {
-        let outgoing = Outgoing::new(message.clone(), &config()).unwrap();
+        let outgoing = Outgoing::new(message, &config()).unwrap();
         to_message(outgoing.exchange.to_string(), &outgoing.properties, outgoing.payload.into())
     }
 
@@ -269,7 +270,7 @@ mod tests {
     }
 
     fn class(message: Message) -> ErrorClass {
-        Outgoing::new(message, &config()).unwrap_err().class()
+        Outgoing::new(&message, &config()).unwrap_err().class()
     }
 
     #[test]
@@ -310,7 +311,7 @@ mod tests {
         let mut message = full();
         message.headers.append("correlation-id", "c1");
         message.headers.append("content-encoding", "gzip");
-        let outgoing = Outgoing::new(message, &config()).unwrap();
+        let outgoing = Outgoing::new(&message, &config()).unwrap();
         let properties = outgoing.properties;
         let text = |property: &Option<ShortString>| property.as_ref().unwrap().to_string();
         assert_eq!(outgoing.routing_key.as_str(), "room_closed");
@@ -349,7 +350,7 @@ mod tests {
     fn what_does_not_fit_is_refused_before_it_can_close_the_channel() {
         assert_eq!(class(Message::new("", "")), ErrorClass::Destination);
         assert_eq!(class(Message::new("t".repeat(256), "")), ErrorClass::Destination);
-        let large = Outgoing::new(Message::new("rooms", vec![0; LIMIT + 1]), &config()).unwrap_err();
+        let large = Outgoing::new(&Message::new("rooms", vec![0; LIMIT + 1]), &config()).unwrap_err();
         assert_eq!(large.class(), ErrorClass::Event);
         assert!(large.to_string().contains("`max_message_bytes` is 1000"), "{large}");
         for (name, value) in [("n".repeat(256), 0), ("CC".to_owned(), 0), ("n".to_owned(), MAX_HEADER_BYTES)]
@@ -365,7 +366,7 @@ mod tests {
         let mut message = full();
         message.id = Some("i".repeat(256).as_str().into());
         message.name = "é".repeat(200);
-        let outgoing = Outgoing::new(message, &config()).unwrap();
+        let outgoing = Outgoing::new(&message, &config()).unwrap();
         assert_eq!(*outgoing.properties.message_id(), None);
         assert_eq!(*outgoing.properties.kind(), None);
         assert_eq!(outgoing.routing_key.as_str(), "é".repeat(127));

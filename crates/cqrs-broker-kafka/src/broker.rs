@@ -69,7 +69,7 @@ impl MessageBroker for KafkaBroker {
         capabilities
     }
 
-    async fn enqueue(&self, message: Message) -> Result<Confirm, BrokerError> {
+    async fn enqueue(&self, message: &Message) -> Result<Confirm, BrokerError> {
         self.producer.enqueue(message).await.map_err(|error| error.at(&self.config))
     }
 

@@ -82,15 +82,20 @@ impl Producer {
         refused_login(&self.log)
     }
 
-    pub(crate) async fn enqueue(self: &Arc<Self>, message: Message) -> Result<Confirm, BrokerError> {
-        record::check(&message)?;
+    pub(crate) async fn enqueue(self: &Arc<Self>, message: &Message) -> Result<Confirm, BrokerError> {
+        record::check(message)?;
         let mut wait = ROOM.0;
         let mut replaced = false;
         loop {
-            let (client, handover) = self.hand_over(&message)?;
+            let (client, handover) = self.hand_over(message)?;
             match handover {
                 Handover::Taken(delivery) => {
-                    return Ok(Confirm::new(outcome(Arc::clone(self), client, delivery, message.topic)));
+                    return Ok(Confirm::new(outcome(
+                        Arc::clone(self),
+                        client,
+                        delivery,
+                        message.topic.clone(),
+                    )));
                 }
                 Handover::Full => {
                     tokio::time::sleep(wait).await;
@@ -100,7 +105,7 @@ impl Producer {
                     self.replace(&client);
                     replaced = true;
                 }
-                Handover::Failed(error) => return Err(self.not_taken(&message, error)),
+                Handover::Failed(error) => return Err(self.not_taken(message, error)),
             }
         }
     }

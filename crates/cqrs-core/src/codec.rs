@@ -63,8 +63,9 @@ pub trait Codec: Debug + Send + Sync + 'static {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Json;
 
-impl Codec for Json {
-    fn encode(&self, mut message: Message) -> Result<Message> {
+impl Json {
+    /// Sets the headers from the fields, which it can always do.
+    pub fn set_headers(message: &mut Message) {
         let headers = &mut message.headers;
         if let Some(id) = &message.id {
             headers.set(header::ID, Bytes::copy_from_slice(id.as_bytes()));
@@ -84,6 +85,12 @@ impl Codec for Json {
         if let Some(content_type) = &message.content_type {
             headers.set(header::CONTENT_TYPE, content_type.clone());
         }
+    }
+}
+
+impl Codec for Json {
+    fn encode(&self, mut message: Message) -> Result<Message> {
+        Self::set_headers(&mut message);
         Ok(message)
     }
 

@@ -7,6 +7,8 @@
 )]
 
 mod backend;
+#[cfg(any(feature = "mysql", feature = "sqlite"))]
+mod choice;
 mod error;
 mod migration;
 #[cfg(feature = "mysql")]

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use cqrs_core::codec::{Codec, Json};
+use cqrs_core::codec::Json;
 use cqrs_core::{Error, ErrorKind, EventKind, Headers, Message, Result};
 use cqrs_outbox::{GroupNo, Lane, OutboxRow, Place};
 use diesel::QueryableByName;
@@ -124,9 +124,8 @@ impl Record {
             DateTime::parse_from_rfc3339(&self.occurred_at).ok().map(|at| at.with_timezone(&Utc));
         match self.headers {
             Some(headers) => message.headers = headers_from_json(&headers),
-            // A row that plain SQL wrote: its headers follow from its columns, so they are the same each time. The
-            // codec cannot refuse what has no headers yet.
-            None => message = Json.encode(message.clone()).unwrap_or(message),
+            // A row that plain SQL wrote: its headers follow from its columns, so they are the same each time.
+            None => Json::set_headers(&mut message),
         }
         OutboxRow {
             id: self.id,

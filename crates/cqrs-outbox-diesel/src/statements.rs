@@ -338,6 +338,12 @@ pub(crate) fn groups_of(leases: &[Lease]) -> Vec<i32> {
     leases.iter().map(|lease| lease.group.0).collect()
 }
 
+/// Numbers as the right side of an `IN`, without its parentheses, or as a JSON array without its brackets.
+#[cfg(any(feature = "mysql", feature = "sqlite"))]
+pub(crate) fn joined<T: std::fmt::Display>(items: &[T]) -> String {
+    items.iter().map(T::to_string).collect::<Vec<_>>().join(",")
+}
+
 /// As a `LIMIT`.
 pub(crate) fn limit(count: usize) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)

@@ -174,12 +174,17 @@ impl OutboxRelay {
         let started = Instant::now();
         let mut engine = Engine::new(self.settings.clone());
         let mut pending = FuturesUnordered::<Pin<Box<dyn Future<Output = Answer> + Send + '_>>>::new();
+        // Apart, for they are many: each of them is one allocation less.
+        let mut in_flight = FuturesUnordered::new();
         let mut give_up_at = None::<Instant>;
         let mut changed = self.store.changed();
         loop {
             let now = started.elapsed();
             while let Some(action) = engine.poll(now) {
-                pending.push(self.carry_out(&relay, action));
+                match action {
+                    Action::Publish(row) => in_flight.push(self.publish(row)),
+                    action => pending.push(self.carry_out(&relay, action)),
+                }
             }
             let stats = engine.stats();
             let was_held = self.stats.send_replace(stats).hold;
@@ -219,11 +224,15 @@ impl OutboxRelay {
                     engine.step(started.elapsed(), Input::GiveUp);
                 }
                 Some(answer) = pending.next(), if !pending.is_empty() => {
-                    let mut next = Some(answer);
+                    engine.step(started.elapsed(), answer.map_err(StoreError::into_error)?);
+                }
+                Some(published) = in_flight.next(), if !in_flight.is_empty() => {
+                    let mut next = Some(published);
+                    let now = started.elapsed();
                     // Whatever else is there already belongs to the same step.
-                    while let Some(answer) = next {
-                        engine.step(started.elapsed(), answer.map_err(StoreError::into_error)?);
-                        next = pending.next().now_or_never().flatten();
+                    while let Some(published) = next {
+                        engine.step(now, published);
+                        next = in_flight.next().now_or_never().flatten();
                     }
                 }
                 answered = &mut knocking, if !broker_is_there && refused.is_none() => match answered {
@@ -294,10 +303,7 @@ impl OutboxRelay {
     ) -> Pin<Box<dyn Future<Output = Answer> + Send + 'a>> {
         let store = &*self.store;
         match action {
-            Action::Publish(row) => Box::pin(async move {
-                let id = row.id;
-                Ok(Input::Published { id, outcome: self.publish(&row).await })
-            }),
+            Action::Publish(row) => Box::pin(async move { Ok(self.publish(row).await) }),
             Action::Heartbeat(heartbeat) => Box::pin(async move {
                 self.answer("heartbeat", store.heartbeat(relay, &heartbeat)).await.map(Input::Heartbeat)
             }),
@@ -363,19 +369,20 @@ impl OutboxRelay {
         }
     }
 
-    async fn publish(&self, row: &OutboxRow) -> Result<cqrs_core::broker::Receipt, PublishFailure> {
-        let publish = self.broker.publish(row.message.clone());
-        let outcome = timeout(self.settings.publish_timeout, publish).await;
-        let error = match outcome {
-            Ok(Ok(receipt)) => return Ok(receipt),
+    async fn publish(&self, row: Arc<OutboxRow>) -> Input {
+        let publish = async { self.broker.enqueue(&row.message).await?.await };
+        let error = match timeout(self.settings.publish_timeout, publish).await {
+            Ok(Ok(receipt)) => return Input::Published { id: row.id, outcome: Ok(receipt) },
             Ok(Err(error)) => error,
             Err(_) => BrokerError::new(
                 ErrorClass::Unknown,
                 format!("no confirm within {:?}", self.settings.publish_timeout),
             ),
         };
-        tracing::warn!(row = row.id, topic = row.message.topic, class = %error.class(), error = %WithCauses(&error), "a publish failed");
-        Err(PublishFailure { class: error.class(), error: WithCauses(&error).to_string() })
+        let error_and_causes = WithCauses(&error);
+        tracing::warn!(row = row.id, topic = row.message.topic, class = %error.class(), error = %error_and_causes, "a publish failed");
+        let failure = PublishFailure { class: error.class(), error: error_and_causes.to_string() };
+        Input::Published { id: row.id, outcome: Err(failure) }
     }
 }
 

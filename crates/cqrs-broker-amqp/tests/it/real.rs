@@ -147,7 +147,7 @@ async fn each_outcome_is_that_of_its_message(url: String, topic: String) {
         });
         let mut confirms = Vec::new();
         for (unroutable, message) in messages {
-            let confirm = broker.enqueue(message).await.unwrap();
+            let confirm = broker.enqueue(&message).await.unwrap();
             confirms.push(async move { (unroutable, tokio::spawn(confirm).await.unwrap()) });
         }
         for (unroutable, outcome) in join_all(confirms).await {
@@ -175,7 +175,7 @@ async fn a_clashing_exchange_harms_nobody_else(url: String, topic: String) {
     let mut confirms = Vec::new();
     for number in 0..100 {
         let topic = if number == 50 { &clash } else { &topic };
-        confirms.push(broker.enqueue(Message::new(topic, "")).await.unwrap());
+        confirms.push(broker.enqueue(&Message::new(topic, "")).await.unwrap());
     }
     for (number, outcome) in join_all(confirms).await.into_iter().enumerate() {
         let class = outcome.map_err(|error| error.class()).err();
@@ -303,7 +303,7 @@ async fn a_cut_before_the_confirm_leaves_it_unknown(url: String, topic: String) 
     let member = join(&connect(&url), &topic).await;
     publish(&broker, &topic, 0..1).await;
     proxy.silence();
-    let confirms = join_all((0..3).map(|_| broker.enqueue(Message::new(&topic, "")))).await;
+    let confirms = join_all((0..3).map(|_| broker.enqueue(&Message::new(&topic, "")))).await;
     let (outcomes, ()) = tokio::join!(join_all(confirms.into_iter().map(Result::unwrap)), async {
         // Until they are written: whatever is not would be an outage.
         tokio::time::sleep(Duration::from_millis(300)).await;
@@ -334,7 +334,7 @@ async fn a_confirm_that_never_comes_is_not_waited_for(url: String, topic: String
     publish_at_last(&broker, &topic, "").await;
 
     proxy.silence();
-    let confirm = broker.enqueue(Message::new(&topic, "")).await.unwrap();
+    let confirm = broker.enqueue(&Message::new(&topic, "")).await.unwrap();
     let error = broker.close().await.unwrap_err();
     assert_eq!(error.class(), ErrorClass::Unknown, "{error}");
     assert_eq!(confirm.await.unwrap_err().class(), ErrorClass::Unknown);
@@ -423,10 +423,10 @@ async fn closing_waits_for_what_was_enqueued(url: String, topic: String) {
     let mut member = join(&connect(&url), &topic).await;
     let mut confirms = Vec::new();
     for number in 0..500 {
-        confirms.push(broker.enqueue(Message::new(&topic, number.to_string())).await.unwrap());
+        confirms.push(broker.enqueue(&Message::new(&topic, number.to_string())).await.unwrap());
     }
     broker.close().await.unwrap();
-    assert!(broker.enqueue(Message::new(&topic, "late")).await.is_err());
+    assert!(broker.enqueue(&Message::new(&topic, "late")).await.is_err());
     assert!(broker.check().await.is_err());
     for outcome in join_all(confirms).await {
         outcome.unwrap();

@@ -73,7 +73,7 @@ async fn same(url: String) {
     let mut confirms = Vec::new();
     for nth in 0..200 {
         let topic = if nth % 2 == 0 { &topic } else { &nowhere };
-        confirms.push(broker.enqueue(Message::new(topic, "3")).await.unwrap());
+        confirms.push(broker.enqueue(&Message::new(topic, "3")).await.unwrap());
     }
     for (nth, outcome) in join_all(confirms).await.into_iter().enumerate() {
         let class = outcome.map_err(|error| error.class()).err();

@@ -245,7 +245,7 @@ async fn next_of(first: &mut Box<dyn Subscription>, second: &mut Box<dyn Subscri
 }
 
 async fn too_large_is_the_events_fault(broker: KafkaBroker, topic: String) {
-    let error = broker.enqueue(Message::new(&topic, vec![b'x'; 1_000_001])).await.unwrap_err();
+    let error = broker.enqueue(&Message::new(&topic, vec![b'x'; 1_000_001])).await.unwrap_err();
     assert_eq!(error.class(), ErrorClass::Event);
     assert!(error.to_string().contains("`message.max.bytes` is 1000000"), "{error}");
 }
@@ -253,10 +253,10 @@ async fn too_large_is_the_events_fault(broker: KafkaBroker, topic: String) {
 async fn closing_waits_for_what_was_enqueued(broker: KafkaBroker, topic: String) {
     let mut confirms = Vec::new();
     for payload in 0..500 {
-        confirms.push(broker.enqueue(keyed(&topic, "one", payload.to_string())).await.unwrap());
+        confirms.push(broker.enqueue(&keyed(&topic, "one", payload.to_string())).await.unwrap());
     }
     broker.close().await.unwrap();
-    let error = broker.enqueue(keyed(&topic, "one", "late")).await.unwrap_err();
+    let error = broker.enqueue(&keyed(&topic, "one", "late")).await.unwrap_err();
     assert!(error.to_string().contains("closed"), "{error}");
     assert!(broker.check().await.is_err());
     broker.close().await.unwrap();

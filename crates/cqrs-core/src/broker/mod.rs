@@ -34,7 +34,7 @@ pub trait MessageBroker: Debug + Send + Sync + 'static {
     ///
     /// A dropped future leaves it unknown whether the message was handed over; dropping the [`Confirm`] leaves it
     /// unknown whether it arrived. Neither takes anything back.
-    async fn enqueue(&self, message: Message) -> Result<Confirm, BrokerError>;
+    async fn enqueue(&self, message: &Message) -> Result<Confirm, BrokerError>;
 
     /// Joins a consumer group.
     ///
@@ -68,7 +68,7 @@ pub trait MessageBroker: Debug + Send + Sync + 'static {
     ///
     /// As for [`enqueue`](Self::enqueue).
     async fn publish(&self, message: Message) -> Result<Receipt, BrokerError> {
-        self.enqueue(message).await?.await
+        self.enqueue(&message).await?.await
     }
 }
 

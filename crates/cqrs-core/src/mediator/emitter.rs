@@ -145,7 +145,7 @@ impl EventEmitter {
 
     async fn publish(&self, message: Message) -> Result<Confirm, BrokerError> {
         match &self.direct {
-            Some(broker) => self.in_time(broker.enqueue(message)).await,
+            Some(broker) => self.in_time(broker.enqueue(&message)).await,
             // Refused when it was said; see `Context::emit`.
             None => {
                 Err(BrokerError::new(ErrorClass::Event, format!("`{}` has no direct target", message.name)))

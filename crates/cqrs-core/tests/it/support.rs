@@ -187,15 +187,15 @@ impl MessageBroker for Recorder {
         Capabilities::new("recorder")
     }
 
-    async fn enqueue(&self, message: Message) -> Result<Confirm, BrokerError> {
+    async fn enqueue(&self, message: &Message) -> Result<Confirm, BrokerError> {
         let name = message.name.clone();
         if self.refused.contains(&*name) {
             return Err(BrokerError::new(ErrorClass::Destination, format!("nobody takes `{name}`")));
         }
         if let Some(journal) = self.journal {
-            journal.note(format!("published {}", payloads(std::slice::from_ref(&message)).concat()));
+            journal.note(format!("published {}", payloads(std::slice::from_ref(message)).concat()));
         }
-        self.published.lock().unwrap().push(message);
+        self.published.lock().unwrap().push(message.clone());
         Ok(if self.unconfirmed.contains(&*name) {
             Confirm::ready(Err(BrokerError::new(ErrorClass::Unknown, format!("cut off behind `{name}`"))))
         } else if self.mute.contains(&*name) {

@@ -27,7 +27,7 @@ use crate::backend::Backend;
 use crate::migration::{MYSQL, Migration};
 use crate::network::pool_error;
 use crate::record::{NewRow, Record};
-use crate::statements::{Census, Exists, LeaseRow, Statements, TABLES, Versions, attempts, limit};
+use crate::statements::{Census, Exists, LeaseRow, Statements, TABLES, Versions, attempts, joined, limit};
 use crate::status::StatusRow;
 use crate::tx::Tx;
 
@@ -500,10 +500,6 @@ fn micros(duration: Duration) -> i64 {
 
 fn values(numbers: Vec<Number>) -> Vec<i64> {
     numbers.into_iter().map(|number| number.value).collect()
-}
-
-fn joined<T: Display>(items: &[T]) -> String {
-    items.iter().map(T::to_string).collect::<Vec<_>>().join(",")
 }
 
 /// Numbers as the right side of an `IN`.

@@ -11,6 +11,7 @@ use diesel::{QueryResult, QueryableByName, sql_query};
 use diesel_async::{AsyncMysqlConnection, RunQueryDsl};
 
 use super::{ids, list};
+use crate::choice::{self, Choice, Present};
 use crate::record::Record;
 use crate::statements::{Reach, groups_of};
 
@@ -29,14 +30,6 @@ const GROUP_AND_GATE: &str = "\
 
 /// How many lanes are read at once.
 const LANES: usize = 64;
-
-#[derive(QueryableByName)]
-struct IdAndSize {
-    #[diesel(sql_type = BigInt)]
-    id: i64,
-    #[diesel(sql_type = Integer)]
-    size: i32,
-}
 
 #[derive(QueryableByName)]
 struct InGroup {
@@ -84,42 +77,12 @@ pub(super) async fn hot(conn: &mut AsyncMysqlConnection, request: &ReadRequest) 
     Ok(rows)
 }
 
-/// First ids and sizes, then the rows themselves, of a later snapshot. A row that has gone meanwhile was settled or set aside, so
-/// whoever comes behind it in its lane may be here without it; and one that has come meanwhile has nobody of its lane behind
-/// it here, for those were written after its commit.
-///
-/// What is known is left out here: a list of some thousand ids is what a statement takes longest for.
 async fn all(conn: &mut AsyncMysqlConnection, request: &ReadRequest) -> QueryResult<Vec<Record>> {
-    let most = request.known.len() + request.limit;
-    let query = format!("SELECT id, size FROM cqrs_outbox ORDER BY id LIMIT {most}");
-    let present: Vec<IdAndSize> = sql_query(query).load(conn).await?;
-    let mut bytes = 0_usize;
-    let wanted: Vec<i64> = present
-        .iter()
-        .filter(|row| request.known.binary_search(&row.id).is_err())
-        .take(request.limit)
-        .take_while(|row| {
-            let first = bytes == 0;
-            bytes += usize::try_from(row.size).unwrap_or(0);
-            first || bytes <= request.max_bytes
-        })
-        .map(|row| row.id)
-        .collect();
-    let (Some(first), Some(last)) = (wanted.iter().min(), wanted.iter().max()) else {
-        return Ok(Vec::new());
-    };
-    let between = present.iter().filter(|row| (*first..=*last).contains(&row.id)).count();
-    // A range is read twice as fast as a list.
-    let which = if between <= wanted.len() + wanted.len() / 4 {
-        format!("t.id BETWEEN {first} AND {last}")
-    } else {
-        format!("t.id IN {}", list(&wanted))
-    };
-    let query = format!("SELECT {COLUMNS}, {GROUP_AND_GATE} FROM cqrs_outbox t WHERE {which}");
-    let mut rows: Vec<Record> = sql_query(query).load(conn).await?;
-    // Whoever has come meanwhile may have come before those of its lane.
-    rows.retain(|row| wanted.binary_search(&row.id).is_ok());
-    Ok(rows)
+    let present: Vec<Present> = sql_query(choice::present(request)).load(conn).await?;
+    let Some(choice) = Choice::of(&present, request) else { return Ok(Vec::new()) };
+    let query =
+        format!("SELECT {COLUMNS}, {GROUP_AND_GATE} FROM cqrs_outbox t WHERE t.{}", choice.condition());
+    Ok(choice.keep(sql_query(query).load(conn).await?))
 }
 
 /// The rows are those of one statement, and so of one snapshot.

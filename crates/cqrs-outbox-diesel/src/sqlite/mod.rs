@@ -18,9 +18,12 @@ use uuid::Uuid;
 
 pub use self::connect::SqliteBuilder;
 use crate::backend::Backend;
+use crate::choice::{self, Choice, Present};
 use crate::migration::{Migration, SQLITE};
 use crate::record::{NewRow, Record};
-use crate::statements::{Census, Exists, LeaseRow, Statements, TABLES, Versions, attempts, groups_of, limit};
+use crate::statements::{
+    Census, Exists, LeaseRow, Statements, TABLES, Versions, attempts, groups_of, joined, limit,
+};
 use crate::status::StatusRow;
 use crate::tx::Tx;
 
@@ -242,11 +245,22 @@ impl Statements for Sqlite {
     }
 
     async fn read(conn: &mut Connection, request: &ReadRequest) -> QueryResult<Vec<Record>> {
-        read_rows(conn, sql::READ, request).await
+        if request.leases.is_empty() {
+            return Ok(Vec::new());
+        }
+        let present: Vec<Present> = sql_query(choice::present(request)).load(conn).await?;
+        let Some(choice) = Choice::of(&present, request) else { return Ok(Vec::new()) };
+        Ok(choice.keep(sql_query(format!("{}{}", sql::READ, choice.condition())).load(conn).await?))
     }
 
     async fn read_parked(conn: &mut Connection, request: &ReadRequest) -> QueryResult<Vec<Record>> {
-        read_rows(conn, sql::READ_PARKED, request).await
+        sql_query(sql::READ_PARKED)
+            .bind::<Text, _>(array(&groups_of(&request.leases)))
+            .bind::<Text, _>(array(&request.known))
+            .bind::<BigInt, _>(limit(request.limit))
+            .bind::<BigInt, _>(limit(request.max_bytes))
+            .load(conn)
+            .await
     }
 
     async fn settle_hot(conn: &mut Connection, ids: &[i64]) -> QueryResult<usize> {
@@ -354,22 +368,7 @@ async fn execute_all(conn: &mut Connection, statements: &[&'static str]) -> Quer
     Ok(())
 }
 
-async fn read_rows(
-    conn: &mut Connection,
-    query: &'static str,
-    request: &ReadRequest,
-) -> QueryResult<Vec<Record>> {
-    sql_query(query)
-        .bind::<Text, _>(array(&groups_of(&request.leases)))
-        .bind::<Text, _>(array(&request.known))
-        .bind::<BigInt, _>(limit(request.limit))
-        .bind::<BigInt, _>(limit(request.max_bytes))
-        .load(conn)
-        .await
-}
-
 /// As JSON, for `json_each`.
 fn array<T: std::fmt::Display>(items: &[T]) -> String {
-    let items: Vec<String> = items.iter().map(T::to_string).collect();
-    format!("[{}]", items.join(","))
+    format!("[{}]", joined(items))
 }

@@ -123,18 +123,13 @@ macro_rules! lane {
     };
 }
 
+/// Behind it comes which rows. As a rule there are no gates at all, which is found out once.
 pub(super) const READ: &str = concat!(
-    "SELECT * FROM ( \
-        SELECT id, unhex(event_id, '-') AS event_id, event_name, event_kind, event_version, topic, CAST(message_key AS BLOB) AS message_key, \
-            headers, content_type, payload, payload_text, occurred_at, attempts, size, 0 AS group_no, \
-            EXISTS (SELECT 1 FROM cqrs_outbox_gate g WHERE g.lane = ",
+    "SELECT id, unhex(event_id, '-') AS event_id, event_name, event_kind, event_version, topic, \
+        CAST(message_key AS BLOB) AS message_key, headers, content_type, payload, payload_text, occurred_at, attempts, size, \
+        0 AS group_no, EXISTS (SELECT 1 FROM cqrs_outbox_gate) AND EXISTS (SELECT 1 FROM cqrs_outbox_gate g WHERE g.lane = ",
     lane!(),
-    ") AS gated, \
-            sum(size) OVER (ORDER BY id) - size AS bytes_before \
-        FROM (SELECT * FROM cqrs_outbox \
-            WHERE 0 IN (SELECT value FROM json_each(?1)) AND id NOT IN (SELECT value FROM json_each(?2)) \
-            ORDER BY id LIMIT ?3)) \
-    WHERE bytes_before = 0 OR bytes_before + size <= ?4 ORDER BY id"
+    ") AS gated FROM cqrs_outbox WHERE "
 );
 
 pub(super) const READ_PARKED: &str = "\

@@ -69,8 +69,8 @@ impl MessageBroker for Sink {
         Capabilities::new("sink")
     }
 
-    async fn enqueue(&self, message: Message) -> Result<Confirm, BrokerError> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(message);
+    async fn enqueue(&self, message: &Message) -> Result<Confirm, BrokerError> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(message.clone());
         Ok(Confirm::ready(Ok(Receipt::new())))
     }
 

@@ -39,7 +39,7 @@ impl MessageBroker for Noting {
         self.broker.capabilities()
     }
 
-    async fn enqueue(&self, message: Message) -> Result<Confirm, BrokerError> {
+    async fn enqueue(&self, message: &Message) -> Result<Confirm, BrokerError> {
         if self.publishes.fetch_add(1, Ordering::Relaxed) == 99 {
             self.hundred.notify_one();
         }

@@ -167,7 +167,7 @@ pub(super) async fn publish(
 ) -> Checked {
     let mut confirms = Vec::new();
     for message in messages {
-        confirms.push(bounded("handing a message over", patience, broker.enqueue(message)).await??);
+        confirms.push(bounded("handing a message over", patience, broker.enqueue(&message)).await??);
     }
     for outcome in bounded("confirming", patience, future::join_all(confirms)).await? {
         outcome?;

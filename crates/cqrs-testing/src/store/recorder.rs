@@ -58,12 +58,12 @@ impl MessageBroker for Recorder {
         Capabilities::new("recorder")
     }
 
-    async fn enqueue(&self, message: Message) -> Result<Confirm, BrokerError> {
+    async fn enqueue(&self, message: &Message) -> Result<Confirm, BrokerError> {
         let event = message.id.as_ref().and_then(|id| id.to_uuid()).unwrap_or_default();
         if self.refuses(event) {
             return Err(BrokerError::new(ErrorClass::Event, "refused, as asked for"));
         }
-        self.history.delivered(event, message.key);
+        self.history.delivered(event, message.key.clone());
         self.accepted.send_modify(|accepted| *accepted += 1);
         // Not at once, so that others come in between.
         Ok(Confirm::new(async {

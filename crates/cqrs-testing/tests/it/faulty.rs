@@ -160,7 +160,7 @@ impl MessageBroker for Faulty {
         capabilities
     }
 
-    async fn enqueue(&self, message: Message) -> Result<Confirm, BrokerError> {
+    async fn enqueue(&self, message: &Message) -> Result<Confirm, BrokerError> {
         let number = self.sent.fetch_add(1, Ordering::SeqCst) + 1;
         let ok = || Ok(Confirm::ready(Ok(Receipt::new())));
         match self.fault {
@@ -168,7 +168,7 @@ impl MessageBroker for Faulty {
             Fault::ForgetsInRestart if self.forgets.swap(false, Ordering::SeqCst) => return ok(),
             Fault::NeverConfirms => return Ok(Confirm::new(future::pending())),
             Fault::SendsLate if number.is_multiple_of(7) => {
-                let inner = self.inner.clone();
+                let (inner, message) = (self.inner.clone(), message.clone());
                 return Ok(Confirm::new(async move { inner.publish(message).await }));
             }
             Fault::SendsTwice if number.is_multiple_of(10) => {

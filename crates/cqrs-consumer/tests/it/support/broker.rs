@@ -137,7 +137,7 @@ impl MessageBroker for Script {
         Capabilities::new("script")
     }
 
-    async fn enqueue(&self, message: Message) -> Result<Confirm, BrokerError> {
+    async fn enqueue(&self, message: &Message) -> Result<Confirm, BrokerError> {
         {
             let mut silent = self.silent.lock().unwrap();
             if *silent > 0 {
@@ -149,7 +149,7 @@ impl MessageBroker for Script {
             self.write(Log::PublishFailed);
             return Ok(Confirm::ready(Err(refused(class))));
         }
-        self.write(Log::Published(Box::new(message)));
+        self.write(Log::Published(Box::new(message.clone())));
         Ok(Confirm::ready(Ok(Receipt::new())))
     }
 

@@ -136,7 +136,7 @@ impl MessageBroker for MemoryBroker {
         }
     }
 
-    async fn enqueue(&self, message: Message) -> Result<Confirm, BrokerError> {
+    async fn enqueue(&self, message: &Message) -> Result<Confirm, BrokerError> {
         // Nothing else here waits while there is room: a loop that publishes must let other tasks run.
         coop::consume_budget().await;
         let message = Arc::new(as_on_a_wire(message));
@@ -178,8 +178,8 @@ impl MessageBroker for MemoryBroker {
 }
 
 /// What is left of a message on the way.
-fn as_on_a_wire(message: Message) -> Message {
-    let Message { topic, key, headers, payload, timestamp, .. } = message;
+fn as_on_a_wire(message: &Message) -> Message {
+    let Message { topic, key, headers, payload, timestamp, .. } = message.clone();
     Message { key, headers, payload, timestamp, ..Message::tombstone(topic) }
 }
 

@@ -295,7 +295,7 @@ async fn close_wakes_a_subscription_to_which_nothing_comes() -> Tested {
 #[tokio::test]
 async fn confirms_after_handling_wait_for_every_group() -> Tested {
     let broker = MemoryBroker::builder().confirm_after_handling().build();
-    let mut confirm = broker.enqueue(text("1")).await?;
+    let mut confirm = broker.enqueue(&text("1")).await?;
     assert!((&mut confirm).now_or_never().is_none(), "no group is there yet");
     let mut latest = broker.subscribe(group("latest").with_start_from(StartFrom::Latest)).await?;
     assert!((&mut confirm).now_or_never().is_none(), "this group will not handle it");
@@ -326,9 +326,9 @@ async fn without_it_a_confirm_does_not_wait() -> Tested {
 async fn close_reports_what_was_not_confirmed() -> Tested {
     let broker = MemoryBroker::builder().confirm_after_handling().build();
     let other = broker.connect();
-    let confirm = broker.enqueue(text("1")).await?;
-    drop(broker.enqueue(text("2")).await?);
-    let mut others = other.enqueue(text("3")).await?;
+    let confirm = broker.enqueue(&text("1")).await?;
+    drop(broker.enqueue(&text("2")).await?);
+    let mut others = other.enqueue(&text("3")).await?;
 
     let error = broker.close().await.unwrap_err();
     assert_eq!(error.class(), ErrorClass::Unknown);
@@ -344,7 +344,7 @@ async fn faults_of_publishing() -> Tested {
     let faults = broker.faults();
 
     faults.fail_next(2, ErrorClass::Event);
-    assert_eq!(class(broker.enqueue(text("1")).await?.await), ErrorClass::Event);
+    assert_eq!(class(broker.enqueue(&text("1")).await?.await), ErrorClass::Event);
     assert_eq!(class(broker.connect().publish(text("2")).await), ErrorClass::Event);
     broker.publish(text("3")).await?;
 
@@ -367,14 +367,14 @@ async fn held_confirms_come_when_released() -> Tested {
     for broker in [MemoryBroker::new(), MemoryBroker::builder().confirm_after_handling().build()] {
         let mut subscription = broker.subscribe(group("a")).await?;
         broker.faults().hold_confirms();
-        let mut confirm = broker.enqueue(text("1")).await?;
+        let mut confirm = broker.enqueue(&text("1")).await?;
         now(&mut subscription).ack().await?;
         assert!((&mut confirm).now_or_never().is_none());
         broker.faults().release_confirms();
         confirm.now_or_never().expect("released")?;
 
         broker.faults().hold_confirms();
-        let lost = broker.enqueue(text("2")).await?;
+        let lost = broker.enqueue(&text("2")).await?;
         assert_eq!(class(broker.close().await), ErrorClass::Unknown);
         assert_eq!(class(lost.await), ErrorClass::Unknown);
     }
