@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use cqrs_core::MessageId;
 use cqrs_outbox::{Lane, Lease, ReadRequest, Rejection, RelayId, StoreError};
-use diesel::sql_types::{BigInt, Bool, Integer};
+use diesel::sql_types::{BigInt, Bool, Double, Integer, Nullable};
 use diesel::{QueryResult, QueryableByName};
 use diesel_async::{AsyncConnection, TransactionManager};
 use uuid::Uuid;
@@ -236,6 +236,50 @@ pub trait Statements: Sized {
 
     /// Opens the gate of a lane.
     fn open_gate(conn: &mut Self::Conn, lane: &Lane) -> impl Future<Output = QueryResult<()>> + Send;
+
+    // --- Scheduled rows.
+
+    /// Seconds until the first one of these groups is due; negative if it is, `None` if there is none.
+    fn next_due(
+        conn: &mut Self::Conn,
+        groups: &[i32],
+    ) -> impl Future<Output = QueryResult<Option<f64>>> + Send;
+
+    /// Locks the rows of leases that are still of their epoch, but for those that a heartbeat has locked: it never waits
+    /// for one. Gives their groups.
+    fn lock_leases(
+        conn: &mut Self::Conn,
+        leases: &[Lease],
+    ) -> impl Future<Output = QueryResult<Vec<i32>>> + Send;
+
+    /// The first ones of these groups that are due, in the order in which they are to go.
+    fn due(
+        conn: &mut Self::Conn,
+        groups: &[i32],
+        limit: usize,
+    ) -> impl Future<Output = QueryResult<Vec<Due>>> + Send;
+
+    /// Locks those of these that are still there and still due, but for those that a writer has locked.
+    fn lock_due(conn: &mut Self::Conn, ids: &[i64]) -> impl Future<Output = QueryResult<Vec<i64>>> + Send;
+
+    /// Moves these into the hot table, in the order of their time and id and under new ids.
+    fn move_due(conn: &mut Self::Conn, ids: &[i64]) -> impl Future<Output = QueryResult<()>> + Send;
+}
+
+/// A scheduled row whose time has come.
+#[derive(QueryableByName, Debug)]
+pub struct Due {
+    #[diesel(sql_type = BigInt)]
+    pub(crate) id: i64,
+    #[diesel(sql_type = Integer)]
+    pub(crate) slot: i32,
+}
+
+/// Seconds until something is due.
+#[derive(QueryableByName, Debug)]
+pub(crate) struct Wait {
+    #[diesel(sql_type = Nullable<Double>)]
+    pub(crate) seconds: Option<f64>,
 }
 
 /// What a heartbeat tells about the others.
@@ -253,7 +297,7 @@ pub struct Census {
 #[derive(QueryableByName, Debug)]
 pub(crate) struct LeaseRow {
     #[diesel(sql_type = Integer)]
-    group_no: i32,
+    pub(crate) group_no: i32,
     #[diesel(sql_type = BigInt)]
     epoch: i64,
 }
@@ -331,7 +375,9 @@ pub(crate) const TABLES: &str = "\
     SELECT 1 FROM cqrs_outbox WHERE 1 = 0 UNION ALL SELECT 1 FROM cqrs_outbox_parked WHERE 1 = 0 \
     UNION ALL SELECT 1 FROM cqrs_outbox_dead WHERE 1 = 0 UNION ALL SELECT 1 FROM cqrs_outbox_gate WHERE 1 = 0 \
     UNION ALL SELECT 1 FROM cqrs_outbox_group WHERE 1 = 0 UNION ALL SELECT 1 FROM cqrs_outbox_relay WHERE 1 = 0 \
-    UNION ALL SELECT 1 FROM cqrs_outbox_request WHERE 1 = 0";
+    UNION ALL SELECT 1 FROM cqrs_outbox_request WHERE 1 = 0 \
+    UNION ALL SELECT 1 FROM cqrs_outbox_scheduled WHERE 1 = 0 UNION ALL SELECT 1 FROM cqrs_outbox_dedup WHERE 1 = 0 \
+    UNION ALL SELECT 1 FROM cqrs_outbox_version WHERE 1 = 0";
 
 /// The numbers of the groups of these leases.
 pub(crate) fn groups_of(leases: &[Lease]) -> Vec<i32> {

@@ -26,6 +26,6 @@ pub use row::{Confirmed, GroupNo, Lane, OutboxRow, Place};
 pub use settings::RelaySettings;
 pub use stats::RelayStats;
 pub use store::{
-    Fenced, Heartbeat, Lease, OutboxStore, Ownership, ReadRequest, Rejection, RelayId, StoreError,
+    Fenced, Heartbeat, Lease, OutboxStore, Ownership, Promoted, ReadRequest, Rejection, RelayId, StoreError,
     StoreErrorKind, Verdict,
 };

@@ -313,6 +313,9 @@ impl OutboxRelay {
             Action::ReadParked(request) => Box::pin(async move {
                 self.answer("read parked", store.read_parked(&request)).await.map(Input::ReadParked)
             }),
+            Action::Promote { leases, limit } => Box::pin(async move {
+                self.answer("promote", store.promote(&leases, limit)).await.map(Input::Promoted)
+            }),
             Action::Settle(confirmed) => {
                 Box::pin(
                     async move { self.answer("settle", store.settle(&confirmed)).await.map(Input::Settled) },

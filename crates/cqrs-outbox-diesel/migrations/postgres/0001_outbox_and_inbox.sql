@@ -64,13 +64,17 @@ CREATE TABLE cqrs_outbox_parked (
 );
 CREATE INDEX cqrs_outbox_parked_lane ON cqrs_outbox_parked (lane, id);
 
--- Rows that wait for their time; their place in the order of the key is the moment of promotion.
+-- Rows that wait for their time: as those of the hot table, with one column more. Any service may
+--   INSERT INTO cqrs_outbox_scheduled (event_name, topic, message_key, payload_text, deliver_at) VALUES (..)
+-- When a row is due it goes to the hot table under a new id: its place in the order of its key is that moment. Those of a
+-- key that are due together go in the order of (deliver_at, id).
 CREATE TABLE cqrs_outbox_scheduled (
-    LIKE cqrs_outbox_parked INCLUDING DEFAULTS,
-    deliver_at timestamptz NOT NULL,
+    LIKE cqrs_outbox INCLUDING IDENTITY INCLUDING DEFAULTS INCLUDING GENERATED INCLUDING CONSTRAINTS,
+    deliver_at timestamptz NOT NULL CHECK (isfinite(deliver_at)),
     PRIMARY KEY (id)
 );
-CREATE INDEX cqrs_outbox_scheduled_due ON cqrs_outbox_scheduled (deliver_at, id);
+CREATE INDEX cqrs_outbox_scheduled_due ON cqrs_outbox_scheduled ((slot / 64), deliver_at, id);
+CREATE INDEX cqrs_outbox_scheduled_event ON cqrs_outbox_scheduled (event_id);
 
 -- Rows that were given up, with their last error, and a way back.
 CREATE TABLE cqrs_outbox_dead (

@@ -27,7 +27,9 @@ use crate::backend::Backend;
 use crate::migration::{MYSQL, Migration};
 use crate::network::pool_error;
 use crate::record::{NewRow, Record};
-use crate::statements::{Census, Exists, LeaseRow, Statements, TABLES, Versions, attempts, joined, limit};
+use crate::statements::{
+    Census, Due, Exists, LeaseRow, Statements, TABLES, Versions, Wait, attempts, joined, limit,
+};
 use crate::status::StatusRow;
 use crate::tx::Tx;
 
@@ -226,9 +228,7 @@ impl Statements for MySql {
     }
 
     async fn release(conn: &mut Connection, incarnation: Uuid, leases: &[Lease]) -> QueryResult<()> {
-        let pairs: Vec<String> =
-            leases.iter().map(|lease| format!("({}, {})", lease.group, lease.epoch)).collect();
-        sql_query(format!("{}{}", sql::RELEASE, list(&pairs)))
+        sql_query(format!("{}{}", sql::RELEASE, pairs(leases)))
             .bind::<Text, _>(incarnation.to_string())
             .execute(conn)
             .await?;
@@ -436,6 +436,51 @@ impl Statements for MySql {
         sql_query(sql::OPEN_GATE).bind::<Binary, _>(lane.as_bytes()).execute(conn).await?;
         Ok(())
     }
+
+    async fn next_due(conn: &mut Connection, groups: &[i32]) -> QueryResult<Option<f64>> {
+        if groups.is_empty() {
+            return Ok(None);
+        }
+        let firsts: Vec<String> = groups.iter().map(|group| sql::first_due(*group)).collect();
+        let wait = format!("{}({}) firsts", sql::NEXT_DUE, firsts.join(" UNION ALL "));
+        Ok(sql_query(wait).get_result::<Wait>(conn).await?.seconds)
+    }
+
+    async fn lock_leases(conn: &mut Connection, leases: &[Lease]) -> QueryResult<Vec<i32>> {
+        if leases.is_empty() {
+            return Ok(Vec::new());
+        }
+        let lock = format!("{}{}{}", sql::LOCK_LEASES, pairs(leases), sql::SKIP_LOCKED);
+        let leases: Vec<LeaseRow> = sql_query(lock).load(conn).await?;
+        Ok(leases.into_iter().map(|lease| lease.group_no).collect())
+    }
+
+    async fn due(conn: &mut Connection, groups: &[i32], limit: usize) -> QueryResult<Vec<Due>> {
+        if groups.is_empty() {
+            return Ok(Vec::new());
+        }
+        let parts: Vec<String> = groups.iter().map(|group| sql::due(*group, limit)).collect();
+        let parts = parts.join(" UNION ALL ");
+        sql_query(format!("SELECT id, slot FROM ({parts}) parts ORDER BY deliver_at, id LIMIT {limit}"))
+            .load(conn)
+            .await
+    }
+
+    async fn lock_due(conn: &mut Connection, rows: &[i64]) -> QueryResult<Vec<i64>> {
+        let locked: Vec<Number> = sql_query(sql::LOCK_DUE).bind::<Text, _>(ids(rows)).load(conn).await?;
+        Ok(values(locked))
+    }
+
+    async fn move_due(conn: &mut Connection, rows: &[i64]) -> QueryResult<()> {
+        sql_query(format!("{}{}{}", sql::INSERT_DUE, list(rows), sql::IN_ORDER)).execute(conn).await?;
+        sql_query(sql::DELETE_DUE).bind::<Text, _>(ids(rows)).execute(conn).await?;
+        Ok(())
+    }
+}
+
+/// Leases as the right side of an `IN`.
+fn pairs(leases: &[Lease]) -> String {
+    list(&leases.iter().map(|lease| format!("({}, {})", lease.group, lease.epoch)).collect::<Vec<_>>())
 }
 
 fn boxed(query: String) -> BoxedSqlQuery<'static, Mysql, SqlQuery> {

@@ -252,6 +252,52 @@ pub(super) const SET_ASIDE: &str = concat!(
     ", attempts, ? FROM cqrs_outbox WHERE id IN "
 );
 
+/// Followed by the first one of each group.
+pub(super) const NEXT_DUE: &str = "\
+    SELECT CAST(timestampdiff(MICROSECOND, utc_timestamp(6), min(deliver_at)) / 1e6 AS DOUBLE) AS seconds FROM ";
+
+/// The time of the first scheduled row of a group.
+pub(super) fn first_due(group: i32) -> String {
+    format!(
+        "(SELECT deliver_at FROM cqrs_outbox_scheduled FORCE INDEX (cqrs_outbox_scheduled_due) \
+          WHERE group_no = {group} ORDER BY deliver_at LIMIT 1)"
+    )
+}
+
+/// The first scheduled rows of a group that are due.
+pub(super) fn due(group: i32, limit: usize) -> String {
+    format!(
+        "(SELECT id, slot, deliver_at FROM cqrs_outbox_scheduled FORCE INDEX (cqrs_outbox_scheduled_due) \
+          WHERE group_no = {group} AND deliver_at <= utc_timestamp(6) ORDER BY deliver_at, id LIMIT {limit})"
+    )
+}
+
+/// Followed by pairs of group and epoch. `FOR UPDATE`, for a shared lock that skips is written in two ways.
+pub(super) const LOCK_LEASES: &str =
+    "SELECT group_no, epoch FROM cqrs_outbox_group FORCE INDEX (PRIMARY) WHERE (group_no, epoch) IN ";
+
+pub(super) const SKIP_LOCKED: &str = " ORDER BY group_no FOR UPDATE SKIP LOCKED";
+
+pub(super) const LOCK_DUE: &str = concat!(
+    "SELECT s.id AS value FROM ",
+    ids!(),
+    " STRAIGHT_JOIN cqrs_outbox_scheduled s ON s.id = k.id WHERE s.deliver_at <= utc_timestamp(6) \
+      FOR UPDATE SKIP LOCKED"
+);
+
+/// Followed by the ids, and the order in which new ones are drawn.
+pub(super) const INSERT_DUE: &str = "\
+    INSERT INTO cqrs_outbox (event_id, event_name, event_kind, event_version, topic, message_key, headers, content_type, \
+        payload, payload_text, tombstone, occurred_at, attempts) \
+    SELECT event_id, event_name, event_kind, event_version, topic, message_key, headers, content_type, \
+        payload, payload_text, tombstone, occurred_at, attempts \
+    FROM cqrs_outbox_scheduled WHERE id IN ";
+
+pub(super) const IN_ORDER: &str = " ORDER BY deliver_at, id";
+
+pub(super) const DELETE_DUE: &str =
+    concat!("DELETE s FROM ", ids!(), " STRAIGHT_JOIN cqrs_outbox_scheduled s ON s.id = k.id");
+
 /// One statement: one snapshot. Ids rise with time, so the first in line is found by its id and not by a scan for the
 /// oldest time.
 pub(super) const STATUS: &str = "\

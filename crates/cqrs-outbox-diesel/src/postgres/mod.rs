@@ -12,7 +12,7 @@ use cqrs_outbox::{Lane, Lease, ReadRequest, Rejection, RelayId, StoreError};
 use diesel::sql_types::{
     Array, BigInt, Binary, Double, Integer, Nullable, Text, Timestamptz, Uuid as SqlUuid,
 };
-use diesel::{OptionalExtension, QueryResult, sql_query};
+use diesel::{OptionalExtension, QueryResult, QueryableByName, sql_query};
 use diesel_async::pooled_connection::deadpool::{Object, Pool};
 use diesel_async::{
     AnsiTransactionManager, AsyncConnection, AsyncPgConnection, RunQueryDsl, TransactionManager,
@@ -26,7 +26,7 @@ use crate::migration::{Migration, POSTGRES};
 use crate::network::pool_error;
 use crate::record::{NewRow, Record};
 use crate::statements::{
-    Census, Exists, LeaseRow, Reach, Statements, TABLES, Versions, attempts, groups_of, limit,
+    Census, Due, Exists, LeaseRow, Reach, Statements, TABLES, Versions, Wait, attempts, groups_of, limit,
 };
 use crate::status::StatusRow;
 use crate::tx::Tx;
@@ -363,6 +363,41 @@ impl Statements for Pg {
         sql_query(sql::OPEN_GATE).bind::<Binary, _>(lane.as_bytes()).execute(conn).await?;
         Ok(())
     }
+
+    async fn next_due(conn: &mut AsyncPgConnection, groups: &[i32]) -> QueryResult<Option<f64>> {
+        let wait: Wait = sql_query(sql::NEXT_DUE).bind::<Array<Integer>, _>(groups).get_result(conn).await?;
+        Ok(wait.seconds)
+    }
+
+    async fn lock_leases(conn: &mut AsyncPgConnection, leases: &[Lease]) -> QueryResult<Vec<i32>> {
+        let epochs: Vec<i64> = leases.iter().map(|lease| lease.epoch).collect();
+        let leases: Vec<LeaseRow> = sql_query(sql::LOCK_LEASES)
+            .bind::<Array<Integer>, _>(groups_of(leases))
+            .bind::<Array<BigInt>, _>(epochs)
+            .load(conn)
+            .await?;
+        Ok(leases.into_iter().map(|lease| lease.group_no).collect())
+    }
+
+    async fn due(conn: &mut AsyncPgConnection, groups: &[i32], max: usize) -> QueryResult<Vec<Due>> {
+        sql_query(sql::DUE).bind::<Array<Integer>, _>(groups).bind::<BigInt, _>(limit(max)).load(conn).await
+    }
+
+    async fn lock_due(conn: &mut AsyncPgConnection, ids: &[i64]) -> QueryResult<Vec<i64>> {
+        let rows: Vec<Id> = sql_query(sql::LOCK_DUE).bind::<Array<BigInt>, _>(ids).load(conn).await?;
+        Ok(rows.into_iter().map(|row| row.id).collect())
+    }
+
+    async fn move_due(conn: &mut AsyncPgConnection, ids: &[i64]) -> QueryResult<()> {
+        sql_query(sql::MOVE_DUE).bind::<Array<BigInt>, _>(ids).execute(conn).await?;
+        Ok(())
+    }
+}
+
+#[derive(QueryableByName)]
+struct Id {
+    #[diesel(sql_type = BigInt)]
+    id: i64,
 }
 
 /// Any number that others do not use for an advisory lock: the letters `cqrs`.

@@ -265,6 +265,35 @@ pub(super) const PARKED_LEFT: &str =
 
 pub(super) const OPEN_GATE: &str = "DELETE FROM cqrs_outbox_gate WHERE lane = $1";
 
+/// `statement_timestamp()` where an index is looked through up to now: `clock_timestamp()` could be another one for each row.
+pub(super) const NEXT_DUE: &str = "\
+    SELECT extract(epoch FROM min(s.deliver_at) - statement_timestamp())::double precision AS seconds \
+    FROM unnest($1::int[]) AS grp(no) CROSS JOIN LATERAL ( \
+        SELECT deliver_at FROM cqrs_outbox_scheduled WHERE (slot / 64) = grp.no ORDER BY deliver_at LIMIT 1) s";
+
+pub(super) const LOCK_LEASES: &str = "\
+    SELECT group_no, epoch FROM cqrs_outbox_group \
+    WHERE (group_no, epoch) IN (SELECT * FROM unnest($1::int[], $2::bigint[])) \
+    ORDER BY group_no FOR SHARE SKIP LOCKED";
+
+pub(super) const DUE: &str = "\
+    SELECT s.id, s.slot::int AS slot FROM unnest($1::int[]) AS grp(no) CROSS JOIN LATERAL ( \
+        SELECT id, slot, deliver_at FROM cqrs_outbox_scheduled \
+        WHERE (slot / 64) = grp.no AND deliver_at <= statement_timestamp() ORDER BY deliver_at, id LIMIT $2) s \
+    ORDER BY s.deliver_at, s.id LIMIT $2";
+
+pub(super) const LOCK_DUE: &str = "\
+    SELECT id FROM cqrs_outbox_scheduled WHERE id = ANY($1) AND deliver_at <= statement_timestamp() \
+    FOR UPDATE SKIP LOCKED";
+
+pub(super) const MOVE_DUE: &str = "\
+    WITH moved AS (DELETE FROM cqrs_outbox_scheduled WHERE id = ANY($1) RETURNING *) \
+    INSERT INTO cqrs_outbox (event_id, event_name, event_kind, event_version, topic, message_key, headers, content_type, \
+        payload, payload_text, tombstone, occurred_at, attempts) \
+    SELECT event_id, event_name, event_kind, event_version, topic, message_key, headers, content_type, \
+        payload, payload_text, tombstone, occurred_at, attempts \
+    FROM moved ORDER BY deliver_at, id";
+
 pub(super) const LEAVE_GROUPS: &str = "\
     UPDATE cqrs_outbox_group SET owner = NULL, incarnation = NULL, expires_at = NULL, dirty = false \
     WHERE incarnation = $1";

@@ -22,7 +22,7 @@ use crate::choice::{self, Choice, Present};
 use crate::migration::{Migration, SQLITE};
 use crate::record::{NewRow, Record};
 use crate::statements::{
-    Census, Exists, LeaseRow, Statements, TABLES, Versions, attempts, groups_of, joined, limit,
+    Census, Due, Exists, LeaseRow, Statements, TABLES, Versions, Wait, attempts, groups_of, joined, limit,
 };
 use crate::status::StatusRow;
 use crate::tx::Tx;
@@ -160,11 +160,9 @@ impl Statements for Sqlite {
     }
 
     async fn release(conn: &mut Connection, incarnation: Uuid, leases: &[Lease]) -> QueryResult<()> {
-        let pairs: Vec<String> =
-            leases.iter().map(|lease| format!("[{},{}]", lease.group, lease.epoch)).collect();
         sql_query(sql::RELEASE)
             .bind::<Text, _>(incarnation.to_string())
-            .bind::<Text, _>(array(&pairs))
+            .bind::<Text, _>(pairs(leases))
             .execute(conn)
             .await?;
         Ok(())
@@ -359,6 +357,39 @@ impl Statements for Sqlite {
         sql_query(sql::OPEN_GATE).bind::<Binary, _>(lane.as_bytes()).execute(conn).await?;
         Ok(())
     }
+
+    async fn next_due(conn: &mut Connection, groups: &[i32]) -> QueryResult<Option<f64>> {
+        let wait: Wait = sql_query(sql::NEXT_DUE).bind::<Text, _>(array(groups)).get_result(conn).await?;
+        Ok(wait.seconds)
+    }
+
+    /// The transaction is immediate: nobody else writes.
+    async fn lock_leases(conn: &mut Connection, leases: &[Lease]) -> QueryResult<Vec<i32>> {
+        let leases: Vec<LeaseRow> =
+            sql_query(sql::CURRENT_LEASES).bind::<Text, _>(pairs(leases)).load(conn).await?;
+        Ok(leases.into_iter().map(|lease| lease.group_no).collect())
+    }
+
+    async fn due(conn: &mut Connection, groups: &[i32], max: usize) -> QueryResult<Vec<Due>> {
+        sql_query(sql::DUE).bind::<Text, _>(array(groups)).bind::<BigInt, _>(limit(max)).load(conn).await
+    }
+
+    /// As they were read in this transaction.
+    async fn lock_due(_conn: &mut Connection, ids: &[i64]) -> QueryResult<Vec<i64>> {
+        Ok(ids.to_vec())
+    }
+
+    async fn move_due(conn: &mut Connection, ids: &[i64]) -> QueryResult<()> {
+        for statement in sql::MOVE_DUE {
+            sql_query(statement).bind::<Text, _>(array(ids)).execute(conn).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Leases as JSON.
+fn pairs(leases: &[Lease]) -> String {
+    array(&leases.iter().map(|lease| format!("[{},{}]", lease.group, lease.epoch)).collect::<Vec<_>>())
 }
 
 async fn execute_all(conn: &mut Connection, statements: &[&'static str]) -> QueryResult<()> {

@@ -221,6 +221,30 @@ pub(super) const LEAVE_GROUPS: &str = "\
 
 pub(super) const SIGN_OFF: &str = "DELETE FROM cqrs_outbox_relay WHERE incarnation = ?";
 
+pub(super) const NEXT_DUE: &str = "\
+    SELECT (SELECT deliver_at FROM cqrs_outbox_scheduled ORDER BY deliver_at LIMIT 1) - unixepoch('now', 'subsec') \
+        AS seconds \
+    WHERE 0 IN (SELECT value FROM json_each(?)) UNION ALL SELECT NULL LIMIT 1";
+
+pub(super) const CURRENT_LEASES: &str = "\
+    SELECT group_no, epoch FROM cqrs_outbox_group \
+    WHERE EXISTS (SELECT 1 FROM json_each(?) WHERE value ->> 0 = group_no AND value ->> 1 = epoch)";
+
+pub(super) const DUE: &str = "\
+    SELECT id, 0 AS slot FROM cqrs_outbox_scheduled \
+    WHERE 0 IN (SELECT value FROM json_each(?)) AND deliver_at <= unixepoch('now', 'subsec') \
+    ORDER BY deliver_at, id LIMIT ?";
+
+/// One after the other.
+pub(super) const MOVE_DUE: [&str; 2] = [
+    "INSERT INTO cqrs_outbox (event_id, event_name, event_kind, event_version, topic, message_key, headers, content_type, \
+        payload, payload_text, tombstone, occurred_at, attempts) \
+     SELECT event_id, event_name, event_kind, event_version, topic, message_key, headers, content_type, \
+        payload, payload_text, tombstone, occurred_at, attempts \
+     FROM cqrs_outbox_scheduled WHERE id IN (SELECT value FROM json_each(?)) ORDER BY deliver_at, id",
+    "DELETE FROM cqrs_outbox_scheduled WHERE id IN (SELECT value FROM json_each(?))",
+];
+
 /// One statement: one snapshot. Ids rise with time, so the first in line is found by its id and not by a scan for the
 /// oldest time.
 pub(super) const STATUS: &str = "\

@@ -12,6 +12,7 @@ mod mysql;
 mod operation;
 mod postgres;
 mod rows;
+mod scheduled;
 mod schema;
 mod servers;
 mod sqlite;
@@ -32,6 +33,7 @@ fn main() {
     trials.on_each::<transactions::All>();
     trials.on_each::<operation::All>();
     trials.on_each::<status::All>();
+    trials.on_each::<scheduled::All>();
     sqlite::trials(&mut trials);
     postgres::trials(&mut trials);
     mysql::trials(&mut trials);

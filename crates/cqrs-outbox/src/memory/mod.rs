@@ -15,7 +15,7 @@ use tokio::time::Instant;
 pub use self::tables::{DeadLetter, MemoryTables};
 use crate::row::{Confirmed, Lane, OutboxRow};
 use crate::store::{
-    Fenced, Heartbeat, Lease, OutboxStore, Ownership, ReadRequest, Rejection, RelayId, StoreError,
+    Fenced, Heartbeat, Lease, OutboxStore, Ownership, Promoted, ReadRequest, Rejection, RelayId, StoreError,
 };
 
 /// The database of a [`MemoryOutbox`], as a type.
@@ -179,6 +179,10 @@ impl OutboxStore for MemoryOutbox {
 
     async fn open_gate(&self, lease: Lease, lane: &Lane) -> Result<Fenced<bool>, StoreError> {
         Ok(self.tables().open_gate(lease, lane))
+    }
+
+    async fn promote(&self, leases: &[Lease], limit: usize) -> Result<Promoted, StoreError> {
+        Ok(self.tables().promote(self.now(), leases, limit))
     }
 
     async fn leave(&self, relay: &RelayId) -> Result<(), StoreError> {
