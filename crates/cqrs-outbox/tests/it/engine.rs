@@ -864,6 +864,62 @@ fn rows_aside_do_not_pass_those_that_are_about_to_be_moved_there() {
     assert_eq!(desk.published(), [20]);
 }
 
+#[test]
+fn few_receipts_wait_for_more_but_not_for_long() {
+    let mut settings = settings();
+    settings.settle_linger = ms(5);
+    settings.batch = 8;
+    let mut desk = Desk::owner(settings);
+    desk.read((11..16).map(|id| hot(id, &format!("k{id}"))).collect());
+    assert_eq!(desk.published(), [11, 12, 13, 14, 15]);
+    desk.receipt(11);
+    assert_eq!(desk.settling(), None, "others are on their way");
+    desk.wait(4);
+    assert_eq!(desk.settling(), None);
+    desk.wait(1);
+    assert_eq!(desk.settling(), Some(vec![11]), "long enough");
+    desk.hear(Input::Settled(Ok(())));
+    desk.receipt(12);
+    desk.receipt(13);
+    assert_eq!(desk.settling(), Some(vec![12, 13]), "a quarter of a batch");
+    desk.hear(Input::Settled(Ok(())));
+    desk.receipt(14);
+    desk.receipt(15);
+    assert_eq!(desk.settling(), Some(vec![14, 15]), "nothing else is on its way");
+}
+
+#[test]
+fn with_much_in_memory_a_read_waits_for_room_but_not_for_long() {
+    let mut settings = settings();
+    settings.batch = 8;
+    settings.max_rows = 16;
+    let mut desk = Desk::owner(settings);
+    let rows = |ids: std::ops::Range<i64>| ids.map(|id| hot(id, &format!("k{id}"))).collect();
+    desk.read(rows(11..19));
+    desk.reading().expect("half of the memory is free");
+    desk.hear(Input::Read(Ok(rows(19..27))));
+    assert_eq!(desk.reading(), None, "there is no room at all");
+    desk.published();
+    for id in 11..15 {
+        desk.receipt(id);
+        desk.settled();
+    }
+    assert_eq!(desk.reading(), None, "there is room for four");
+    desk.wait(24);
+    assert_eq!(desk.reading(), None);
+    desk.wait(1);
+    assert_eq!(desk.reading().map(|request| request.limit), Some(4), "the others may be slow");
+    desk.hear(Input::Read(Ok(rows(27..31))));
+    for id in 15..22 {
+        desk.receipt(id);
+        desk.settled();
+    }
+    assert_eq!(desk.reading(), None);
+    desk.receipt(22);
+    desk.settled();
+    assert_eq!(desk.reading().map(|request| request.limit), Some(8), "half of the memory is free");
+}
+
 /// An owner that is asked what is scheduled, when its next heartbeat was answered.
 fn scheduler() -> Desk {
     let mut desk = Desk::owner(settings());
