@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr)]
 
 mod backend;
+mod cuts;
 mod events;
 mod harness;
 mod mysql;
@@ -36,5 +37,6 @@ fn main() {
     postgres::trials(&mut trials);
     mysql::trials(&mut trials);
     servers::trials(&mut trials);
+    cuts::trials(&mut trials);
     libtest_mimic::run(&Arguments::from_args(), trials.into_vec()).exit();
 }
