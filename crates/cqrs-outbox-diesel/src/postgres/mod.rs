@@ -1,6 +1,7 @@
 //! PostgreSQL.
 
 mod connect;
+mod floor;
 mod notify;
 mod sql;
 
@@ -19,6 +20,7 @@ use diesel_async::{
 use uuid::Uuid;
 
 pub use self::connect::PgBuilder;
+use self::floor::Floors;
 use crate::backend::Backend;
 use crate::migration::{Migration, POSTGRES};
 use crate::network::pool_error;
@@ -47,6 +49,7 @@ impl Statements for Pg {
     type Conn = AsyncPgConnection;
     type Lent = Object<AsyncPgConnection>;
     type Pool = Pool<AsyncPgConnection>;
+    type Memory = Floors;
 
     const MIGRATIONS: &'static [Migration] = POSTGRES;
 
@@ -239,21 +242,30 @@ impl Statements for Pg {
         Ok(())
     }
 
-    async fn read(conn: &mut AsyncPgConnection, request: &ReadRequest) -> QueryResult<Vec<Record>> {
+    async fn read(
+        conn: &mut AsyncPgConnection,
+        request: &ReadRequest,
+        memory: &Floors,
+    ) -> QueryResult<Vec<Record>> {
+        let groups = groups_of(&request.leases);
+        let (floors, run) = memory.of(conn, &groups).await;
         let mut rows = Vec::new();
         for each in limits_of_a_group(request) {
             rows = sql_query(sql::READ)
-                .bind::<Array<Integer>, _>(groups_of(&request.leases))
+                .bind::<Array<Integer>, _>(&groups)
                 .bind::<Array<BigInt>, _>(&request.known)
                 .bind::<BigInt, _>(limit(request.limit))
                 .bind::<BigInt, _>(limit(request.max_bytes))
                 .bind::<BigInt, _>(limit(each))
+                .bind::<Array<BigInt>, _>(&floors)
+                .bind::<SqlUuid, _>(run)
                 .load::<Record>(conn)
                 .await?;
             if is_enough(&rows, request, each) {
                 break;
             }
         }
+        memory.have_read(rows.len()).await;
         Ok(rows)
     }
 

@@ -46,6 +46,7 @@ impl Statements for Sqlite {
     type Conn = Connection;
     type Lent = Object<Connection>;
     type Pool = Pool<Connection>;
+    type Memory = ();
 
     const MIGRATIONS: &'static [Migration] = SQLITE;
 
@@ -241,7 +242,7 @@ impl Statements for Sqlite {
         Ok(())
     }
 
-    async fn read(conn: &mut Connection, request: &ReadRequest) -> QueryResult<Vec<Record>> {
+    async fn read(conn: &mut Connection, request: &ReadRequest, (): &()) -> QueryResult<Vec<Record>> {
         read_rows(conn, sql::READ, request).await
     }
 

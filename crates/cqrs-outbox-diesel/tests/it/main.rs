@@ -8,9 +8,12 @@
 mod backend;
 mod cuts;
 mod events;
+mod explain;
+mod floors;
 mod harness;
 mod mysql;
 mod operation;
+mod plans;
 mod postgres;
 mod rows;
 mod schema;
@@ -35,6 +38,8 @@ fn main() {
     trials.on_each::<status::All>();
     sqlite::trials(&mut trials);
     postgres::trials(&mut trials);
+    floors::trials(&mut trials);
+    plans::trials(&mut trials);
     mysql::trials(&mut trials);
     servers::trials(&mut trials);
     cuts::trials(&mut trials);

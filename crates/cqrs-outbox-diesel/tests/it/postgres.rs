@@ -134,7 +134,7 @@ async fn a_read_uses_the_index(site: &Site) {
                 .await?;
                 let explain = format!(
                     "SELECT explained AS value FROM explained($$EXECUTE read_{mode}('{{{groups}}}', '{{7,8}}', 487, \
-                     16777216, 16)$$)"
+                     16777216, 16, array_fill(0::bigint, ARRAY[64]), gen_random_uuid())$$)"
                 );
                 Ok(Pg::values(tx, &explain).await?.join("\n"))
             })
