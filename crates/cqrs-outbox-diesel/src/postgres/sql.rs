@@ -303,5 +303,15 @@ pub(super) const STATUS: &str = "\
         (SELECT coalesce(json_agg(json_build_array(name, incarnation, version, \
             (SELECT count(*) FROM cqrs_outbox_group g \
                 WHERE g.incarnation = r.incarnation AND g.expires_at > clock_timestamp()), \
-            extract(epoch FROM clock_timestamp() - seen_at)))::text, '[]') FROM cqrs_outbox_relay r) AS relays \
+            extract(epoch FROM clock_timestamp() - seen_at)))::text, '[]') FROM cqrs_outbox_relay r) AS relays, \
+        (SELECT coalesce(json_agg(json_build_array(encode(lane, 'hex'), \
+            extract(epoch FROM until - clock_timestamp()), left(error, 500), \
+            extract(epoch FROM clock_timestamp() - closed_at)))::text, '[]') \
+            FROM (SELECT * FROM cqrs_outbox_gate ORDER BY closed_at, lane LIMIT 5) g) AS gates, \
+        (SELECT json_build_array(extract(epoch FROM clock_timestamp() - coalesce(xact_start, backend_start)), \
+            concat_ws(', ', 'process ' || pid, 'user ' || usename, nullif(application_name, ''), state))::text \
+            FROM pg_stat_activity \
+            WHERE backend_xmin IS NOT NULL AND pid <> pg_backend_pid() \
+                AND (datname = current_database() OR datname IS NULL) \
+            ORDER BY age(backend_xmin) DESC, xact_start LIMIT 1) AS oldest_snapshot \
     FROM cqrs_outbox_meta";

@@ -245,5 +245,9 @@ pub(super) const STATUS: &str = "\
         (SELECT json_group_array(json_array(name, incarnation, version, \
             (SELECT count(*) FROM cqrs_outbox_group g \
                 WHERE g.incarnation = r.incarnation AND g.expires_at > unixepoch('now', 'subsec')), \
-            unixepoch('now', 'subsec') - seen_at)) FROM cqrs_outbox_relay r) AS relays \
+            unixepoch('now', 'subsec') - seen_at)) FROM cqrs_outbox_relay r) AS relays, \
+        (SELECT json_group_array(json_array(hex(lane), until - unixepoch('now', 'subsec'), substr(error, 1, 500), \
+            unixepoch('now', 'subsec') - unixepoch(closed_at, 'subsec'))) \
+            FROM (SELECT * FROM cqrs_outbox_gate ORDER BY closed_at, lane LIMIT 5)) AS gates, \
+        NULL AS oldest_snapshot \
     FROM cqrs_outbox_meta";
