@@ -45,5 +45,5 @@ pub use outbox::{Outbox, TransactionFn};
 pub use postgres::{Pg, PgBuilder};
 #[cfg(feature = "sqlite")]
 pub use sqlite::{Sqlite, SqliteBuilder};
-pub use status::{OutboxStatus, RelayStatus};
+pub use status::{GateStatus, OutboxStatus, RelayStatus, SnapshotStatus};
 pub use tx::Tx;

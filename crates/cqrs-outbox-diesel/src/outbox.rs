@@ -41,6 +41,7 @@ struct Shared<B: Backend> {
     encoder: Encoder,
     changed: Notify,
     elsewhere: Option<Arc<dyn Elsewhere>>,
+    memory: B::Memory,
 }
 
 /// A way to tell relays of other processes of a commit, and to hear of commits there.
@@ -59,8 +60,8 @@ impl<B: Backend> Outbox<B> {
         writers: Option<Arc<Semaphore>>,
         elsewhere: Option<Arc<dyn Elsewhere>>,
     ) -> Self {
-        let (encoder, changed) = (Encoder::default(), Notify::new());
-        Self { shared: Arc::new(Shared { place, pool, writers, encoder, changed, elsewhere }) }
+        let (encoder, changed, memory) = (Encoder::default(), Notify::new(), B::Memory::default());
+        Self { shared: Arc::new(Shared { place, pool, writers, encoder, changed, elsewhere, memory }) }
     }
 
     /// The same connections with another wire format or size limit. Call it before the outbox is shared: clones that
@@ -74,6 +75,7 @@ impl<B: Backend> Outbox<B> {
             encoder,
             changed: Notify::new(),
             elsewhere: self.shared.elsewhere.clone(),
+            memory: B::Memory::default(),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -361,6 +363,10 @@ impl<B: Backend> Outbox<B> {
 
     pub(crate) fn place(&self) -> &str {
         &self.shared.place
+    }
+
+    pub(crate) fn memory(&self) -> &B::Memory {
+        &self.shared.memory
     }
 
     fn failed(&self, error: StoreError) -> Error {

@@ -25,6 +25,8 @@ pub trait Statements: Sized {
     type Lent: Send + 'static;
     /// The connections.
     type Pool: Clone + Send + Sync + 'static;
+    /// What reads remember for later ones, as long as the outbox is open.
+    type Memory: Default + Send + Sync + 'static;
 
     /// The tables' history.
     const MIGRATIONS: &'static [Migration];
@@ -180,6 +182,7 @@ pub trait Statements: Sized {
     fn read(
         conn: &mut Self::Conn,
         request: &ReadRequest,
+        memory: &Self::Memory,
     ) -> impl Future<Output = QueryResult<Vec<Record>>> + Send;
 
     /// The first rows of the lanes whose gate is due.

@@ -35,7 +35,7 @@ impl<B: Backend> OutboxStore for Outbox<B> {
 
     async fn read(&self, request: &ReadRequest) -> Result<Vec<OutboxRow>, StoreError> {
         let mut conn = self.acquire_for_call().await?;
-        let rows = B::read(&mut conn, request).await.map_err(store_error)?;
+        let rows = B::read(&mut conn, request, self.memory()).await.map_err(store_error)?;
         conn.give_back();
         Ok(rows.into_iter().map(|row| row.into_row(Place::Hot)).collect())
     }

@@ -171,6 +171,13 @@ CREATE TABLE cqrs_inbox (
 );
 CREATE INDEX cqrs_inbox_handled_at ON cqrs_inbox (handled_at);
 
+-- Empty after a crash, and on a standby that takes over: what was lost then has not been given by any sequence, and what a
+-- relay remembers of its reads before is not true any more. Relays write their only row by themselves.
+CREATE UNLOGGED TABLE cqrs_outbox_run (
+    only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    run      uuid NOT NULL DEFAULT gen_random_uuid()
+);
+
 -- Which version these tables are of, which database this is, and whether relaying is on hold.
 CREATE TABLE cqrs_outbox_meta (
     only_row           boolean PRIMARY KEY DEFAULT true CHECK (only_row),

@@ -81,6 +81,7 @@ impl Statements for MySql {
     type Conn = Connection;
     type Lent = Object<Connection>;
     type Pool = Pools;
+    type Memory = ();
 
     const MIGRATIONS: &'static [Migration] = MYSQL;
 
@@ -339,7 +340,7 @@ impl Statements for MySql {
         Ok(())
     }
 
-    async fn read(conn: &mut Connection, request: &ReadRequest) -> QueryResult<Vec<Record>> {
+    async fn read(conn: &mut Connection, request: &ReadRequest, (): &()) -> QueryResult<Vec<Record>> {
         read::hot(conn, request).await
     }
 

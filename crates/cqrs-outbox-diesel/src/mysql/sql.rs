@@ -316,5 +316,10 @@ pub(super) const STATUS: &str = "\
             (SELECT count(*) FROM cqrs_outbox_group g \
                 WHERE g.incarnation = r.incarnation AND g.expires_at > utc_timestamp(6)), \
             timestampdiff(MICROSECOND, seen_at, utc_timestamp(6)) / 1e6)), '[]') \
-            FROM cqrs_outbox_relay r) AS char) AS relays \
+            FROM cqrs_outbox_relay r) AS char) AS relays, \
+        CAST((SELECT coalesce(json_arrayagg(json_array(hex(lane), \
+            timestampdiff(MICROSECOND, utc_timestamp(6), until) / 1e6, left(error, 500), \
+            timestampdiff(MICROSECOND, closed_at, utc_timestamp(6)) / 1e6)), '[]') \
+            FROM (SELECT * FROM cqrs_outbox_gate ORDER BY closed_at, lane LIMIT 5) g) AS char) AS gates, \
+        CAST(NULL AS char) AS oldest_snapshot \
     FROM cqrs_outbox_meta";

@@ -1,6 +1,7 @@
 //! PostgreSQL.
 
 mod connect;
+mod floor;
 mod notify;
 mod prepared;
 mod sql;
@@ -20,6 +21,7 @@ use diesel_async::{
 use uuid::Uuid;
 
 pub use self::connect::PgBuilder;
+use self::floor::Floors;
 use self::prepared::{Parameter, prepared};
 use crate::backend::Backend;
 use crate::migration::{Migration, POSTGRES};
@@ -48,6 +50,7 @@ impl Statements for Pg {
     type Conn = AsyncPgConnection;
     type Lent = Object<AsyncPgConnection>;
     type Pool = Pool<AsyncPgConnection>;
+    type Memory = Floors;
 
     const MIGRATIONS: &'static [Migration] = POSTGRES;
 
@@ -240,23 +243,36 @@ impl Statements for Pg {
         Ok(())
     }
 
-    async fn read(conn: &mut AsyncPgConnection, request: &ReadRequest) -> QueryResult<Vec<Record>> {
+    async fn read(
+        conn: &mut AsyncPgConnection,
+        request: &ReadRequest,
+        memory: &Floors,
+    ) -> QueryResult<Vec<Record>> {
+        let groups = groups_of(&request.leases);
+        let (floors, run) = memory.of(conn, &groups).await;
         let mut rows = Vec::new();
+        let (known, run) = (Parameter::Numbers(&request.known), Parameter::Uuid(run));
         let [most, max_bytes] = [request.limit, request.max_bytes].map(|most| Parameter::Number(limit(most)));
         for reach in Reach::of(request) {
-            let known = Parameter::Numbers(&request.known);
             rows = match reach {
-                Reach::All => prepared(sql::READ_ALL, [known, most, max_bytes]).load(conn).await?,
+                Reach::All => {
+                    let floor = floors.iter().min().copied().unwrap_or(i64::MIN);
+                    let parameters = [run, Parameter::Number(floor), known, most, max_bytes];
+                    prepared(sql::READ_ALL, parameters).load(conn).await?
+                }
                 Reach::OfEachGroup(each) => {
-                    let groups = groups_of(&request.leases);
-                    let (groups, each) = (Parameter::Groups(&groups), Parameter::Number(limit(each)));
-                    prepared(sql::READ_GROUPS, [groups, known, each, most, max_bytes]).load(conn).await?
+                    let (groups, floors) = (Parameter::Groups(&groups), Parameter::Numbers(&floors));
+                    let each = Parameter::Number(limit(each));
+                    prepared(sql::READ_GROUPS, [groups, floors, run, known, each, most, max_bytes])
+                        .load(conn)
+                        .await?
                 }
             };
             if reach.is_enough(&rows, request) {
                 break;
             }
         }
+        memory.have_read(rows.len()).await;
         Ok(rows)
     }
 

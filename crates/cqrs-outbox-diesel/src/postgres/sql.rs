@@ -1,5 +1,6 @@
 //! The statements. `clock_timestamp()` and not `now()`: a lease counts from when it is written, not from when its
-//! transaction began.
+//! transaction began. Where an index is to be searched by it, it is asked for once, by `(SELECT clock_timestamp())`: as
+//! it may change with each call, an index is of no use to a bare one.
 
 pub(super) const INSERT: &str = "\
     INSERT INTO cqrs_outbox (event_id, event_name, event_kind, event_version, topic, message_key, headers, content_type, \
@@ -106,7 +107,7 @@ pub(super) const REQUESTS_DONE: &str = "\
 /// Gates that are due and have nothing behind them. The heartbeat holds the rows of its leases locked, so nothing can be
 /// moved behind one meanwhile.
 pub(super) const SWEEP_GATES: &str = "\
-    DELETE FROM cqrs_outbox_gate g WHERE until <= clock_timestamp() AND (slot / 64) = ANY($1) \
+    DELETE FROM cqrs_outbox_gate g WHERE until <= (SELECT clock_timestamp()) AND (slot / 64) = ANY($1) \
         AND NOT EXISTS (SELECT 1 FROM cqrs_outbox_parked p WHERE p.lane = g.lane)";
 
 pub(super) const OPEN_REQUESTS: &str =
@@ -129,15 +130,18 @@ macro_rules! lane {
 }
 
 /// The columns of a waiting row of the table `o`, but for `group_no`.
+///
+/// Whether a lane is gated is asked row by row. For an `EXISTS`, all gates would be read into a table first where there are
+/// some thousands.
 macro_rules! waiting {
     () => {
         concat!(
             "o.id, uuid_send(o.event_id) AS event_id, o.event_name, o.event_kind, o.event_version, o.topic, \
              o.message_key, o.headers, o.content_type, o.payload, o.payload_text, \
              to_char(o.occurred_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') AS occurred_at, \
-             o.attempts, o.size, EXISTS (SELECT 1 FROM cqrs_outbox_gate g WHERE g.lane = ",
+             o.attempts, o.size, coalesce((SELECT true FROM cqrs_outbox_gate g WHERE g.lane = ",
             lane!("o"),
-            ") AS gated, sum(o.size) OVER (ORDER BY o.id) - o.size AS bytes_before"
+            "), false) AS gated, sum(o.size) OVER (ORDER BY o.id) - o.size AS bytes_before"
         )
     };
 }
@@ -150,22 +154,61 @@ pub(super) const READ_ALL: &str = concat!(
     "SELECT * FROM (SELECT ",
     waiting!(),
     ", (o.slot / 64)::int AS group_no FROM ( \
-            SELECT * FROM cqrs_outbox o WHERE o.id NOT IN (SELECT unnest($1::bigint[])) ORDER BY o.id LIMIT $2) o \
+            SELECT * FROM cqrs_outbox o \
+            WHERE o.id > (CASE WHEN EXISTS (SELECT 1 FROM cqrs_outbox_run WHERE run = $1) \
+                    THEN $2 ELSE -9223372036854775808 END) \
+                AND o.id NOT IN (SELECT unnest($3::bigint[])) \
+            ORDER BY o.id LIMIT $4) o \
         ) bounded \
-    WHERE bytes_before = 0 OR bytes_before + size <= $3 ORDER BY id"
+    WHERE bytes_before = 0 OR bytes_before + size <= $5 ORDER BY id"
 );
 
 /// The first of each of these groups.
+///
+/// The rows of a group behind its floor are asked for in the order of the one index that is for that, and in a way that no
+/// other can serve: by `slot / 64 = no` and `id > floor` the primary key looks as good, and visits the rows of all groups.
 pub(super) const READ_GROUPS: &str = concat!(
     "SELECT * FROM (SELECT ",
     waiting!(),
     ", grp.no AS group_no \
-        FROM unnest($1::int[]) AS grp(no) CROSS JOIN LATERAL ( \
-            SELECT * FROM cqrs_outbox o WHERE (o.slot / 64) = grp.no AND o.id NOT IN (SELECT unnest($2::bigint[])) \
-            ORDER BY o.id LIMIT $3) o \
-        ORDER BY o.id LIMIT $4) bounded \
-    WHERE bytes_before = 0 OR bytes_before + size <= $5 ORDER BY id"
+        FROM unnest($1::int[], $2::bigint[]) AS grp(no, floor) CROSS JOIN LATERAL ( \
+            SELECT * FROM cqrs_outbox o \
+            WHERE (o.slot / 64, o.id) > (grp.no, CASE WHEN EXISTS (SELECT 1 FROM cqrs_outbox_run WHERE run = $3) \
+                    THEN grp.floor ELSE -9223372036854775808 END) \
+                AND (o.slot / 64) <= grp.no AND o.id NOT IN (SELECT unnest($4::bigint[])) \
+            ORDER BY o.slot / 64, o.id LIMIT $5) o \
+        ORDER BY o.id LIMIT $6) bounded \
+    WHERE bytes_before = 0 OR bytes_before + size <= $7 ORDER BY id"
 );
+
+/// Says which run of the server this is, unless that was said already.
+pub(super) const BEGIN_RUN: &str = "INSERT INTO cqrs_outbox_run DEFAULT VALUES ON CONFLICT DO NOTHING";
+
+/// The sequence of the ids, if it is one that says what it has given and goes on from there. Its storage is new when it was
+/// set to begin again.
+pub(super) const SEQUENCE: &str = "\
+    SELECT seqrelid::bigint AS sequence, pg_relation_filenode(seqrelid)::bigint AS storage, \
+        (SELECT run FROM cqrs_outbox_run) AS run, \
+        CASE WHEN has_sequence_privilege(seqrelid, 'USAGE, SELECT') THEN coalesce(pg_sequence_last_value(seqrelid), seqstart - 1) \
+        END AS last \
+    FROM pg_sequence \
+    WHERE seqrelid = pg_get_serial_sequence('cqrs_outbox', 'id')::regclass \
+        AND seqcache = 1 AND seqincrement > 0 AND NOT seqcycle";
+
+/// The transactions that may have drawn an id: INSERT holds a lock on the table, and `nextval` one on the sequence, until
+/// the transaction ends, of this mode. Who reads or vacuums holds others.
+pub(super) const OPEN_WRITERS: &str = "\
+    SELECT DISTINCT virtualtransaction AS transaction, pid IS NULL AS prepared FROM pg_locks \
+    WHERE locktype = 'relation' AND relation IN ($1::oid, 'cqrs_outbox'::regclass) AND granted \
+        AND mode = 'RowExclusiveLock' \
+        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+
+pub(super) const FIRST_IDS: &str = "\
+    SELECT grp.no AS group_no, (SELECT o.id FROM cqrs_outbox o \
+        WHERE (o.slot / 64, o.id) > (grp.no, grp.above) AND (o.slot / 64, o.id) <= (grp.no, grp.up_to) \
+        ORDER BY o.slot / 64, o.id LIMIT 1) AS first \
+    FROM unnest($1::int[], $2::bigint[], $3::bigint[]) AS grp(no, above, up_to) \
+    WHERE EXISTS (SELECT 1 FROM cqrs_outbox_run WHERE run = $4)";
 
 pub(super) const READ_PARKED: &str = "\
     SELECT * FROM ( \
@@ -174,7 +217,7 @@ pub(super) const READ_PARKED: &str = "\
             to_char(p.occurred_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') AS occurred_at, p.attempts, p.size, g.slot / 64 AS group_no, \
             false AS gated, sum(p.size) OVER (ORDER BY p.id) - p.size AS bytes_before \
         FROM (SELECT lane, slot FROM cqrs_outbox_gate due \
-            WHERE until <= clock_timestamp() AND (slot / 64) = ANY($1) \
+            WHERE until <= (SELECT clock_timestamp()) AND (slot / 64) = ANY($1) \
                 AND EXISTS (SELECT 1 FROM cqrs_outbox_parked p WHERE p.lane = due.lane AND p.id NOT IN (SELECT unnest($2::bigint[]))) \
             ORDER BY until LIMIT $3) g \
         CROSS JOIN LATERAL ( \
@@ -317,5 +360,15 @@ pub(super) const STATUS: &str = "\
         (SELECT coalesce(json_agg(json_build_array(name, incarnation, version, \
             (SELECT count(*) FROM cqrs_outbox_group g \
                 WHERE g.incarnation = r.incarnation AND g.expires_at > clock_timestamp()), \
-            extract(epoch FROM clock_timestamp() - seen_at)))::text, '[]') FROM cqrs_outbox_relay r) AS relays \
+            extract(epoch FROM clock_timestamp() - seen_at)))::text, '[]') FROM cqrs_outbox_relay r) AS relays, \
+        (SELECT coalesce(json_agg(json_build_array(encode(lane, 'hex'), \
+            extract(epoch FROM until - clock_timestamp()), left(error, 500), \
+            extract(epoch FROM clock_timestamp() - closed_at)))::text, '[]') \
+            FROM (SELECT * FROM cqrs_outbox_gate ORDER BY closed_at, lane LIMIT 5) g) AS gates, \
+        (SELECT json_build_array(extract(epoch FROM clock_timestamp() - coalesce(xact_start, backend_start)), \
+            concat_ws(', ', 'process ' || pid, 'user ' || usename, nullif(application_name, ''), state))::text \
+            FROM pg_stat_activity \
+            WHERE backend_xmin IS NOT NULL AND pid <> pg_backend_pid() \
+                AND (datname = current_database() OR datname IS NULL) \
+            ORDER BY age(backend_xmin) DESC, xact_start LIMIT 1) AS oldest_snapshot \
     FROM cqrs_outbox_meta";

@@ -49,6 +49,7 @@ impl Statements for Sqlite {
     type Conn = Connection;
     type Lent = Object<Connection>;
     type Pool = Pool<Connection>;
+    type Memory = ();
 
     const MIGRATIONS: &'static [Migration] = SQLITE;
 
@@ -242,7 +243,7 @@ impl Statements for Sqlite {
         Ok(())
     }
 
-    async fn read(conn: &mut Connection, request: &ReadRequest) -> QueryResult<Vec<Record>> {
+    async fn read(conn: &mut Connection, request: &ReadRequest, (): &()) -> QueryResult<Vec<Record>> {
         if request.leases.is_empty() {
             return Ok(Vec::new());
         }

@@ -132,12 +132,13 @@ pub(super) const READ: &str = concat!(
     ") AS gated FROM cqrs_outbox WHERE "
 );
 
+/// `CROSS JOIN`: the gates first. SQLite would go through all parked rows in the order of their ids to save the sorting.
 pub(super) const READ_PARKED: &str = "\
     SELECT * FROM ( \
         SELECT id, unhex(event_id, '-') AS event_id, event_name, event_kind, event_version, topic, CAST(message_key AS BLOB) AS message_key, \
             headers, content_type, payload, payload_text, occurred_at, attempts, size, 0 AS group_no, 0 AS gated, \
             sum(size) OVER (ORDER BY id) - size AS bytes_before \
-        FROM (SELECT p.* FROM cqrs_outbox_gate g JOIN cqrs_outbox_parked p ON p.lane = g.lane \
+        FROM (SELECT p.* FROM cqrs_outbox_gate g CROSS JOIN cqrs_outbox_parked p ON p.lane = g.lane \
             WHERE g.until <= unixepoch('now', 'subsec') AND 0 IN (SELECT value FROM json_each(?1)) \
                 AND p.id NOT IN (SELECT value FROM json_each(?2)) \
             ORDER BY p.id LIMIT ?3)) \
@@ -263,5 +264,9 @@ pub(super) const STATUS: &str = "\
         (SELECT json_group_array(json_array(name, incarnation, version, \
             (SELECT count(*) FROM cqrs_outbox_group g \
                 WHERE g.incarnation = r.incarnation AND g.expires_at > unixepoch('now', 'subsec')), \
-            unixepoch('now', 'subsec') - seen_at)) FROM cqrs_outbox_relay r) AS relays \
+            unixepoch('now', 'subsec') - seen_at)) FROM cqrs_outbox_relay r) AS relays, \
+        (SELECT json_group_array(json_array(hex(lane), until - unixepoch('now', 'subsec'), substr(error, 1, 500), \
+            unixepoch('now', 'subsec') - unixepoch(closed_at, 'subsec'))) \
+            FROM (SELECT * FROM cqrs_outbox_gate ORDER BY closed_at, lane LIMIT 5)) AS gates, \
+        NULL AS oldest_snapshot \
     FROM cqrs_outbox_meta";

@@ -6,10 +6,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr)]
 
 mod backend;
+mod cuts;
 mod events;
+mod explain;
+mod floors;
 mod harness;
 mod mysql;
 mod operation;
+mod plans;
 mod postgres;
 mod rows;
 mod scheduled;
@@ -36,7 +40,10 @@ fn main() {
     trials.on_each::<scheduled::All>();
     sqlite::trials(&mut trials);
     postgres::trials(&mut trials);
+    floors::trials(&mut trials);
+    plans::trials(&mut trials);
     mysql::trials(&mut trials);
     servers::trials(&mut trials);
+    cuts::trials(&mut trials);
     libtest_mimic::run(&Arguments::from_args(), trials.into_vec()).exit();
 }
