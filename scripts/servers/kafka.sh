@@ -68,16 +68,19 @@ kafka_create() {
 }
 
 kafka_configure() {
-    local home=$1 port=$2 sasl=$3 controller=$4 proxied=$5
+    local home=$1 port=$2 sasl=$3 controller=$4 proxied='' proxy=''
     # It sends its clients on to where it says that it is: those who come through a proxy, to the proxy.
-    local proxy=${CQRS_KAFKA_PROXY:-$proxied}
+    if [ -n "${CQRS_KAFKA_PROXY:-}" ]; then
+        proxied=,PROXIED://127.0.0.1:$5
+        proxy=,PROXIED://127.0.0.1:$CQRS_KAFKA_PROXY
+    fi
     cat >"$home/server.properties" <<CONF
 process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:$controller
 controller.listener.names=CONTROLLER
-listeners=OPEN://127.0.0.1:$port,LOGIN://127.0.0.1:$sasl,PROXIED://127.0.0.1:$proxied,CONTROLLER://127.0.0.1:$controller
-advertised.listeners=OPEN://127.0.0.1:$port,LOGIN://127.0.0.1:$sasl,PROXIED://127.0.0.1:$proxy
+listeners=OPEN://127.0.0.1:$port,LOGIN://127.0.0.1:$sasl,CONTROLLER://127.0.0.1:$controller$proxied
+advertised.listeners=OPEN://127.0.0.1:$port,LOGIN://127.0.0.1:$sasl$proxy
 listener.security.protocol.map=OPEN:PLAINTEXT,LOGIN:SASL_PLAINTEXT,PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT
 inter.broker.listener.name=OPEN
 sasl.enabled.mechanisms=PLAIN

@@ -369,15 +369,7 @@ async fn on_mysql(site: &Site) {
             none(),
             20 * LIMIT,
         ),
-        (
-            "due",
-            &[
-                "FROM cqrs_outbox_gate g WHERE until <= utc_timestamp(6) AND (slot",
-                "ORDER BY until LIMIT 479",
-            ],
-            none(),
-            4 * DUE + 4,
-        ),
+        ("due", &["FROM cqrs_outbox_gate g ", "ORDER BY until LIMIT 479"], none(), 4 * DUE + 4),
         (
             "read parked",
             &["STRAIGHT_JOIN cqrs_outbox_parked t ON t.id = chosen.id", "LIMIT 479", "16777216"],
