@@ -27,6 +27,7 @@
 //! | `cqrs_relay_hold` | gauge | 1 while the outbox is on hold |
 //! | `cqrs_relay_reads_total` | counter | reads of the outbox |
 //! | `cqrs_relay_published_total`, `cqrs_relay_confirmed_total`, `cqrs_relay_settled_total` | counter | publishes begun, receipts, rows removed |
+//! | `cqrs_relay_promoted_total` | counter | scheduled events whose time had come |
 //! | `cqrs_relay_parked_total`, `cqrs_relay_dead_lettered_total` | counter | events put aside, and given up |
 //! | `cqrs_relay_failures_total` | counter | publishes that failed, with the label `class`: `event`, `destination`, `outage`, `unknown` |
 //! | `cqrs_relay_publish_seconds` | histogram | from a publish to its receipt |

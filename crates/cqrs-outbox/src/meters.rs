@@ -24,7 +24,7 @@ mod with {
         /// What was told of the run that is under way.
         told: Mutex<RelayStats>,
         gauges: [Shows<Gauge, usize>; 6],
-        counters: [Shows<Counter, u64>; 10],
+        counters: [Shows<Counter, u64>; 11],
         publish: Histogram,
         delivery: Histogram,
     }
@@ -50,6 +50,7 @@ mod with {
                     (counter("cqrs_relay_published_total"), |stats| stats.published),
                     (counter("cqrs_relay_confirmed_total"), |stats| stats.confirmed),
                     (counter("cqrs_relay_settled_total"), |stats| stats.settled),
+                    (counter("cqrs_relay_promoted_total"), |stats| stats.promoted),
                     (counter("cqrs_relay_parked_total"), |stats| stats.parked),
                     (counter("cqrs_relay_dead_lettered_total"), |stats| stats.dead_lettered),
                     (failures("event"), |stats| stats.failed_event),
