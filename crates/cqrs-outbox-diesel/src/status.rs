@@ -25,6 +25,8 @@ pub struct OutboxStatus {
     pub parked: u64,
     /// Lanes that wait.
     pub closed_gates: u64,
+    /// Events that wait for their time.
+    pub scheduled: u64,
     /// Events that were given up.
     pub dead_letters: u64,
     /// How many groups the slots are in.
@@ -71,6 +73,8 @@ pub struct StatusRow {
     #[diesel(sql_type = BigInt)]
     closed_gates: i64,
     #[diesel(sql_type = BigInt)]
+    scheduled: i64,
+    #[diesel(sql_type = BigInt)]
     dead_letters: i64,
     #[diesel(sql_type = BigInt)]
     all_groups: i64,
@@ -103,6 +107,7 @@ impl StatusRow {
             oldest_waiting: self.oldest_waiting.map(duration),
             parked: count(self.parked),
             closed_gates: count(self.closed_gates),
+            scheduled: count(self.scheduled),
             dead_letters: count(self.dead_letters),
             groups: count(self.all_groups),
             unowned_groups: count(self.unowned_groups),

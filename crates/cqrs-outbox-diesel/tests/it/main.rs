@@ -19,6 +19,7 @@ mod sqlite;
 mod status;
 mod suite;
 mod transactions;
+mod writing;
 
 use libtest_mimic::Arguments;
 
@@ -34,6 +35,7 @@ fn main() {
     trials.on_each::<operation::All>();
     trials.on_each::<status::All>();
     trials.on_each::<scheduled::All>();
+    trials.on_each::<writing::All>();
     sqlite::trials(&mut trials);
     postgres::trials(&mut trials);
     mysql::trials(&mut trials);
