@@ -50,6 +50,7 @@ fn as_json(database: &str, status: &OutboxStatus) -> serde_json::Value {
         "oldest_waiting_seconds": status.oldest_waiting.map(|age| age.as_secs_f64()),
         "parked": status.parked,
         "closed_gates": status.closed_gates,
+        "scheduled": status.scheduled,
         "dead_letters": status.dead_letters,
         "groups": status.groups,
         "unowned_groups": status.unowned_groups,
@@ -69,6 +70,7 @@ impl fmt::Display for ForPeople<'_> {
         let mut row = |name: &str, value: String| writeln!(f, "  {name:<14} {value}");
         row("waiting", format!("{} events{oldest}", status.waiting))?;
         row("parked", format!("{} events behind {} closed gates", status.parked, status.closed_gates))?;
+        row("scheduled", format!("{} events", status.scheduled))?;
         row("dead letters", format!("{} events", status.dead_letters))?;
         row("groups", format!("{}, {} of them without an owner", status.groups, status.unowned_groups))?;
         row("hold", if status.hold { "yes: nothing is relayed" } else { "no" }.to_owned())?;
