@@ -68,6 +68,7 @@ fn as_json(database: &str, status: &OutboxStatus) -> serde_json::Value {
         "closed_gates": status.closed_gates,
         "gates": gates,
         "oldest_snapshot": snapshot,
+        "scheduled": status.scheduled,
         "dead_letters": status.dead_letters,
         "groups": status.groups,
         "unowned_groups": status.unowned_groups,
@@ -87,6 +88,7 @@ impl fmt::Display for ForPeople<'_> {
         let row = |f: &mut fmt::Formatter<'_>, name: &str, value: String| writeln!(f, "  {name:<14} {value}");
         row(f, "waiting", format!("{} events{oldest}", status.waiting))?;
         row(f, "parked", format!("{} events behind {} closed gates", status.parked, status.closed_gates))?;
+        row(f, "scheduled", format!("{} events", status.scheduled))?;
         row(f, "dead letters", format!("{} events", status.dead_letters))?;
         row(f, "groups", format!("{}, {} of them without an owner", status.groups, status.unowned_groups))?;
         row(f, "hold", if status.hold { "yes: nothing is relayed" } else { "no" }.to_owned())?;

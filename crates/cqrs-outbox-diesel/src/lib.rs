@@ -19,12 +19,14 @@ mod outbox;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod record;
+mod schedule;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 mod statements;
 mod status;
 mod store;
 mod tx;
+mod writing;
 
 /// The tables as SQL, oldest step first: print it, or run [`Outbox::migrate`].
 pub mod migrations {
@@ -43,6 +45,7 @@ pub use mysql::{MySql, MySqlBuilder};
 pub use outbox::{Outbox, TransactionFn};
 #[cfg(feature = "postgres")]
 pub use postgres::{Pg, PgBuilder};
+pub use schedule::{ScheduleFilter, ScheduledEvent};
 #[cfg(feature = "sqlite")]
 pub use sqlite::{Sqlite, SqliteBuilder};
 pub use status::{GateStatus, OutboxStatus, RelayStatus, SnapshotStatus};

@@ -7,8 +7,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use cqrs_consumer::Inbox;
 use cqrs_core::{
-    Added, BeginTransaction, Correlation, Encoder, Error, ErrorKind, IntoMessage, Message, MessageId, Result,
-    Transaction,
+    Added, BeginTransaction, Correlation, Encoder, Error, ErrorKind, IntoMessage, MessageId, Outgoing,
+    Result, Transaction,
 };
 use cqrs_outbox::{StoreError, StoreErrorKind};
 use diesel_async::SimpleAsyncConnection;
@@ -20,9 +20,9 @@ use uuid::Uuid;
 use crate::backend::Backend;
 use crate::error::{MIGRATE, is_denied, store_error};
 use crate::migration::{Migrated, Migration, SCHEMA_VERSION};
-use crate::record::NewRow;
 use crate::status::OutboxStatus;
 use crate::tx::Tx;
+use crate::writing::{NotWritten, write};
 
 /// A transactional outbox, and an inbox, in a database. Cheap to clone; all clones share their connections.
 ///
@@ -87,7 +87,8 @@ impl<B: Backend> Outbox<B> {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidEvent`] if it is too large, has no topic or cannot be serialised; [`ErrorKind::Store`].
+    /// [`ErrorKind::InvalidEvent`] if it is too large, has no topic or cannot be serialised; [`ErrorKind::Conflict`] if its
+    /// [version](cqrs_core::Envelope::with_key_version) is not above the last one; [`ErrorKind::Store`].
     ///
     /// # Cancel safety
     ///
@@ -111,13 +112,11 @@ impl<B: Backend> Outbox<B> {
         conn: &mut B::Connection,
         events: impl IntoIterator<Item = E, IntoIter: Send> + Send,
     ) -> Result<Added> {
-        let messages = self.encode_all(events, &Correlation::default())?;
-        let added = Added::all(&messages);
-        let rows = messages.into_iter().map(NewRow::new).collect::<Result<Vec<_>>>()?;
-        if !rows.is_empty() {
-            B::insert(conn, rows).await.map_err(|error| self.failed(store_error(error)))?;
-        }
-        Ok(added)
+        let events = self.encode_all(events, &Correlation::default())?;
+        write::<B>(conn, events).await.map_err(|error| match error {
+            NotWritten::Refused(error) => error,
+            NotWritten::Database(error) => self.failed(store_error(error)),
+        })
     }
 
     /// Lends a connection outside of any transaction: for queries, or for a transaction of your own with [`add`](Self::add). On
@@ -357,8 +356,8 @@ impl<B: Backend> Outbox<B> {
         &self,
         events: impl IntoIterator<Item = E>,
         correlation: &Correlation,
-    ) -> Result<Vec<Message>> {
-        events.into_iter().map(|event| event.into_message(&self.shared.encoder, correlation)).collect()
+    ) -> Result<Vec<Outgoing>> {
+        events.into_iter().map(|event| event.into_outgoing(&self.shared.encoder, correlation)).collect()
     }
 
     pub(crate) fn place(&self) -> &str {
@@ -369,7 +368,7 @@ impl<B: Backend> Outbox<B> {
         &self.shared.memory
     }
 
-    fn failed(&self, error: StoreError) -> Error {
+    pub(crate) fn failed(&self, error: StoreError) -> Error {
         error.at(&self.shared.place).into_error()
     }
 

@@ -28,6 +28,8 @@ pub struct OutboxStatus {
     pub closed_gates: u64,
     /// The first of these that were closed, and why; five at most.
     pub gates: Vec<GateStatus>,
+    /// Events that wait for their time.
+    pub scheduled: u64,
     /// Events that were given up.
     pub dead_letters: u64,
     /// How many groups the slots are in.
@@ -139,6 +141,8 @@ pub struct StatusRow {
     #[diesel(sql_type = BigInt)]
     closed_gates: i64,
     #[diesel(sql_type = BigInt)]
+    scheduled: i64,
+    #[diesel(sql_type = BigInt)]
     dead_letters: i64,
     #[diesel(sql_type = BigInt)]
     all_groups: i64,
@@ -190,6 +194,7 @@ impl StatusRow {
             gates: gates.collect(),
             oldest_snapshot: oldest_snapshot
                 .map(|(age, holder)| SnapshotStatus { age: duration(age), holder }),
+            scheduled: count(self.scheduled),
             dead_letters: count(self.dead_letters),
             groups: count(self.all_groups),
             unowned_groups: count(self.unowned_groups),
@@ -266,6 +271,7 @@ mod tests {
             waiting: 2,
             oldest_waiting: Some(1.5),
             parked: 3,
+            scheduled: 0,
             closed_gates: 4,
             dead_letters: 5,
             all_groups: 64,

@@ -9,8 +9,9 @@
 //!
 //! Every committed event is confirmed by the broker at least once, or stands in the dead letters with its error. The
 //! *first* deliveries of a key's events are in the order in which they were written, where one was committed before the
-//! other was begun; concurrent writers of one key have no order. A late *duplicate* may follow a newer event: the inbox
-//! drops it.
+//! other was begun; concurrent writers of one key have no order, unless they lock something: the aggregate's row, or the
+//! key ([`Transaction::lock_key`](cqrs_core::Transaction::lock_key)). A late *duplicate* may follow a newer event: the inbox
+//! drops it. The place of a [scheduled](cqrs_core::Envelope::deliver_at) event is the moment at which its time has come.
 //!
 //! # Insight
 //!

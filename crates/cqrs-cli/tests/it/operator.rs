@@ -81,6 +81,7 @@ async fn status(site: Site) {
         ("waiting", 3),
         ("parked", 0),
         ("closed_gates", 0),
+        ("scheduled", 0),
         ("dead_letters", 0),
         ("groups", groups),
         ("unowned_groups", groups),

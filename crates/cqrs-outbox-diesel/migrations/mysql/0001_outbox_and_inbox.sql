@@ -192,15 +192,17 @@ CREATE TABLE IF NOT EXISTS cqrs_outbox_relay (
     seen_at     DATETIME(6) NOT NULL DEFAULT (utc_timestamp(6))
 ) ENGINE = InnoDB ROW_FORMAT = DYNAMIC DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;
 
--- Deduplication keys outlive their rows, which vanish when they are settled.
+-- Deduplication keys outlive their rows, which vanish when they are settled. One that has expired is free.
 CREATE TABLE IF NOT EXISTS cqrs_outbox_dedup (
     dedup_key  VARBINARY(2001) NOT NULL PRIMARY KEY CHECK (length(dedup_key) <= 2000),
     event_id   VARCHAR(36) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
+    -- Who wrote it last: a new one for each statement, by which that finds out what it has written.
+    claimed_by VARCHAR(36) CHARACTER SET ascii COLLATE ascii_bin NOT NULL DEFAULT (uuid()),
     expires_at DATETIME(6) NOT NULL,
     INDEX cqrs_outbox_dedup_expires (expires_at)
 ) ENGINE = InnoDB ROW_FORMAT = DYNAMIC DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;
 
--- The last version of each key, for those who want compare-and-set.
+-- The last version of each key, for those who want compare-and-set. -1: none yet; the row is a lock of its key.
 CREATE TABLE IF NOT EXISTS cqrs_outbox_version (
     message_key VARBINARY(2001) NOT NULL PRIMARY KEY CHECK (length(message_key) <= 2000),
     version     BIGINT NOT NULL,

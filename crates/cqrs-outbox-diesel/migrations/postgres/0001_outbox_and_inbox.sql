@@ -130,7 +130,7 @@ CREATE TABLE cqrs_outbox_relay (
     seen_at     timestamptz NOT NULL DEFAULT clock_timestamp()
 ) WITH (fillfactor = 50);
 
--- Deduplication keys outlive their rows, which vanish when they are settled.
+-- Deduplication keys outlive their rows, which vanish when they are settled. One that has expired is free.
 CREATE TABLE cqrs_outbox_dedup (
     dedup_key  bytea PRIMARY KEY,
     event_id   uuid NOT NULL,
@@ -138,7 +138,7 @@ CREATE TABLE cqrs_outbox_dedup (
 );
 CREATE INDEX cqrs_outbox_dedup_expires ON cqrs_outbox_dedup (expires_at);
 
--- The last version of each key, for those who want compare-and-set.
+-- The last version of each key, for those who want compare-and-set. -1: none yet.
 CREATE TABLE cqrs_outbox_version (
     message_key bytea PRIMARY KEY,
     version     bigint NOT NULL,

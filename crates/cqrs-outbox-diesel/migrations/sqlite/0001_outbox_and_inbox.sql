@@ -184,7 +184,7 @@ CREATE TABLE cqrs_outbox_relay (
     seen_at     REAL NOT NULL
 ) WITHOUT ROWID;
 
--- Deduplication keys outlive their rows, which vanish when they are settled.
+-- Deduplication keys outlive their rows, which vanish when they are settled. One that has expired is free.
 CREATE TABLE cqrs_outbox_dedup (
     dedup_key  BLOB PRIMARY KEY,
     event_id   TEXT NOT NULL,
@@ -192,7 +192,7 @@ CREATE TABLE cqrs_outbox_dedup (
 ) WITHOUT ROWID;
 CREATE INDEX cqrs_outbox_dedup_expires ON cqrs_outbox_dedup (expires_at);
 
--- The last version of each key, for those who want compare-and-set.
+-- The last version of each key, for those who want compare-and-set. -1: none yet.
 CREATE TABLE cqrs_outbox_version (
     message_key BLOB PRIMARY KEY,
     version     INTEGER NOT NULL,

@@ -13,6 +13,68 @@ pub(super) const INSERT: &str = "\
         content_type, payload, occurred_at, nth) \
     ORDER BY nth";
 
+pub(super) const SCHEDULE: &str = "\
+    INSERT INTO cqrs_outbox_scheduled (event_id, event_name, event_kind, event_version, topic, message_key, headers, \
+        content_type, payload, tombstone, occurred_at, deliver_at) \
+    SELECT event_id, event_name, event_kind, event_version, topic, message_key, headers, content_type, \
+        payload, payload IS NULL, occurred_at, deliver_at \
+    FROM unnest($1::uuid[], $2::text[], $3::text[], $4::int[], $5::text[], $6::bytea[], $7::text[], $8::text[], \
+        $9::bytea[], $10::timestamptz[], $11::timestamptz[]) \
+        WITH ORDINALITY AS new(event_id, event_name, event_kind, event_version, topic, message_key, headers, \
+        content_type, payload, occurred_at, deliver_at, nth) \
+    ORDER BY nth";
+
+pub(super) const NOW: &str = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS micros";
+
+/// A row that somebody else has is locked all the same: it stays as it is until the transaction ends.
+pub(super) const CLAIM: &str = "\
+    INSERT INTO cqrs_outbox_dedup AS d (dedup_key, event_id, expires_at) \
+    SELECT dedup_key, event_id, clock_timestamp() + make_interval(secs => seconds) \
+    FROM unnest($1::bytea[], $2::uuid[], $3::double precision[]) AS new(dedup_key, event_id, seconds) \
+    ORDER BY dedup_key \
+    ON CONFLICT (dedup_key) DO UPDATE SET event_id = EXCLUDED.event_id, expires_at = EXCLUDED.expires_at \
+        WHERE d.expires_at <= clock_timestamp() \
+    RETURNING dedup_key";
+
+pub(super) const CLAIMED: &str =
+    "SELECT dedup_key, event_id::text AS event_id FROM cqrs_outbox_dedup WHERE dedup_key = ANY($1)";
+
+pub(super) const RELEASE_CLAIMS: &str = "DELETE FROM cqrs_outbox_dedup WHERE dedup_key = ANY($1)";
+
+pub(super) const PURGE_DEDUP: &str = "\
+    DELETE FROM cqrs_outbox_dedup WHERE dedup_key IN ( \
+        SELECT dedup_key FROM cqrs_outbox_dedup WHERE expires_at <= statement_timestamp() \
+        ORDER BY expires_at LIMIT $1 FOR UPDATE SKIP LOCKED)";
+
+/// Changes nothing, but locks.
+pub(super) const LOCK_VERSIONS: &str = "\
+    INSERT INTO cqrs_outbox_version AS v (message_key, version) \
+    SELECT message_key, -1 FROM unnest($1::bytea[]) AS new(message_key) ORDER BY message_key \
+    ON CONFLICT (message_key) DO UPDATE SET version = v.version RETURNING message_key, version";
+
+pub(super) const SET_VERSIONS: &str = "\
+    UPDATE cqrs_outbox_version v SET version = new.version, changed_at = clock_timestamp() \
+    FROM unnest($1::bytea[], $2::bigint[]) AS new(message_key, version) WHERE v.message_key = new.message_key";
+
+/// Two keys whose hashes are the same wait for each other; that is all.
+pub(super) const LOCK_KEY: &str =
+    "SELECT pg_advisory_xact_lock($1, ('x' || substr(md5($2), 1, 8))::bit(32)::int)";
+
+pub(super) const CANCEL: &str = "DELETE FROM cqrs_outbox_scheduled WHERE event_id = $1";
+
+pub(super) const RESCHEDULE: &str = "UPDATE cqrs_outbox_scheduled SET deliver_at = $2 WHERE event_id = $1";
+
+pub(super) const SCHEDULED: &str = "\
+    SELECT id, uuid_send(event_id) AS event_id, event_name, event_kind, event_version, topic, message_key, headers, \
+        content_type, payload, payload_text, \
+        to_char(occurred_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') AS occurred_at, attempts, size, \
+        slot / 64 AS group_no, false AS gated, (extract(epoch FROM deliver_at) * 1000000)::bigint AS deliver_micros \
+    FROM cqrs_outbox_scheduled \
+    WHERE ($1::uuid IS NULL OR event_id = $1) AND ($2::bytea IS NULL OR message_key = $2) \
+        AND ($3::text IS NULL OR topic = $3) AND ($4::text IS NULL OR event_name = $4) \
+        AND ($5::timestamptz IS NULL OR deliver_at < $5) \
+    ORDER BY deliver_at, id LIMIT $6";
+
 pub(super) const ADMIT: &str =
     "INSERT INTO cqrs_inbox (consumer, message_id) VALUES ($1, $2) ON CONFLICT DO NOTHING";
 
@@ -353,6 +415,7 @@ pub(super) const STATUS: &str = "\
             (SELECT occurred_at FROM cqrs_outbox_parked ORDER BY id LIMIT 1)))::double precision AS oldest_waiting, \
         (SELECT count(*) FROM cqrs_outbox_parked) AS parked, \
         (SELECT count(*) FROM cqrs_outbox_gate) AS closed_gates, \
+        (SELECT count(*) FROM cqrs_outbox_scheduled) AS scheduled, \
         (SELECT count(*) FROM cqrs_outbox_dead) AS dead_letters, \
         (SELECT count(*) FROM cqrs_outbox_group) AS all_groups, \
         (SELECT count(*) FROM cqrs_outbox_group \

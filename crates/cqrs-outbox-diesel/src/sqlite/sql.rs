@@ -12,6 +12,60 @@ pub(super) const INSERT: &str = "\
 
 pub(super) const INSERT_ROW: &str = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
 
+pub(super) const SCHEDULE: &str = "\
+    INSERT INTO cqrs_outbox_scheduled (event_id, event_name, event_kind, event_version, topic, message_key, headers, \
+        content_type, payload, tombstone, occurred_at, deliver_at) VALUES ";
+
+pub(super) const SCHEDULE_ROW: &str = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+
+pub(super) const NOW: &str = "SELECT CAST(unixepoch('now', 'subsec') * 1000000 AS INTEGER) AS micros";
+
+/// Followed by the keys: those that are taken.
+pub(super) const CLAIMED: &str = "\
+    SELECT dedup_key, event_id FROM cqrs_outbox_dedup \
+    WHERE expires_at > unixepoch('now', 'subsec') AND dedup_key IN ";
+
+/// Followed by the rows, and what becomes of those that are there.
+pub(super) const CLAIM: &str = "INSERT INTO cqrs_outbox_dedup (dedup_key, event_id, expires_at) VALUES ";
+
+pub(super) const CLAIM_ROW: &str = "(?, ?, unixepoch('now', 'subsec') + ?)";
+
+pub(super) const TAKE_OVER: &str =
+    " ON CONFLICT (dedup_key) DO UPDATE SET event_id = excluded.event_id, expires_at = excluded.expires_at";
+
+pub(super) const RELEASE_CLAIM: &str = "DELETE FROM cqrs_outbox_dedup WHERE dedup_key = ?";
+
+pub(super) const PURGE_DEDUP: &str = "\
+    DELETE FROM cqrs_outbox_dedup WHERE dedup_key IN ( \
+        SELECT dedup_key FROM cqrs_outbox_dedup WHERE expires_at <= unixepoch('now', 'subsec') \
+        ORDER BY expires_at LIMIT ?)";
+
+/// Followed by the keys.
+pub(super) const KEY_VERSIONS: &str =
+    "SELECT message_key, version FROM cqrs_outbox_version WHERE message_key IN ";
+
+/// Followed by pairs of key and version.
+pub(super) const SET_VERSIONS: &str = "INSERT INTO cqrs_outbox_version (message_key, version) VALUES ";
+
+pub(super) const AS_GIVEN: &str = " ON CONFLICT (message_key) DO UPDATE SET version = excluded.version, \
+    changed_at = excluded.changed_at";
+
+/// Changes nothing.
+pub(super) const LOCK_FOR_WRITING: &str = "DELETE FROM cqrs_outbox_version WHERE 1 = 0";
+
+pub(super) const CANCEL: &str = "DELETE FROM cqrs_outbox_scheduled WHERE event_id = ?";
+
+pub(super) const RESCHEDULE: &str = "UPDATE cqrs_outbox_scheduled SET deliver_at = ?2 WHERE event_id = ?1";
+
+pub(super) const SCHEDULED: &str = "\
+    SELECT id, unhex(event_id, '-') AS event_id, event_name, event_kind, event_version, topic, \
+        CAST(message_key AS BLOB) AS message_key, headers, content_type, payload, payload_text, occurred_at, attempts, \
+        0 AS size, 0 AS group_no, 0 AS gated, CAST(round(deliver_at * 1000000) AS INTEGER) AS deliver_micros \
+    FROM cqrs_outbox_scheduled \
+    WHERE (?1 IS NULL OR event_id = ?1) AND (?2 IS NULL OR CAST(message_key AS BLOB) = ?2) AND (?3 IS NULL OR topic = ?3) \
+        AND (?4 IS NULL OR event_name = ?4) AND (?5 IS NULL OR deliver_at < ?5) \
+    ORDER BY deliver_at, id LIMIT ?6";
+
 pub(super) const ADMIT: &str =
     "INSERT INTO cqrs_inbox (consumer, message_id) VALUES (?, ?) ON CONFLICT DO NOTHING";
 
@@ -257,6 +311,7 @@ pub(super) const STATUS: &str = "\
             AS oldest_waiting, \
         (SELECT count(*) FROM cqrs_outbox_parked) AS parked, \
         (SELECT count(*) FROM cqrs_outbox_gate) AS closed_gates, \
+        (SELECT count(*) FROM cqrs_outbox_scheduled) AS scheduled, \
         (SELECT count(*) FROM cqrs_outbox_dead) AS dead_letters, \
         (SELECT count(*) FROM cqrs_outbox_group) AS all_groups, \
         (SELECT count(*) FROM cqrs_outbox_group \

@@ -23,6 +23,7 @@ mod sqlite;
 mod status;
 mod suite;
 mod transactions;
+mod writing;
 
 use libtest_mimic::Arguments;
 
@@ -38,6 +39,7 @@ fn main() {
     trials.on_each::<operation::All>();
     trials.on_each::<status::All>();
     trials.on_each::<scheduled::All>();
+    trials.on_each::<writing::All>();
     sqlite::trials(&mut trials);
     postgres::trials(&mut trials);
     floors::trials(&mut trials);

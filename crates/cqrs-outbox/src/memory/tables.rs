@@ -2,7 +2,8 @@ use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
-use cqrs_core::Message;
+use bytes::Bytes;
+use cqrs_core::{Message, MessageId};
 use uuid::Uuid;
 
 use crate::row::{Confirmed, GroupNo, Lane, OutboxRow, Place};
@@ -21,6 +22,34 @@ pub struct MemoryTables {
     gates: BTreeMap<Lane, GateRow>,
     leases: Vec<LeaseRow>,
     relays: BTreeMap<Uuid, Duration>,
+    /// The first event with a deduplication key, and when its window is over.
+    pub(super) dedup: BTreeMap<Bytes, (MessageId, Duration)>,
+    /// The last version of a key.
+    pub(super) versions: BTreeMap<Bytes, u64>,
+}
+
+/// An event that waits for its time.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Scheduled {
+    due: Duration,
+    row: OutboxRow,
+}
+
+impl Scheduled {
+    /// The event's id.
+    pub fn event_id(&self) -> Uuid {
+        self.row.event_id
+    }
+
+    /// What is to be sent.
+    pub fn message(&self) -> &Message {
+        &self.row.message
+    }
+
+    /// When, counted from when the outbox was made.
+    pub fn due(&self) -> Duration {
+        self.due
+    }
 }
 
 /// An event that was given up.
@@ -57,6 +86,8 @@ impl MemoryTables {
             gates: BTreeMap::new(),
             leases: vec![LeaseRow::default(); groups.max(1)],
             relays: BTreeMap::new(),
+            dedup: BTreeMap::new(),
+            versions: BTreeMap::new(),
         }
     }
 
@@ -77,6 +108,35 @@ impl MemoryTables {
     pub fn schedule(&mut self, due: Duration, id: i64, message: Message) {
         let row = self.row(id, message);
         self.scheduled.insert((due, id), row);
+    }
+
+    /// The events that wait for their time, the next one first.
+    pub fn scheduled(&self) -> Vec<Scheduled> {
+        self.scheduled.iter().map(|((due, _), row)| Scheduled { due: *due, row: row.clone() }).collect()
+    }
+
+    /// Takes a scheduled event out; `None` if it is none.
+    pub fn unschedule(&mut self, event: Uuid) -> Option<Scheduled> {
+        let key = self.scheduled.iter().find(|(_, row)| row.event_id == event).map(|(key, _)| *key)?;
+        self.scheduled.remove(&key).map(|row| Scheduled { due: key.0, row })
+    }
+
+    /// Puts a scheduled event back that was taken out.
+    pub fn put_back(&mut self, scheduled: Scheduled) {
+        let due = scheduled.due;
+        self.reschedule(scheduled, due);
+    }
+
+    /// Puts a scheduled event back, for another time.
+    pub fn reschedule(&mut self, scheduled: Scheduled, due: Duration) {
+        self.scheduled.insert((due, scheduled.row.id), scheduled.row);
+    }
+
+    /// Forgets deduplication keys whose window is over; says how many.
+    pub fn purge_dedup(&mut self, now: Duration) -> usize {
+        let before = self.dedup.len();
+        self.dedup.retain(|_, (_, expires)| *expires > now);
+        before - self.dedup.len()
     }
 
     fn row(&self, id: i64, message: Message) -> OutboxRow {
