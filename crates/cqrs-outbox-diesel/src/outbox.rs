@@ -363,7 +363,7 @@ impl<B: Backend> Outbox<B> {
         &self.shared.place
     }
 
-    fn failed(&self, error: StoreError) -> Error {
+    pub(crate) fn failed(&self, error: StoreError) -> Error {
         error.at(&self.shared.place).into_error()
     }
 

@@ -13,7 +13,9 @@ use diesel::{QueryResult, QueryableByName};
 use diesel_async::{AsyncConnection, TransactionManager};
 use uuid::Uuid;
 
+use crate::dead_letters::{DeadRow, FullDeadRow};
 use crate::migration::Migration;
+use crate::query::{Dialect, Query};
 use crate::record::{NewRow, Record};
 use crate::status::StatusRow;
 
@@ -28,6 +30,9 @@ pub trait Statements: Sized {
 
     /// The tables' history.
     const MIGRATIONS: &'static [Migration];
+
+    /// How the parts of a [`Query`] are written.
+    const DIALECT: Dialect;
 
     // --- Connections and transactions.
 
@@ -107,6 +112,21 @@ pub trait Statements: Sized {
 
     /// What waits, what is stuck and who is at work, as of one snapshot.
     fn status(conn: &mut Self::Conn) -> impl Future<Output = QueryResult<StatusRow>> + Send;
+
+    /// The dead letters of a query.
+    fn dead_letters(
+        conn: &mut Self::Conn,
+        query: Query,
+    ) -> impl Future<Output = QueryResult<Vec<DeadRow>>> + Send;
+
+    /// The only dead letter of a query, in full.
+    fn dead_letter(
+        conn: &mut Self::Conn,
+        query: Query,
+    ) -> impl Future<Output = QueryResult<Option<FullDeadRow>>> + Send;
+
+    /// The only number of a query.
+    fn number(conn: &mut Self::Conn, query: Query) -> impl Future<Output = QueryResult<i64>> + Send;
 
     // --- Leases.
 
@@ -269,6 +289,13 @@ impl From<LeaseRow> for Lease {
 pub(crate) struct Exists {
     #[diesel(sql_type = Bool)]
     pub(crate) found: bool,
+}
+
+/// A number.
+#[derive(QueryableByName, Debug)]
+pub(crate) struct Number {
+    #[diesel(sql_type = BigInt)]
+    pub(crate) value: i64,
 }
 
 /// The versions of the tables.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use cqrs_core::{Database, MessageId};
 use cqrs_outbox::{Lane, Lease, ReadRequest, Rejection, RelayId, StoreError};
+use diesel::query_builder::{BoxedSqlQuery, SqlQuery};
 use diesel::sql_types::{
     Array, BigInt, Binary, Double, Integer, Nullable, Text, Timestamptz, Uuid as SqlUuid,
 };
@@ -22,11 +23,13 @@ use uuid::Uuid;
 pub use self::connect::PgBuilder;
 use self::prepared::{Parameter, prepared};
 use crate::backend::Backend;
+use crate::dead_letters::{DeadRow, FullDeadRow};
 use crate::migration::{Migration, POSTGRES};
 use crate::network::pool_error;
+use crate::query::{Dialect, Query, Value};
 use crate::record::{NewRow, Record};
 use crate::statements::{
-    Census, Exists, LeaseRow, Reach, Statements, TABLES, Versions, attempts, groups_of, limit,
+    Census, Exists, LeaseRow, Number, Reach, Statements, TABLES, Versions, attempts, groups_of, limit,
 };
 use crate::status::StatusRow;
 use crate::tx::Tx;
@@ -50,6 +53,7 @@ impl Statements for Pg {
     type Pool = Pool<AsyncPgConnection>;
 
     const MIGRATIONS: &'static [Migration] = POSTGRES;
+    const DIALECT: Dialect = sql::DIALECT;
 
     async fn acquire(pool: &Self::Pool) -> Result<Self::Lent, StoreError> {
         pool.get().await.map_err(pool_error)
@@ -133,6 +137,19 @@ impl Statements for Pg {
 
     async fn request(conn: &mut AsyncPgConnection, kind: &'static str, event_id: Uuid) -> QueryResult<usize> {
         sql_query(sql::REQUEST).bind::<Text, _>(kind).bind::<SqlUuid, _>(event_id).execute(conn).await
+    }
+
+    async fn dead_letters(conn: &mut AsyncPgConnection, query: Query) -> QueryResult<Vec<DeadRow>> {
+        bound(query).load(conn).await
+    }
+
+    async fn dead_letter(conn: &mut AsyncPgConnection, query: Query) -> QueryResult<Option<FullDeadRow>> {
+        bound(query).get_result(conn).await.optional()
+    }
+
+    async fn number(conn: &mut AsyncPgConnection, query: Query) -> QueryResult<i64> {
+        let number: Number = bound(query).get_result(conn).await?;
+        Ok(number.value)
     }
 
     async fn seen(conn: &mut AsyncPgConnection, relay: &RelayId) -> QueryResult<()> {
@@ -363,6 +380,17 @@ impl Statements for Pg {
         sql_query(sql::OPEN_GATE).bind::<Binary, _>(lane.as_bytes()).execute(conn).await?;
         Ok(())
     }
+}
+
+fn bound(query: Query) -> BoxedSqlQuery<'static, diesel::pg::Pg, SqlQuery> {
+    let (text, values) = query.into_numbered();
+    values.into_iter().fold(sql_query(text).into_boxed(), |query, value| match value {
+        Value::Text(text) => query.bind::<Text, _>(text),
+        Value::Bytes(bytes) => query.bind::<Binary, _>(bytes),
+        Value::Number(number) => query.bind::<BigInt, _>(number),
+        Value::Seconds(seconds) => query.bind::<Double, _>(seconds),
+        Value::Time(time) => query.bind::<Timestamptz, _>(time),
+    })
 }
 
 /// Any number that others do not use for an advisory lock: the letters `cqrs`.

@@ -1,6 +1,8 @@
 //! The statements. `clock_timestamp()` and not `now()`: a lease counts from when it is written, not from when its
 //! transaction began.
 
+use crate::query::Dialect;
+
 pub(super) const INSERT: &str = "\
     INSERT INTO cqrs_outbox (event_id, event_name, event_kind, event_version, topic, message_key, headers, content_type, \
         payload, tombstone, occurred_at) \
@@ -290,3 +292,17 @@ pub(super) const STATUS: &str = "\
                 WHERE g.incarnation = r.incarnation AND g.expires_at > clock_timestamp()), \
             extract(epoch FROM clock_timestamp() - seen_at)))::text, '[]') FROM cqrs_outbox_relay r) AS relays \
     FROM cqrs_outbox_meta";
+
+/// Operators' statements, as far as they are put together.
+pub(super) const DIALECT: Dialect = Dialect {
+    dead_letters: "\
+        SELECT id, uuid_send(event_id) AS event_id, event_name, topic, message_key, attempts, size, error, \
+            to_char(occurred_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') AS occurred_at, to_char(dead_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') AS dead_at \
+        FROM cqrs_outbox_dead",
+    dead_letters_in_full: "\
+        SELECT id, uuid_send(event_id) AS event_id, event_name, event_kind, event_version, topic, message_key, headers, \
+            content_type, payload, payload_text, to_char(occurred_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') AS occurred_at, \
+            attempts, size, 0 AS group_no, false AS gated, error, errors, to_char(dead_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') AS dead_at \
+        FROM cqrs_outbox_dead",
+    event_id_is: "event_id = encode(?, 'hex')::uuid",
+};

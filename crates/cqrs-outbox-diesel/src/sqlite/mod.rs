@@ -9,6 +9,7 @@ use chrono::SecondsFormat;
 use cqrs_core::{Database, MessageId};
 use cqrs_outbox::{Lane, Lease, ReadRequest, Rejection, RelayId, StoreError};
 use diesel::connection::AnsiTransactionManager;
+use diesel::query_builder::{BoxedSqlQuery, SqlQuery};
 use diesel::sql_types::{BigInt, Binary, Double, Integer, Nullable, Text};
 use diesel::{OptionalExtension, QueryResult, SqliteConnection, sql_query};
 use diesel_async::RunQueryDsl;
@@ -19,10 +20,12 @@ use uuid::Uuid;
 pub use self::connect::SqliteBuilder;
 use crate::backend::Backend;
 use crate::choice::{self, Choice, Present};
+use crate::dead_letters::{DeadRow, FullDeadRow};
 use crate::migration::{Migration, SQLITE};
+use crate::query::{Dialect, Query, Value};
 use crate::record::{NewRow, Record};
 use crate::statements::{
-    Census, Exists, LeaseRow, Statements, TABLES, Versions, attempts, groups_of, joined, limit,
+    Census, Exists, LeaseRow, Number, Statements, TABLES, Versions, attempts, groups_of, joined, limit,
 };
 use crate::status::StatusRow;
 use crate::tx::Tx;
@@ -51,6 +54,7 @@ impl Statements for Sqlite {
     type Pool = Pool<Connection>;
 
     const MIGRATIONS: &'static [Migration] = SQLITE;
+    const DIALECT: Dialect = sql::DIALECT;
 
     async fn acquire(pool: &Self::Pool) -> Result<Self::Lent, StoreError> {
         pool.get().await.map_err(connect::pool_error)
@@ -142,6 +146,19 @@ impl Statements for Sqlite {
             .bind::<Text, _>(event_id.to_string())
             .execute(conn)
             .await
+    }
+
+    async fn dead_letters(conn: &mut Connection, query: Query) -> QueryResult<Vec<DeadRow>> {
+        bound(query).load(conn).await
+    }
+
+    async fn dead_letter(conn: &mut Connection, query: Query) -> QueryResult<Option<FullDeadRow>> {
+        bound(query).get_result(conn).await.optional()
+    }
+
+    async fn number(conn: &mut Connection, query: Query) -> QueryResult<i64> {
+        let number: Number = bound(query).get_result(conn).await?;
+        Ok(number.value)
     }
 
     async fn seen(conn: &mut Connection, relay: &RelayId) -> QueryResult<()> {
@@ -359,6 +376,18 @@ impl Statements for Sqlite {
         sql_query(sql::OPEN_GATE).bind::<Binary, _>(lane.as_bytes()).execute(conn).await?;
         Ok(())
     }
+}
+
+fn bound(query: Query) -> BoxedSqlQuery<'static, diesel::sqlite::Sqlite, SqlQuery> {
+    let (text, values) = query.into_parts();
+    values.into_iter().fold(sql_query(text).into_boxed(), |query, value| match value {
+        Value::Text(text) => query.bind::<Text, _>(text),
+        Value::Bytes(bytes) => query.bind::<Binary, _>(bytes),
+        Value::Number(number) => query.bind::<BigInt, _>(number),
+        Value::Seconds(seconds) => query.bind::<Double, _>(seconds),
+        // As the tables' defaults write it, so that texts compare as times.
+        Value::Time(time) => query.bind::<Text, _>(time.to_rfc3339_opts(SecondsFormat::Millis, true)),
+    })
 }
 
 async fn execute_all(conn: &mut Connection, statements: &[&'static str]) -> QueryResult<()> {

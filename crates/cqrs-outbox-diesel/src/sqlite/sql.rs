@@ -1,5 +1,7 @@
 //! The statements. Times are seconds since 1970 where they are compared, `unixepoch('now', 'subsec')`.
 
+use crate::query::Dialect;
+
 pub(super) const PRAGMAS: &str = "\
     PRAGMA busy_timeout = 5000; \
     PRAGMA journal_mode = WAL; \
@@ -241,3 +243,17 @@ pub(super) const STATUS: &str = "\
                 WHERE g.incarnation = r.incarnation AND g.expires_at > unixepoch('now', 'subsec')), \
             unixepoch('now', 'subsec') - seen_at)) FROM cqrs_outbox_relay r) AS relays \
     FROM cqrs_outbox_meta";
+
+/// Operators' statements, as far as they are put together.
+pub(super) const DIALECT: Dialect = Dialect {
+    dead_letters: "\
+        SELECT id, unhex(event_id, '-') AS event_id, event_name, topic, CAST(message_key AS BLOB) AS message_key, attempts, size, error, \
+            occurred_at AS occurred_at, dead_at AS dead_at \
+        FROM cqrs_outbox_dead",
+    dead_letters_in_full: "\
+        SELECT id, unhex(event_id, '-') AS event_id, event_name, event_kind, event_version, topic, CAST(message_key AS BLOB) AS message_key, headers, \
+            content_type, payload, payload_text, occurred_at AS occurred_at, \
+            attempts, size, 0 AS group_no, 0 AS gated, error, errors, dead_at AS dead_at \
+        FROM cqrs_outbox_dead",
+    event_id_is: "unhex(event_id, '-') = ?",
+};

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr)]
 
 mod backend;
+mod dead_letters;
 mod events;
 mod harness;
 mod mysql;
@@ -32,6 +33,7 @@ fn main() {
     trials.on_each::<transactions::All>();
     trials.on_each::<operation::All>();
     trials.on_each::<status::All>();
+    trials.on_each::<dead_letters::All>();
     sqlite::trials(&mut trials);
     postgres::trials(&mut trials);
     mysql::trials(&mut trials);
