@@ -18,6 +18,8 @@ pub(crate) trait Database {
     fn store(&self) -> Arc<dyn OutboxStore>;
     async fn migrate(&self) -> Result<Migrated>;
     async fn status(&self) -> Result<OutboxStatus>;
+    async fn hold(&self) -> Result<()>;
+    async fn resume(&self) -> Result<()>;
     async fn dead_letters(&self, filter: &DeadLetterFilter, page: Page) -> Result<Vec<DeadLetter>>;
     async fn count_dead_letters(&self, filter: &DeadLetterFilter) -> Result<u64>;
     async fn dead_letter(&self, event_id: Uuid) -> Result<Option<DeadLetterDetails>>;
@@ -35,6 +37,14 @@ impl<B: Backend> Database for Outbox<B> {
 
     async fn status(&self) -> Result<OutboxStatus> {
         self.status().await
+    }
+
+    async fn hold(&self) -> Result<()> {
+        self.hold().await
+    }
+
+    async fn resume(&self) -> Result<()> {
+        self.resume().await
     }
 
     async fn dead_letters(&self, filter: &DeadLetterFilter, page: Page) -> Result<Vec<DeadLetter>> {

@@ -3,6 +3,7 @@
 mod database;
 mod dead;
 mod failure;
+mod hold;
 mod key;
 mod migrate;
 mod relay;
@@ -49,7 +50,7 @@ enum Command {
     /// Looks after events that were given up
     #[command(subcommand)]
     Dead(dead::Command),
-    /// Looks after the tables of an outbox
+    /// Looks after an outbox
     #[command(subcommand)]
     Outbox(Outbox),
 }
@@ -60,6 +61,10 @@ enum Outbox {
     Migrate(migrate::Args),
     /// Says what waits, what is stuck, and who is at work
     Status(status::Args),
+    /// Holds all relaying, after a restore for example: events are written, and wait
+    Hold(hold::Args),
+    /// Ends a hold
+    Resume(hold::Args),
 }
 
 fn main() -> ExitCode {
@@ -93,6 +98,8 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Dead(command) => dead::run(command, json).await,
             Command::Outbox(Outbox::Migrate(args)) => migrate::run(args, json).await,
             Command::Outbox(Outbox::Status(args)) => status::run(args, json).await,
+            Command::Outbox(Outbox::Hold(args)) => hold::run(args, true, json).await,
+            Command::Outbox(Outbox::Resume(args)) => hold::run(args, false, json).await,
         }
     });
     // A call into a client library that hangs is no reason to stay.

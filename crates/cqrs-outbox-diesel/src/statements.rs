@@ -113,6 +113,9 @@ pub trait Statements: Sized {
     /// What waits, what is stuck and who is at work, as of one snapshot.
     fn status(conn: &mut Self::Conn) -> impl Future<Output = QueryResult<StatusRow>> + Send;
 
+    /// Says whether all relaying is on hold.
+    fn set_hold(conn: &mut Self::Conn, hold: bool) -> impl Future<Output = QueryResult<()>> + Send;
+
     /// The dead letters of a query.
     fn dead_letters(
         conn: &mut Self::Conn,

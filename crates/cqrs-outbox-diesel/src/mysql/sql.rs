@@ -56,6 +56,8 @@ pub(super) const REQUEST: &str = "\
     INSERT INTO cqrs_outbox_request (kind, event_id, requested_by) \
     SELECT ?, event_id, current_user() FROM cqrs_outbox_dead WHERE event_key = ?";
 
+pub(super) const SET_HOLD: &str = "UPDATE cqrs_outbox_meta SET hold = ?";
+
 pub(super) const SEEN: &str = "\
     INSERT INTO cqrs_outbox_relay (incarnation, name, version) VALUES (?, ?, ?) \
     ON DUPLICATE KEY UPDATE seen_at = utc_timestamp(6)";

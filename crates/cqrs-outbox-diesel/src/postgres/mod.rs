@@ -11,7 +11,7 @@ use cqrs_core::{Database, MessageId};
 use cqrs_outbox::{Lane, Lease, ReadRequest, Rejection, RelayId, StoreError};
 use diesel::query_builder::{BoxedSqlQuery, SqlQuery};
 use diesel::sql_types::{
-    Array, BigInt, Binary, Double, Integer, Nullable, Text, Timestamptz, Uuid as SqlUuid,
+    Array, BigInt, Binary, Bool, Double, Integer, Nullable, Text, Timestamptz, Uuid as SqlUuid,
 };
 use diesel::{OptionalExtension, QueryResult, sql_query};
 use diesel_async::pooled_connection::deadpool::{Object, Pool};
@@ -137,6 +137,11 @@ impl Statements for Pg {
 
     async fn request(conn: &mut AsyncPgConnection, kind: &'static str, event_id: Uuid) -> QueryResult<usize> {
         sql_query(sql::REQUEST).bind::<Text, _>(kind).bind::<SqlUuid, _>(event_id).execute(conn).await
+    }
+
+    async fn set_hold(conn: &mut AsyncPgConnection, hold: bool) -> QueryResult<()> {
+        sql_query(sql::SET_HOLD).bind::<Bool, _>(hold).execute(conn).await?;
+        Ok(())
     }
 
     async fn dead_letters(conn: &mut AsyncPgConnection, query: Query) -> QueryResult<Vec<DeadRow>> {

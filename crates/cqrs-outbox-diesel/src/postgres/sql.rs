@@ -34,6 +34,8 @@ pub(super) const BEGIN_SHORT: &str = "\
     BEGIN; SET LOCAL lock_timeout = '3s'; SET LOCAL statement_timeout = '5s'; \
     SET LOCAL idle_in_transaction_session_timeout = '5s'";
 
+pub(super) const SET_HOLD: &str = "UPDATE cqrs_outbox_meta SET hold = $1";
+
 pub(super) const SEEN: &str = "\
     INSERT INTO cqrs_outbox_relay (incarnation, name, version) VALUES ($1, $2, $3) \
     ON CONFLICT (incarnation) DO UPDATE SET seen_at = clock_timestamp()";

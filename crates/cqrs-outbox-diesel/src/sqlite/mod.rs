@@ -10,7 +10,7 @@ use cqrs_core::{Database, MessageId};
 use cqrs_outbox::{Lane, Lease, ReadRequest, Rejection, RelayId, StoreError};
 use diesel::connection::AnsiTransactionManager;
 use diesel::query_builder::{BoxedSqlQuery, SqlQuery};
-use diesel::sql_types::{BigInt, Binary, Double, Integer, Nullable, Text};
+use diesel::sql_types::{BigInt, Binary, Bool, Double, Integer, Nullable, Text};
 use diesel::{OptionalExtension, QueryResult, SqliteConnection, sql_query};
 use diesel_async::RunQueryDsl;
 use diesel_async::pooled_connection::deadpool::{Object, Pool};
@@ -146,6 +146,11 @@ impl Statements for Sqlite {
             .bind::<Text, _>(event_id.to_string())
             .execute(conn)
             .await
+    }
+
+    async fn set_hold(conn: &mut Connection, hold: bool) -> QueryResult<()> {
+        sql_query(sql::SET_HOLD).bind::<Bool, _>(hold).execute(conn).await?;
+        Ok(())
     }
 
     async fn dead_letters(conn: &mut Connection, query: Query) -> QueryResult<Vec<DeadRow>> {

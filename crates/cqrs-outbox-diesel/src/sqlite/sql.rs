@@ -28,6 +28,8 @@ pub(super) const REQUEST: &str = "\
     INSERT INTO cqrs_outbox_request (kind, event_id) \
     SELECT ?, event_id FROM cqrs_outbox_dead WHERE unhex(event_id, '-') = unhex(?, '-')";
 
+pub(super) const SET_HOLD: &str = "UPDATE cqrs_outbox_meta SET hold = ?";
+
 pub(super) const SEEN: &str = "\
     INSERT INTO cqrs_outbox_relay (incarnation, name, version, seen_at) \
     VALUES (?, ?, ?, unixepoch('now', 'subsec')) \
