@@ -6,7 +6,10 @@ use async_trait::async_trait;
 use cqrs::outbox::OutboxStore;
 use cqrs::{Error, ErrorKind, Result};
 use cqrs_outbox_diesel::migrations::{Migrated, Migration};
-use cqrs_outbox_diesel::{Backend, Outbox, OutboxStatus};
+use cqrs_outbox_diesel::{
+    Backend, DeadLetter, DeadLetterDetails, DeadLetterFilter, Outbox, OutboxStatus, Page,
+};
+use uuid::Uuid;
 
 /// An outbox, whatever its database.
 #[async_trait]
@@ -15,6 +18,11 @@ pub(crate) trait Database {
     fn store(&self) -> Arc<dyn OutboxStore>;
     async fn migrate(&self) -> Result<Migrated>;
     async fn status(&self) -> Result<OutboxStatus>;
+    async fn hold(&self) -> Result<()>;
+    async fn resume(&self) -> Result<()>;
+    async fn dead_letters(&self, filter: &DeadLetterFilter, page: Page) -> Result<Vec<DeadLetter>>;
+    async fn count_dead_letters(&self, filter: &DeadLetterFilter) -> Result<u64>;
+    async fn dead_letter(&self, event_id: Uuid) -> Result<Option<DeadLetterDetails>>;
 }
 
 #[async_trait]
@@ -29,6 +37,26 @@ impl<B: Backend> Database for Outbox<B> {
 
     async fn status(&self) -> Result<OutboxStatus> {
         self.status().await
+    }
+
+    async fn hold(&self) -> Result<()> {
+        self.hold().await
+    }
+
+    async fn resume(&self) -> Result<()> {
+        self.resume().await
+    }
+
+    async fn dead_letters(&self, filter: &DeadLetterFilter, page: Page) -> Result<Vec<DeadLetter>> {
+        self.dead_letters(filter, page).await
+    }
+
+    async fn count_dead_letters(&self, filter: &DeadLetterFilter) -> Result<u64> {
+        self.count_dead_letters(filter).await
+    }
+
+    async fn dead_letter(&self, event_id: Uuid) -> Result<Option<DeadLetterDetails>> {
+        self.dead_letter(event_id).await
     }
 }
 

@@ -19,6 +19,16 @@ impl Failure {
         Self { code: 2, what: what.into() }
     }
 
+    /// What was named is not there.
+    pub(crate) fn nothing(what: impl Into<String>) -> Self {
+        Self { code: 1, what: what.into() }
+    }
+
+    /// For programs.
+    pub(crate) fn as_json(&self) -> serde_json::Value {
+        serde_json::json!({ "error": self.what, "code": self.code })
+    }
+
     pub(crate) fn code(&self) -> ExitCode {
         ExitCode::from(self.code)
     }

@@ -1,7 +1,10 @@
 //! The program `cqrs`: what an operator does with an outbox, from a shell or as a service. `cqrs --help` says it all.
 
 mod database;
+mod dead;
 mod failure;
+mod hold;
+mod key;
 mod migrate;
 mod relay;
 mod settings;
@@ -19,7 +22,7 @@ use crate::failure::Failure;
 const EXIT_CODES: &str = "\
 Exit codes:
   0  it is done
-  1  something failed
+  1  something failed, or what was named is not there
   2  wrong arguments or settings; a URL is wrong, or its login is refused
   3  the outbox's tables are missing, or of another version
   4  the database or the broker cannot be reached (`cqrs relay` waits for it instead)";
@@ -44,7 +47,10 @@ struct Cli {
 enum Command {
     /// Takes events from an outbox to a broker, until it is told to stop
     Relay(Box<relay::Args>),
-    /// Looks after the tables of an outbox
+    /// Looks after events that were given up
+    #[command(subcommand)]
+    Dead(dead::Command),
+    /// Looks after an outbox
     #[command(subcommand)]
     Outbox(Outbox),
 }
@@ -55,19 +61,32 @@ enum Outbox {
     Migrate(migrate::Args),
     /// Says what waits, what is stuck, and who is at work
     Status(status::Args),
+    /// Holds all relaying, after a restore for example: events are written, and wait
+    Hold(hold::Args),
+    /// Ends a hold
+    Resume(hold::Args),
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    log_to_stderr(cli.verbose);
-    match run(cli) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            // There is nobody to tell if this fails.
-            let _ = writeln!(io::stderr(), "error: {failure}");
-            failure.code()
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        // Who wants JSON wants it of wrong arguments, too.
+        Err(error) if error.use_stderr() && std::env::args_os().any(|argument| argument == "--json") => {
+            return tell(&Failure::usage(error.to_string().trim_end()), true);
         }
-    }
+        Err(error) => error.exit(),
+    };
+    log_to_stderr(cli.verbose);
+    let json = cli.json;
+    run(cli).map_or_else(|failure| tell(&failure, json), |()| ExitCode::SUCCESS)
+}
+
+/// Says on standard error why the program ends.
+fn tell(failure: &Failure, json: bool) -> ExitCode {
+    let told = if json { failure.as_json().to_string() } else { format!("error: {failure}") };
+    // There is nobody to tell if this fails.
+    let _ = writeln!(io::stderr(), "{told}");
+    failure.code()
 }
 
 fn run(cli: Cli) -> Result<(), Failure> {
@@ -76,8 +95,11 @@ fn run(cli: Cli) -> Result<(), Failure> {
     let done = runtime.block_on(async {
         match cli.command {
             Command::Relay(args) => relay::run(*args, json).await,
+            Command::Dead(command) => dead::run(command, json).await,
             Command::Outbox(Outbox::Migrate(args)) => migrate::run(args, json).await,
             Command::Outbox(Outbox::Status(args)) => status::run(args, json).await,
+            Command::Outbox(Outbox::Hold(args)) => hold::run(args, true, json).await,
+            Command::Outbox(Outbox::Resume(args)) => hold::run(args, false, json).await,
         }
     });
     // A call into a client library that hangs is no reason to stay.

@@ -9,6 +9,7 @@
 mod backend;
 #[cfg(any(feature = "mysql", feature = "sqlite"))]
 mod choice;
+mod dead_letters;
 mod error;
 mod migration;
 #[cfg(feature = "mysql")]
@@ -18,6 +19,7 @@ mod network;
 mod outbox;
 #[cfg(feature = "postgres")]
 mod postgres;
+mod query;
 mod record;
 mod schedule;
 #[cfg(feature = "sqlite")]
@@ -40,6 +42,7 @@ pub mod migrations {
 }
 
 pub use backend::Backend;
+pub use dead_letters::{DeadLetter, DeadLetterDetails, DeadLetterFilter, Page, Refusal};
 #[cfg(feature = "mysql")]
 pub use mysql::{MySql, MySqlBuilder};
 pub use outbox::{Outbox, TransactionFn};

@@ -290,6 +290,39 @@ impl<B: Backend> Outbox<B> {
         })
     }
 
+    /// Holds all relaying on this database, of every relay: after a restore, say, until it is clear what the broker has. Events
+    /// are written as before, and wait. Each relay stops sending with its next heartbeat. Holding twice is holding.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Store`].
+    ///
+    /// # Cancel safety
+    ///
+    /// A dropped future leaves it open whether it was written.
+    pub async fn hold(&self) -> Result<()> {
+        self.set_hold(true).await
+    }
+
+    /// Ends a [`hold`](Self::hold). Each relay goes on with its next heartbeat. Without a hold it does nothing.
+    ///
+    /// # Errors
+    ///
+    /// As for [`hold`](Self::hold).
+    ///
+    /// # Cancel safety
+    ///
+    /// As for [`hold`](Self::hold).
+    pub async fn resume(&self) -> Result<()> {
+        self.set_hold(false).await
+    }
+
+    async fn set_hold(&self, hold: bool) -> Result<()> {
+        let mut tx = self.begin().await?;
+        B::set_hold(&mut tx, hold).await.map_err(|error| self.failed(store_error(error)))?;
+        tx.commit().await
+    }
+
     /// Asks for a dead letter to be sent again, before the later events of its key that wait for it. The relay that owns
     /// its key does it with its next heartbeat.
     ///

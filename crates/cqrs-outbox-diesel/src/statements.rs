@@ -13,7 +13,9 @@ use diesel::{QueryResult, QueryableByName};
 use diesel_async::{AsyncConnection, TransactionManager};
 use uuid::Uuid;
 
+use crate::dead_letters::{DeadRow, FullDeadRow};
 use crate::migration::Migration;
+use crate::query::{Dialect, Query};
 use crate::record::{NewRow, Record};
 use crate::schedule::{ScheduleFilter, ScheduledRecord};
 use crate::status::StatusRow;
@@ -32,6 +34,9 @@ pub trait Statements: Sized {
 
     /// The tables' history.
     const MIGRATIONS: &'static [Migration];
+
+    /// How the parts of a [`Query`] are written.
+    const DIALECT: Dialect;
 
     // --- Connections and transactions.
 
@@ -168,6 +173,24 @@ pub trait Statements: Sized {
 
     /// What waits, what is stuck and who is at work, as of one snapshot.
     fn status(conn: &mut Self::Conn) -> impl Future<Output = QueryResult<StatusRow>> + Send;
+
+    /// Says whether all relaying is on hold.
+    fn set_hold(conn: &mut Self::Conn, hold: bool) -> impl Future<Output = QueryResult<()>> + Send;
+
+    /// The dead letters of a query.
+    fn dead_letters(
+        conn: &mut Self::Conn,
+        query: Query,
+    ) -> impl Future<Output = QueryResult<Vec<DeadRow>>> + Send;
+
+    /// The only dead letter of a query, in full.
+    fn dead_letter(
+        conn: &mut Self::Conn,
+        query: Query,
+    ) -> impl Future<Output = QueryResult<Option<FullDeadRow>>> + Send;
+
+    /// The only number of a query.
+    fn number(conn: &mut Self::Conn, query: Query) -> impl Future<Output = QueryResult<i64>> + Send;
 
     // --- Leases.
 
@@ -418,6 +441,13 @@ impl From<LeaseRow> for Lease {
 pub(crate) struct Exists {
     #[diesel(sql_type = Bool)]
     pub(crate) found: bool,
+}
+
+/// A number.
+#[derive(QueryableByName, Debug)]
+pub(crate) struct Number {
+    #[diesel(sql_type = BigInt)]
+    pub(crate) value: i64,
 }
 
 /// The versions of the tables.

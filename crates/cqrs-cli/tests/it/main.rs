@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // tests, with a main of their own
 
+mod dead;
 mod operator;
 mod refused;
 mod relaying;
@@ -22,6 +23,7 @@ const TEST: Duration = Duration::from_secs(180);
 
 fn main() {
     let mut trials = operator::trials();
+    trials.extend(dead::trials());
     trials.extend(refused::trials());
     trials.extend(relaying::trials());
     libtest_mimic::run(&Arguments::from_args(), trials).exit();

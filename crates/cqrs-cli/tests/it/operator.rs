@@ -1,4 +1,4 @@
-//! `cqrs outbox migrate`, `cqrs outbox status`, and the help.
+//! `cqrs outbox migrate`, `status`, `hold` and `resume`, and the help.
 
 use libtest_mimic::Trial;
 use serde_json::Value;
@@ -14,7 +14,20 @@ pub(crate) fn trials() -> Vec<Trial> {
     on_each(&mut trials, "migrates_once", migrates_once);
     on_each(&mut trials, "two_migrate_at_once", two_at_once);
     on_each(&mut trials, "status_tells_what_waits", status);
+    on_each(&mut trials, "hold_and_resume", hold);
     trials
+}
+
+async fn hold(site: Site) {
+    site.migrate().await;
+    for (command, held) in [("hold", true), ("hold", true), ("resume", false), ("resume", false)] {
+        let said = cqrs(&["outbox", command, "--json", "--database", &site.url]).await.expect_code(0);
+        let said: Value = serde_json::from_str(&said).unwrap();
+        assert_eq!((&said["hold"], &said["database"]), (&held.into(), &site.shown().into()));
+        assert_eq!(site.status().await["hold"], held);
+    }
+    let said = cqrs(&["outbox", "hold", "--database", &site.url]).await.expect_code(0);
+    assert!(said.contains("on hold") && said.contains(&site.shown()), "{said}");
 }
 
 async fn help() {

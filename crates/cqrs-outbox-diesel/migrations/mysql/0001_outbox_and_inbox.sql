@@ -123,8 +123,10 @@ CREATE TABLE IF NOT EXISTS cqrs_outbox_dead (
     errors        LONGTEXT NOT NULL DEFAULT ('[]'),
     parked_at     DATETIME(6) NOT NULL DEFAULT (utc_timestamp(6)),
     dead_at       DATETIME(6) NOT NULL DEFAULT (utc_timestamp(6)),
+    -- However its letters and dashes are written.
+    event_key     BINARY(16) GENERATED ALWAYS AS (unhex(replace(event_id, '-', ''))) STORED,
     INDEX cqrs_outbox_dead_lane (lane, id),
-    INDEX cqrs_outbox_dead_event (event_id)
+    INDEX cqrs_outbox_dead_event (event_key)
 ) ENGINE = InnoDB ROW_FORMAT = DYNAMIC DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;
 
 -- Rows that are kept after they were sent, if wanted.

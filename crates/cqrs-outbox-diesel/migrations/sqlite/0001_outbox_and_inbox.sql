@@ -117,7 +117,7 @@ CREATE TABLE cqrs_outbox_dead (
     dead_at       TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now'))
 );
 CREATE INDEX cqrs_outbox_dead_lane ON cqrs_outbox_dead (lane, id);
-CREATE INDEX cqrs_outbox_dead_event ON cqrs_outbox_dead (event_id);
+CREATE INDEX cqrs_outbox_dead_event ON cqrs_outbox_dead (unhex(event_id, '-'));
 
 -- Rows that are kept after they were sent, if wanted.
 CREATE TABLE cqrs_outbox_sent (

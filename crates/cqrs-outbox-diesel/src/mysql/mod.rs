@@ -15,7 +15,7 @@ use cqrs_outbox::{Lane, Lease, ReadRequest, Rejection, RelayId, StoreError};
 use diesel::mysql::Mysql;
 use diesel::query_builder::{BoxedSqlQuery, SqlQuery};
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
-use diesel::sql_types::{BigInt, Binary, Integer, Nullable, Text};
+use diesel::sql_types::{BigInt, Binary, Bool, Double, Integer, Nullable, Text};
 use diesel::{OptionalExtension, QueryResult, QueryableByName, sql_query};
 use diesel_async::pooled_connection::deadpool::Object;
 use diesel_async::{
@@ -26,12 +26,14 @@ use uuid::Uuid;
 pub use self::connect::MySqlBuilder;
 use self::connect::Pools;
 use crate::backend::Backend;
+use crate::dead_letters::{DeadRow, FullDeadRow};
 use crate::migration::{MYSQL, Migration};
 use crate::network::pool_error;
+use crate::query::{Dialect, Query, Value};
 use crate::record::{NewRow, Record};
 use crate::schedule::{ScheduleFilter, ScheduledRecord};
 use crate::statements::{
-    Census, Due, Exists, LeaseRow, Micros, Statements, TABLES, TakenKey, VersionRow, Versions, Wait,
+    Census, Due, Exists, LeaseRow, Micros, Number, Statements, TABLES, TakenKey, VersionRow, Versions, Wait,
     attempts, joined, limit,
 };
 use crate::status::StatusRow;
@@ -61,12 +63,6 @@ impl Backend for MySql {
 type Connection = AsyncMysqlConnection;
 
 #[derive(QueryableByName)]
-struct Number {
-    #[diesel(sql_type = BigInt)]
-    value: i64,
-}
-
-#[derive(QueryableByName)]
 struct Name {
     #[diesel(sql_type = Text)]
     value: String,
@@ -89,6 +85,7 @@ impl Statements for MySql {
     type Memory = ();
 
     const MIGRATIONS: &'static [Migration] = MYSQL;
+    const DIALECT: Dialect = sql::DIALECT;
 
     async fn acquire(pools: &Pools) -> Result<Self::Lent, StoreError> {
         pools.application.get().await.map_err(pool_error)
@@ -338,6 +335,24 @@ impl Statements for MySql {
 
     async fn status(conn: &mut Connection) -> QueryResult<StatusRow> {
         sql_query(sql::STATUS).get_result(conn).await
+    }
+
+    async fn set_hold(conn: &mut Connection, hold: bool) -> QueryResult<()> {
+        sql_query(sql::SET_HOLD).bind::<Bool, _>(hold).execute(conn).await?;
+        Ok(())
+    }
+
+    async fn dead_letters(conn: &mut Connection, query: Query) -> QueryResult<Vec<DeadRow>> {
+        bound(query).load(conn).await
+    }
+
+    async fn dead_letter(conn: &mut Connection, query: Query) -> QueryResult<Option<FullDeadRow>> {
+        bound(query).get_result(conn).await.optional()
+    }
+
+    async fn number(conn: &mut Connection, query: Query) -> QueryResult<i64> {
+        let number: Number = bound(query).get_result(conn).await?;
+        Ok(number.value)
     }
 
     async fn seen(conn: &mut Connection, relay: &RelayId) -> QueryResult<()> {
@@ -662,6 +677,17 @@ async fn lock_scheduled(conn: &mut Connection, event_id: Uuid) -> QueryResult<Ve
 
 fn boxed(query: String) -> BoxedSqlQuery<'static, Mysql, SqlQuery> {
     sql_query(query).into_boxed()
+}
+
+fn bound(query: Query) -> BoxedSqlQuery<'static, Mysql, SqlQuery> {
+    let (text, values) = query.into_parts();
+    values.into_iter().fold(boxed(text), |query, value| match value {
+        Value::Text(text) => query.bind::<Text, _>(text),
+        Value::Bytes(bytes) => query.bind::<Binary, _>(bytes),
+        Value::Number(number) => query.bind::<BigInt, _>(number),
+        Value::Seconds(seconds) => query.bind::<Double, _>(seconds),
+        Value::Time(time) => query.bind::<Text, _>(time.format("%Y-%m-%d %H:%M:%S%.6f").to_string()),
+    })
 }
 
 /// Dead letters of these groups that are asked for.

@@ -4,6 +4,8 @@
 //! Rows are found by their primary key, through [`ids`] or one by one. A statement that scans would wait at READ COMMITTED
 //! for a row that a writer has inserted and not committed yet.
 
+use crate::query::Dialect;
+
 pub(super) const BEGIN: &str = "SET autocommit = 0; SAVEPOINT cqrs_tx";
 
 pub(super) const COMMIT: &str = "RELEASE SAVEPOINT cqrs_tx; COMMIT; SET autocommit = 1";
@@ -111,7 +113,9 @@ pub(super) const SET_VERSION: &str = "UPDATE cqrs_outbox_meta SET schema_version
 
 pub(super) const REQUEST: &str = "\
     INSERT INTO cqrs_outbox_request (kind, event_id, requested_by) \
-    SELECT ?, event_id, current_user() FROM cqrs_outbox_dead WHERE unhex(replace(event_id, '-', '')) = ?";
+    SELECT ?, event_id, current_user() FROM cqrs_outbox_dead WHERE event_key = ?";
+
+pub(super) const SET_HOLD: &str = "UPDATE cqrs_outbox_meta SET hold = ?";
 
 pub(super) const SEEN: &str = "\
     INSERT INTO cqrs_outbox_relay (incarnation, name, version) VALUES (?, ?, ?) \
@@ -389,3 +393,17 @@ pub(super) const STATUS: &str = "\
             FROM (SELECT * FROM cqrs_outbox_gate ORDER BY closed_at, lane LIMIT 5) g) AS char) AS gates, \
         CAST(NULL AS char) AS oldest_snapshot \
     FROM cqrs_outbox_meta";
+
+/// Operators' statements, as far as they are put together.
+pub(super) const DIALECT: Dialect = Dialect {
+    dead_letters: "\
+        SELECT id, unhex(replace(event_id, '-', '')) AS event_id, event_name, topic, message_key, attempts, size, error, \
+            date_format(occurred_at, '%Y-%m-%dT%H:%i:%s.%fZ') AS occurred_at, date_format(dead_at, '%Y-%m-%dT%H:%i:%s.%fZ') AS dead_at \
+        FROM cqrs_outbox_dead",
+    dead_letters_in_full: "\
+        SELECT id, unhex(replace(event_id, '-', '')) AS event_id, event_name, event_kind, event_version, topic, message_key, headers, \
+            content_type, payload, payload_text, date_format(occurred_at, '%Y-%m-%dT%H:%i:%s.%fZ') AS occurred_at, \
+            attempts, size, 0 AS group_no, false AS gated, error, errors, date_format(dead_at, '%Y-%m-%dT%H:%i:%s.%fZ') AS dead_at \
+        FROM cqrs_outbox_dead",
+    event_id_is: "event_key = ?",
+};

@@ -12,8 +12,9 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use cqrs_core::{Database, MessageId};
 use cqrs_outbox::{Lane, Lease, ReadRequest, Rejection, RelayId, StoreError};
+use diesel::query_builder::{BoxedSqlQuery, SqlQuery};
 use diesel::sql_types::{
-    Array, BigInt, Binary, Double, Integer, Nullable, Text, Timestamptz, Uuid as SqlUuid,
+    Array, BigInt, Binary, Bool, Double, Integer, Nullable, Text, Timestamptz, Uuid as SqlUuid,
 };
 use diesel::{OptionalExtension, QueryResult, QueryableByName, sql_query};
 use diesel_async::pooled_connection::deadpool::{Object, Pool};
@@ -26,13 +27,15 @@ pub use self::connect::PgBuilder;
 use self::floor::Floors;
 use self::prepared::{Parameter, prepared};
 use crate::backend::Backend;
+use crate::dead_letters::{DeadRow, FullDeadRow};
 use crate::migration::{Migration, POSTGRES};
 use crate::network::pool_error;
+use crate::query::{Dialect, Query, Value};
 use crate::record::{NewRow, Record};
 use crate::schedule::{ScheduleFilter, ScheduledRecord};
 use crate::statements::{
-    Census, Due, Exists, LeaseRow, Micros, Reach, Statements, TABLES, TakenKey, VersionRow, Versions, Wait,
-    attempts, groups_of, limit,
+    Census, Due, Exists, LeaseRow, Micros, Number, Reach, Statements, TABLES, TakenKey, VersionRow, Versions,
+    Wait, attempts, groups_of, limit,
 };
 use crate::status::StatusRow;
 use crate::tx::Tx;
@@ -75,6 +78,7 @@ impl Statements for Pg {
     type Memory = Floors;
 
     const MIGRATIONS: &'static [Migration] = POSTGRES;
+    const DIALECT: Dialect = sql::DIALECT;
 
     async fn acquire(pool: &Self::Pool) -> Result<Self::Lent, StoreError> {
         pool.get().await.map_err(pool_error)
@@ -247,6 +251,24 @@ impl Statements for Pg {
 
     async fn request(conn: &mut AsyncPgConnection, kind: &'static str, event_id: Uuid) -> QueryResult<usize> {
         sql_query(sql::REQUEST).bind::<Text, _>(kind).bind::<SqlUuid, _>(event_id).execute(conn).await
+    }
+
+    async fn set_hold(conn: &mut AsyncPgConnection, hold: bool) -> QueryResult<()> {
+        sql_query(sql::SET_HOLD).bind::<Bool, _>(hold).execute(conn).await?;
+        Ok(())
+    }
+
+    async fn dead_letters(conn: &mut AsyncPgConnection, query: Query) -> QueryResult<Vec<DeadRow>> {
+        bound(query).load(conn).await
+    }
+
+    async fn dead_letter(conn: &mut AsyncPgConnection, query: Query) -> QueryResult<Option<FullDeadRow>> {
+        bound(query).get_result(conn).await.optional()
+    }
+
+    async fn number(conn: &mut AsyncPgConnection, query: Query) -> QueryResult<i64> {
+        let number: Number = bound(query).get_result(conn).await?;
+        Ok(number.value)
     }
 
     async fn seen(conn: &mut AsyncPgConnection, relay: &RelayId) -> QueryResult<()> {
@@ -531,6 +553,17 @@ struct Key {
 struct Id {
     #[diesel(sql_type = BigInt)]
     id: i64,
+}
+
+fn bound(query: Query) -> BoxedSqlQuery<'static, diesel::pg::Pg, SqlQuery> {
+    let (text, values) = query.into_numbered();
+    values.into_iter().fold(sql_query(text).into_boxed(), |query, value| match value {
+        Value::Text(text) => query.bind::<Text, _>(text),
+        Value::Bytes(bytes) => query.bind::<Binary, _>(bytes),
+        Value::Number(number) => query.bind::<BigInt, _>(number),
+        Value::Seconds(seconds) => query.bind::<Double, _>(seconds),
+        Value::Time(time) => query.bind::<Timestamptz, _>(time),
+    })
 }
 
 /// Any number that others do not use for an advisory lock: the letters `cqrs`.

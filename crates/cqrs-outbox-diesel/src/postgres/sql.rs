@@ -2,6 +2,8 @@
 //! transaction began. Where an index is to be searched by it, it is asked for once, by `(SELECT clock_timestamp())`: as
 //! it may change with each call, an index is of no use to a bare one.
 
+use crate::query::Dialect;
+
 pub(super) const INSERT: &str = "\
     INSERT INTO cqrs_outbox (event_id, event_name, event_kind, event_version, topic, message_key, headers, content_type, \
         payload, tombstone, occurred_at) \
@@ -94,6 +96,8 @@ pub(super) const REQUEST: &str = "\
 pub(super) const BEGIN_SHORT: &str = "\
     BEGIN; SET LOCAL lock_timeout = '3s'; SET LOCAL statement_timeout = '5s'; \
     SET LOCAL idle_in_transaction_session_timeout = '5s'";
+
+pub(super) const SET_HOLD: &str = "UPDATE cqrs_outbox_meta SET hold = $1";
 
 pub(super) const SEEN: &str = "\
     INSERT INTO cqrs_outbox_relay (incarnation, name, version) VALUES ($1, $2, $3) \
@@ -435,3 +439,17 @@ pub(super) const STATUS: &str = "\
                 AND (datname = current_database() OR datname IS NULL) \
             ORDER BY age(backend_xmin) DESC, xact_start LIMIT 1) AS oldest_snapshot \
     FROM cqrs_outbox_meta";
+
+/// Operators' statements, as far as they are put together.
+pub(super) const DIALECT: Dialect = Dialect {
+    dead_letters: "\
+        SELECT id, uuid_send(event_id) AS event_id, event_name, topic, message_key, attempts, size, error, \
+            to_char(occurred_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') AS occurred_at, to_char(dead_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') AS dead_at \
+        FROM cqrs_outbox_dead",
+    dead_letters_in_full: "\
+        SELECT id, uuid_send(event_id) AS event_id, event_name, event_kind, event_version, topic, message_key, headers, \
+            content_type, payload, payload_text, to_char(occurred_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') AS occurred_at, \
+            attempts, size, 0 AS group_no, false AS gated, error, errors, to_char(dead_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') AS dead_at \
+        FROM cqrs_outbox_dead",
+    event_id_is: "event_id = encode(?, 'hex')::uuid",
+};

@@ -11,7 +11,7 @@ use cqrs_core::{Database, MessageId};
 use cqrs_outbox::{Lane, Lease, ReadRequest, Rejection, RelayId, StoreError};
 use diesel::connection::AnsiTransactionManager;
 use diesel::query_builder::{BoxedSqlQuery, SqlQuery};
-use diesel::sql_types::{BigInt, Binary, Double, Integer, Nullable, Text};
+use diesel::sql_types::{BigInt, Binary, Bool, Double, Integer, Nullable, Text};
 use diesel::{OptionalExtension, QueryResult, SqliteConnection, sql_query};
 use diesel_async::RunQueryDsl;
 use diesel_async::pooled_connection::deadpool::{Object, Pool};
@@ -21,11 +21,13 @@ use uuid::Uuid;
 pub use self::connect::SqliteBuilder;
 use crate::backend::Backend;
 use crate::choice::{self, Choice, Present};
+use crate::dead_letters::{DeadRow, FullDeadRow};
 use crate::migration::{Migration, SQLITE};
+use crate::query::{Dialect, Query, Value};
 use crate::record::{NewRow, Record};
 use crate::schedule::{ScheduleFilter, ScheduledRecord};
 use crate::statements::{
-    Census, Due, Exists, LeaseRow, Micros, Statements, TABLES, TakenKey, VersionRow, Versions, Wait,
+    Census, Due, Exists, LeaseRow, Micros, Number, Statements, TABLES, TakenKey, VersionRow, Versions, Wait,
     attempts, groups_of, joined, limit,
 };
 use crate::status::StatusRow;
@@ -57,6 +59,7 @@ impl Statements for Sqlite {
     type Memory = ();
 
     const MIGRATIONS: &'static [Migration] = SQLITE;
+    const DIALECT: Dialect = sql::DIALECT;
 
     async fn acquire(pool: &Self::Pool) -> Result<Self::Lent, StoreError> {
         pool.get().await.map_err(connect::pool_error)
@@ -251,6 +254,24 @@ impl Statements for Sqlite {
             .bind::<Text, _>(event_id.to_string())
             .execute(conn)
             .await
+    }
+
+    async fn set_hold(conn: &mut Connection, hold: bool) -> QueryResult<()> {
+        sql_query(sql::SET_HOLD).bind::<Bool, _>(hold).execute(conn).await?;
+        Ok(())
+    }
+
+    async fn dead_letters(conn: &mut Connection, query: Query) -> QueryResult<Vec<DeadRow>> {
+        bound(query).load(conn).await
+    }
+
+    async fn dead_letter(conn: &mut Connection, query: Query) -> QueryResult<Option<FullDeadRow>> {
+        bound(query).get_result(conn).await.optional()
+    }
+
+    async fn number(conn: &mut Connection, query: Query) -> QueryResult<i64> {
+        let number: Number = bound(query).get_result(conn).await?;
+        Ok(number.value)
     }
 
     async fn seen(conn: &mut Connection, relay: &RelayId) -> QueryResult<()> {
@@ -528,6 +549,18 @@ fn bind_row(
 /// Since 1970.
 fn seconds(at: DateTime<Utc>) -> f64 {
     at.timestamp_micros() as f64 / 1e6
+}
+
+fn bound(query: Query) -> BoxedSqlQuery<'static, diesel::sqlite::Sqlite, SqlQuery> {
+    let (text, values) = query.into_parts();
+    values.into_iter().fold(sql_query(text).into_boxed(), |query, value| match value {
+        Value::Text(text) => query.bind::<Text, _>(text),
+        Value::Bytes(bytes) => query.bind::<Binary, _>(bytes),
+        Value::Number(number) => query.bind::<BigInt, _>(number),
+        Value::Seconds(seconds) => query.bind::<Double, _>(seconds),
+        // As the tables' defaults write it, so that texts compare as times.
+        Value::Time(time) => query.bind::<Text, _>(time.to_rfc3339_opts(SecondsFormat::Millis, true)),
+    })
 }
 
 async fn execute_all(conn: &mut Connection, statements: &[&'static str]) -> QueryResult<()> {

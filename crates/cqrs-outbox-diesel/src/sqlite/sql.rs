@@ -1,5 +1,7 @@
 //! The statements. Times are seconds since 1970 where they are compared, `unixepoch('now', 'subsec')`.
 
+use crate::query::Dialect;
+
 pub(super) const PRAGMAS: &str = "\
     PRAGMA busy_timeout = 5000; \
     PRAGMA journal_mode = WAL; \
@@ -79,6 +81,8 @@ pub(super) const SET_VERSION: &str = "UPDATE cqrs_outbox_meta SET schema_version
 pub(super) const REQUEST: &str = "\
     INSERT INTO cqrs_outbox_request (kind, event_id) \
     SELECT ?, event_id FROM cqrs_outbox_dead WHERE unhex(event_id, '-') = unhex(?, '-')";
+
+pub(super) const SET_HOLD: &str = "UPDATE cqrs_outbox_meta SET hold = ?";
 
 pub(super) const SEEN: &str = "\
     INSERT INTO cqrs_outbox_relay (incarnation, name, version, seen_at) \
@@ -325,3 +329,17 @@ pub(super) const STATUS: &str = "\
             FROM (SELECT * FROM cqrs_outbox_gate ORDER BY closed_at, lane LIMIT 5)) AS gates, \
         NULL AS oldest_snapshot \
     FROM cqrs_outbox_meta";
+
+/// Operators' statements, as far as they are put together.
+pub(super) const DIALECT: Dialect = Dialect {
+    dead_letters: "\
+        SELECT id, unhex(event_id, '-') AS event_id, event_name, topic, CAST(message_key AS BLOB) AS message_key, attempts, size, error, \
+            occurred_at AS occurred_at, dead_at AS dead_at \
+        FROM cqrs_outbox_dead",
+    dead_letters_in_full: "\
+        SELECT id, unhex(event_id, '-') AS event_id, event_name, event_kind, event_version, topic, CAST(message_key AS BLOB) AS message_key, headers, \
+            content_type, payload, payload_text, occurred_at AS occurred_at, \
+            attempts, size, 0 AS group_no, 0 AS gated, error, errors, dead_at AS dead_at \
+        FROM cqrs_outbox_dead",
+    event_id_is: "unhex(event_id, '-') = ?",
+};

@@ -7,6 +7,7 @@
 
 mod backend;
 mod cuts;
+mod dead_letters;
 mod events;
 mod explain;
 mod floors;
@@ -40,6 +41,7 @@ fn main() {
     trials.on_each::<status::All>();
     trials.on_each::<scheduled::All>();
     trials.on_each::<writing::All>();
+    trials.on_each::<dead_letters::All>();
     sqlite::trials(&mut trials);
     postgres::trials(&mut trials);
     floors::trials(&mut trials);

@@ -1,0 +1,124 @@
+//! `cqrs dead`.
+
+use std::fmt::Write as _;
+
+use libtest_mimic::Trial;
+use serde_json::Value;
+
+use crate::on_each;
+use crate::site::{Kind, Ran, Site, cqrs};
+
+pub(crate) fn trials() -> Vec<Trial> {
+    let mut trials = Vec::new();
+    on_each(&mut trials, "dead_letters_are_listed_counted_and_shown", listed);
+    on_each(&mut trials, "what_is_not_there_is_told", not_there);
+    trials
+}
+
+/// The id of the nth event.
+pub(crate) fn id(nth: usize) -> String {
+    format!("00000000-0000-4000-8000-{nth:012}")
+}
+
+/// Events that were given up, each as topic and key, numbered from 1; the last one has no text for a key.
+pub(crate) async fn bury(site: &Site, letters: &[(&str, &str)]) {
+    let mut sql = String::new();
+    for (nth, (topic, key)) in (1..).zip(letters) {
+        let lane = match site.kind {
+            Kind::Postgres => format!("convert_to('k{key}', 'UTF8')"),
+            Kind::Sqlite => format!("CAST('k{key}' AS BLOB)"),
+            Kind::MySql => format!("'k{key}'"),
+        };
+        let key = match site.kind {
+            Kind::Postgres => format!("convert_to('{key}', 'UTF8')"),
+            _ => format!("'{key}'"),
+        };
+        writeln!(
+            sql,
+            "INSERT INTO cqrs_outbox_dead (id, event_id, event_name, event_kind, event_version, topic, message_key, \
+             content_type, payload_text, tombstone, occurred_at, attempts, size, slot, lane, error, errors) \
+             VALUES ({nth}, '{}', 'room_closed', 'notification', 1, '{topic}', {key}, 'application/json', \
+             '{{\"nth\": {nth}}}', {no}, '{at}', 3, 10, 0, {lane}, 'too large', \
+             '[{{\"at\": \"2026-01-31T08:00:00Z\", \"error\": \"too large\"}}]');",
+            id(nth),
+            no = if site.kind == Kind::Postgres { "false" } else { "0" },
+            at = if site.kind == Kind::MySql { "2026-01-31 08:00:00" } else { "2026-01-31T08:00:00Z" },
+        )
+        .unwrap();
+    }
+    site.sql(&sql).await;
+}
+
+pub(crate) async fn dead(site: &Site, arguments: &[&str]) -> Ran {
+    cqrs(&[&["dead"], arguments, &["--database", &site.url]].concat()).await
+}
+
+pub(crate) async fn dead_json(site: &Site, arguments: &[&str]) -> Vec<Value> {
+    let said = dead(site, &[arguments, &["--json"]].concat()).await.expect_code(0);
+    said.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn ids(letters: &[Value]) -> Vec<i64> {
+    letters.iter().map(|letter| letter["id"].as_i64().unwrap()).collect()
+}
+
+async fn listed(site: Site) {
+    site.migrate().await;
+    assert_eq!(dead(&site, &["list"]).await.expect_code(0), "0 dead letters\n");
+    assert!(dead_json(&site, &["list"]).await.is_empty());
+    assert_eq!(dead(&site, &["count"]).await.expect_code(0), "0\n");
+
+    bury(&site, &[("rooms", "5"), ("rooms", "6"), ("halls", "5")]).await;
+    assert_eq!(ids(&dead_json(&site, &["list"]).await), [3, 2, 1]);
+    assert_eq!(ids(&dead_json(&site, &["list", "--oldest-first", "--limit", "2"]).await), [1, 2]);
+    assert_eq!(ids(&dead_json(&site, &["list", "--after", "2"]).await), [1]);
+    for (filter, wanted) in [
+        (&["--topic", "rooms"][..], &[2, 1][..]),
+        (&["--key", "5"], &[3, 1]),
+        (&["--key", "hex:35"], &[3, 1]),
+        (&["--key", "5", "--topic", "halls"], &[3]),
+        (&["--name", "room_opened"], &[]),
+        (&["--event-id", &id(2)], &[2]),
+        (&["--since", "1h"], &[3, 2, 1]),
+        (&["--until", "1h"], &[]),
+        (&["--until", "2999-01-01T00:00:00Z"], &[3, 2, 1]),
+    ] {
+        assert_eq!(ids(&dead_json(&site, &[&["list"], filter].concat()).await), wanted, "{filter:?}");
+        let count = dead_json(&site, &[&["count"], filter].concat()).await;
+        assert_eq!(count[0]["dead_letters"], wanted.len(), "{filter:?}");
+    }
+    let said = dead(&site, &["list", "--limit", "2"]).await.expect_code(0);
+    for part in [&id(3), "room_closed for halls, key 5, 3 attempts", "too large", "there are more: --after 2"]
+    {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+
+    let said = dead(&site, &["show", &id(2)]).await.expect_code(0);
+    for part in ["rooms", "2026-01-31T08:00:00.000Z  too large", "{\"nth\": 2}", "cqrs-id: "] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    let shown = dead_json(&site, &["show", &id(2)]).await.remove(0);
+    assert_eq!(shown["payload"], "{\"nth\": 2}");
+    assert_eq!(shown["refusals"][0]["error"], "too large");
+    assert_eq!(
+        (&shown["key"], &shown["attempts"], &shown["kind"]),
+        (&"6".into(), &3.into(), &"notification".into())
+    );
+}
+
+async fn not_there(site: Site) {
+    site.migrate().await;
+    dead(&site, &["show", &id(1)]).await.expect_error(1, &["no dead letter", &id(1)]);
+    // For programs, errors too.
+    for (arguments, code, part) in [
+        (&["show", &id(1)][..], 1, "no dead letter"),
+        (&["list", "--since", "yesterday"], 2, "or how long ago"),
+        (&["list", "--key", "hex:0"], 2, "hexadecimal"),
+    ] {
+        let ran = dead(&site, &[arguments, &["--json"]].concat()).await;
+        let said: Value = serde_json::from_str(&ran.err).unwrap();
+        assert_eq!(said["code"], code, "{said}");
+        assert!(said["error"].as_str().unwrap().contains(part), "{said}");
+        ran.expect_code(code);
+    }
+}

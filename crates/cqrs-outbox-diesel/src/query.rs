@@ -1,0 +1,136 @@
+//! A statement that is put together of fixed parts: which ones depends on what is asked for, and values are bound, never
+//! written into it.
+
+use chrono::{DateTime, Utc};
+
+/// The text, with a `?` for each value.
+#[derive(Clone, Debug)]
+pub struct Query {
+    text: String,
+    values: Vec<Value>,
+    has_where: bool,
+}
+
+/// What is bound.
+#[derive(Clone, Debug)]
+pub(crate) enum Value {
+    Text(String),
+    Bytes(Vec<u8>),
+    Number(i64),
+    Seconds(f64),
+    Time(DateTime<Utc>),
+}
+
+impl Query {
+    pub(crate) fn new(text: &'static str) -> Self {
+        Self { text: text.to_owned(), values: Vec::new(), has_where: false }
+    }
+
+    /// Goes on with this.
+    pub(crate) fn then(mut self, text: &str) -> Self {
+        self.text.push_str(text);
+        self
+    }
+
+    /// Binds the next value.
+    pub(crate) fn bind(mut self, value: impl Into<Value>) -> Self {
+        self.values.push(value.into());
+        self
+    }
+
+    /// A condition on one value; without the value, none.
+    pub(crate) fn filter(self, condition: &'static str, value: Option<impl Into<Value>>) -> Self {
+        let Some(value) = value else { return self };
+        let mut query = self.then_condition(condition);
+        query.values.push(value.into());
+        query
+    }
+
+    fn then_condition(mut self, condition: &'static str) -> Self {
+        let word = if self.has_where { " AND " } else { " WHERE " };
+        self.has_where = true;
+        self.then(word).then(condition)
+    }
+
+    #[cfg(any(feature = "mysql", feature = "sqlite"))]
+    pub(crate) fn into_parts(self) -> (String, Vec<Value>) {
+        (self.text, self.values)
+    }
+
+    /// With `$1`, `$2` .. in place of the `?`.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn into_numbered(self) -> (String, Vec<Value>) {
+        let mut parts = self.text.split('?');
+        let mut text = parts.next().unwrap_or_default().to_owned();
+        for (part, number) in parts.zip(1..) {
+            text.push_str(&format!("${number}{part}"));
+        }
+        (text, self.values)
+    }
+}
+
+impl From<String> for Value {
+    fn from(text: String) -> Self {
+        Self::Text(text)
+    }
+}
+
+impl From<&str> for Value {
+    fn from(text: &str) -> Self {
+        Self::Text(text.to_owned())
+    }
+}
+
+impl From<Vec<u8>> for Value {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self::Bytes(bytes)
+    }
+}
+
+impl From<i64> for Value {
+    fn from(number: i64) -> Self {
+        Self::Number(number)
+    }
+}
+
+impl From<f64> for Value {
+    fn from(seconds: f64) -> Self {
+        Self::Seconds(seconds)
+    }
+}
+
+impl From<DateTime<Utc>> for Value {
+    fn from(time: DateTime<Utc>) -> Self {
+        Self::Time(time)
+    }
+}
+
+/// How the parts of such statements are written on a database, where databases differ.
+#[derive(Debug)]
+pub struct Dialect {
+    /// Dead letters, without what was to be sent: the columns of a `DeadRow`.
+    pub(crate) dead_letters: &'static str,
+    /// The same with it: the columns of a `FullDeadRow`.
+    pub(crate) dead_letters_in_full: &'static str,
+    /// Whether a row is about the event of this id, which is bound as bytes.
+    pub(crate) event_id_is: &'static str,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[cfg(feature = "postgres")]
+    #[test]
+    fn placeholders_are_numbered() {
+        let query = Query::new("SELECT 1 FROM t")
+            .filter("a = ?", Some("x"))
+            .filter("b = ?", None::<i64>)
+            .filter("c < ?", Some(5_i64))
+            .then(" LIMIT ?")
+            .bind(7_i64);
+        let (text, values) = query.into_numbered();
+        assert_eq!(text, "SELECT 1 FROM t WHERE a = $1 AND c < $2 LIMIT $3");
+        assert_eq!(values.len(), 3);
+    }
+}
