@@ -181,17 +181,12 @@ impl OutboxRelay {
         let mut engine = Engine::new(self.settings.clone());
         let _run = self.meters.run();
         let mut pending = FuturesUnordered::<Pin<Box<dyn Future<Output = Answer> + Send + '_>>>::new();
-        // Apart, for they are many: each of them is one allocation less.
-        let mut in_flight = FuturesUnordered::new();
         let mut give_up_at = None::<Instant>;
         let mut changed = self.store.changed();
         loop {
             let now = started.elapsed();
             while let Some(action) = engine.poll(now) {
-                match action {
-                    Action::Publish(row) => in_flight.push(self.publish(row)),
-                    action => pending.push(self.carry_out(&relay, action)),
-                }
+                pending.push(self.carry_out(&relay, action));
             }
             let stats = engine.stats();
             self.meters.tell(&stats);
@@ -232,15 +227,12 @@ impl OutboxRelay {
                     engine.step(started.elapsed(), Input::GiveUp);
                 }
                 Some(answer) = pending.next(), if !pending.is_empty() => {
-                    engine.step(started.elapsed(), answer.map_err(StoreError::into_error)?);
-                }
-                Some(published) = in_flight.next(), if !in_flight.is_empty() => {
-                    let mut next = Some(published);
+                    let mut next = Some(answer);
                     let now = started.elapsed();
                     // Whatever else is there already belongs to the same step.
-                    while let Some(published) = next {
-                        engine.step(now, published);
-                        next = in_flight.next().now_or_never().flatten();
+                    while let Some(answer) = next {
+                        engine.step(now, answer.map_err(StoreError::into_error)?);
+                        next = pending.next().now_or_never().flatten();
                     }
                 }
                 answered = &mut knocking, if !broker_is_there && refused.is_none() => match answered {

@@ -294,7 +294,7 @@ impl Engine {
             Input::Rejected(answer) => self.on_rejected(now, answer),
             Input::SetAside(answer) => self.on_set_aside(now, answer),
             Input::GateOpened(answer) => self.on_gate_opened(now, answer),
-            Input::Woken => self.read_now = true,
+            Input::Woken => self.on_woken(now),
             Input::Stop => self.phase = self.phase.max(Phase::Stopping),
             Input::GiveUp => self.phase = self.phase.max(Phase::GivingUp),
             Input::Left => self.phase = Phase::Left,
@@ -307,8 +307,9 @@ impl Engine {
             Phase::Running => self
                 .poll_heartbeat(now)
                 .or_else(|| self.poll_fenced(now))
-                .or_else(|| self.poll_settle(now))
                 .or_else(|| self.poll_publish(now))
+                // Behind what is sent, for it waits for that.
+                .or_else(|| self.poll_settle(now))
                 .or_else(|| self.poll_promote(now))
                 .or_else(|| self.poll_read(now)),
             Phase::Stopping | Phase::GivingUp => self

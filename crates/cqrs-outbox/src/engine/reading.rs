@@ -27,8 +27,9 @@ impl Engine {
         if leases.is_empty() || waits {
             // Owed until there is room, or leases.
             (self.read_now, self.read_parked_now) = (hot_is_due, parked_is_due);
-            self.next_read = now + self.settings.poll_interval;
-            self.next_read_parked = self.next_read;
+            let tops_up = !leases.is_empty() && !is_full;
+            self.next_read_parked = now + self.settings.poll_interval;
+            self.next_read = if tops_up { self.top_up_at } else { self.next_read_parked };
             if is_full {
                 self.make_room();
             }

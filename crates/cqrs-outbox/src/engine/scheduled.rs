@@ -35,10 +35,16 @@ impl Engine {
         self.read_now |= promoted.moved > 0;
         // Some that are due may wait for a writer who holds them; they must not be asked for without a pause.
         let stuck = promoted.moved == 0 && promoted.next_due == Some(Duration::ZERO);
-        self.next_promotion = match promoted.next_due {
-            Some(_) if stuck => Some(now + self.settings.poll_interval),
-            Some(wait) => Some(now + wait),
-            None => None,
-        };
+        let next = promoted.next_due.map(|wait| now + if stuck { self.settings.poll_interval } else { wait });
+        // A wake that came meanwhile may be about a later commit than this answer.
+        self.next_promotion = self.next_promotion.into_iter().chain(next).min();
+    }
+
+    /// What was written may be scheduled for a moment before the next heartbeat. Most often it is not, so one look is enough
+    /// for all wakes of a poll interval.
+    pub(super) fn on_woken(&mut self, now: Duration) {
+        self.read_now = true;
+        let look = now + self.settings.poll_interval;
+        self.next_promotion = Some(self.next_promotion.map_or(look, |at| at.min(look)));
     }
 }

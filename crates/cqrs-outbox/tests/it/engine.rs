@@ -889,6 +889,27 @@ fn few_receipts_wait_for_more_but_not_for_long() {
 }
 
 #[test]
+fn the_receipts_of_a_single_key_wait_for_each_other() {
+    let mut settings = settings();
+    settings.settle_linger = ms(5);
+    settings.batch = 12;
+    let mut desk = Desk::owner(settings);
+    desk.read((11..15).map(|id| hot(id, "k")).collect());
+    for id in 11..13 {
+        assert_eq!(desk.published(), [id]);
+        desk.receipt(id);
+        assert_eq!(desk.settling(), None, "the next of the key is on its way");
+    }
+    assert_eq!(desk.published(), [13]);
+    desk.receipt(13);
+    assert_eq!(desk.settling(), Some(vec![11, 12, 13]), "a quarter of a batch");
+    desk.hear(Input::Settled(Ok(())));
+    desk.published();
+    desk.receipt(14);
+    assert_eq!(desk.settling(), Some(vec![14]), "nothing else is on its way");
+}
+
+#[test]
 fn with_much_in_memory_a_read_waits_for_room_but_not_for_long() {
     let mut settings = settings();
     settings.batch = 8;
@@ -905,6 +926,7 @@ fn with_much_in_memory_a_read_waits_for_room_but_not_for_long() {
         desk.settled();
     }
     assert_eq!(desk.reading(), None, "there is room for four");
+    assert_eq!(desk.engine.deadline(), Some(desk.now + ms(25)), "it comes back although nothing happens");
     desk.wait(24);
     assert_eq!(desk.reading(), None);
     desk.wait(1);
@@ -946,6 +968,29 @@ fn what_is_due_is_moved_when_it_is_due_and_read_at_once() {
     desk.wait(100);
     assert_eq!(desk.promoting(), None, "nothing more is known of");
     assert_eq!(desk.engine.stats().promoted, 3);
+}
+
+#[test]
+fn a_wake_may_be_about_something_that_is_due_before_the_next_heartbeat() {
+    let mut settings = settings();
+    settings.poll_interval = ms(50);
+    let mut desk = Desk::owner(settings);
+    desk.nothing_scheduled = false;
+    desk.hear(Input::Woken);
+    desk.read_nothing();
+    desk.wait(49);
+    desk.hear(Input::Woken);
+    assert_eq!(desk.promoting(), None, "most often it is not, so not with every wake");
+    desk.wait(1);
+    desk.promoting().expect("within a poll interval of the first wake");
+    desk.hear(Input::Woken);
+    desk.promoted(0, Some(400));
+    desk.wait(50);
+    desk.promoting().expect("what was written meanwhile is not in the answer");
+    desk.promoted(0, Some(20));
+    desk.hear(Input::Woken);
+    desk.wait(20);
+    desk.promoting().expect("a wake puts nothing off");
 }
 
 #[test]
