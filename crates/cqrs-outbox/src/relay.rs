@@ -179,6 +179,9 @@ impl OutboxRelay {
         tracing::info!(relay = relay.name, %relay.incarnation, "the relay starts");
         let started = Instant::now();
         let mut engine = Engine::new(self.settings.clone());
+        if broker_is_there {
+            engine.step(Duration::ZERO, Input::BrokerAnswers);
+        }
         let _run = self.meters.run();
         let mut pending = FuturesUnordered::<Pin<Box<dyn Future<Output = Answer> + Send + '_>>>::new();
         let mut give_up_at = None::<Instant>;
@@ -200,7 +203,10 @@ impl OutboxRelay {
                     "the hold on the outbox has changed"
                 );
             }
-            broker_is_there |= stats.confirmed > 0;
+            if !broker_is_there && stats.confirmed > 0 {
+                broker_is_there = true;
+                engine.step(now, Input::BrokerAnswers);
+            }
             let is_at_work = stats.relays > 0 && broker_is_there;
             at_work.0.send_if_modified(|at_work| !std::mem::replace(at_work, is_at_work) && *at_work);
             if engine.is_finished() {
@@ -236,7 +242,10 @@ impl OutboxRelay {
                     }
                 }
                 answered = &mut knocking, if !broker_is_there && refused.is_none() => match answered {
-                    Ok(()) => broker_is_there = true,
+                    Ok(()) => {
+                        broker_is_there = true;
+                        engine.step(now, Input::BrokerAnswers);
+                    }
                     Err(error) => {
                         refused = Some(error);
                         give_up_at.get_or_insert_with(|| Instant::now() + self.settings.stop_grace);
@@ -333,6 +342,10 @@ impl OutboxRelay {
             }),
             Action::OpenGate { lease, lane } => Box::pin(async move {
                 self.answer("open gate", store.open_gate(lease, &lane)).await.map(Input::GateOpened)
+            }),
+            Action::RecordSuspects(ids) => Box::pin(async move {
+                let recorded = store.record_suspects(relay, &ids);
+                self.answer("record suspects", recorded).await.map(Input::SuspectsRecorded)
             }),
             Action::Leave => Box::pin(async move {
                 // If it fails, the leases expire by themselves.

@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::error::Error as StdError;
 use std::fmt;
 use std::time::Duration;
@@ -48,6 +49,9 @@ pub struct Ownership {
     pub relays: usize,
     /// Whether an operator has stopped all relaying.
     pub hold: bool,
+    /// The groups of these leases whose last owner, another relay, ended without a release, each with what that relay had
+    /// recorded by [`record_suspects`](OutboxStore::record_suspects).
+    pub dirty: BTreeMap<GroupNo, Vec<i64>>,
 }
 
 /// Which rows to read.
@@ -173,6 +177,16 @@ pub trait OutboxStore: fmt::Debug + Send + Sync + 'static {
     async fn promote(&self, leases: &[Lease], limit: usize) -> Result<Promoted, StoreError> {
         let _ = (leases, limit);
         Ok(Promoted::default())
+    }
+
+    /// Records which rows this relay is about to send with suspicion, in place of what it recorded before. Whoever takes its
+    /// groups over, should it die, finds them in [`Ownership::dirty`]. It need not be fenced, for it is about this relay only;
+    /// of a relay that has not sent a heartbeat nothing is recorded.
+    ///
+    /// By default nothing is: an event that kills the process is then never found out.
+    async fn record_suspects(&self, relay: &RelayId, ids: &[i64]) -> Result<(), StoreError> {
+        let _ = (relay, ids);
+        Ok(())
     }
 
     /// Gives all groups back and signs off.

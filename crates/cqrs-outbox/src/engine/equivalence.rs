@@ -5,7 +5,7 @@ use std::hash::{Hash, Hasher};
 use std::mem;
 use std::time::Duration;
 
-use super::Engine;
+use super::{Engine, Owned};
 
 impl Hash for Engine {
     fn hash<H: Hasher>(&self, state: &mut H) {
@@ -25,6 +25,8 @@ impl Hash for Engine {
             doubtful,
             pace,
             destinations,
+            suspects,
+            broker_answers,
             in_flight,
             confirmed,
             settle_at,
@@ -50,9 +52,15 @@ impl Hash for Engine {
             store_resumes,
             stats,
         } = self;
-        (phase, hold, groups, active, lanes, ready, delayed, gates, doubtful).hash(state);
+        for (group, Owned { epoch, valid_until, releasing, watched, evidence }) in groups {
+            // How many they are is of consequence only when the last one goes.
+            let are_watched = *watched > 0 && *broker_answers;
+            (group, epoch, valid_until, releasing, are_watched, evidence).hash(state);
+        }
+        (phase, hold, active, lanes, ready, delayed, gates, doubtful).hash(state);
         (in_flight, pace, destinations, confirmed, settle_at, settling, fenced, fenced_busy).hash(state);
         (heartbeat_sent, heartbeat_failures, next_heartbeat).hash(state);
+        (suspects, broker_answers).hash(state);
         (reading, parked_last, read_now, read_parked_now, next_read, next_read_parked, top_up_at).hash(state);
         (promoting, promote_now, next_promotion, store_failures, store_resumes).hash(state);
         (stats.groups, stats.relays).hash(state);

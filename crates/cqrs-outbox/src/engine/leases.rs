@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{Action, Engine, Failed, Owned, Phase};
+use super::{Action, Engine, Evidence, Failed, Owned, Phase};
 use crate::row::{GroupNo, Lane};
 use crate::store::{Heartbeat, Lease, Ownership};
 
@@ -68,13 +68,29 @@ impl Engine {
         for group in lost {
             self.lose(group);
         }
+        // What there was has been looked at since they were taken.
+        if !self.read_now && !self.read_parked_now {
+            let watched = self.groups.iter().filter(|(_, owned)| owned.watched > 0);
+            for group in watched.map(|(group, _)| *group).collect::<Vec<_>>() {
+                if !self.lanes.values().any(|lane| lane.group == group) {
+                    self.lift_suspicion(group);
+                }
+            }
+        }
         let excess = answered.len().saturating_sub(self.fair_share());
         for (nth, (group, epoch)) in answered.iter().rev().enumerate() {
             let releasing = nth < excess;
-            let owned = Owned { epoch: *epoch, valid_until, releasing };
-            let is_new = self.groups.insert(*group, owned).is_none();
-            self.read_now |= is_new;
-            self.read_parked_now |= is_new;
+            if let Some(owned) = self.groups.get_mut(group) {
+                (owned.valid_until, owned.releasing) = (valid_until, releasing);
+            } else {
+                let (watched, evidence) = match ownership.dirty.get(group) {
+                    Some(suspects) => (self.settings.max_rows, Evidence::of(suspects)),
+                    None => (0, Evidence::None),
+                };
+                let owned = Owned { epoch: *epoch, valid_until, releasing, watched, evidence };
+                self.groups.insert(*group, owned);
+                (self.read_now, self.read_parked_now) = (true, true);
+            }
             if releasing {
                 self.forget_waiting(|lane| lane.group == *group);
             }

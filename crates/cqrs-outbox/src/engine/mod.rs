@@ -17,6 +17,7 @@ mod publishing;
 mod reading;
 mod scheduled;
 mod settling;
+mod suspects;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -25,6 +26,7 @@ use std::time::Duration;
 use cqrs_core::broker::{ErrorClass, Receipt};
 
 use self::pace::{Destinations, Pace};
+use self::suspects::{Evidence, Suspects};
 use crate::row::{Confirmed, GroupNo, Lane, OutboxRow};
 use crate::settings::RelaySettings;
 use crate::stats::RelayStats;
@@ -56,6 +58,10 @@ pub enum Input {
     SetAside(Result<Fenced<bool>, Failed>),
     /// The answer to [`Action::OpenGate`].
     GateOpened(Result<Fenced<bool>, Failed>),
+    /// The answer to [`Action::RecordSuspects`].
+    SuspectsRecorded(Result<(), Failed>),
+    /// The broker is there.
+    BrokerAnswers,
     /// There may be something new to read.
     Woken,
     /// Finish what is in flight, then leave.
@@ -117,6 +123,8 @@ pub enum Action {
         /// The lane.
         lane: Lane,
     },
+    /// Call [`OutboxStore::record_suspects`](crate::OutboxStore::record_suspects).
+    RecordSuspects(Vec<i64>),
     /// Call [`OutboxStore::leave`](crate::OutboxStore::leave).
     Leave,
 }
@@ -147,6 +155,8 @@ pub struct Engine {
     doubtful: BTreeSet<Lane>,
     pace: Pace,
     destinations: Destinations,
+    suspects: Suspects,
+    broker_answers: bool,
     in_flight: usize,
     confirmed: Vec<Confirmed>,
     /// Until when few of them wait for more.
@@ -191,13 +201,17 @@ enum Phase {
     Left,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Owned {
     epoch: i64,
     /// By our clock, counted from before the heartbeat was sent, less the margin: later nothing is published.
     valid_until: Duration,
     /// To be given to another relay as soon as nothing of it is in flight.
     releasing: bool,
+    /// Its last owner may have been ended by one of its next events: by one of so many.
+    watched: usize,
+    /// And this is known of it.
+    evidence: Evidence,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -255,6 +269,8 @@ impl Engine {
             doubtful: BTreeSet::new(),
             pace,
             destinations: Destinations::default(),
+            suspects: Suspects::default(),
+            broker_answers: false,
             in_flight: 0,
             confirmed: Vec::new(),
             settle_at: Duration::ZERO,
@@ -294,6 +310,8 @@ impl Engine {
             Input::Rejected(answer) => self.on_rejected(now, answer),
             Input::SetAside(answer) => self.on_set_aside(now, answer),
             Input::GateOpened(answer) => self.on_gate_opened(now, answer),
+            Input::SuspectsRecorded(answer) => self.on_suspects_recorded(now, answer),
+            Input::BrokerAnswers => self.broker_answers = true,
             Input::Woken => self.on_woken(now),
             Input::Stop => self.phase = self.phase.max(Phase::Stopping),
             Input::GiveUp => self.phase = self.phase.max(Phase::GivingUp),
@@ -306,8 +324,9 @@ impl Engine {
         match self.phase {
             Phase::Running => self
                 .poll_heartbeat(now)
-                .or_else(|| self.poll_fenced(now))
                 .or_else(|| self.poll_publish(now))
+                .or_else(|| self.poll_suspects(now))
+                .or_else(|| self.poll_fenced(now))
                 // Behind what is sent, for it waits for that.
                 .or_else(|| self.poll_settle(now))
                 .or_else(|| self.poll_promote(now))
@@ -352,9 +371,12 @@ impl Engine {
             if let Some((at, _)) = self.delayed.first() {
                 consider(*at);
             }
+            if let Some(at) = self.suspects_deadline() {
+                consider(at);
+            }
             // With the window full, the next outcome comes first.
             if !self.hold && self.pace.has_room(self.in_flight) {
-                if !self.ready.is_empty() {
+                if !self.ready.is_empty() || self.suspects_are_ready() {
                     consider(self.pace.resumes_at());
                 }
                 if let Some(at) = self.destinations.next() {
@@ -429,6 +451,7 @@ impl Engine {
         let waits_for_store = self.heartbeat_sent.is_some()
             || self.reading.is_some()
             || self.promoting
+            || self.suspects.is_telling()
             || self.fenced_busy
             || !self.fenced.is_empty()
             || !self.settling.is_empty()

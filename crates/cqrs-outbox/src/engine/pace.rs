@@ -29,6 +29,11 @@ impl Pace {
         in_flight < self.window
     }
 
+    /// An outage has begun, and nobody knows that it is over.
+    pub(super) fn is_interrupted(&self) -> bool {
+        self.failures > 0
+    }
+
     pub(super) fn resumes_at(&self) -> Duration {
         self.resume_at
     }

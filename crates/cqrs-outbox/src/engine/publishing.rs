@@ -21,6 +21,12 @@ impl Engine {
         if self.hold || !self.pace.allows(now, self.in_flight) {
             return None;
         }
+        if let Some(row) = self.next_suspect(now) {
+            self.in_flight += 1;
+            self.stats.published += 1;
+            return Some(Action::Publish(row));
+        }
+        self.release_suspects();
         loop {
             if self.ready.is_empty() {
                 self.ready.extend(self.destinations.due(now));
@@ -37,8 +43,11 @@ impl Engine {
             if !self.may_publish(group, now) {
                 continue;
             }
-            let admitted = self.destinations.admit(&row.message.topic, &lane, now);
             let row = Arc::clone(row);
+            if !self.is_above_suspicion(&lane, &row) {
+                continue;
+            }
+            let admitted = self.destinations.admit(&row.message.topic, &lane, now);
             if let Some(state) = self.lanes.get_mut(&lane) {
                 if admitted {
                     state.queue.pop_front();
@@ -58,6 +67,7 @@ impl Engine {
     pub(super) fn on_published(&mut self, now: Duration, id: i64, outcome: Result<Receipt, PublishFailure>) {
         let Some(row) = self.rows.get(&id).map(Arc::clone) else { return };
         self.in_flight -= 1;
+        self.suspects.answered(id);
         match outcome {
             Ok(receipt) => self.on_receipt(now, &row, receipt),
             Err(failure) => self.on_failure(now, &row, failure),
@@ -89,9 +99,11 @@ impl Engine {
     pub(super) fn on_failure(&mut self, now: Duration, row: &OutboxRow, failure: PublishFailure) {
         self.stats.count_failure(failure.class);
         let lease = self.lease(row.group);
-        if failure.class == ErrorClass::Event && lease.is_some() {
+        if let Some(lease) = lease
+            && failure.class == ErrorClass::Event
+        {
             self.destinations.undecided(&row.message.topic);
-            self.refuse(row, lease, failure.error);
+            self.refuse(row, lease, row.attempts + 1, failure.error);
             return;
         }
         self.deactivate(row.group);
@@ -155,9 +167,7 @@ impl Engine {
         }
     }
 
-    pub(super) fn refuse(&mut self, row: &OutboxRow, lease: Option<Lease>, error: String) {
-        let Some(lease) = lease else { return };
-        let attempts = row.attempts + 1;
+    pub(super) fn refuse(&mut self, row: &OutboxRow, lease: Lease, attempts: u32, error: String) {
         let verdict = if attempts < self.settings.max_attempts {
             Verdict::Park { retry_in: self.settings.backoff_after(attempts) }
         } else {

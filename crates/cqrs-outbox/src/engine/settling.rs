@@ -38,6 +38,7 @@ impl Engine {
             let (group, lane) = (row.group, row.lane.clone());
             self.forget(confirmed.id());
             self.deactivate(group);
+            self.watch_one_less(group);
             if let Some(state) = self.lanes.get_mut(&lane) {
                 state.unsettled -= 1;
             }

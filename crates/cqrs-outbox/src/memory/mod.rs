@@ -168,6 +168,11 @@ impl OutboxStore for MemoryOutbox {
         Ok(self.tables().promote(self.now(), leases, limit))
     }
 
+    async fn record_suspects(&self, relay: &RelayId, ids: &[i64]) -> Result<(), StoreError> {
+        self.tables().record_suspects(relay, ids);
+        Ok(())
+    }
+
     async fn leave(&self, relay: &RelayId) -> Result<(), StoreError> {
         self.tables().leave(relay);
         Ok(())

@@ -21,7 +21,7 @@ pub struct MemoryTables {
     dead: BTreeMap<i64, DeadLetter>,
     gates: BTreeMap<Lane, GateRow>,
     leases: Vec<LeaseRow>,
-    relays: BTreeMap<Uuid, Duration>,
+    relays: BTreeMap<Uuid, RelayRow>,
     /// The first event with a deduplication key, and when its window is over.
     pub(super) dedup: BTreeMap<Bytes, (MessageId, Duration)>,
     /// The last version of a key.
@@ -72,6 +72,20 @@ struct LeaseRow {
     owner: Option<Uuid>,
     expires: Duration,
     epoch: i64,
+    /// The last owner ended without a release; what it had recorded.
+    dirty: Option<Vec<i64>>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+struct RelayRow {
+    seen: Duration,
+    suspects: Vec<i64>,
+}
+
+impl LeaseRow {
+    fn release(&mut self) {
+        (self.owner, self.dirty) = (None, None);
+    }
 }
 
 impl MemoryTables {
@@ -206,36 +220,47 @@ impl MemoryTables {
     /// See [`OutboxStore::heartbeat`](crate::OutboxStore::heartbeat).
     pub fn heartbeat(&mut self, now: Duration, relay: &RelayId, heartbeat: &Heartbeat) -> Ownership {
         let me = relay.incarnation;
-        self.relays.insert(me, now);
-        self.relays.retain(|_, seen| *seen + heartbeat.lease > now);
+        self.relays.entry(me).or_default().seen = now;
         let mut take = heartbeat.take;
         for (group, lease) in self.leases.iter_mut().enumerate() {
             if lease.owner == Some(me)
                 && heartbeat.release.contains(&Lease { group: GroupNo(group as i32), epoch: lease.epoch })
             {
-                lease.owner = None;
+                lease.release();
             }
             let expired = lease.expires <= now || lease.expires > now + heartbeat.lease * 2;
             if lease.owner == Some(me) && !expired {
                 lease.expires = now + heartbeat.lease;
             } else if take > 0 && (lease.owner.is_none() || expired) {
-                *lease = LeaseRow { owner: Some(me), expires: now + heartbeat.lease, epoch: lease.epoch + 1 };
+                if let Some(other) = lease.owner.filter(|owner| *owner != me) {
+                    let other = self.relays.get(&other);
+                    lease.dirty = Some(other.map(|other| other.suspects.clone()).unwrap_or_default());
+                }
+                (lease.owner, lease.expires) = (Some(me), now + heartbeat.lease);
+                lease.epoch += 1;
                 take -= 1;
             }
         }
+        // What one that died has recorded is wanted until its groups are taken.
+        self.relays.retain(|relay, row| {
+            row.seen + heartbeat.lease > now || self.leases.iter().any(|lease| lease.owner == Some(*relay))
+        });
         let parked = &self.parked;
         self.gates.retain(|lane, gate| {
             gate.until.is_none_or(|until| until > now) || parked.values().any(|row| row.lane == *lane)
         });
         let owned = |lease: &LeaseRow| lease.owner == Some(me) && lease.expires > now;
-        let leases = self.leases.iter().enumerate().filter(|(_, lease)| owned(lease));
+        let leases = || {
+            let leases = self.leases.iter().enumerate().filter(|(_, lease)| owned(lease));
+            leases.map(|(group, lease)| (GroupNo(group as i32), lease))
+        };
+        let dirty = leases().filter_map(|(group, lease)| Some((group, lease.dirty.clone()?)));
         Ownership {
-            leases: leases
-                .map(|(group, lease)| Lease { group: GroupNo(group as i32), epoch: lease.epoch })
-                .collect(),
+            leases: leases().map(|(group, lease)| Lease { group, epoch: lease.epoch }).collect(),
             groups: self.leases.len(),
-            relays: self.relays.len(),
+            relays: self.relays.values().filter(|relay| relay.seen + heartbeat.lease > now).count(),
             hold: false,
+            dirty: dirty.collect(),
         }
     }
 
@@ -334,12 +359,19 @@ impl MemoryTables {
         Promoted { moved: due.len(), next_due: next.map(|((due, _), _)| due.saturating_sub(now)) }
     }
 
+    /// See [`OutboxStore::record_suspects`](crate::OutboxStore::record_suspects).
+    pub fn record_suspects(&mut self, relay: &RelayId, ids: &[i64]) {
+        if let Some(row) = self.relays.get_mut(&relay.incarnation) {
+            row.suspects = ids.to_vec();
+        }
+    }
+
     /// See [`OutboxStore::leave`](crate::OutboxStore::leave).
     pub fn leave(&mut self, relay: &RelayId) {
         self.relays.remove(&relay.incarnation);
         for lease in &mut self.leases {
             if lease.owner == Some(relay.incarnation) {
-                lease.owner = None;
+                lease.release();
             }
         }
     }

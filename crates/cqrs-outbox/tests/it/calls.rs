@@ -34,6 +34,7 @@ pub(crate) fn kind(action: &Action) -> &'static str {
         Action::Reject(_) => "reject",
         Action::SetAside { .. } => "set aside",
         Action::OpenGate { .. } => "open gate",
+        Action::RecordSuspects(_) => "record suspects",
         Action::Leave => "leave",
     }
 }
@@ -49,6 +50,7 @@ pub(crate) fn failed(kind: &str) -> Input {
         "reject" => Input::Rejected(Err(Failed)),
         "set aside" => Input::SetAside(Err(Failed)),
         "open gate" => Input::GateOpened(Err(Failed)),
+        "record suspects" => Input::SuspectsRecorded(Err(Failed)),
         "leave" => Input::Left,
         other => unreachable!("{other} is for the broker"),
     }
@@ -92,6 +94,10 @@ pub(crate) fn carry_out(
         Action::Reject(rejection) => Input::Rejected(Ok(tables.reject(now, rejection))),
         Action::SetAside { lease, lane, ids } => Input::SetAside(Ok(tables.set_aside(*lease, lane, ids))),
         Action::OpenGate { lease, lane } => Input::GateOpened(Ok(tables.open_gate(*lease, lane))),
+        Action::RecordSuspects(ids) => {
+            tables.record_suspects(relay, ids);
+            Input::SuspectsRecorded(Ok(()))
+        }
         Action::Leave => {
             tables.leave(relay);
             Input::Left

@@ -37,7 +37,7 @@ fn lease(group: i32, epoch: i64) -> Lease {
 }
 
 fn ownership(leases: &[Lease], groups: usize, relays: usize) -> Input {
-    Input::Heartbeat(Ok(Ownership { leases: leases.to_vec(), groups, relays, hold: false }))
+    Input::Heartbeat(Ok(Ownership { leases: leases.to_vec(), groups, relays, ..Ownership::default() }))
 }
 
 fn row(id: i64, key: &str, topic: &str, place: Place) -> OutboxRow {
@@ -59,6 +59,9 @@ struct Desk {
     open: Vec<Action>,
     /// Nothing is scheduled, and that is said at once.
     nothing_scheduled: bool,
+    /// What the store was told of suspects. It knows at once, if it does.
+    suspects: Vec<Vec<i64>>,
+    records_suspects: bool,
 }
 
 impl Desk {
@@ -68,6 +71,8 @@ impl Desk {
             now: Duration::ZERO,
             open: Vec::new(),
             nothing_scheduled: true,
+            suspects: Vec::new(),
+            records_suspects: true,
         };
         desk.poll();
         desk
@@ -93,6 +98,12 @@ impl Desk {
             match action {
                 Action::Promote { .. } if self.nothing_scheduled => {
                     self.engine.step(self.now, Input::Promoted(Ok(Promoted::default())));
+                }
+                Action::RecordSuspects(ids) => {
+                    self.suspects.push(ids);
+                    if self.records_suspects {
+                        self.engine.step(self.now, Input::SuspectsRecorded(Ok(())));
+                    }
                 }
                 action => self.open.push(action),
             }
@@ -578,7 +589,8 @@ fn a_hold_stops_reading_and_publishing_and_settles_on() {
     desk.wait(300);
     desk.read_nothing();
     desk.heartbeat();
-    let held = Ownership { leases: vec![lease(0, 1)], groups: 1, relays: 1, hold: true };
+    let held =
+        Ownership { leases: vec![lease(0, 1)], groups: 1, relays: 1, hold: true, ..Ownership::default() };
     desk.hear(Input::Heartbeat(Ok(held)));
     desk.read_nothing();
     desk.receipt(11);
@@ -1023,7 +1035,13 @@ fn nothing_is_moved_on_hold_or_without_a_lease_or_behind_a_stop() {
     desk.wait(300);
     desk.heartbeat();
     let leases = vec![lease(0, 1)];
-    desk.hear(Input::Heartbeat(Ok(Ownership { leases, groups: 1, relays: 1, hold: true })));
+    desk.hear(Input::Heartbeat(Ok(Ownership {
+        leases,
+        groups: 1,
+        relays: 1,
+        hold: true,
+        ..Ownership::default()
+    })));
     desk.wait(200);
     assert_eq!(desk.promoting(), None, "on hold");
 
@@ -1044,4 +1062,177 @@ fn nothing_is_moved_on_hold_or_without_a_lease_or_behind_a_stop() {
     desk.promoted(1, Some(0));
     assert_eq!(desk.promoting(), None, "it stops");
     assert!(desk.open.contains(&Action::Leave));
+}
+
+/// It takes a group over whose last owner ended without a word while it was sending these suspects.
+fn successor(settings: RelaySettings, suspects: &[i64]) -> Desk {
+    let mut desk = Desk::new(settings);
+    desk.hear(Input::BrokerAnswers);
+    desk.heartbeat();
+    let dirty = [(GROUP, suspects.to_vec())].into();
+    let leases = vec![lease(0, 1)];
+    desk.hear(Input::Heartbeat(Ok(Ownership {
+        leases,
+        groups: 1,
+        relays: 1,
+        dirty,
+        ..Ownership::default()
+    })));
+    desk
+}
+
+fn widen(desk: &mut Desk) {
+    for id in 1..=3 {
+        desk.read(vec![hot(id, &format!("warm {id}"))]);
+        assert_eq!(desk.published(), [id]);
+        desk.receipt(id);
+        desk.settled();
+    }
+    desk.suspects.clear();
+}
+
+#[test]
+fn what_a_dead_relay_left_is_sent_when_the_store_knows_of_it() {
+    let mut desk = successor(settings(), &[]);
+    widen(&mut desk);
+    desk.records_suspects = false;
+    desk.read(vec![hot(11, "a"), hot(12, "b"), hot(13, "a")]);
+    assert_eq!(desk.suspects, [vec![11, 12]], "of each key one");
+    assert_eq!(desk.published(), NONE);
+    desk.hear(Input::SuspectsRecorded(Err(Failed)));
+    assert_eq!(desk.published(), NONE);
+    desk.wait(100);
+    assert_eq!(desk.suspects, [[11, 12], [11, 12]], "it is told once more");
+    desk.hear(Input::SuspectsRecorded(Ok(())));
+    assert_eq!(desk.published(), [11, 12]);
+    desk.suspects.clear();
+    desk.receipt(11);
+    assert_eq!(desk.suspects, [vec![12, 13]], "with what is still on its way");
+    assert_eq!(desk.published(), NONE);
+    desk.hear(Input::SuspectsRecorded(Ok(())));
+    assert_eq!(desk.published(), [13]);
+    desk.receipt(12);
+    desk.suspects.clear();
+    desk.receipt(13);
+    assert_eq!(desk.suspects, [NONE], "it is over");
+    desk.hear(Input::SuspectsRecorded(Ok(())));
+    desk.settled();
+    desk.read_nothing();
+
+    // All that waited when the group was taken over has gone.
+    desk.wait(300);
+    desk.beats(&[lease(0, 1)]);
+    desk.suspects.clear();
+    desk.wait(500);
+    desk.read(vec![hot(14, "a")]);
+    assert_eq!(desk.published(), [14]);
+    assert!(desk.suspects.is_empty());
+}
+
+#[test]
+fn suspicion_ends_with_as_many_events_as_the_dead_relay_can_have_had() {
+    let mut settings = settings();
+    settings.max_rows = 5;
+    let mut desk = successor(settings, &[]);
+    widen(&mut desk);
+    for id in 11..13 {
+        desk.read(vec![hot(id, "a")]);
+        assert_eq!(desk.published(), [id]);
+        desk.receipt(id);
+        desk.settled();
+    }
+    assert_eq!(desk.suspects, [vec![11], vec![], vec![12], vec![]]);
+    desk.read(vec![hot(13, "a")]);
+    assert_eq!(desk.published(), [13]);
+    assert_eq!(desk.suspects.len(), 4);
+}
+
+#[test]
+fn each_of_several_suspects_goes_alone() {
+    let mut desk = successor(settings(), &[11, 12]);
+    widen(&mut desk);
+    desk.read(vec![hot(10, "x"), hot(11, "a"), hot(12, "b"), hot(13, "c")]);
+    assert_eq!(desk.published(), [10], "in its turn");
+    desk.receipt(10);
+    assert_eq!(desk.published(), [11]);
+    desk.receipt(11);
+    assert_eq!(desk.published(), [12]);
+    desk.receipt(12);
+    assert_eq!(desk.published(), [13]);
+    assert_eq!(desk.suspects, [[10], [11], [12], [13]]);
+}
+
+#[test]
+fn an_event_that_was_alone_when_a_process_ended_is_put_aside_and_dies_at_the_third_time() {
+    let mut settings = settings();
+    settings.max_attempts = 9;
+    let mut desk = successor(settings.clone(), &[11]);
+    widen(&mut desk);
+    desk.read(vec![hot(11, "a"), hot(12, "b"), hot(13, "a")]);
+    let rejection = desk.rejection().unwrap();
+    assert_eq!((rejection.id, rejection.attempts), (11, 3));
+    assert!(matches!(rejection.verdict, Verdict::Park { .. }));
+    assert!(rejection.error.contains("ended"), "{}", rejection.error);
+    assert_eq!(desk.published(), [12], "another key goes on");
+    desk.hear(Input::Rejected(Ok(Fenced::Done(()))));
+    desk.receipt(12);
+    desk.settled();
+    assert_eq!(desk.published(), NONE);
+
+    // It is held against it only once.
+    let parked = |attempts| OutboxRow { attempts, ..row(11, "a", "t", Place::Parked) };
+    desk.suspects.clear();
+    desk.wait(500);
+    desk.read_parked(vec![parked(3)]);
+    assert_eq!(desk.published(), [11]);
+    assert_eq!(desk.suspects, [[11]], "one that was refused before is one, whoever had the group");
+
+    let mut desk = successor(settings, &[11]);
+    desk.read_parked(vec![parked(6)]);
+    assert_eq!(desk.rejection().unwrap().verdict, Verdict::Bury { lane_waits: true });
+}
+
+#[test]
+fn nothing_is_held_against_an_event_while_the_broker_may_be_away() {
+    let mut desk = Desk::new(settings());
+    desk.heartbeat();
+    let leases = vec![lease(0, 1)];
+    let dirty = [(GROUP, vec![])].into();
+    desk.hear(Input::Heartbeat(Ok(Ownership {
+        leases,
+        groups: 1,
+        relays: 1,
+        dirty,
+        ..Ownership::default()
+    })));
+    desk.read(vec![hot(11, "a"), hot(12, "b"), hot(13, "c")]);
+    assert_eq!(desk.published(), [11], "a probe, as ever");
+    desk.fail(11, ErrorClass::Outage);
+    desk.wait(100);
+    assert_eq!(desk.published().len(), 1);
+    assert!(desk.suspects.is_empty(), "nobody knows that the broker is there");
+
+    let mut desk = successor(settings(), &[]);
+    widen(&mut desk);
+    desk.read(vec![hot(11, "a"), hot(12, "b")]);
+    assert_eq!(desk.published(), [11, 12]);
+    desk.fail(11, ErrorClass::Outage);
+    desk.fail(12, ErrorClass::Outage);
+    assert_eq!(desk.suspects, [vec![11, 12], vec![]], "it may be restarted for want of the broker");
+    desk.wait(100);
+    assert_eq!(desk.published().len(), 1);
+    assert_eq!(desk.suspects.len(), 2);
+}
+
+#[test]
+fn a_suspect_whose_group_was_lost_before_it_was_sent_is_not_sent() {
+    let mut desk = successor(settings(), &[]);
+    widen(&mut desk);
+    desk.records_suspects = false;
+    desk.read(vec![hot(11, "a"), hot(12, "a")]);
+    desk.wait(300);
+    desk.beats(&[]);
+    desk.hear(Input::SuspectsRecorded(Ok(())));
+    assert_eq!(desk.published(), NONE);
+    assert_eq!(desk.engine.stats().in_memory, 0);
 }

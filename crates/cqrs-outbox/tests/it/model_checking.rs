@@ -20,6 +20,7 @@ const CALM: Scope = Scope {
     max_attempts: 2,
     lane_waits: true,
     max_rows: 24,
+    suspects: false,
     faults: Faults {
         crashes: 0,
         expiries: 0,
@@ -129,6 +130,13 @@ fn events_are_refused_while_relays_die() {
 }
 
 #[test]
+fn the_ends_of_relays_are_held_against_events() {
+    let faults = Faults { crashes: 2, expiries: 2, ..CALM.faults };
+    let seen = [Seen::Convicted, Seen::GateOpened, Seen::SetAside];
+    holds(Scope { suspects: true, faults, ..CALM }, &seen);
+}
+
+#[test]
 fn destinations_cannot_be_reached() {
     let faults = Faults { suspensions: 1, seconds: 2, ..CALM.faults };
     let seen = [Seen::PutOff, Seen::SetAside, Seen::GateOpened];
@@ -163,6 +171,9 @@ fn relays_stop_with_work_in_flight() {
 #[ignore = "takes a quarter of an hour and 10 GiB: run it with `--ignored`, or `just model`"]
 fn scopes_for_the_night() {
     let refused = [Seen::Refused, Seen::SetAside, Seen::GateOpened];
+    let faults = Faults { expiries: 2, ..CALM.faults };
+    let keys = &["a"];
+    holds_at_night(Scope { suspects: true, relays: 2, keys, faults, ..CALM }, &[Seen::Convicted]);
     let faults = Faults { crashes: 1, failures: 1, refusals: 1, ..CALM.faults };
     holds_at_night(Scope { faults, ..CALM }, &refused);
     let faults = Faults { expiries: 1, failures: 1, refusals: 1, ..CALM.faults };

@@ -70,6 +70,7 @@ fn promises_hold_whatever_goes_wrong() {
     // A simulation in which nothing happens proves nothing.
     for what in [
         "clock jumps",
+        "convicted",
         "crashes",
         "database down",
         "dead letters",
@@ -81,6 +82,7 @@ fn promises_hold_whatever_goes_wrong() {
         "fenced",
         "gates kept",
         "gates opened",
+        "killed by an event",
         "lost confirms",
         "outage errors",
         "pauses",

@@ -18,7 +18,7 @@ pub(super) fn confirmed(rows: Vec<OutboxRow>) -> Checked<Vec<Confirmed>> {
         leases: groups.iter().map(|group| Lease { group: *group, epoch: 1 }).collect(),
         groups: groups.len(),
         relays: 1,
-        hold: false,
+        ..Ownership::default()
     };
     let (mut parked, mut hot): (Vec<_>, Vec<_>) =
         rows.into_iter().partition(|row| row.place == Place::Parked);

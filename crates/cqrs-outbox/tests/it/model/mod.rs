@@ -39,6 +39,8 @@ pub(crate) struct Scope {
     pub(crate) lane_waits: bool,
     /// How many rows a relay has in memory at most.
     pub(crate) max_rows: usize,
+    /// Whether a relay suspects events when another has ended. A model where it does has ten times as many states.
+    pub(crate) suspects: bool,
     pub(crate) faults: Faults,
     /// Of so many states one is followed to its good end.
     pub(crate) drain_one_in: u64,
@@ -47,7 +49,7 @@ pub(crate) struct Scope {
 impl Scope {
     /// Whether anything closes a gate.
     fn has_gates(&self) -> bool {
-        self.faults.refusals > 0 || self.faults.suspensions > 0
+        self.faults.refusals > 0 || self.faults.suspensions > 0 || self.suspects
     }
 }
 
@@ -176,6 +178,7 @@ pub(crate) enum Seen {
     SetAside,
     GateOpened,
     Buried,
+    Convicted,
     Left,
 }
 
@@ -189,7 +192,7 @@ pub(crate) struct Outbox {
     scope: Scope,
     mutant: Option<Mutant>,
     settings: RelaySettings,
-    seen: [AtomicU64; 9],
+    seen: [AtomicU64; 10],
 }
 
 impl Outbox {
@@ -242,9 +245,13 @@ impl Outbox {
     }
 
     fn relay(&self, incarnation: u128) -> Shared<Relay> {
+        let mut engine = Engine::new(self.settings.clone());
+        if self.scope.suspects {
+            engine.step(Duration::ZERO, Input::BrokerAnswers);
+        }
         Shared::new(Relay {
             incarnation,
-            engine: Shared::new(Engine::new(self.settings.clone())),
+            engine: Shared::new(engine),
             calls: BTreeMap::new(),
             messages: BTreeMap::new(),
             told: None,

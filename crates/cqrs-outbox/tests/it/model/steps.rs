@@ -40,6 +40,11 @@ impl Outbox {
                 Action::Promote { .. } => {
                     relay.engine.step(Duration::ZERO, Input::Promoted(Ok(Promoted::default())));
                 }
+                // It is about nothing but what a successor is told: it may as well be known at once.
+                action @ Action::RecordSuspects(_) => {
+                    let answer = self.carry_out(state, incarnation, &action);
+                    state.relays[number].engine.step(Duration::ZERO, answer);
+                }
                 // A lease may end at any moment, so one that was given a while ago is one that was given now.
                 action @ Action::Heartbeat(_) if self.scope.faults.failures == 0 => {
                     let answer = self.carry_out(state, incarnation, &action);
@@ -81,7 +86,12 @@ impl Outbox {
             if rejection.error.contains("is suspended") {
                 self.saw(Seen::PutOff);
             }
-            if self.scope.faults.refusals == 0 && rejection.attempts > 0 {
+            if rejection.error.contains("the process ended") {
+                self.saw(Seen::Convicted);
+                if self.scope.faults.crashes == 0 && self.scope.faults.expiries == 0 {
+                    state.broken = Some("an end was held against an event, and nothing had ended");
+                }
+            } else if self.scope.faults.refusals == 0 && rejection.attempts > 0 {
                 state.broken = Some("an attempt was counted, and nothing refused");
             }
             let dead = state.tables.dead_letters();

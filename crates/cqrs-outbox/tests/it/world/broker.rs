@@ -40,6 +40,15 @@ impl World {
             None => self.found(Fault::Duplicate, format!("{life} sends row {id} again without a reason")),
         }
 
+        if self.killer == Some(row.event_id) {
+            let pause = self.up_to(3);
+            return self.after(pause, move |world| {
+                if world.lives[life].alive {
+                    world.counts.add("killed by an event");
+                    world.crash(life);
+                }
+            });
+        }
         let (there, back) = (self.way(), self.way());
         let there = if self.faulty && self.slow { there + self.up_to(500) } else { there };
         let lost_there = self.faulty && self.rng.random_bool(0.02);

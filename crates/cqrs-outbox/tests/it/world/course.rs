@@ -107,6 +107,7 @@ impl World {
             if self.rng.random_bool(0.5) {
                 self.log(|| format!("replay {event}"));
                 self.poison.remove(&event);
+                self.killer = self.killer.filter(|killer| *killer != event);
                 self.tables.replay(now, event);
                 self.counts.add("replayed");
             } else {

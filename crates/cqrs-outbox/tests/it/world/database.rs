@@ -77,6 +77,12 @@ impl World {
         {
             self.counts.add("put off");
         }
+        if let Action::Reject(rejection) = action
+            && rejection.error.contains("the process ended")
+        {
+            let guilty = self.killer.is_some() && self.killer.as_ref() == self.by_id.get(&rejection.id);
+            self.counts.add(if guilty { "convicted" } else { "convicted in error" });
+        }
         let done = calls::carry_out(&mut self.tables, now, &self.lives[life].id, action, self.mutant);
         if done.by_former_owner {
             self.found(Fault::ChangedByFormerOwner, format!("{life}: {}", calls::kind(action)));

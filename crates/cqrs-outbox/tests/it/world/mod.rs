@@ -120,6 +120,8 @@ struct World {
     suspended: BTreeSet<&'static str>,
     /// How often the event will be refused.
     poison: BTreeMap<Uuid, u32>,
+    /// Ends the process of a relay that sends it.
+    killer: Option<Uuid>,
 
     slots: Vec<Option<Life>>,
     lives: Vec<Relay>,
@@ -233,6 +235,7 @@ impl World {
             broker_down: false,
             suspended: BTreeSet::new(),
             poison: BTreeMap::new(),
+            killer: rng.random_bool(0.3).then(|| Uuid::from_u128(rng.random_range(1..200))),
             slots: vec![None; relays],
             lives: Vec::new(),
             history: History::new(),

@@ -8,7 +8,7 @@ use cqrs_outbox::engine::{Engine, Input};
 use rand::Rng;
 use uuid::Uuid;
 
-use super::{Clock, Life, Relay, TOPICS, World};
+use super::{Clock, Life, Relay, TOPICS, World, ms};
 
 impl World {
     pub(super) fn go_wrong(&mut self) {
@@ -114,7 +114,16 @@ impl World {
             cursor: 0,
         });
         self.slots[slot] = Some(life);
+        self.knock(life);
         self.pump(life);
+    }
+
+    /// The relay asks whether the broker is there until it is.
+    pub(super) fn knock(&mut self, life: Life) {
+        if self.broker_down {
+            return self.after(ms(100), move |world| world.knock(life));
+        }
+        self.input(life, Input::BrokerAnswers);
     }
 
     /// It is gone, with everything that it knew.
