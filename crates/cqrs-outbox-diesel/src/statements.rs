@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use cqrs_core::MessageId;
-use cqrs_outbox::{Lane, Lease, ReadRequest, Rejection, RelayId, StoreError};
+use cqrs_outbox::{GroupNo, Lane, Lease, ReadRequest, Rejection, RelayId, StoreError};
 use diesel::sql_types::{BigInt, Binary, Bool, Double, Integer, Nullable, Text};
 use diesel::{QueryResult, QueryableByName};
 use diesel_async::{AsyncConnection, TransactionManager};
@@ -226,7 +226,14 @@ pub trait Statements: Sized {
     fn leases(
         conn: &mut Self::Conn,
         incarnation: Uuid,
-    ) -> impl Future<Output = QueryResult<Vec<Lease>>> + Send;
+    ) -> impl Future<Output = QueryResult<Vec<LeaseRow>>> + Send;
+
+    /// Records what this relay is sending with suspicion.
+    fn record_suspects(
+        conn: &mut Self::Conn,
+        incarnation: Uuid,
+        ids: Option<&str>,
+    ) -> impl Future<Output = QueryResult<()>> + Send;
 
     /// How many groups and relays there are, and whether relaying is on hold.
     fn census(conn: &mut Self::Conn, lease: Duration) -> impl Future<Output = QueryResult<Census>> + Send;
@@ -423,17 +430,34 @@ pub struct Census {
 
 /// A lease, as it stands in the table.
 #[derive(QueryableByName, Debug)]
-pub(crate) struct LeaseRow {
+pub struct LeaseRow {
     #[diesel(sql_type = Integer)]
-    pub(crate) group_no: i32,
+    group_no: i32,
     #[diesel(sql_type = BigInt)]
     epoch: i64,
+    #[diesel(sql_type = Bool)]
+    dirty: bool,
+    #[diesel(sql_type = Nullable<Text>)]
+    suspects: Option<String>,
 }
 
-impl From<LeaseRow> for Lease {
-    fn from(row: LeaseRow) -> Self {
-        Lease { group: cqrs_outbox::GroupNo(row.group_no), epoch: row.epoch }
+impl LeaseRow {
+    pub(crate) fn lease(&self) -> Lease {
+        Lease { group: GroupNo(self.group_no), epoch: self.epoch }
     }
+
+    /// What its last owner was sending with suspicion, if that one ended without a release.
+    pub(crate) fn suspects(&self) -> Option<Vec<i64>> {
+        let ids = self.suspects.as_deref().unwrap_or_default();
+        self.dirty.then(|| ids.split(',').filter_map(|id| id.parse().ok()).collect())
+    }
+}
+
+/// A group.
+#[derive(QueryableByName, Debug)]
+pub(crate) struct GroupRow {
+    #[diesel(sql_type = Integer)]
+    pub(crate) group_no: i32,
 }
 
 /// The answer to a question.

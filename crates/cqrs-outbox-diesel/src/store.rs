@@ -13,7 +13,7 @@ use diesel::QueryResult;
 use crate::backend::Backend;
 use crate::error::store_error;
 use crate::outbox::{Outbox, commit, give_up};
-use crate::statements::{Due, groups_of};
+use crate::statements::{Due, LeaseRow, groups_of};
 use crate::tx::Tx;
 
 #[async_trait]
@@ -115,6 +115,15 @@ impl<B: Backend> OutboxStore for Outbox<B> {
         Ok(promoted)
     }
 
+    async fn record_suspects(&self, relay: &RelayId, ids: &[i64]) -> Result<(), StoreError> {
+        let ids = ids.iter().map(i64::to_string).collect::<Vec<_>>().join(",");
+        let mut conn = self.acquire_for_write().await?;
+        let ids = Some(ids.as_str()).filter(|ids| !ids.is_empty());
+        B::record_suspects(&mut conn, relay.incarnation, ids).await.map_err(store_error)?;
+        conn.give_back();
+        Ok(())
+    }
+
     async fn leave(&self, relay: &RelayId) -> Result<(), StoreError> {
         let mut tx = self.begin_short().await?;
         B::leave_groups(&mut tx, relay.incarnation).await.map_err(store_error)?;
@@ -146,7 +155,6 @@ async fn beat<B: Backend>(
 ) -> QueryResult<Ownership> {
     let (me, lease) = (relay.incarnation, beat.lease);
     B::seen(conn, relay).await?;
-    B::forget_relays(conn, lease).await?;
     if !beat.release.is_empty() {
         B::release(conn, me, &beat.release).await?;
     }
@@ -154,7 +162,11 @@ async fn beat<B: Backend>(
     if beat.take > 0 {
         B::take(conn, relay, lease, beat.take).await?;
     }
-    let leases = B::leases(conn, me).await?;
+    // Behind that, for what one that died was sending is wanted by whoever takes its groups.
+    B::forget_relays(conn, lease).await?;
+    let rows = B::leases(conn, me).await?;
+    let dirty = rows.iter().filter_map(|row| Some((row.lease().group, row.suspects()?))).collect();
+    let leases: Vec<Lease> = rows.iter().map(LeaseRow::lease).collect();
     if !leases.is_empty() {
         let groups = groups_of(&leases);
         if B::has_requests(conn).await? {
@@ -170,6 +182,7 @@ async fn beat<B: Backend>(
         groups: usize::try_from(census.all_groups).unwrap_or(0),
         relays: usize::try_from(census.relays).unwrap_or(1),
         hold: census.hold,
+        dirty,
     })
 }
 

@@ -179,6 +179,8 @@ CREATE TABLE IF NOT EXISTS cqrs_outbox_group (
     epoch       BIGINT NOT NULL DEFAULT 0,
     -- The last lease ended without a release.
     dirty       BOOLEAN NOT NULL DEFAULT false,
+    -- Then, what the relay that had it was sending with suspicion: ids, with commas between them.
+    suspects    TEXT CHARACTER SET ascii COLLATE ascii_bin,
     wanted_by   VARCHAR(36) CHARACTER SET ascii COLLATE ascii_bin
 ) ENGINE = InnoDB ROW_FORMAT = DYNAMIC DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;
 INSERT IGNORE INTO cqrs_outbox_group (group_no, first_slot, last_slot)
@@ -191,7 +193,9 @@ CREATE TABLE IF NOT EXISTS cqrs_outbox_relay (
     name        TEXT NOT NULL,
     version     TEXT NOT NULL,
     started_at  DATETIME(6) NOT NULL DEFAULT (utc_timestamp(6)),
-    seen_at     DATETIME(6) NOT NULL DEFAULT (utc_timestamp(6))
+    seen_at     DATETIME(6) NOT NULL DEFAULT (utc_timestamp(6)),
+    -- What it is sending with suspicion: ids, with commas between them.
+    suspects    TEXT CHARACTER SET ascii COLLATE ascii_bin
 ) ENGINE = InnoDB ROW_FORMAT = DYNAMIC DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;
 
 -- Deduplication keys outlive their rows, which vanish when they are settled. One that has expired is free.

@@ -116,6 +116,8 @@ CREATE TABLE cqrs_outbox_group (
     epoch       bigint NOT NULL DEFAULT 0,
     -- The last lease ended without a release.
     dirty       boolean NOT NULL DEFAULT false,
+    -- Then, what the relay that had it was sending with suspicion: ids, with commas between them.
+    suspects    text,
     wanted_by   uuid
 ) WITH (fillfactor = 50);
 INSERT INTO cqrs_outbox_group (group_no, first_slot, last_slot)
@@ -127,7 +129,9 @@ CREATE TABLE cqrs_outbox_relay (
     name        text NOT NULL,
     version     text NOT NULL,
     started_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
-    seen_at     timestamptz NOT NULL DEFAULT clock_timestamp()
+    seen_at     timestamptz NOT NULL DEFAULT clock_timestamp(),
+    -- What it is sending with suspicion: ids, with commas between them.
+    suspects    text
 ) WITH (fillfactor = 50);
 
 -- Deduplication keys outlive their rows, which vanish when they are settled. One that has expired is free.

@@ -170,6 +170,8 @@ CREATE TABLE cqrs_outbox_group (
     epoch       INTEGER NOT NULL DEFAULT 0,
     -- The last lease ended without a release.
     dirty       INTEGER NOT NULL DEFAULT 0,
+    -- Then, what the relay that had it was sending with suspicion: ids, with commas between them.
+    suspects    TEXT,
     wanted_by   TEXT
 );
 INSERT INTO cqrs_outbox_group (group_no, first_slot, last_slot) VALUES (0, 0, 4095);
@@ -181,7 +183,9 @@ CREATE TABLE cqrs_outbox_relay (
     version     TEXT NOT NULL,
     started_at  TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')),
     -- Seconds since 1970.
-    seen_at     REAL NOT NULL
+    seen_at     REAL NOT NULL,
+    -- What it is sending with suspicion: ids, with commas between them.
+    suspects    TEXT
 ) WITHOUT ROWID;
 
 -- Deduplication keys outlive their rows, which vanish when they are settled. One that has expired is free.

@@ -33,8 +33,8 @@ use crate::query::{Dialect, Query, Value};
 use crate::record::{NewRow, Record};
 use crate::schedule::{ScheduleFilter, ScheduledRecord};
 use crate::statements::{
-    Census, Due, Exists, LeaseRow, Micros, Number, Statements, TABLES, TakenKey, VersionRow, Versions, Wait,
-    attempts, joined, limit,
+    Census, Due, Exists, GroupRow, LeaseRow, Micros, Number, Statements, TABLES, TakenKey, VersionRow,
+    Versions, Wait, attempts, joined, limit,
 };
 use crate::status::StatusRow;
 use crate::tx::Tx;
@@ -400,6 +400,8 @@ impl Statements for MySql {
             .await?;
         if !free.is_empty() {
             sql_query(format!("{}{}", sql::TAKE, list(&values(free))))
+                .bind::<Text, _>(relay.incarnation.to_string())
+                .bind::<Text, _>(relay.incarnation.to_string())
                 .bind::<Text, _>(&relay.name)
                 .bind::<Text, _>(relay.incarnation.to_string())
                 .bind::<BigInt, _>(micros(lease))
@@ -409,10 +411,17 @@ impl Statements for MySql {
         Ok(())
     }
 
-    async fn leases(conn: &mut Connection, incarnation: Uuid) -> QueryResult<Vec<Lease>> {
-        let leases: Vec<LeaseRow> =
-            sql_query(sql::LEASES).bind::<Text, _>(incarnation.to_string()).load(conn).await?;
-        Ok(leases.into_iter().map(Into::into).collect())
+    async fn leases(conn: &mut Connection, incarnation: Uuid) -> QueryResult<Vec<LeaseRow>> {
+        sql_query(sql::LEASES).bind::<Text, _>(incarnation.to_string()).load(conn).await
+    }
+
+    async fn record_suspects(conn: &mut Connection, incarnation: Uuid, ids: Option<&str>) -> QueryResult<()> {
+        sql_query(sql::RECORD_SUSPECTS)
+            .bind::<Nullable<Text>, _>(ids)
+            .bind::<Text, _>(incarnation.to_string())
+            .execute(conn)
+            .await?;
+        Ok(())
     }
 
     async fn census(conn: &mut Connection, lease: Duration) -> QueryResult<Census> {
@@ -598,8 +607,8 @@ impl Statements for MySql {
             return Ok(Vec::new());
         }
         let lock = format!("{}{}{}", sql::LOCK_LEASES, pairs(leases), sql::SKIP_LOCKED);
-        let leases: Vec<LeaseRow> = sql_query(lock).load(conn).await?;
-        Ok(leases.into_iter().map(|lease| lease.group_no).collect())
+        let groups: Vec<GroupRow> = sql_query(lock).load(conn).await?;
+        Ok(groups.into_iter().map(|group| group.group_no).collect())
     }
 
     async fn due(conn: &mut Connection, groups: &[i32], limit: usize) -> QueryResult<Vec<Due>> {

@@ -121,6 +121,8 @@ pub(super) const SEEN: &str = "\
     INSERT INTO cqrs_outbox_relay (incarnation, name, version) VALUES (?, ?, ?) \
     ON DUPLICATE KEY UPDATE seen_at = utc_timestamp(6)";
 
+pub(super) const RECORD_SUSPECTS: &str = "UPDATE cqrs_outbox_relay SET suspects = ? WHERE incarnation = ?";
+
 pub(super) const FORGOTTEN_RELAYS: &str = "\
     SELECT incarnation AS value FROM cqrs_outbox_relay \
     WHERE seen_at < utc_timestamp(6) - INTERVAL 10 * ? MICROSECOND FOR UPDATE SKIP LOCKED";
@@ -143,14 +145,16 @@ pub(super) const FREE_GROUPS: &str = "\
         OR expires_at > utc_timestamp(6) + INTERVAL 2 * ? MICROSECOND \
     ORDER BY group_no LIMIT ? FOR UPDATE SKIP LOCKED";
 
-/// Followed by the groups. Assignments take effect from left to right: `dirty` is about the incarnation before.
+/// Followed by the groups. Assignments take effect from left to right: the first two are about the incarnation before.
 pub(super) const TAKE: &str = "\
-    UPDATE cqrs_outbox_group SET dirty = dirty OR incarnation IS NOT NULL, owner = ?, incarnation = ?, \
-        epoch = epoch + 1, expires_at = utc_timestamp(6) + INTERVAL ? MICROSECOND \
+    UPDATE cqrs_outbox_group SET dirty = dirty OR coalesce(incarnation <> ?, false), \
+        suspects = IF(incarnation <> ?, (SELECT r.suspects FROM cqrs_outbox_relay r \
+            WHERE r.incarnation = cqrs_outbox_group.incarnation), suspects), \
+        owner = ?, incarnation = ?, epoch = epoch + 1, expires_at = utc_timestamp(6) + INTERVAL ? MICROSECOND \
     WHERE group_no IN ";
 
 pub(super) const LEASES: &str = "\
-    SELECT group_no, epoch FROM cqrs_outbox_group \
+    SELECT group_no, epoch, dirty, suspects FROM cqrs_outbox_group \
     WHERE incarnation = ? AND expires_at > utc_timestamp(6) ORDER BY group_no";
 
 pub(super) const CENSUS: &str = "\
@@ -337,7 +341,7 @@ pub(super) fn due(group: i32, limit: usize) -> String {
 
 /// Followed by pairs of group and epoch. `FOR UPDATE`, for a shared lock that skips is written in two ways.
 pub(super) const LOCK_LEASES: &str =
-    "SELECT group_no, epoch FROM cqrs_outbox_group FORCE INDEX (PRIMARY) WHERE (group_no, epoch) IN ";
+    "SELECT group_no FROM cqrs_outbox_group FORCE INDEX (PRIMARY) WHERE (group_no, epoch) IN ";
 
 pub(super) const SKIP_LOCKED: &str = " ORDER BY group_no FOR UPDATE SKIP LOCKED";
 

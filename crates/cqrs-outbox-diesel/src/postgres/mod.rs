@@ -34,8 +34,8 @@ use crate::query::{Dialect, Query, Value};
 use crate::record::{NewRow, Record};
 use crate::schedule::{ScheduleFilter, ScheduledRecord};
 use crate::statements::{
-    Census, Due, Exists, LeaseRow, Micros, Number, Reach, Statements, TABLES, TakenKey, VersionRow, Versions,
-    Wait, attempts, groups_of, limit,
+    Census, Due, Exists, GroupRow, LeaseRow, Micros, Number, Reach, Statements, TABLES, TakenKey, VersionRow,
+    Versions, Wait, attempts, groups_of, limit,
 };
 use crate::status::StatusRow;
 use crate::tx::Tx;
@@ -322,9 +322,21 @@ impl Statements for Pg {
         Ok(())
     }
 
-    async fn leases(conn: &mut AsyncPgConnection, incarnation: Uuid) -> QueryResult<Vec<Lease>> {
-        let leases: Vec<LeaseRow> = sql_query(sql::LEASES).bind::<SqlUuid, _>(incarnation).load(conn).await?;
-        Ok(leases.into_iter().map(Into::into).collect())
+    async fn leases(conn: &mut AsyncPgConnection, incarnation: Uuid) -> QueryResult<Vec<LeaseRow>> {
+        sql_query(sql::LEASES).bind::<SqlUuid, _>(incarnation).load(conn).await
+    }
+
+    async fn record_suspects(
+        conn: &mut AsyncPgConnection,
+        incarnation: Uuid,
+        ids: Option<&str>,
+    ) -> QueryResult<()> {
+        sql_query(sql::RECORD_SUSPECTS)
+            .bind::<Nullable<Text>, _>(ids)
+            .bind::<SqlUuid, _>(incarnation)
+            .execute(conn)
+            .await?;
+        Ok(())
     }
 
     async fn census(conn: &mut AsyncPgConnection, lease: Duration) -> QueryResult<Census> {
@@ -520,12 +532,12 @@ impl Statements for Pg {
 
     async fn lock_leases(conn: &mut AsyncPgConnection, leases: &[Lease]) -> QueryResult<Vec<i32>> {
         let epochs: Vec<i64> = leases.iter().map(|lease| lease.epoch).collect();
-        let leases: Vec<LeaseRow> = sql_query(sql::LOCK_LEASES)
+        let groups: Vec<GroupRow> = sql_query(sql::LOCK_LEASES)
             .bind::<Array<Integer>, _>(groups_of(leases))
             .bind::<Array<BigInt>, _>(epochs)
             .load(conn)
             .await?;
-        Ok(leases.into_iter().map(|lease| lease.group_no).collect())
+        Ok(groups.into_iter().map(|group| group.group_no).collect())
     }
 
     async fn due(conn: &mut AsyncPgConnection, groups: &[i32], max: usize) -> QueryResult<Vec<Due>> {

@@ -103,6 +103,8 @@ pub(super) const SEEN: &str = "\
     INSERT INTO cqrs_outbox_relay (incarnation, name, version) VALUES ($1, $2, $3) \
     ON CONFLICT (incarnation) DO UPDATE SET seen_at = clock_timestamp()";
 
+pub(super) const RECORD_SUSPECTS: &str = "UPDATE cqrs_outbox_relay SET suspects = $1 WHERE incarnation = $2";
+
 pub(super) const FORGET_RELAYS: &str = "\
     DELETE FROM cqrs_outbox_relay WHERE incarnation IN ( \
         SELECT incarnation FROM cqrs_outbox_relay \
@@ -121,7 +123,9 @@ pub(super) const RENEW: &str = "\
 pub(super) const TAKE: &str = "\
     UPDATE cqrs_outbox_group SET owner = $2, incarnation = $1, epoch = epoch + 1, \
         expires_at = clock_timestamp() + make_interval(secs => $3), \
-        dirty = dirty OR incarnation IS NOT NULL \
+        dirty = dirty OR coalesce(incarnation <> $1, false), \
+        suspects = CASE WHEN incarnation <> $1 THEN (SELECT r.suspects FROM cqrs_outbox_relay r \
+            WHERE r.incarnation = cqrs_outbox_group.incarnation) ELSE suspects END \
     WHERE group_no IN ( \
         SELECT group_no FROM cqrs_outbox_group \
         WHERE incarnation IS NULL OR expires_at <= clock_timestamp() \
@@ -129,7 +133,7 @@ pub(super) const TAKE: &str = "\
         ORDER BY group_no LIMIT $4 FOR UPDATE SKIP LOCKED)";
 
 pub(super) const LEASES: &str = "\
-    SELECT group_no, epoch FROM cqrs_outbox_group \
+    SELECT group_no, epoch, dirty, suspects FROM cqrs_outbox_group \
     WHERE incarnation = $1 AND expires_at > clock_timestamp() ORDER BY group_no";
 
 pub(super) const CENSUS: &str = "\
@@ -381,7 +385,7 @@ pub(super) const NEXT_DUE: &str = "\
         SELECT deliver_at FROM cqrs_outbox_scheduled WHERE (slot / 64) = grp.no ORDER BY deliver_at LIMIT 1) s";
 
 pub(super) const LOCK_LEASES: &str = "\
-    SELECT group_no, epoch FROM cqrs_outbox_group \
+    SELECT group_no FROM cqrs_outbox_group \
     WHERE (group_no, epoch) IN (SELECT * FROM unnest($1::int[], $2::bigint[])) \
     ORDER BY group_no FOR SHARE SKIP LOCKED";
 

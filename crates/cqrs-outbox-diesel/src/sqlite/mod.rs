@@ -27,8 +27,8 @@ use crate::query::{Dialect, Query, Value};
 use crate::record::{NewRow, Record};
 use crate::schedule::{ScheduleFilter, ScheduledRecord};
 use crate::statements::{
-    Census, Due, Exists, LeaseRow, Micros, Number, Statements, TABLES, TakenKey, VersionRow, Versions, Wait,
-    attempts, groups_of, joined, limit,
+    Census, Due, Exists, GroupRow, LeaseRow, Micros, Number, Statements, TABLES, TakenKey, VersionRow,
+    Versions, Wait, attempts, groups_of, joined, limit,
 };
 use crate::status::StatusRow;
 use crate::tx::Tx;
@@ -318,10 +318,17 @@ impl Statements for Sqlite {
         Ok(())
     }
 
-    async fn leases(conn: &mut Connection, incarnation: Uuid) -> QueryResult<Vec<Lease>> {
-        let leases: Vec<LeaseRow> =
-            sql_query(sql::LEASES).bind::<Text, _>(incarnation.to_string()).load(conn).await?;
-        Ok(leases.into_iter().map(Into::into).collect())
+    async fn leases(conn: &mut Connection, incarnation: Uuid) -> QueryResult<Vec<LeaseRow>> {
+        sql_query(sql::LEASES).bind::<Text, _>(incarnation.to_string()).load(conn).await
+    }
+
+    async fn record_suspects(conn: &mut Connection, incarnation: Uuid, ids: Option<&str>) -> QueryResult<()> {
+        sql_query(sql::RECORD_SUSPECTS)
+            .bind::<Nullable<Text>, _>(ids)
+            .bind::<Text, _>(incarnation.to_string())
+            .execute(conn)
+            .await?;
+        Ok(())
     }
 
     async fn census(conn: &mut Connection, lease: Duration) -> QueryResult<Census> {
@@ -495,9 +502,9 @@ impl Statements for Sqlite {
 
     /// The transaction is immediate: nobody else writes.
     async fn lock_leases(conn: &mut Connection, leases: &[Lease]) -> QueryResult<Vec<i32>> {
-        let leases: Vec<LeaseRow> =
+        let groups: Vec<GroupRow> =
             sql_query(sql::CURRENT_LEASES).bind::<Text, _>(pairs(leases)).load(conn).await?;
-        Ok(leases.into_iter().map(|lease| lease.group_no).collect())
+        Ok(groups.into_iter().map(|group| group.group_no).collect())
     }
 
     async fn due(conn: &mut Connection, groups: &[i32], max: usize) -> QueryResult<Vec<Due>> {

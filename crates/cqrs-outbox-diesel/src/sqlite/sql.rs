@@ -89,6 +89,8 @@ pub(super) const SEEN: &str = "\
     VALUES (?, ?, ?, unixepoch('now', 'subsec')) \
     ON CONFLICT (incarnation) DO UPDATE SET seen_at = unixepoch('now', 'subsec')";
 
+pub(super) const RECORD_SUSPECTS: &str = "UPDATE cqrs_outbox_relay SET suspects = ? WHERE incarnation = ?";
+
 pub(super) const FORGET_RELAYS: &str =
     "DELETE FROM cqrs_outbox_relay WHERE seen_at < unixepoch('now', 'subsec') - 10 * ?";
 
@@ -104,7 +106,10 @@ pub(super) const RENEW: &str = "\
 
 pub(super) const TAKE: &str = "\
     UPDATE cqrs_outbox_group SET owner = ?2, incarnation = ?1, epoch = epoch + 1, \
-        expires_at = unixepoch('now', 'subsec') + ?3, dirty = max(dirty, incarnation IS NOT NULL) \
+        expires_at = unixepoch('now', 'subsec') + ?3, \
+        dirty = max(dirty, coalesce(incarnation <> ?1, 0)), \
+        suspects = iif(incarnation <> ?1, (SELECT r.suspects FROM cqrs_outbox_relay r \
+            WHERE r.incarnation = cqrs_outbox_group.incarnation), suspects) \
     WHERE group_no IN ( \
         SELECT group_no FROM cqrs_outbox_group \
         WHERE incarnation IS NULL OR expires_at <= unixepoch('now', 'subsec') \
@@ -112,7 +117,7 @@ pub(super) const TAKE: &str = "\
         ORDER BY group_no LIMIT ?4)";
 
 pub(super) const LEASES: &str = "\
-    SELECT group_no, epoch FROM cqrs_outbox_group \
+    SELECT group_no, epoch, dirty, suspects FROM cqrs_outbox_group \
     WHERE incarnation = ? AND expires_at > unixepoch('now', 'subsec') ORDER BY group_no";
 
 pub(super) const CENSUS: &str = "\
@@ -286,7 +291,7 @@ pub(super) const NEXT_DUE: &str = "\
     WHERE 0 IN (SELECT value FROM json_each(?)) UNION ALL SELECT NULL LIMIT 1";
 
 pub(super) const CURRENT_LEASES: &str = "\
-    SELECT group_no, epoch FROM cqrs_outbox_group \
+    SELECT group_no FROM cqrs_outbox_group \
     WHERE EXISTS (SELECT 1 FROM json_each(?) WHERE value ->> 0 = group_no AND value ->> 1 = epoch)";
 
 pub(super) const DUE: &str = "\

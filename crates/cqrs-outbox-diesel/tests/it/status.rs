@@ -123,7 +123,7 @@ async fn a_lease_that_has_expired_is_nobodys<D: Db>(site: &Site) {
     let outbox = site.outbox::<D>().await;
     let store = D::store(&outbox);
     let one = relay("one");
-    store.heartbeat(&one, &beat(usize::MAX, Duration::from_millis(1))).await.unwrap();
+    store.heartbeat(&one, &beat(usize::MAX, Duration::from_millis(50))).await.unwrap();
     let expired = async {
         loop {
             let status = outbox.status().await.unwrap();

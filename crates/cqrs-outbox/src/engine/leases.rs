@@ -68,7 +68,7 @@ impl Engine {
         for group in lost {
             self.lose(group);
         }
-        // What there was has been looked at since they were taken.
+        // What there was has been looked at since they were taken, or is about to be.
         if !self.read_now && !self.read_parked_now {
             let watched = self.groups.iter().filter(|(_, owned)| owned.watched > 0);
             for group in watched.map(|(group, _)| *group).collect::<Vec<_>>() {

@@ -1116,7 +1116,7 @@ fn what_a_dead_relay_left_is_sent_when_the_store_knows_of_it() {
     desk.receipt(13);
     assert_eq!(desk.suspects, [NONE], "it is over");
     desk.hear(Input::SuspectsRecorded(Ok(())));
-    desk.settled();
+    assert_eq!([desk.settled(), desk.settled()], [vec![11], vec![12, 13]]);
     desk.read_nothing();
 
     // All that waited when the group was taken over has gone.

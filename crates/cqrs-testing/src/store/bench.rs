@@ -333,6 +333,10 @@ impl<S: StoreUnderTest> Owner<S> {
         Ok(self.store().promote(leases, limit).await?)
     }
 
+    pub(super) async fn record_suspects(&self, ids: &[i64]) -> Checked {
+        Ok(self.store().record_suspects(&self.relay, ids).await?)
+    }
+
     pub(super) async fn leave(&self) -> Checked {
         Ok(self.store().leave(&self.relay).await?)
     }

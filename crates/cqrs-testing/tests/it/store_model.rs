@@ -64,6 +64,10 @@ pub(crate) enum Fault {
     ReleasesForOthers,
     KeepsReleased,
     ReleasesLaterLeases,
+    ForgetsSuspects,
+    KeepsOldSuspects,
+    SuspectsTheLate,
+    SuspectsAfterRelease,
     EpochStays,
     EpochStaysAfterExpiry,
     NeverRenews,
@@ -202,6 +206,7 @@ struct Tables {
     gates: BTreeMap<Vec<u8>, Option<Duration>>,
     leases: BTreeMap<i32, LeaseRow>,
     relays: HashMap<Uuid, Duration>,
+    suspects: HashMap<Uuid, Vec<i64>>,
     requests: Vec<(Request, Uuid)>,
     inbox: HashSet<InboxRow>,
     scheduled: BTreeMap<i64, (Duration, OutboxRow)>,
@@ -220,8 +225,10 @@ struct Parked {
 #[derive(Clone, Debug, Default)]
 struct LeaseRow {
     owner: Option<String>,
+    incarnation: Option<Uuid>,
     expires: Duration,
     epoch: i64,
+    dirty: Option<Vec<i64>>,
 }
 
 pub(crate) struct ModelTx {
@@ -694,6 +701,7 @@ impl OutboxStore for Model {
         let (mut tables, now, me) = (self.tables(), self.now(), self.me(relay));
         tables.relays.insert(relay.incarnation, now);
         let mut take = if self.has(Fault::TakesTooMany) { usize::MAX } else { heartbeat.take };
+        let tables = &mut *tables;
         for (group, lease) in &mut tables.leases {
             let mine = lease.owner.as_ref() == Some(&me);
             let given = heartbeat.release.iter().find(|given| given.group == GroupNo(*group));
@@ -715,7 +723,16 @@ impl OutboxStore for Model {
                 let stays = self.has(Fault::EpochStays)
                     || self.has(Fault::EpochStaysAfterExpiry) && lease.owner.is_some();
                 let epoch = lease.epoch + i64::from(!stays);
-                *lease = LeaseRow { owner: Some(me.clone()), expires: now + heartbeat.lease, epoch };
+                let before = lease.incarnation.replace(relay.incarnation);
+                let ended = lease.owner.is_some() || self.has(Fault::SuspectsAfterRelease);
+                let other = before != Some(relay.incarnation) || self.has(Fault::SuspectsTheLate);
+                lease.dirty = match before.filter(|_| ended && other) {
+                    Some(_) if self.has(Fault::ForgetsSuspects) => Some(Vec::new()),
+                    Some(before) => Some(tables.suspects.get(&before).cloned().unwrap_or_default()),
+                    None => lease.dirty.take().filter(|_| lease.owner.is_some()),
+                };
+                (lease.owner, lease.expires) = (Some(me.clone()), now + heartbeat.lease);
+                lease.epoch = epoch;
                 take -= 1;
             }
         }
@@ -728,7 +745,7 @@ impl OutboxStore for Model {
             })
             .map(|(group, lease)| Lease { group: GroupNo(*group), epoch: lease.epoch })
             .collect();
-        self.carry_out_requests(&mut tables, &leases);
+        self.carry_out_requests(tables, &leases);
         let relays = match self.0.fault {
             Fault::NeverForgetsRelays => tables.relays.len(),
             Fault::CountsOwnersOnly => {
@@ -736,7 +753,9 @@ impl OutboxStore for Model {
             }
             _ => tables.relays.values().filter(|seen| alive(seen)).count(),
         };
-        Ok(Ownership { leases, groups: tables.leases.len(), relays, hold: false })
+        let dirty = leases.iter().map(|lease| lease.group);
+        let dirty = dirty.filter_map(|group| Some((group, tables.leases[&group.0].dirty.clone()?))).collect();
+        Ok(Ownership { leases, groups: tables.leases.len(), relays, hold: false, dirty })
     }
 
     async fn read(&self, request: &ReadRequest) -> Result<Vec<OutboxRow>, StoreError> {
@@ -953,6 +972,18 @@ impl OutboxStore for Model {
             .min();
         let next_due = next.filter(|_| !self.has(Fault::KnowsNoNextDue)).map(|due| due.saturating_sub(now));
         Ok(Promoted { moved: due.len(), next_due })
+    }
+
+    async fn record_suspects(&self, relay: &RelayId, ids: &[i64]) -> Result<(), StoreError> {
+        self.round_trip().await;
+        let keeps = self.has(Fault::KeepsOldSuspects);
+        let mut tables = self.tables();
+        let suspects = tables.suspects.entry(relay.incarnation).or_default();
+        if !keeps {
+            suspects.clear();
+        }
+        suspects.extend(ids);
+        Ok(())
     }
 
     async fn leave(&self, relay: &RelayId) -> Result<(), StoreError> {

@@ -1,8 +1,9 @@
 //! Who may send what, and until when.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use cqrs_outbox::{GroupNo, Lease};
+use cqrs_outbox::{GroupNo, Lease, Ownership};
 use futures_util::future;
 use tokio::time::{self, Instant};
 
@@ -186,4 +187,46 @@ pub(super) async fn leave<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Checked {
     let before = two.leases.clone();
     two.beat(LONG, 0, Vec::new()).await?;
     ensure_eq("its leases after the first left once more", &two.leases, &before)
+}
+
+pub(super) async fn suspects<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Checked {
+    let lease = bench.settings.lease;
+    let table = bench.open().await?;
+    let dirty = |ownership: &Ownership| ownership.dirty.clone();
+    let (mut one, mut two) = (table.relay("one"), table.relay("two"));
+    ensure_eq(
+        "dirty groups at first",
+        dirty(&one.beat(lease, usize::MAX, Vec::new()).await?),
+        BTreeMap::new(),
+    )?;
+    one.record_suspects(&[7, 8]).await?;
+    one.record_suspects(&[9, i64::MAX]).await?;
+    two.beat(LONG, 0, Vec::new()).await?;
+    two.record_suspects(&[5]).await?;
+    time::sleep(lease + lease / 10).await;
+    // For longer than a lease it was not seen.
+    let taken = two.beat(LONG, usize::MAX, Vec::new()).await?;
+    let of_one: BTreeMap<_, _> = two.owned().into_iter().map(|group| (group, vec![9, i64::MAX])).collect();
+    ensure(!of_one.is_empty(), || "nothing was taken over".to_owned())?;
+    ensure_eq("what was left of the relay that died", dirty(&taken), of_one.clone())?;
+    let again = two.beat(LONG, 0, Vec::new()).await?;
+    ensure_eq("the same in the next answer", dirty(&again), of_one)?;
+
+    // A relay that leaves has sent all that it had to.
+    two.leave().await?;
+    let mut three = table.relay("three");
+    let taken = three.beat(lease, usize::MAX, Vec::new()).await?;
+    ensure_eq("dirty groups after one left", dirty(&taken), BTreeMap::new())?;
+
+    // One that was late itself was not ended by what it was sending; one that had recorded nothing left nothing.
+    three.record_suspects(&[11]).await?;
+    time::sleep(lease + lease / 10).await;
+    let late = three.beat(lease, usize::MAX, Vec::new()).await?;
+    ensure_eq("dirty groups of one that was late itself", dirty(&late), BTreeMap::new())?;
+    three.record_suspects(&[]).await?;
+    time::sleep(lease + lease / 10).await;
+    let mut four = table.relay("four");
+    let taken = four.beat(LONG, usize::MAX, Vec::new()).await?;
+    let nothing: BTreeMap<_, _> = four.owned().into_iter().map(|group| (group, Vec::new())).collect();
+    ensure_eq("what was left of one that was sending nothing", dirty(&taken), nothing)
 }

@@ -77,6 +77,7 @@ rows! {
     "lease-clock", "a lease that ends more than two lease times ahead counts as expired" => leases::clock;
     "census", "relays are counted while they live" => leases::census;
     "leave", "a relay that leaves frees its groups at once" => leases::leave;
+    "suspects", "what a relay that died had recorded is told to whoever takes its groups, and nothing of one that left or was late" => leases::suspects;
 
     "fence-park", "a relay that has lost its lease parks nothing" => fences::park;
     "fence-bury", "a relay that has lost its lease buries nothing" => fences::bury;
