@@ -140,8 +140,8 @@ pub trait OutboxStore: fmt::Debug + Send + Sync + 'static {
     /// In this order: records that the relay lives, gives groups back, renews its leases, takes groups that are free or
     /// whose lease has expired, and carries out the operators' requests for its groups.
     ///
-    /// Taking a group raises its epoch, and marks it dirty if its last lease ended without a release. A lease that
-    /// ends more than two lease times ahead (the clock was set back) counts as expired.
+    /// Taking a group raises its epoch, and marks it dirty if its last lease was another relay's and ended without a release,
+    /// with what that one had recorded of its suspects at the end. A lease that ends more than two lease times ahead (the clock was set back) counts as expired.
     async fn heartbeat(&self, relay: &RelayId, heartbeat: &Heartbeat) -> Result<Ownership, StoreError>;
 
     /// The rows of the hot table that may be sent, in ascending order of their ids, as of one snapshot that begins after

@@ -21,6 +21,9 @@ pub(super) struct Recorder {
     /// How often these events are to be refused yet.
     refusals: Mutex<HashMap<Uuid, u32>>,
     accepted: watch::Sender<usize>,
+    /// The process of a relay that sends this event ends.
+    killer: Mutex<Option<Uuid>>,
+    killed: watch::Sender<usize>,
 }
 
 impl Recorder {
@@ -29,12 +32,24 @@ impl Recorder {
             history: history.clone(),
             refusals: Mutex::default(),
             accepted: watch::Sender::new(0),
+            killer: Mutex::default(),
+            killed: watch::Sender::new(0),
         })
     }
 
     /// The event is at fault, so many times.
     pub(super) fn refuse(&self, event: Uuid, times: u32) {
         self.refusals.lock().unwrap_or_else(PoisonError::into_inner).insert(event, times);
+    }
+
+    /// The process of a relay that sends this event ends: what comes of it is up to who waits for [`kills`](Self::kills).
+    pub(super) fn ends_processes(&self, event: Uuid) {
+        self.killer.lock().unwrap_or_else(PoisonError::into_inner).replace(event);
+    }
+
+    /// Waits for the event that ends processes to be sent for the so manieth time.
+    pub(super) async fn kills(&self, times: usize) {
+        self.killed.subscribe().wait_for(|killed| *killed >= times).await.ok();
     }
 
     /// Waits until it has so many messages, duplicates included.
@@ -60,6 +75,10 @@ impl MessageBroker for Recorder {
 
     async fn enqueue(&self, message: &Message) -> Result<Confirm, BrokerError> {
         let event = message.id.as_ref().and_then(|id| id.to_uuid()).unwrap_or_default();
+        if *self.killer.lock().unwrap_or_else(PoisonError::into_inner) == Some(event) {
+            self.killed.send_modify(|killed| *killed += 1);
+            std::future::pending::<()>().await;
+        }
         if self.refuses(event) {
             return Err(BrokerError::new(ErrorClass::Event, "refused, as asked for"));
         }

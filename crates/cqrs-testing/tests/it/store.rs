@@ -20,10 +20,11 @@ impl StoreUnderTest for Memory {
 }
 
 /// What the in-memory outbox does not have.
-const NOT_THERE: [&str; 8] = [
+const NOT_THERE: [&str; 9] = [
     "plain-sql",
     "replay",
     "discard",
+    "relay-killed-by-event",
     "inbox-twice",
     "inbox-at-once",
     "inbox-rollback",

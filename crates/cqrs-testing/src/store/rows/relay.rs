@@ -8,10 +8,11 @@ use cqrs_core::Message;
 use cqrs_outbox::{OutboxRelay, OutboxStore, RelaySettings};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
+use tokio::time;
 
 use crate::history::History;
 use crate::store::StoreUnderTest;
-use crate::store::bench::{Bench, Checked, Table, ensure, ensure_eq, event, fail, labels};
+use crate::store::bench::{Bench, Checked, Table, ensure, ensure_eq, event, fail, labels, skip};
 use crate::store::recorder::Recorder;
 
 const WRITERS: usize = 4;
@@ -217,4 +218,45 @@ async fn late<S: StoreUnderTest>(
         history.committed(Some(Bytes::from_static(b"a")), id(&message), 100);
     }
     recorder.until(count + 1, bench.settings.patience).await
+}
+
+/// What ends the process ends it again wherever the event goes next, until that is found out.
+pub(super) async fn killed_by_event<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Checked {
+    let (table, history) = (bench.open().await?, History::new());
+    let recorder = Recorder::new(&history);
+    let mut killer = None;
+    for nth in 0..3 {
+        let messages = ["a", "b", "c"].map(|key| event(Some(key), &nth.to_string()));
+        for message in table.commit(messages).await? {
+            match (message.key.as_deref(), nth) {
+                (Some(b"b"), 1) => killer = Some(id(&message)),
+                // It waits for what someone does about the one before it.
+                (Some(b"b"), 2) => {}
+                _ => history.committed(message.key.clone(), id(&message), nth),
+            }
+        }
+    }
+    let Some(killer) = killer else { return fail("nothing was committed") };
+    recorder.ends_processes(killer);
+    let mut kills = 0;
+    let dead = loop {
+        let relay = relay(&table, &recorder, bench.settings.lease / 2, "relay")?;
+        tokio::select! {
+            run = bench.bounded("sending the rest", relay.run_until_empty()) => run??,
+            () = recorder.kills(kills + 1) => {
+                kills += 1;
+                ensure(kills <= 5, || "an event ended five processes, and was tried once more".to_owned())?;
+                continue;
+            }
+        }
+        // It may wait aside.
+        match bench.dead_letters(&table).await? {
+            None => return skip("the dead letters cannot be listed"),
+            Some(dead) if !dead.is_empty() => break dead,
+            Some(_) => time::sleep(Duration::from_millis(50)).await,
+        }
+    };
+    ensure_eq("the dead letters", dead.iter().map(|dead| dead.event_id).collect::<Vec<_>>(), [killer])?;
+    let verdict = history.check();
+    ensure(verdict.is_clean(), || verdict.to_string())
 }
