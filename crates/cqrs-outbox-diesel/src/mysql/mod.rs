@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use cqrs_core::{Database, MessageId};
-use cqrs_outbox::{Lane, Lease, ReadRequest, Rejection, RelayId, StoreError};
+use cqrs_outbox::{Lane, Lease, ReadRequest, Rejection, RelayId, StoreError, table};
 use diesel::mysql::Mysql;
 use diesel::query_builder::{BoxedSqlQuery, SqlQuery};
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
@@ -635,19 +635,11 @@ fn bind_row(
     insert: BoxedSqlQuery<'static, Mysql, SqlQuery>,
     row: NewRow,
 ) -> BoxedSqlQuery<'static, Mysql, SqlQuery> {
-    let tombstone = i32::from(row.payload.is_none());
-    insert
-        .bind::<Text, _>(row.event_id.to_string())
-        .bind::<Text, _>(row.event_name)
-        .bind::<Text, _>(row.event_kind)
-        .bind::<Integer, _>(row.event_version)
-        .bind::<Text, _>(row.topic)
-        .bind::<Nullable<Binary>, _>(row.message_key)
-        .bind::<Text, _>(row.headers)
-        .bind::<Text, _>(row.content_type)
-        .bind::<Nullable<Binary>, _>(row.payload)
-        .bind::<Integer, _>(tombstone)
-        .bind::<Text, _>(datetime(row.occurred_at))
+    row.into_values(table::Dialect::MySql).into_iter().fold(insert, |insert, value| match value {
+        table::Value::Text(text) => insert.bind::<Text, _>(text),
+        table::Value::Bytes(bytes) => insert.bind::<Nullable<Binary>, _>(bytes),
+        table::Value::Integer(number) => insert.bind::<Integer, _>(number),
+    })
 }
 
 fn datetime(at: DateTime<Utc>) -> String {

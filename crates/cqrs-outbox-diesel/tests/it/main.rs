@@ -8,6 +8,7 @@
 mod backend;
 mod cuts;
 mod dead_letters;
+mod drivers;
 mod events;
 mod explain;
 mod floors;
@@ -42,6 +43,7 @@ fn main() {
     trials.on_each::<scheduled::All>();
     trials.on_each::<writing::All>();
     trials.on_each::<dead_letters::All>();
+    trials.on_each::<drivers::All>();
     sqlite::trials(&mut trials);
     postgres::trials(&mut trials);
     floors::trials(&mut trials);
