@@ -30,6 +30,9 @@ mod store;
 mod tx;
 mod writing;
 
+#[doc = include_str!("../TABLES.md")]
+pub mod tables {}
+
 /// The tables as SQL, oldest step first: print it, or run [`Outbox::migrate`].
 pub mod migrations {
     #[cfg(feature = "mysql")]

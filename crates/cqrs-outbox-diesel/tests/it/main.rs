@@ -24,6 +24,7 @@ mod servers;
 mod sqlite;
 mod status;
 mod suite;
+mod tables;
 mod transactions;
 mod writing;
 
@@ -44,6 +45,7 @@ fn main() {
     trials.on_each::<writing::All>();
     trials.on_each::<dead_letters::All>();
     trials.on_each::<drivers::All>();
+    trials.on_each::<tables::All>();
     sqlite::trials(&mut trials);
     postgres::trials(&mut trials);
     floors::trials(&mut trials);
