@@ -1,6 +1,7 @@
 //! MariaDB and MySQL.
 
 mod connect;
+mod drift;
 mod read;
 mod sql;
 mod watch;
@@ -27,6 +28,7 @@ pub use self::connect::MySqlBuilder;
 use self::connect::Pools;
 use crate::backend::Backend;
 use crate::dead_letters::{DeadRow, FullDeadRow};
+use crate::drift::Fact;
 use crate::migration::{MYSQL, Migration};
 use crate::network::pool_error;
 use crate::query::{Dialect, Query, Value};
@@ -149,6 +151,14 @@ impl Statements for MySql {
 
     async fn check_tables(conn: &mut Connection) -> QueryResult<()> {
         sql_query(TABLES).execute(conn).await.map(drop)
+    }
+
+    async fn describe(conn: &mut Connection) -> QueryResult<Vec<Fact>> {
+        drift::describe(conn).await
+    }
+
+    async fn describe_fresh(conn: &mut Connection) -> QueryResult<Vec<Fact>> {
+        drift::describe_fresh(conn).await
     }
 
     async fn set_schema_version(

@@ -1,6 +1,7 @@
 //! SQLite.
 
 mod connect;
+mod drift;
 mod sql;
 
 use std::collections::HashMap;
@@ -22,6 +23,7 @@ pub use self::connect::SqliteBuilder;
 use crate::backend::Backend;
 use crate::choice::{self, Choice, Present};
 use crate::dead_letters::{DeadRow, FullDeadRow};
+use crate::drift::Fact;
 use crate::migration::{Migration, SQLITE};
 use crate::query::{Dialect, Query, Value};
 use crate::record::{NewRow, Record};
@@ -229,6 +231,14 @@ impl Statements for Sqlite {
 
     async fn check_tables(conn: &mut Connection) -> QueryResult<()> {
         sql_query(TABLES).execute(conn).await.map(drop)
+    }
+
+    async fn describe(conn: &mut Connection) -> QueryResult<Vec<Fact>> {
+        drift::describe(conn).await
+    }
+
+    async fn describe_fresh(_conn: &mut Connection) -> QueryResult<Vec<Fact>> {
+        drift::describe_fresh().await
     }
 
     async fn set_schema_version(

@@ -8,6 +8,7 @@
 mod backend;
 mod cuts;
 mod dead_letters;
+mod drift;
 mod drivers;
 mod events;
 mod explain;
@@ -46,7 +47,9 @@ fn main() {
     trials.on_each::<dead_letters::All>();
     trials.on_each::<drivers::All>();
     trials.on_each::<tables::All>();
+    trials.on_each::<drift::All>();
     sqlite::trials(&mut trials);
+    drift::trials(&mut trials);
     postgres::trials(&mut trials);
     floors::trials(&mut trials);
     plans::trials(&mut trials);
