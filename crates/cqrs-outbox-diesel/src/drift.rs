@@ -100,6 +100,7 @@ pub struct Fact {
     pub(crate) definition: String,
 }
 
+#[cfg(any(feature = "mysql", feature = "sqlite", test))]
 impl Fact {
     pub(crate) fn new(table: &str, part: Part, name: &str, definition: impl Into<String>) -> Self {
         Self { table: table.to_owned(), part, name: name.to_owned(), definition: definition.into() }
@@ -223,7 +224,8 @@ impl<B: Backend> Outbox<B> {
     /// PostgreSQL, which everyone has by default, and `CREATE TEMPORARY TABLES` on MariaDB and MySQL. Not for a server that
     /// is read-only.
     ///
-    /// Not looked at are privileges, the server's own settings, and the rows but for those of `cqrs_outbox_group`.
+    /// Not looked at are privileges, the server's own settings, and the rows but for those of `cqrs_outbox_group`. Triggers on
+    /// MariaDB and MySQL are seen by who has the privilege `TRIGGER`.
     ///
     /// # Errors
     ///
