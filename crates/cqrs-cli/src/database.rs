@@ -7,7 +7,7 @@ use cqrs::outbox::OutboxStore;
 use cqrs::{Error, ErrorKind, Result};
 use cqrs_outbox_diesel::migrations::{Migrated, Migration};
 use cqrs_outbox_diesel::{
-    Backend, DeadLetter, DeadLetterDetails, DeadLetterFilter, Outbox, OutboxStatus, Page,
+    Backend, DeadLetter, DeadLetterDetails, DeadLetterFilter, Drift, Outbox, OutboxStatus, Page,
 };
 use uuid::Uuid;
 
@@ -17,6 +17,7 @@ pub(crate) trait Database {
     /// The part of it that a relay needs.
     fn store(&self) -> Arc<dyn OutboxStore>;
     async fn migrate(&self) -> Result<Migrated>;
+    async fn drift(&self) -> Result<Vec<Drift>>;
     async fn status(&self) -> Result<OutboxStatus>;
     async fn hold(&self) -> Result<()>;
     async fn resume(&self) -> Result<()>;
@@ -33,6 +34,10 @@ impl<B: Backend> Database for Outbox<B> {
 
     async fn migrate(&self) -> Result<Migrated> {
         self.migrate().await
+    }
+
+    async fn drift(&self) -> Result<Vec<Drift>> {
+        self.drift().await
     }
 
     async fn status(&self) -> Result<OutboxStatus> {

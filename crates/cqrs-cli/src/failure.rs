@@ -24,6 +24,11 @@ impl Failure {
         Self { code: 1, what: what.into() }
     }
 
+    /// The tables are not as they should be.
+    pub(crate) fn tables(what: impl Into<String>) -> Self {
+        Self { code: 3, what: what.into() }
+    }
+
     /// For programs.
     pub(crate) fn as_json(&self) -> serde_json::Value {
         serde_json::json!({ "error": self.what, "code": self.code })

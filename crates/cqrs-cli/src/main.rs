@@ -1,5 +1,6 @@
 //! The program `cqrs`: what an operator does with an outbox, from a shell or as a service. `cqrs --help` says it all.
 
+mod check;
 mod database;
 mod dead;
 mod failure;
@@ -24,7 +25,7 @@ Exit codes:
   0  it is done
   1  something failed, or what was named is not there
   2  wrong arguments or settings; a URL is wrong, or its login is refused
-  3  the outbox's tables are missing, or of another version
+  3  the outbox's tables are missing, of another version, or were changed
   4  the database or the broker cannot be reached (`cqrs relay` waits for it instead)";
 
 /// Relays events from a transactional outbox to a broker, and looks after the outbox.
@@ -59,6 +60,8 @@ enum Command {
 enum Outbox {
     /// Creates the tables, or brings them to the version of this program
     Migrate(migrate::Args),
+    /// Says what of the tables was changed since they were made, by hand or by another tool; changes nothing
+    Check(check::Args),
     /// Says what waits, what is stuck, and who is at work
     Status(status::Args),
     /// Holds all relaying, after a restore for example: events are written, and wait
@@ -97,6 +100,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Relay(args) => relay::run(*args, json).await,
             Command::Dead(command) => dead::run(command, json).await,
             Command::Outbox(Outbox::Migrate(args)) => migrate::run(args, json).await,
+            Command::Outbox(Outbox::Check(args)) => check::run(args, json).await,
             Command::Outbox(Outbox::Status(args)) => status::run(args, json).await,
             Command::Outbox(Outbox::Hold(args)) => hold::run(args, true, json).await,
             Command::Outbox(Outbox::Resume(args)) => hold::run(args, false, json).await,

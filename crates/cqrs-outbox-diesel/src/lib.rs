@@ -10,6 +10,7 @@ mod backend;
 #[cfg(any(feature = "mysql", feature = "sqlite"))]
 mod choice;
 mod dead_letters;
+mod drift;
 mod error;
 mod migration;
 #[cfg(feature = "mysql")]
@@ -30,6 +31,9 @@ mod store;
 mod tx;
 mod writing;
 
+#[doc = include_str!("../TABLES.md")]
+pub mod tables {}
+
 /// The tables as SQL, oldest step first: print it, or run [`Outbox::migrate`].
 pub mod migrations {
     #[cfg(feature = "mysql")]
@@ -43,6 +47,7 @@ pub mod migrations {
 
 pub use backend::Backend;
 pub use dead_letters::{DeadLetter, DeadLetterDetails, DeadLetterFilter, Page, Refusal};
+pub use drift::Drift;
 #[cfg(feature = "mysql")]
 pub use mysql::{MySql, MySqlBuilder};
 pub use outbox::{Outbox, TransactionFn};

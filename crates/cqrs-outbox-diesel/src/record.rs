@@ -3,76 +3,15 @@
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use cqrs_core::codec::Json;
-use cqrs_core::{Error, ErrorKind, EventKind, Headers, Message, Result};
+use cqrs_core::{EventKind, Headers, Message};
 use cqrs_outbox::{GroupNo, Lane, OutboxRow, Place};
 use diesel::QueryableByName;
 use diesel::sql_types::{BigInt, Binary, Bool, Integer, Nullable, Text};
-use serde_json::{Value, json};
+use serde_json::Value;
 use uuid::Uuid;
 
-/// The longest key, in bytes: an index on lanes must be able to hold it (PostgreSQL's hold about 2,700).
-const MAX_KEY_BYTES: usize = 2_000;
-
-/// Refuses a key that is too long.
-pub(crate) fn too_long(key: &[u8], which: &str) -> Result<()> {
-    let length = key.len();
-    if length <= MAX_KEY_BYTES {
-        return Ok(());
-    }
-    let what = format!(
-        "the {which} has {length} bytes, and the outbox takes {MAX_KEY_BYTES} at most: make it shorter, with a hash for \
-         example"
-    );
-    Err(Error::new(ErrorKind::InvalidEvent, what))
-}
-
-/// A message as the columns of a new row.
-#[derive(Debug)]
-pub struct NewRow {
-    pub(crate) event_id: Uuid,
-    pub(crate) event_name: String,
-    pub(crate) event_kind: &'static str,
-    pub(crate) event_version: i32,
-    pub(crate) topic: String,
-    pub(crate) message_key: Option<Vec<u8>>,
-    pub(crate) headers: String,
-    pub(crate) content_type: String,
-    pub(crate) payload: Option<Vec<u8>>,
-    pub(crate) occurred_at: DateTime<Utc>,
-}
-
-impl NewRow {
-    pub(crate) fn new(message: Message) -> Result<Self> {
-        let id = message.id.as_ref().and_then(|id| id.to_uuid());
-        let event_id = id.ok_or_else(|| {
-            Error::new(
-                ErrorKind::InvalidEvent,
-                format!(
-                    "the event `{}` has an id that is not a UUID, and the outbox wants one",
-                    message.name
-                ),
-            )
-        })?;
-        if let Some(key) = &message.key {
-            too_long(key, &format!("key of the event `{}`", message.name))?;
-        }
-        let version = message.version.unwrap_or(1);
-        Ok(Self {
-            event_id,
-            event_kind: message.kind.unwrap_or(EventKind::Notification).as_str(),
-            event_version: i32::try_from(version).map_err(|_| {
-                Error::new(ErrorKind::InvalidEvent, format!("the event version {version} is out of range"))
-            })?,
-            event_name: message.name,
-            topic: message.topic,
-            message_key: message.key.map(Into::into),
-            headers: headers_to_json(&message.headers),
-            content_type: message.content_type.unwrap_or_else(|| "application/json".to_owned()),
-            payload: message.payload.map(Into::into),
-            occurred_at: message.timestamp.unwrap_or_else(Utc::now),
-        })
-    }
-}
+/// A message as the columns of a new row: the one that users of other drivers write, too.
+pub(crate) use cqrs_outbox::table::OutboxRecord as NewRow;
 
 /// A waiting row, as every database gives it: its id as bytes and its time as RFC 3339, for the types of these differ.
 #[derive(QueryableByName, Debug)]
@@ -148,16 +87,6 @@ impl Record {
     }
 }
 
-/// Pairs in their order; a value that is not UTF-8, or has a NUL, which PostgreSQL's JSON cannot hold, as
-/// `{"hex": ".."}`.
-fn headers_to_json(headers: &Headers) -> String {
-    let pairs = headers.iter().map(|(name, value)| match std::str::from_utf8(value) {
-        Ok(value) if !value.contains('\0') => json!([name, value]),
-        _ => json!([name, { "hex": to_hex(value) }]),
-    });
-    Value::Array(pairs.collect()).to_string()
-}
-
 /// Lenient, for the text may come from anyone, and one row must not stop the others.
 fn headers_from_json(text: &str) -> Headers {
     let value = |value: Value| match value {
@@ -185,10 +114,6 @@ fn headers_from_json(text: &str) -> Headers {
     }
 }
 
-fn to_hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 fn from_hex(text: &str) -> Option<Vec<u8>> {
     if !text.len().is_multiple_of(2) || !text.is_ascii() {
         return None;
@@ -212,7 +137,10 @@ mod tests {
         .into_iter()
         .map(|(name, value)| (name, Bytes::from(value)))
         .collect();
-        assert_eq!(headers_from_json(&headers_to_json(&headers)), headers);
+        let mut message = Message::new("rooms", "{}");
+        message.id = Some(Uuid::nil().into());
+        message.headers = headers.clone();
+        assert_eq!(headers_from_json(&NewRow::try_from(message).unwrap().headers), headers);
     }
 
     #[test]

@@ -14,6 +14,7 @@ use diesel_async::{AsyncConnection, TransactionManager};
 use uuid::Uuid;
 
 use crate::dead_letters::{DeadRow, FullDeadRow};
+use crate::drift::Fact;
 use crate::migration::Migration;
 use crate::query::{Dialect, Query};
 use crate::record::{NewRow, Record};
@@ -85,6 +86,13 @@ pub trait Statements: Sized {
 
     /// Fails if one of the tables of a relay is missing.
     fn check_tables(conn: &mut Self::Conn) -> impl Future<Output = QueryResult<()>> + Send;
+
+    /// What the tables are like, part by part.
+    fn describe(conn: &mut Self::Conn) -> impl Future<Output = QueryResult<Vec<Fact>>> + Send;
+
+    /// The same of tables as the migrations make them, apart from those in use. The connection cannot be used for anything
+    /// else afterwards.
+    fn describe_fresh(conn: &mut Self::Conn) -> impl Future<Output = QueryResult<Vec<Fact>>> + Send;
 
     /// Records the version of the tables.
     fn set_schema_version(

@@ -5,6 +5,7 @@ use chrono::{DateTime, Utc};
 use cqrs_core::{
     Added, Correlation, Deliver, Error, ErrorKind, IntoMessage, Outgoing, Result, ScheduleChange, Transaction,
 };
+use cqrs_outbox::table::check_key;
 use diesel_async::{AsyncConnection, TransactionManager};
 use tokio::sync::OwnedSemaphorePermit;
 use uuid::Uuid;
@@ -12,7 +13,6 @@ use uuid::Uuid;
 use crate::backend::Backend;
 use crate::error::{store_error, transaction_error};
 use crate::outbox::Outbox;
-use crate::record::too_long;
 use crate::schedule::change;
 use crate::writing::{NotWritten, write};
 
@@ -132,7 +132,7 @@ impl<B: Backend> Transaction for Tx<B> {
     }
 
     async fn lock_key(&mut self, key: &[u8]) -> Result<()> {
-        too_long(key, "key that is to be locked")?;
+        check_key(key, "key that is to be locked")?;
         B::lock_key(self, key).await.map_err(|error| store_error(error).into_error())
     }
 

@@ -6,10 +6,11 @@ use chrono::{DateTime, Utc};
 use cqrs_core::{
     AddOutcome, Added, AddedEvent, Deliver, Error, ErrorKind, Outgoing, Result, VersionConflict, WriteOptions,
 };
+use cqrs_outbox::table::check_key;
 use uuid::Uuid;
 
 use crate::backend::Backend;
-use crate::record::{NewRow, too_long};
+use crate::record::NewRow;
 
 /// What is stored for a key that has no version yet.
 const NO_VERSION: i64 = -1;
@@ -53,7 +54,7 @@ pub(crate) async fn write<B: Backend>(
     let mut options = Vec::with_capacity(events.len());
     for event in events {
         check(&event)?;
-        rows.push(NewRow::new(event.message)?);
+        rows.push(NewRow::try_from(event.message)?);
         options.push(event.options);
     }
     if options.iter().all(WriteOptions::is_empty) {
@@ -122,7 +123,7 @@ fn check(event: &Outgoing) -> Result<()> {
     event.check()?;
     let name = &event.message.name;
     if let Some(dedup) = &event.options.dedup {
-        too_long(&dedup.key, &format!("deduplication key of the event `{name}`"))?;
+        check_key(&dedup.key, &format!("deduplication key of the event `{name}`"))?;
     }
     match event.options.key_version {
         Some(version) if i64::try_from(version).is_err() => Err(Error::new(

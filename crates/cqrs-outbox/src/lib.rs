@@ -3,6 +3,7 @@
 //!
 //! - [`OutboxStore`] is the port; `cqrs-outbox-diesel` implements it for PostgreSQL, MariaDB or MySQL and SQLite, [`MemoryOutbox`] in memory.
 //! - [`OutboxRelay`] is the loop that does the I/O: it owns no state worth the name.
+//! - [`table`] has the row and the SQL, for writers that use another database driver.
 //! - [`engine`] decides everything, without I/O and without a clock, and explains why the order holds.
 //!
 //! # What is promised, and what is not
@@ -45,6 +46,7 @@ mod row;
 mod settings;
 mod stats;
 mod store;
+pub mod table;
 
 pub use memory::MemoryOutbox;
 pub use relay::{OutboxRelay, OutboxRelayBuilder};

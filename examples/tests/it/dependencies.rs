@@ -41,3 +41,30 @@ fn of_the_example() {
 fn of_the_default_members_with_their_features() {
     assert_lean(&["-e", "features,normal,build,dev"]);
 }
+
+/// The row and the SQL are for users of other drivers.
+#[test]
+fn an_outbox_alone_has_no_driver() {
+    let output = Command::new(env!("CARGO"))
+        .args([
+            "tree",
+            "--offline",
+            "--locked",
+            "--prefix",
+            "none",
+            "--edges",
+            "normal,build",
+            "--package",
+            "cqrs-outbox",
+        ])
+        .args(["--format", "{p}"])
+        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))
+        .output()
+        .unwrap();
+    let output = String::from_utf8(output.stdout).unwrap();
+    let names: Vec<_> = output.lines().filter_map(|line| line.split(' ').next()).collect();
+    assert_eq!(names.first(), Some(&"cqrs-outbox"));
+    for driver in ["diesel", "postgres", "mysql", "sqlite"] {
+        assert!(!names.iter().any(|name| name.contains(driver)), "{driver} in {names:?}");
+    }
+}

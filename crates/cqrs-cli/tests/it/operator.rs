@@ -15,6 +15,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     on_each(&mut trials, "two_migrate_at_once", two_at_once);
     on_each(&mut trials, "status_tells_what_waits", status);
     on_each(&mut trials, "hold_and_resume", hold);
+    on_each(&mut trials, "check_tells_what_was_changed", check);
     trials
 }
 
@@ -28,6 +29,36 @@ async fn hold(site: Site) {
     }
     let said = cqrs(&["outbox", "hold", "--database", &site.url]).await.expect_code(0);
     assert!(said.contains("on hold") && said.contains(&site.shown()), "{said}");
+}
+
+async fn check(site: Site) {
+    site.migrate().await;
+    let check = ["outbox", "check", "--database", &site.url];
+    let said = cqrs(&check).await.expect_code(0);
+    assert!(
+        said.contains("are as `cqrs outbox migrate` makes them") && said.contains(&site.shown()),
+        "{said}"
+    );
+    // A difference that may be on purpose is told, and no failure.
+    site.sql("CREATE INDEX mine ON cqrs_outbox (attempts)").await;
+    let said = cqrs(&check).await.expect_code(0);
+    assert!(said.contains("different: the index `mine` of `cqrs_outbox` is there"), "{said}");
+    site.sql("DROP TABLE cqrs_outbox_sent").await;
+    let ran = cqrs(&check).await;
+    assert!(ran.out.contains("wrong: the table `cqrs_outbox_sent` is missing"), "{ran:?}");
+    ran.expect_error(3, &["1 of 2 differences", "cqrs outbox migrate"]);
+    let ran = cqrs(&[&check[..], &["--json"]].concat()).await;
+    let said: Value = serde_json::from_str(&ran.out).unwrap();
+    let differences = said["differences"].as_array().unwrap();
+    let serious: Vec<_> = differences.iter().map(|one| (&one["object"], one["serious"] == true)).collect();
+    assert_eq!(
+        serious,
+        [
+            (&"the index `mine` of `cqrs_outbox`".into(), false),
+            (&"the table `cqrs_outbox_sent`".into(), true)
+        ]
+    );
+    assert_eq!((&differences[1]["found"], &said["database"]), (&Value::Null, &site.shown().into()));
 }
 
 async fn help() {

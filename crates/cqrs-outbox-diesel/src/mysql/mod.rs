@@ -1,6 +1,7 @@
 //! MariaDB and MySQL.
 
 mod connect;
+mod drift;
 mod read;
 mod sql;
 mod watch;
@@ -11,7 +12,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use cqrs_core::{Database, MessageId};
-use cqrs_outbox::{Lane, Lease, ReadRequest, Rejection, RelayId, StoreError};
+use cqrs_outbox::{Lane, Lease, ReadRequest, Rejection, RelayId, StoreError, table};
 use diesel::mysql::Mysql;
 use diesel::query_builder::{BoxedSqlQuery, SqlQuery};
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
@@ -27,6 +28,7 @@ pub use self::connect::MySqlBuilder;
 use self::connect::Pools;
 use crate::backend::Backend;
 use crate::dead_letters::{DeadRow, FullDeadRow};
+use crate::drift::Fact;
 use crate::migration::{MYSQL, Migration};
 use crate::network::pool_error;
 use crate::query::{Dialect, Query, Value};
@@ -149,6 +151,14 @@ impl Statements for MySql {
 
     async fn check_tables(conn: &mut Connection) -> QueryResult<()> {
         sql_query(TABLES).execute(conn).await.map(drop)
+    }
+
+    async fn describe(conn: &mut Connection) -> QueryResult<Vec<Fact>> {
+        drift::describe(conn).await
+    }
+
+    async fn describe_fresh(conn: &mut Connection) -> QueryResult<Vec<Fact>> {
+        drift::describe_fresh(conn).await
     }
 
     async fn set_schema_version(
@@ -644,19 +654,11 @@ fn bind_row(
     insert: BoxedSqlQuery<'static, Mysql, SqlQuery>,
     row: NewRow,
 ) -> BoxedSqlQuery<'static, Mysql, SqlQuery> {
-    let tombstone = i32::from(row.payload.is_none());
-    insert
-        .bind::<Text, _>(row.event_id.to_string())
-        .bind::<Text, _>(row.event_name)
-        .bind::<Text, _>(row.event_kind)
-        .bind::<Integer, _>(row.event_version)
-        .bind::<Text, _>(row.topic)
-        .bind::<Nullable<Binary>, _>(row.message_key)
-        .bind::<Text, _>(row.headers)
-        .bind::<Text, _>(row.content_type)
-        .bind::<Nullable<Binary>, _>(row.payload)
-        .bind::<Integer, _>(tombstone)
-        .bind::<Text, _>(datetime(row.occurred_at))
+    row.into_values(table::Dialect::MySql).into_iter().fold(insert, |insert, value| match value {
+        table::Value::Text(text) => insert.bind::<Text, _>(text),
+        table::Value::Bytes(bytes) => insert.bind::<Nullable<Binary>, _>(bytes),
+        table::Value::Integer(number) => insert.bind::<Integer, _>(number),
+    })
 }
 
 fn datetime(at: DateTime<Utc>) -> String {

@@ -1,6 +1,7 @@
 //! PostgreSQL.
 
 mod connect;
+mod drift;
 mod floor;
 mod notify;
 mod prepared;
@@ -28,6 +29,7 @@ use self::floor::Floors;
 use self::prepared::{Parameter, prepared};
 use crate::backend::Backend;
 use crate::dead_letters::{DeadRow, FullDeadRow};
+use crate::drift::Fact;
 use crate::migration::{Migration, POSTGRES};
 use crate::network::pool_error;
 use crate::query::{Dialect, Query, Value};
@@ -230,6 +232,14 @@ impl Statements for Pg {
 
     async fn check_tables(conn: &mut AsyncPgConnection) -> QueryResult<()> {
         sql_query(TABLES).execute(conn).await.map(drop)
+    }
+
+    async fn describe(conn: &mut AsyncPgConnection) -> QueryResult<Vec<Fact>> {
+        drift::describe(conn).await
+    }
+
+    async fn describe_fresh(conn: &mut AsyncPgConnection) -> QueryResult<Vec<Fact>> {
+        drift::describe_fresh(conn).await
     }
 
     async fn set_schema_version(

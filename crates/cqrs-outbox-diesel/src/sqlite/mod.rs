@@ -1,6 +1,7 @@
 //! SQLite.
 
 mod connect;
+mod drift;
 mod sql;
 
 use std::collections::HashMap;
@@ -8,7 +9,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use cqrs_core::{Database, MessageId};
-use cqrs_outbox::{Lane, Lease, ReadRequest, Rejection, RelayId, StoreError};
+use cqrs_outbox::{Lane, Lease, ReadRequest, Rejection, RelayId, StoreError, table};
 use diesel::connection::AnsiTransactionManager;
 use diesel::query_builder::{BoxedSqlQuery, SqlQuery};
 use diesel::sql_types::{BigInt, Binary, Bool, Double, Integer, Nullable, Text};
@@ -22,6 +23,7 @@ pub use self::connect::SqliteBuilder;
 use crate::backend::Backend;
 use crate::choice::{self, Choice, Present};
 use crate::dead_letters::{DeadRow, FullDeadRow};
+use crate::drift::Fact;
 use crate::migration::{Migration, SQLITE};
 use crate::query::{Dialect, Query, Value};
 use crate::record::{NewRow, Record};
@@ -229,6 +231,14 @@ impl Statements for Sqlite {
 
     async fn check_tables(conn: &mut Connection) -> QueryResult<()> {
         sql_query(TABLES).execute(conn).await.map(drop)
+    }
+
+    async fn describe(conn: &mut Connection) -> QueryResult<Vec<Fact>> {
+        drift::describe(conn).await
+    }
+
+    async fn describe_fresh(_conn: &mut Connection) -> QueryResult<Vec<Fact>> {
+        drift::describe_fresh().await
     }
 
     async fn set_schema_version(
@@ -538,19 +548,11 @@ fn bind_row(
     insert: BoxedSqlQuery<'static, diesel::sqlite::Sqlite, SqlQuery>,
     row: NewRow,
 ) -> BoxedSqlQuery<'static, diesel::sqlite::Sqlite, SqlQuery> {
-    let tombstone = i32::from(row.payload.is_none());
-    insert
-        .bind::<Text, _>(row.event_id.to_string())
-        .bind::<Text, _>(row.event_name)
-        .bind::<Text, _>(row.event_kind)
-        .bind::<Integer, _>(row.event_version)
-        .bind::<Text, _>(row.topic)
-        .bind::<Nullable<Binary>, _>(row.message_key)
-        .bind::<Text, _>(row.headers)
-        .bind::<Text, _>(row.content_type)
-        .bind::<Nullable<Binary>, _>(row.payload)
-        .bind::<Integer, _>(tombstone)
-        .bind::<Text, _>(row.occurred_at.to_rfc3339_opts(SecondsFormat::Micros, true))
+    row.into_values(table::Dialect::Sqlite).into_iter().fold(insert, |insert, value| match value {
+        table::Value::Text(text) => insert.bind::<Text, _>(text),
+        table::Value::Bytes(bytes) => insert.bind::<Nullable<Binary>, _>(bytes),
+        table::Value::Integer(number) => insert.bind::<Integer, _>(number),
+    })
 }
 
 /// Since 1970.

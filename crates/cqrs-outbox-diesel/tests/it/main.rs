@@ -8,6 +8,8 @@
 mod backend;
 mod cuts;
 mod dead_letters;
+mod drift;
+mod drivers;
 mod events;
 mod explain;
 mod floors;
@@ -23,6 +25,7 @@ mod servers;
 mod sqlite;
 mod status;
 mod suite;
+mod tables;
 mod transactions;
 mod writing;
 
@@ -42,7 +45,11 @@ fn main() {
     trials.on_each::<scheduled::All>();
     trials.on_each::<writing::All>();
     trials.on_each::<dead_letters::All>();
+    trials.on_each::<drivers::All>();
+    trials.on_each::<tables::All>();
+    trials.on_each::<drift::All>();
     sqlite::trials(&mut trials);
+    drift::trials(&mut trials);
     postgres::trials(&mut trials);
     floors::trials(&mut trials);
     plans::trials(&mut trials);

@@ -1,0 +1,122 @@
+//! What the tables are like, in the words of `SHOW CREATE TABLE`.
+
+use diesel::sql_types::Text;
+use diesel::{QueryResult, QueryableByName, sql_query};
+use diesel_async::{AsyncMysqlConnection, RunQueryDsl, SimpleAsyncConnection};
+
+use crate::drift::{Fact, FactRow, GROUPS, Part, statements};
+use crate::migration::MYSQL;
+
+const TABLES: &str = "\
+    SELECT table_name AS name FROM information_schema.tables \
+    WHERE table_schema = database() AND table_type = 'BASE TABLE' \
+        AND table_name REGEXP '^cqrs_(outbox|inbox)'";
+
+const TRIGGERS: &str = "\
+    SELECT event_object_table AS of_table, 'trigger' AS part, trigger_name AS name, \
+        concat(action_timing, ' ', event_manipulation, ' ', action_statement) AS definition \
+    FROM information_schema.triggers WHERE event_object_schema = database()";
+
+const CREATE: &str = "CREATE TABLE IF NOT EXISTS ";
+
+#[derive(QueryableByName)]
+struct Name {
+    #[diesel(sql_type = Text)]
+    name: String,
+}
+
+#[derive(QueryableByName)]
+struct Created {
+    #[diesel(sql_type = Text, column_name = "Create Table")]
+    sql: String,
+}
+
+pub(super) async fn describe(conn: &mut AsyncMysqlConnection) -> QueryResult<Vec<Fact>> {
+    let tables: Vec<Name> = sql_query(TABLES).load(conn).await?;
+    let mut facts = describe_tables(conn, tables.into_iter().map(|table| table.name)).await?;
+    let triggers: Vec<FactRow> = sql_query(TRIGGERS).load(conn).await?;
+    facts.extend(triggers.into_iter().map(Fact::from));
+    Ok(facts)
+}
+
+/// On temporary tables of the same names, which on this connection hide the others until it is closed.
+pub(super) async fn describe_fresh(conn: &mut AsyncMysqlConnection) -> QueryResult<Vec<Fact>> {
+    let all: Vec<String> = MYSQL.iter().flat_map(|migration| statements(migration.sql)).collect();
+    let (creates, others): (Vec<_>, Vec<_>) = all.iter().partition(|statement| statement.starts_with(CREATE));
+    // All tables first: nothing is to be written to one that is not temporary.
+    for create in &creates {
+        conn.batch_execute(&create.replacen(CREATE, "CREATE TEMPORARY TABLE ", 1)).await?;
+    }
+    for other in others {
+        conn.batch_execute(other).await?;
+    }
+    let name = |create: &&String| create[CREATE.len()..].split(' ').next().map(str::to_owned);
+    describe_tables(conn, creates.iter().filter_map(name)).await
+}
+
+async fn describe_tables(
+    conn: &mut AsyncMysqlConnection,
+    tables: impl Iterator<Item = String>,
+) -> QueryResult<Vec<Fact>> {
+    let mut facts = Vec::new();
+    for table in tables {
+        let created: Created = sql_query(format!("SHOW CREATE TABLE `{table}`")).get_result(conn).await?;
+        facts.extend(parts(&table, &created.sql));
+    }
+    // If it fails, a column of that table is not what it should be, and told.
+    if let Ok(groups) = sql_query(GROUPS).load::<FactRow>(conn).await {
+        facts.extend(groups.into_iter().map(Fact::from));
+    }
+    Ok(facts)
+}
+
+/// A line is a part. The last lines say what the table as a whole is like.
+fn parts(table: &str, sql: &str) -> Vec<Fact> {
+    let mut lines = sql.lines().skip(1).map(str::trim);
+    let mut facts = Vec::new();
+    for line in lines.by_ref() {
+        if let Some(options) = line.strip_prefix(')') {
+            // The next id is no part of what the table is like.
+            let options = options.split(' ').filter(|option| !option.starts_with("AUTO_INCREMENT="));
+            facts.push(Fact::new(table, Part::Table, "", options.collect::<Vec<_>>().join(" ").trim()));
+            break;
+        }
+        let line = line.strip_suffix(',').unwrap_or(line);
+        let name = line.split('`').nth(1).unwrap_or_default();
+        facts.push(if line.starts_with('`') {
+            Fact::new(table, Part::Column, name, line[name.len() + 2..].trim())
+        } else if line.starts_with("CONSTRAINT") || line.starts_with("CHECK") {
+            Fact::new(table, Part::Constraint, name, line)
+        } else if line.starts_with("PRIMARY KEY") {
+            Fact::new(table, Part::Index, "PRIMARY", line)
+        } else {
+            Fact::new(table, Part::Index, name, line)
+        });
+    }
+    if let (Some(whole), rest @ [_, ..]) = (facts.last_mut(), &*lines.collect::<Vec<_>>()) {
+        whole.definition = format!("{} {}", whole.definition, rest.join(" "));
+    }
+    facts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_line_is_a_part() {
+        let sql = "CREATE TABLE `t` (\n  `id` bigint(20) NOT NULL AUTO_INCREMENT,\n  `a b` text DEFAULT NULL,\n  \
+            PRIMARY KEY (`id`),\n  KEY `k` (`id`),\n  CONSTRAINT `c` CHECK (`id` > 0)\n) ENGINE=InnoDB \
+            AUTO_INCREMENT=7 DEFAULT CHARSET=utf8mb4\n/*!50100 PARTITION BY HASH (`id`) */";
+        let wanted = [
+            (Part::Column, "id", "bigint(20) NOT NULL AUTO_INCREMENT"),
+            (Part::Column, "a b", "text DEFAULT NULL"),
+            (Part::Index, "PRIMARY", "PRIMARY KEY (`id`)"),
+            (Part::Index, "k", "KEY `k` (`id`)"),
+            (Part::Constraint, "c", "CONSTRAINT `c` CHECK (`id` > 0)"),
+            (Part::Table, "", "ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 /*!50100 PARTITION BY HASH (`id`) */"),
+        ];
+        let wanted = wanted.map(|(part, name, definition)| Fact::new("t", part, name, definition));
+        assert_eq!(parts("t", sql), wanted);
+    }
+}
