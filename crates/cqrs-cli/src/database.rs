@@ -7,7 +7,8 @@ use cqrs::outbox::OutboxStore;
 use cqrs::{Error, ErrorKind, Result};
 use cqrs_outbox_diesel::migrations::{Migrated, Migration};
 use cqrs_outbox_diesel::{
-    Backend, DeadLetter, DeadLetterDetails, DeadLetterFilter, Outbox, OutboxStatus, Page,
+    Asked, Asking, Backend, DeadLetter, DeadLetterDetails, DeadLetterFilter, DeadLetterRequest, Outbox,
+    OutboxStatus, Page, RequestFilter, RequestKind,
 };
 use uuid::Uuid;
 
@@ -23,6 +24,8 @@ pub(crate) trait Database {
     async fn dead_letters(&self, filter: &DeadLetterFilter, page: Page) -> Result<Vec<DeadLetter>>;
     async fn count_dead_letters(&self, filter: &DeadLetterFilter) -> Result<u64>;
     async fn dead_letter(&self, event_id: Uuid) -> Result<Option<DeadLetterDetails>>;
+    async fn ask(&self, kind: RequestKind, filter: &DeadLetterFilter, asking: &Asking) -> Result<Asked>;
+    async fn requests(&self, filter: &RequestFilter, page: Page) -> Result<Vec<DeadLetterRequest>>;
 }
 
 #[async_trait]
@@ -57,6 +60,14 @@ impl<B: Backend> Database for Outbox<B> {
 
     async fn dead_letter(&self, event_id: Uuid) -> Result<Option<DeadLetterDetails>> {
         self.dead_letter(event_id).await
+    }
+
+    async fn ask(&self, kind: RequestKind, filter: &DeadLetterFilter, asking: &Asking) -> Result<Asked> {
+        self.ask(kind, filter, asking).await
+    }
+
+    async fn requests(&self, filter: &RequestFilter, page: Page) -> Result<Vec<DeadLetterRequest>> {
+        self.requests(filter, page).await
     }
 }
 

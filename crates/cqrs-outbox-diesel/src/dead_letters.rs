@@ -217,9 +217,9 @@ impl<B: Backend> Outbox<B> {
     pub async fn count_dead_letters(&self, filter: &DeadLetterFilter) -> Result<u64> {
         let query = filter.apply::<B>(Query::new("SELECT count(*) AS value FROM cqrs_outbox_dead"));
         let mut conn = self.lend().await?;
-        let count = B::number(&mut conn, query).await.map_err(|error| self.failed(store_error(error)))?;
+        let counts = B::numbers(&mut conn, query).await.map_err(|error| self.failed(store_error(error)))?;
         conn.give_back();
-        Ok(u64::try_from(count).unwrap_or(0))
+        Ok(counts.first().and_then(|count| u64::try_from(*count).ok()).unwrap_or(0))
     }
 
     /// All that is known of the dead letter of this event; `None` if there is none. (Of several with the same id, which only

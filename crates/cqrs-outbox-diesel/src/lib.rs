@@ -21,6 +21,7 @@ mod outbox;
 mod postgres;
 mod query;
 mod record;
+mod requests;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 mod statements;
@@ -46,6 +47,7 @@ pub use mysql::{MySql, MySqlBuilder};
 pub use outbox::{Outbox, TransactionFn};
 #[cfg(feature = "postgres")]
 pub use postgres::{Pg, PgBuilder};
+pub use requests::{Asked, Asking, DeadLetterRequest, RequestFilter, RequestKind, RequestOutcome};
 #[cfg(feature = "sqlite")]
 pub use sqlite::{Sqlite, SqliteBuilder};
 pub use status::{OutboxStatus, RelayStatus};

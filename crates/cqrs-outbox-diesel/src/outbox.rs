@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use cqrs_consumer::Inbox;
 use cqrs_core::{
-    Added, BeginTransaction, Correlation, Encoder, Error, ErrorKind, IntoMessage, Message, MessageId, Result,
+    Added, BeginTransaction, Correlation, Encoder, Error, IntoMessage, Message, MessageId, Result,
     Transaction,
 };
 use cqrs_outbox::{StoreError, StoreErrorKind};
@@ -15,7 +15,6 @@ use diesel_async::SimpleAsyncConnection;
 use futures_util::future::{self, BoxFuture};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
-use uuid::Uuid;
 
 use crate::backend::Backend;
 use crate::error::{MIGRATE, is_denied, store_error};
@@ -319,46 +318,6 @@ impl<B: Backend> Outbox<B> {
     async fn set_hold(&self, hold: bool) -> Result<()> {
         let mut tx = self.begin().await?;
         B::set_hold(&mut tx, hold).await.map_err(|error| self.failed(store_error(error)))?;
-        tx.commit().await
-    }
-
-    /// Asks for a dead letter to be sent again, before the later events of its key that wait for it. The relay that owns
-    /// its key does it with its next heartbeat.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::Store`]; [`ErrorKind::InvalidEvent`] if there is no dead letter with this id.
-    ///
-    /// # Cancel safety
-    ///
-    /// A dropped future leaves it open whether it was asked for; asking twice is harmless.
-    pub async fn replay(&self, event_id: Uuid) -> Result<()> {
-        self.request("replay", event_id).await
-    }
-
-    /// Asks for a dead letter to be dropped, so that the later events of its key go on.
-    ///
-    /// # Errors
-    ///
-    /// As for [`replay`](Self::replay).
-    ///
-    /// # Cancel safety
-    ///
-    /// As for [`replay`](Self::replay).
-    pub async fn discard(&self, event_id: Uuid) -> Result<()> {
-        self.request("discard", event_id).await
-    }
-
-    async fn request(&self, kind: &'static str, event_id: Uuid) -> Result<()> {
-        let mut tx = self.begin().await?;
-        let asked =
-            B::request(&mut tx, kind, event_id).await.map_err(|error| self.failed(store_error(error)))?;
-        if asked == 0 {
-            return Err(Error::new(
-                ErrorKind::InvalidEvent,
-                format!("there is no dead letter with the id {event_id}: nothing to {kind}"),
-            ));
-        }
         tx.commit().await
     }
 

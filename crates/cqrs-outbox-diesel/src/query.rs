@@ -46,10 +46,21 @@ impl Query {
         query
     }
 
+    /// A condition, if it is asked for.
+    pub(crate) fn condition(self, condition: &'static str, asked_for: bool) -> Self {
+        if asked_for { self.then_condition(condition) } else { self }
+    }
+
     fn then_condition(mut self, condition: &'static str) -> Self {
         let word = if self.has_where { " AND " } else { " WHERE " };
         self.has_where = true;
         self.then(word).then(condition)
+    }
+
+    /// Numbers as the right side of an `IN`.
+    pub(crate) fn list(self, numbers: &[i64]) -> Self {
+        let text: Vec<String> = numbers.iter().map(i64::to_string).collect();
+        self.then(&format!("({})", text.join(", ")))
     }
 
     #[cfg(any(feature = "mysql", feature = "sqlite"))]
@@ -114,6 +125,16 @@ pub struct Dialect {
     pub(crate) dead_letters_in_full: &'static str,
     /// Whether a row is about the event of this id, which is bound as bytes.
     pub(crate) event_id_is: &'static str,
+    /// Requests: the columns of a `RequestRow`.
+    pub(crate) requests: &'static str,
+    /// The event's id of a request, which is bound as text.
+    pub(crate) request_event_id: &'static str,
+    /// The time, as it stands in columns that are only shown and compared with such.
+    pub(crate) now: &'static str,
+    /// So many seconds from now, as `not_before` has it.
+    pub(crate) not_before: &'static str,
+    /// Whom the database takes this for.
+    pub(crate) me: &'static str,
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ use crate::dead_letters::{DeadRow, FullDeadRow};
 use crate::migration::Migration;
 use crate::query::{Dialect, Query};
 use crate::record::{NewRow, Record};
+use crate::requests::{DueRequest, RequestRow};
 use crate::status::StatusRow;
 
 /// Public, since it is part of a public trait, and out of reach, since this module is not.
@@ -103,13 +104,6 @@ pub trait Statements: Sized {
 
     // --- The operator's.
 
-    /// Records what an operator asks for a dead letter; gives how many there are of this id.
-    fn request(
-        conn: &mut Self::Conn,
-        kind: &'static str,
-        event_id: Uuid,
-    ) -> impl Future<Output = QueryResult<usize>> + Send;
-
     /// What waits, what is stuck and who is at work, as of one snapshot.
     fn status(conn: &mut Self::Conn) -> impl Future<Output = QueryResult<StatusRow>> + Send;
 
@@ -128,8 +122,17 @@ pub trait Statements: Sized {
         query: Query,
     ) -> impl Future<Output = QueryResult<Option<FullDeadRow>>> + Send;
 
-    /// The only number of a query.
-    fn number(conn: &mut Self::Conn, query: Query) -> impl Future<Output = QueryResult<i64>> + Send;
+    /// The requests of a query.
+    fn requests(
+        conn: &mut Self::Conn,
+        query: Query,
+    ) -> impl Future<Output = QueryResult<Vec<RequestRow>>> + Send;
+
+    /// The numbers of a query for one column of them, which is called `value`.
+    fn numbers(conn: &mut Self::Conn, query: Query) -> impl Future<Output = QueryResult<Vec<i64>>> + Send;
+
+    /// Runs a query; how many rows it changed.
+    fn execute(conn: &mut Self::Conn, query: Query) -> impl Future<Output = QueryResult<usize>> + Send;
 
     // --- Leases.
 
@@ -185,14 +188,19 @@ pub trait Statements: Sized {
     /// Whether there are any that are open.
     fn has_requests(conn: &mut Self::Conn) -> impl Future<Output = QueryResult<bool>> + Send;
 
-    /// Dead letters of these groups that are asked for go back behind the gate of their lane.
-    fn replay(conn: &mut Self::Conn, groups: &[i32]) -> impl Future<Output = QueryResult<()>> + Send;
+    /// The first requests that are due, in the order of their dead letters: of dead letters of these groups, or of such as
+    /// are gone.
+    fn due_requests(
+        conn: &mut Self::Conn,
+        groups: &[i32],
+        count: usize,
+    ) -> impl Future<Output = QueryResult<Vec<DueRequest>>> + Send;
 
-    /// Dead letters of these groups that are given up go; what waits behind them is due.
-    fn discard_dead(conn: &mut Self::Conn, groups: &[i32]) -> impl Future<Output = QueryResult<()>> + Send;
+    /// These dead letters go back behind the gate of their lane.
+    fn replay(conn: &mut Self::Conn, dead: &[i64]) -> impl Future<Output = QueryResult<()>> + Send;
 
-    /// Requests whose dead letter is gone are done, by this relay or another.
-    fn close_requests(conn: &mut Self::Conn) -> impl Future<Output = QueryResult<()>> + Send;
+    /// These dead letters go; what waits behind them is due.
+    fn discard_dead(conn: &mut Self::Conn, dead: &[i64]) -> impl Future<Output = QueryResult<()>> + Send;
 
     /// Opens the gates of these groups that are due and have nothing behind them.
     fn sweep_gates(conn: &mut Self::Conn, groups: &[i32]) -> impl Future<Output = QueryResult<()>> + Send;

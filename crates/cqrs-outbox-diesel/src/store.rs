@@ -10,6 +10,7 @@ use diesel::QueryResult;
 use crate::backend::Backend;
 use crate::error::store_error;
 use crate::outbox::{Outbox, commit, give_up};
+use crate::requests::carry_out;
 use crate::statements::groups_of;
 use crate::tx::Tx;
 
@@ -141,9 +142,7 @@ async fn beat<B: Backend>(
     if !leases.is_empty() {
         let groups = groups_of(&leases);
         if B::has_requests(conn).await? {
-            B::replay(conn, &groups).await?;
-            B::discard_dead(conn, &groups).await?;
-            B::close_requests(conn).await?;
+            carry_out::<B>(conn, &groups).await?;
         }
         B::sweep_gates(conn, &groups).await?;
     }

@@ -1,9 +1,11 @@
 //! A database of a test's own, and a run of the program on it.
 
 use std::fmt;
+use std::sync::Arc;
 
 use cqrs::Result;
 use cqrs::diesel::{MySql, Outbox, Pg, Sqlite};
+use cqrs::outbox::OutboxStore;
 use diesel_async::SimpleAsyncConnection;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -72,6 +74,15 @@ impl Site {
         match url::Url::parse(&self.url).unwrap().password() {
             Some(password) => self.url.replace(&format!(":{password}@"), ":***@"),
             None => self.url.clone(),
+        }
+    }
+
+    /// Its outbox, as a relay sees it.
+    pub(crate) async fn store(&self) -> Arc<dyn OutboxStore> {
+        match self.kind {
+            Kind::Sqlite => Arc::new(Outbox::<Sqlite>::connect(&self.url).await.unwrap()),
+            Kind::Postgres => Arc::new(Outbox::<Pg>::connect(&self.url).await.unwrap()),
+            Kind::MySql => Arc::new(Outbox::<MySql>::connect(&self.url).await.unwrap()),
         }
     }
 

@@ -199,17 +199,22 @@ CREATE TABLE cqrs_outbox_request (
     id           INTEGER PRIMARY KEY AUTOINCREMENT,
     -- `replay` or `discard`; kinds that this version does not know stay open.
     kind         TEXT NOT NULL,
-    -- What it is about: one event, or a lane, or what the argument (JSON) says.
+    -- The dead letter that it is about: its event, its row, and its lane.
     event_id     TEXT,
+    dead_id      INTEGER,
     lane         BLOB,
     argument     TEXT,
-    not_before   REAL,
+    -- Seconds since 1970.
+    not_before   REAL NOT NULL DEFAULT (unixepoch('now', 'subsec')),
     requested_by TEXT NOT NULL DEFAULT '',
     requested_at TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')),
     done_at      TEXT,
+    -- What became of the dead letter: `replayed`, `discarded`, or `gone` by another hand.
     outcome      TEXT
 );
-CREATE INDEX cqrs_outbox_request_open ON cqrs_outbox_request (id) WHERE done_at IS NULL;
+CREATE INDEX cqrs_outbox_request_open ON cqrs_outbox_request (dead_id, id) WHERE done_at IS NULL;
+CREATE INDEX cqrs_outbox_request_lane ON cqrs_outbox_request (lane, dead_id) WHERE done_at IS NULL;
+CREATE INDEX cqrs_outbox_request_event ON cqrs_outbox_request (event_id);
 
 -- Which consumer has handled which message.
 CREATE TABLE cqrs_inbox (

@@ -29,6 +29,7 @@ use crate::migration::{MYSQL, Migration};
 use crate::network::pool_error;
 use crate::query::{Dialect, Query, Value};
 use crate::record::{NewRow, Record};
+use crate::requests::{DueRequest, RequestRow};
 use crate::statements::{
     Census, Exists, LeaseRow, Number, Statements, TABLES, Versions, attempts, joined, limit,
 };
@@ -193,14 +194,6 @@ impl Statements for MySql {
         Ok(changed == 1)
     }
 
-    async fn request(conn: &mut Connection, kind: &'static str, event_id: Uuid) -> QueryResult<usize> {
-        sql_query(sql::REQUEST)
-            .bind::<Text, _>(kind)
-            .bind::<Binary, _>(event_id.as_bytes().as_slice())
-            .execute(conn)
-            .await
-    }
-
     async fn status(conn: &mut Connection) -> QueryResult<StatusRow> {
         sql_query(sql::STATUS).get_result(conn).await
     }
@@ -218,9 +211,17 @@ impl Statements for MySql {
         bound(query).get_result(conn).await.optional()
     }
 
-    async fn number(conn: &mut Connection, query: Query) -> QueryResult<i64> {
-        let number: Number = bound(query).get_result(conn).await?;
-        Ok(number.value)
+    async fn requests(conn: &mut Connection, query: Query) -> QueryResult<Vec<RequestRow>> {
+        bound(query).load(conn).await
+    }
+
+    async fn numbers(conn: &mut Connection, query: Query) -> QueryResult<Vec<i64>> {
+        let numbers: Vec<Number> = bound(query).load(conn).await?;
+        Ok(numbers.into_iter().map(|number| number.value).collect())
+    }
+
+    async fn execute(conn: &mut Connection, query: Query) -> QueryResult<usize> {
+        bound(query).execute(conn).await
     }
 
     async fn seen(conn: &mut Connection, relay: &RelayId) -> QueryResult<()> {
@@ -314,38 +315,36 @@ impl Statements for MySql {
         Ok(exists.found)
     }
 
-    async fn replay(conn: &mut Connection, groups: &[i32]) -> QueryResult<()> {
-        let asked = asked_for(conn, "replay", groups).await?;
-        if asked.is_empty() {
-            return Ok(());
-        }
-        let dead = list(&asked);
+    async fn due_requests(
+        conn: &mut Connection,
+        groups: &[i32],
+        count: usize,
+    ) -> QueryResult<Vec<DueRequest>> {
+        sql_query(format!("{}{}{}", sql::DUE_REQUESTS, list(groups), sql::DUE_IN_ORDER))
+            .bind::<BigInt, _>(limit(count))
+            .load(conn)
+            .await
+    }
+
+    async fn replay(conn: &mut Connection, dead: &[i64]) -> QueryResult<()> {
+        let listed = list(dead);
         for statement in [
-            format!("{}{dead}{}", sql::CLOSE_GATES_OF_DEAD, sql::ON_CLOSED_GATE),
-            format!("{}{dead}", sql::PARK_DEAD),
+            format!("{}{listed}{}", sql::CLOSE_GATES_OF_DEAD, sql::ON_CLOSED_GATE),
+            format!("{}{listed}", sql::PARK_DEAD),
         ] {
             sql_query(statement).execute(conn).await?;
         }
-        delete_dead(conn, &asked).await
+        delete_dead(conn, dead).await
     }
 
-    async fn discard_dead(conn: &mut Connection, groups: &[i32]) -> QueryResult<()> {
-        let asked = asked_for(conn, "discard", groups).await?;
-        if asked.is_empty() {
-            return Ok(());
-        }
-        let dead = list(&asked);
-        let lanes = format!("{}{dead}{}{dead})", sql::LANES_OF_DEAD, sql::HAS_OTHER_DEAD);
+    async fn discard_dead(conn: &mut Connection, dead: &[i64]) -> QueryResult<()> {
+        let listed = list(dead);
+        let lanes = format!("{}{listed}{}{listed})", sql::LANES_OF_DEAD, sql::HAS_OTHER_DEAD);
         let lanes: Vec<Bytes> = sql_query(lanes).load(conn).await?;
         for lane in lanes {
             sql_query(sql::GATE_IS_DUE).bind::<Binary, _>(lane.value).execute(conn).await?;
         }
-        delete_dead(conn, &asked).await
-    }
-
-    async fn close_requests(conn: &mut Connection) -> QueryResult<()> {
-        sql_query(sql::REQUESTS_DONE).execute(conn).await?;
-        Ok(())
+        delete_dead(conn, dead).await
     }
 
     async fn sweep_gates(conn: &mut Connection, groups: &[i32]) -> QueryResult<()> {
@@ -468,13 +467,6 @@ fn bound(query: Query) -> BoxedSqlQuery<'static, Mysql, SqlQuery> {
         Value::Seconds(seconds) => query.bind::<Double, _>(seconds),
         Value::Time(time) => query.bind::<Text, _>(time.format("%Y-%m-%d %H:%M:%S%.6f").to_string()),
     })
-}
-
-/// Dead letters of these groups that are asked for.
-async fn asked_for(conn: &mut Connection, kind: &'static str, groups: &[i32]) -> QueryResult<Vec<i64>> {
-    let asked: Vec<Number> =
-        sql_query(format!("{}{}", sql::ASKED_FOR, list(groups))).bind::<Text, _>(kind).load(conn).await?;
-    Ok(values(asked))
 }
 
 async fn delete_dead(conn: &mut Connection, dead: &[i64]) -> QueryResult<()> {

@@ -52,10 +52,6 @@ pub(super) const VERSIONS: &str = "SELECT schema_version, min_reader_version FRO
 
 pub(super) const SET_VERSION: &str = "UPDATE cqrs_outbox_meta SET schema_version = ?, min_reader_version = ?";
 
-pub(super) const REQUEST: &str = "\
-    INSERT INTO cqrs_outbox_request (kind, event_id, requested_by) \
-    SELECT ?, event_id, current_user() FROM cqrs_outbox_dead WHERE event_key = ?";
-
 pub(super) const SET_HOLD: &str = "UPDATE cqrs_outbox_meta SET hold = ?";
 
 pub(super) const SEEN: &str = "\
@@ -109,15 +105,28 @@ pub(super) const LEAVE_GROUPS: &str = "\
 pub(super) const OPEN_REQUESTS: &str =
     "SELECT EXISTS (SELECT 1 FROM cqrs_outbox_request WHERE done_at IS NULL) AS found";
 
-/// Followed by the groups.
-pub(super) const ASKED_FOR: &str = "\
-    SELECT DISTINCT d.id AS value FROM cqrs_outbox_request r JOIN cqrs_outbox_dead d ON d.event_id = r.event_id \
-    WHERE r.done_at IS NULL AND r.kind = ? AND (d.slot DIV 64) IN ";
+/// Requests that are due, of dead letters of these groups or of none any more, in the order of the dead letters.
+///
+/// None to replay may pass an earlier one of its lane that is asked for and not yet due; and as long as the lane's gate
+/// waits for someone, none goes before all that are asked for are due, for with it the gate lets the later events go.
+///
+/// Followed by the groups, and the rest.
+pub(super) const DUE_REQUESTS: &str = "\
+    SELECT r.id, r.kind, d.id AS dead_id, d.size \
+    FROM cqrs_outbox_request r LEFT JOIN cqrs_outbox_dead d ON d.id = r.dead_id \
+    WHERE r.done_at IS NULL AND r.kind IN ('replay', 'discard') AND r.not_before <= utc_timestamp(6) \
+        AND (d.id IS NULL OR (d.slot DIV 64) IN ";
 
-pub(super) const REQUESTS_DONE: &str = "\
-    UPDATE cqrs_outbox_request r SET done_at = utc_timestamp(6), outcome = 'done' \
-    WHERE done_at IS NULL AND kind IN ('replay', 'discard') \
-        AND NOT EXISTS (SELECT 1 FROM cqrs_outbox_dead d WHERE d.event_id = r.event_id)";
+/// Behind the groups.
+pub(super) const DUE_IN_ORDER: &str = "\
+    ) \
+        AND (r.kind = 'discard' OR NOT EXISTS (SELECT 1 FROM cqrs_outbox_request w \
+            WHERE w.lane = r.lane AND w.done_at IS NULL AND w.kind = 'replay' AND w.not_before > utc_timestamp(6) \
+                AND NOT EXISTS (SELECT 1 FROM cqrs_outbox_request n \
+                    WHERE n.dead_id = w.dead_id AND n.done_at IS NULL AND n.kind = 'replay' AND n.not_before <= utc_timestamp(6)) \
+                AND (w.dead_id < r.dead_id OR w.dead_id > r.dead_id AND EXISTS ( \
+                    SELECT 1 FROM cqrs_outbox_gate g WHERE g.lane = r.lane AND g.until IS NULL)))) \
+    ORDER BY r.dead_id, r.id LIMIT ?";
 
 /// The columns that a row takes with it wherever it goes.
 macro_rules! carried {
@@ -289,4 +298,12 @@ pub(super) const DIALECT: Dialect = Dialect {
             attempts, size, 0 AS group_no, false AS gated, error, errors, date_format(dead_at, '%Y-%m-%dT%H:%i:%s.%fZ') AS dead_at \
         FROM cqrs_outbox_dead",
     event_id_is: "event_key = ?",
+    requests: "\
+        SELECT id, kind, unhex(replace(event_id, '-', '')) AS event_id, date_format(not_before, '%Y-%m-%dT%H:%i:%s.%fZ') AS not_before, requested_by, \
+            date_format(requested_at, '%Y-%m-%dT%H:%i:%s.%fZ') AS requested_at, date_format(done_at, '%Y-%m-%dT%H:%i:%s.%fZ') AS done_at, outcome \
+        FROM cqrs_outbox_request",
+    request_event_id: "?",
+    now: "utc_timestamp(6)",
+    not_before: "utc_timestamp(6) + INTERVAL (? * 1000000) MICROSECOND",
+    me: "current_user()",
 };

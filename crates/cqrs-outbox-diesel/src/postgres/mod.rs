@@ -28,6 +28,7 @@ use crate::migration::{Migration, POSTGRES};
 use crate::network::pool_error;
 use crate::query::{Dialect, Query, Value};
 use crate::record::{NewRow, Record};
+use crate::requests::{DueRequest, RequestRow};
 use crate::statements::{
     Census, Exists, LeaseRow, Number, Reach, Statements, TABLES, Versions, attempts, groups_of, limit,
 };
@@ -135,10 +136,6 @@ impl Statements for Pg {
         sql_query(sql::STATUS).get_result(conn).await
     }
 
-    async fn request(conn: &mut AsyncPgConnection, kind: &'static str, event_id: Uuid) -> QueryResult<usize> {
-        sql_query(sql::REQUEST).bind::<Text, _>(kind).bind::<SqlUuid, _>(event_id).execute(conn).await
-    }
-
     async fn set_hold(conn: &mut AsyncPgConnection, hold: bool) -> QueryResult<()> {
         sql_query(sql::SET_HOLD).bind::<Bool, _>(hold).execute(conn).await?;
         Ok(())
@@ -152,9 +149,17 @@ impl Statements for Pg {
         bound(query).get_result(conn).await.optional()
     }
 
-    async fn number(conn: &mut AsyncPgConnection, query: Query) -> QueryResult<i64> {
-        let number: Number = bound(query).get_result(conn).await?;
-        Ok(number.value)
+    async fn requests(conn: &mut AsyncPgConnection, query: Query) -> QueryResult<Vec<RequestRow>> {
+        bound(query).load(conn).await
+    }
+
+    async fn numbers(conn: &mut AsyncPgConnection, query: Query) -> QueryResult<Vec<i64>> {
+        let numbers: Vec<Number> = bound(query).load(conn).await?;
+        Ok(numbers.into_iter().map(|number| number.value).collect())
+    }
+
+    async fn execute(conn: &mut AsyncPgConnection, query: Query) -> QueryResult<usize> {
+        bound(query).execute(conn).await
     }
 
     async fn seen(conn: &mut AsyncPgConnection, relay: &RelayId) -> QueryResult<()> {
@@ -242,18 +247,25 @@ impl Statements for Pg {
         Ok(exists.found)
     }
 
-    async fn replay(conn: &mut AsyncPgConnection, groups: &[i32]) -> QueryResult<()> {
-        sql_query(sql::REPLAY).bind::<Array<Integer>, _>(groups).execute(conn).await?;
+    async fn due_requests(
+        conn: &mut AsyncPgConnection,
+        groups: &[i32],
+        count: usize,
+    ) -> QueryResult<Vec<DueRequest>> {
+        sql_query(sql::DUE_REQUESTS)
+            .bind::<Array<Integer>, _>(groups)
+            .bind::<BigInt, _>(limit(count))
+            .load(conn)
+            .await
+    }
+
+    async fn replay(conn: &mut AsyncPgConnection, dead: &[i64]) -> QueryResult<()> {
+        sql_query(sql::REPLAY).bind::<Array<BigInt>, _>(dead).execute(conn).await?;
         Ok(())
     }
 
-    async fn discard_dead(conn: &mut AsyncPgConnection, groups: &[i32]) -> QueryResult<()> {
-        sql_query(sql::DISCARD).bind::<Array<Integer>, _>(groups).execute(conn).await?;
-        Ok(())
-    }
-
-    async fn close_requests(conn: &mut AsyncPgConnection) -> QueryResult<()> {
-        sql_query(sql::REQUESTS_DONE).execute(conn).await?;
+    async fn discard_dead(conn: &mut AsyncPgConnection, dead: &[i64]) -> QueryResult<()> {
+        sql_query(sql::DISCARD).bind::<Array<BigInt>, _>(dead).execute(conn).await?;
         Ok(())
     }
 

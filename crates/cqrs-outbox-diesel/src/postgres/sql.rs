@@ -26,9 +26,6 @@ pub(super) const VERSIONS: &str = "SELECT schema_version, min_reader_version FRO
 pub(super) const SET_VERSION: &str =
     "UPDATE cqrs_outbox_meta SET schema_version = $1, min_reader_version = $2";
 
-pub(super) const REQUEST: &str = "\
-    INSERT INTO cqrs_outbox_request (kind, event_id) SELECT $1, event_id FROM cqrs_outbox_dead WHERE event_id = $2";
-
 /// Shorter than a lease: a relay that is stopped in the midst of a transaction must not keep a lease's row locked.
 pub(super) const BEGIN_SHORT: &str = "\
     BEGIN; SET LOCAL lock_timeout = '3s'; SET LOCAL statement_timeout = '5s'; \
@@ -75,12 +72,27 @@ pub(super) const CENSUS: &str = "\
             WHERE seen_at > clock_timestamp() - make_interval(secs => $1)) AS relays, \
         coalesce((SELECT hold FROM cqrs_outbox_meta), false) AS hold";
 
-/// Dead letters of owned groups that are asked for: they go back behind the gate of their lane.
+/// Requests that are due, of dead letters of these groups or of none any more, in the order of the dead letters.
+///
+/// None to replay may pass an earlier one of its lane that is asked for and not yet due; and as long as the lane's gate
+/// waits for someone, none goes before all that are asked for are due, for with it the gate lets the later events go. The time is
+/// the statement's, the same for all rows.
+pub(super) const DUE_REQUESTS: &str = "\
+    SELECT r.id, r.kind, d.id AS dead_id, d.size \
+    FROM cqrs_outbox_request r LEFT JOIN cqrs_outbox_dead d ON d.id = r.dead_id \
+    WHERE r.done_at IS NULL AND r.kind IN ('replay', 'discard') AND r.not_before <= statement_timestamp() \
+        AND (d.id IS NULL OR (d.slot / 64) = ANY($1)) \
+        AND (r.kind = 'discard' OR NOT EXISTS (SELECT 1 FROM cqrs_outbox_request w \
+            WHERE w.lane = r.lane AND w.done_at IS NULL AND w.kind = 'replay' AND w.not_before > statement_timestamp() \
+                AND NOT EXISTS (SELECT 1 FROM cqrs_outbox_request n \
+                    WHERE n.dead_id = w.dead_id AND n.done_at IS NULL AND n.kind = 'replay' AND n.not_before <= statement_timestamp()) \
+                AND (w.dead_id < r.dead_id OR w.dead_id > r.dead_id AND EXISTS ( \
+                    SELECT 1 FROM cqrs_outbox_gate g WHERE g.lane = r.lane AND g.until IS NULL)))) \
+    ORDER BY r.dead_id, r.id LIMIT $2";
+
+/// Dead letters go back behind the gate of their lane.
 pub(super) const REPLAY: &str = "\
-    WITH asked AS ( \
-        SELECT DISTINCT ON (d.id) d.id FROM cqrs_outbox_request r JOIN cqrs_outbox_dead d USING (event_id) \
-        WHERE r.done_at IS NULL AND r.kind = 'replay' AND (d.slot / 64) = ANY($1)), \
-    back AS (DELETE FROM cqrs_outbox_dead WHERE id IN (SELECT id FROM asked) RETURNING *), \
+    WITH back AS (DELETE FROM cqrs_outbox_dead WHERE id = ANY($1) RETURNING *), \
     gated AS ( \
         INSERT INTO cqrs_outbox_gate (lane, slot, until, error) \
         SELECT DISTINCT ON (lane) lane, slot, clock_timestamp(), 'replay' FROM back \
@@ -90,22 +102,13 @@ pub(super) const REPLAY: &str = "\
     SELECT id, event_id, event_name, event_kind, event_version, topic, message_key, headers, \
         content_type, payload, payload_text, tombstone, occurred_at, 0, size, slot, lane, error, errors FROM back";
 
-/// Dead letters of owned groups that are given up: what waits behind them is due.
+/// Dead letters go: what waits behind them is due.
 pub(super) const DISCARD: &str = "\
-    WITH asked AS ( \
-        SELECT DISTINCT d.id FROM cqrs_outbox_request r JOIN cqrs_outbox_dead d USING (event_id) \
-        WHERE r.done_at IS NULL AND r.kind = 'discard' AND (d.slot / 64) = ANY($1)), \
-    gone AS (DELETE FROM cqrs_outbox_dead WHERE id IN (SELECT id FROM asked) RETURNING id, lane) \
+    WITH gone AS (DELETE FROM cqrs_outbox_dead WHERE id = ANY($1) RETURNING id, lane) \
     UPDATE cqrs_outbox_gate SET until = clock_timestamp() \
     WHERE until IS NULL AND lane IN (SELECT lane FROM gone) \
         AND NOT EXISTS (SELECT 1 FROM cqrs_outbox_dead d \
             WHERE d.lane = cqrs_outbox_gate.lane AND d.id NOT IN (SELECT id FROM gone))";
-
-/// Requests whose dead letter is gone are done, by this relay or another.
-pub(super) const REQUESTS_DONE: &str = "\
-    UPDATE cqrs_outbox_request r SET done_at = clock_timestamp(), outcome = 'done' \
-    WHERE done_at IS NULL AND kind IN ('replay', 'discard') \
-        AND NOT EXISTS (SELECT 1 FROM cqrs_outbox_dead d WHERE d.event_id = r.event_id)";
 
 /// Gates that are due and have nothing behind them. The heartbeat holds the rows of its leases locked, so nothing can be
 /// moved behind one meanwhile.
@@ -307,4 +310,12 @@ pub(super) const DIALECT: Dialect = Dialect {
             attempts, size, 0 AS group_no, false AS gated, error, errors, to_char(dead_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') AS dead_at \
         FROM cqrs_outbox_dead",
     event_id_is: "event_id = encode(?, 'hex')::uuid",
+    requests: "\
+        SELECT id, kind, uuid_send(event_id) AS event_id, to_char(not_before AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') AS not_before, requested_by, \
+            to_char(requested_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') AS requested_at, to_char(done_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') AS done_at, outcome \
+        FROM cqrs_outbox_request",
+    request_event_id: "?::uuid",
+    now: "clock_timestamp()",
+    not_before: "clock_timestamp() + make_interval(secs => ?)",
+    me: "current_user",
 };

@@ -24,6 +24,7 @@ use crate::dead_letters::{DeadRow, FullDeadRow};
 use crate::migration::{Migration, SQLITE};
 use crate::query::{Dialect, Query, Value};
 use crate::record::{NewRow, Record};
+use crate::requests::{DueRequest, RequestRow};
 use crate::statements::{
     Census, Exists, LeaseRow, Number, Statements, TABLES, Versions, attempts, groups_of, joined, limit,
 };
@@ -140,14 +141,6 @@ impl Statements for Sqlite {
         sql_query(sql::STATUS).get_result(conn).await
     }
 
-    async fn request(conn: &mut Connection, kind: &'static str, event_id: Uuid) -> QueryResult<usize> {
-        sql_query(sql::REQUEST)
-            .bind::<Text, _>(kind)
-            .bind::<Text, _>(event_id.to_string())
-            .execute(conn)
-            .await
-    }
-
     async fn set_hold(conn: &mut Connection, hold: bool) -> QueryResult<()> {
         sql_query(sql::SET_HOLD).bind::<Bool, _>(hold).execute(conn).await?;
         Ok(())
@@ -161,9 +154,17 @@ impl Statements for Sqlite {
         bound(query).get_result(conn).await.optional()
     }
 
-    async fn number(conn: &mut Connection, query: Query) -> QueryResult<i64> {
-        let number: Number = bound(query).get_result(conn).await?;
-        Ok(number.value)
+    async fn requests(conn: &mut Connection, query: Query) -> QueryResult<Vec<RequestRow>> {
+        bound(query).load(conn).await
+    }
+
+    async fn numbers(conn: &mut Connection, query: Query) -> QueryResult<Vec<i64>> {
+        let numbers: Vec<Number> = bound(query).load(conn).await?;
+        Ok(numbers.into_iter().map(|number| number.value).collect())
+    }
+
+    async fn execute(conn: &mut Connection, query: Query) -> QueryResult<usize> {
+        bound(query).execute(conn).await
     }
 
     async fn seen(conn: &mut Connection, relay: &RelayId) -> QueryResult<()> {
@@ -248,17 +249,24 @@ impl Statements for Sqlite {
     }
 
     /// There is one group.
-    async fn replay(conn: &mut Connection, _groups: &[i32]) -> QueryResult<()> {
-        execute_all(conn, &sql::REPLAY).await
+    async fn due_requests(
+        conn: &mut Connection,
+        groups: &[i32],
+        count: usize,
+    ) -> QueryResult<Vec<DueRequest>> {
+        sql_query(sql::DUE_REQUESTS)
+            .bind::<Text, _>(array(groups))
+            .bind::<BigInt, _>(limit(count))
+            .load(conn)
+            .await
     }
 
-    async fn discard_dead(conn: &mut Connection, _groups: &[i32]) -> QueryResult<()> {
-        execute_all(conn, &sql::DISCARD).await
+    async fn replay(conn: &mut Connection, dead: &[i64]) -> QueryResult<()> {
+        execute_all(conn, &sql::REPLAY, dead).await
     }
 
-    async fn close_requests(conn: &mut Connection) -> QueryResult<()> {
-        sql_query(sql::REQUESTS_DONE).execute(conn).await?;
-        Ok(())
+    async fn discard_dead(conn: &mut Connection, dead: &[i64]) -> QueryResult<()> {
+        execute_all(conn, &sql::DISCARD, dead).await
     }
 
     async fn sweep_gates(conn: &mut Connection, _groups: &[i32]) -> QueryResult<()> {
@@ -395,9 +403,10 @@ fn bound(query: Query) -> BoxedSqlQuery<'static, diesel::sqlite::Sqlite, SqlQuer
     })
 }
 
-async fn execute_all(conn: &mut Connection, statements: &[&'static str]) -> QueryResult<()> {
+/// About these rows.
+async fn execute_all(conn: &mut Connection, statements: &[&'static str], ids: &[i64]) -> QueryResult<()> {
     for statement in statements {
-        sql_query(*statement).execute(conn).await?;
+        sql_query(*statement).bind::<Text, _>(array(ids)).execute(conn).await?;
     }
     Ok(())
 }

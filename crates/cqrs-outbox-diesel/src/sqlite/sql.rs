@@ -24,10 +24,6 @@ pub(super) const VERSIONS: &str = "SELECT schema_version, min_reader_version FRO
 
 pub(super) const SET_VERSION: &str = "UPDATE cqrs_outbox_meta SET schema_version = ?, min_reader_version = ?";
 
-pub(super) const REQUEST: &str = "\
-    INSERT INTO cqrs_outbox_request (kind, event_id) \
-    SELECT ?, event_id FROM cqrs_outbox_dead WHERE unhex(event_id, '-') = unhex(?, '-')";
-
 pub(super) const SET_HOLD: &str = "UPDATE cqrs_outbox_meta SET hold = ?";
 
 pub(super) const SEEN: &str = "\
@@ -82,12 +78,30 @@ macro_rules! carried {
     };
 }
 
-/// One after the other: dead letters that are asked for go back behind the gate of their lane.
+/// Requests that are due, of dead letters of these groups or of none any more, in the order of the dead letters.
+///
+/// None to replay may pass an earlier one of its lane that is asked for and not yet due; and as long as the lane's gate
+/// waits for someone, none goes before all that are asked for are due, for with it the gate lets the later events go. The time is
+/// read once, for `'now'` is another one with each row.
+pub(super) const DUE_REQUESTS: &str = "\
+    WITH clock AS MATERIALIZED (SELECT unixepoch('now', 'subsec') AS now) \
+    SELECT r.id, r.kind, d.id AS dead_id, d.size \
+    FROM cqrs_outbox_request r LEFT JOIN cqrs_outbox_dead d ON d.id = r.dead_id \
+    WHERE r.done_at IS NULL AND r.kind IN ('replay', 'discard') AND r.not_before <= (SELECT now FROM clock) \
+        AND (d.id IS NULL OR d.slot / 64 IN (SELECT value FROM json_each(?1))) \
+        AND (r.kind = 'discard' OR NOT EXISTS (SELECT 1 FROM cqrs_outbox_request w \
+            WHERE w.lane = r.lane AND w.done_at IS NULL AND w.kind = 'replay' AND w.not_before > (SELECT now FROM clock) \
+                AND NOT EXISTS (SELECT 1 FROM cqrs_outbox_request n \
+                    WHERE n.dead_id = w.dead_id AND n.done_at IS NULL AND n.kind = 'replay' AND n.not_before <= (SELECT now FROM clock)) \
+                AND (w.dead_id < r.dead_id OR w.dead_id > r.dead_id AND EXISTS ( \
+                    SELECT 1 FROM cqrs_outbox_gate g WHERE g.lane = r.lane AND g.until IS NULL)))) \
+    ORDER BY r.dead_id, r.id LIMIT ?2";
+
+/// One after the other: dead letters go back behind the gate of their lane.
 pub(super) const REPLAY: [&str; 3] = [
     "INSERT INTO cqrs_outbox_gate (lane, slot, until, error) \
-     SELECT DISTINCT d.lane, d.slot, unixepoch('now', 'subsec'), 'replay' \
-     FROM cqrs_outbox_request r JOIN cqrs_outbox_dead d USING (event_id) \
-     WHERE r.done_at IS NULL AND r.kind = 'replay' \
+     SELECT DISTINCT lane, slot, unixepoch('now', 'subsec'), 'replay' \
+     FROM cqrs_outbox_dead WHERE id IN (SELECT value FROM json_each(?1)) \
      ON CONFLICT (lane) DO UPDATE SET until = excluded.until, error = excluded.error",
     concat!(
         "INSERT INTO cqrs_outbox_parked (",
@@ -95,29 +109,22 @@ pub(super) const REPLAY: [&str; 3] = [
         ", attempts, lane, error, errors) \
          SELECT ",
         carried!(),
-        ", 0, lane, error, errors FROM cqrs_outbox_dead \
-         WHERE event_id IN (SELECT event_id FROM cqrs_outbox_request WHERE done_at IS NULL AND kind = 'replay')"
+        ", 0, lane, error, errors FROM cqrs_outbox_dead WHERE id IN (SELECT value FROM json_each(?1))"
     ),
-    "DELETE FROM cqrs_outbox_dead \
-     WHERE event_id IN (SELECT event_id FROM cqrs_outbox_request WHERE done_at IS NULL AND kind = 'replay')",
+    DELETE_DEAD,
 ];
 
-/// One after the other: dead letters that are given up; what waits behind them is due.
+/// One after the other: dead letters go; what waits behind them is due.
 pub(super) const DISCARD: [&str; 2] = [
     "UPDATE cqrs_outbox_gate SET until = unixepoch('now', 'subsec') \
-     WHERE until IS NULL AND lane IN ( \
-            SELECT d.lane FROM cqrs_outbox_request r JOIN cqrs_outbox_dead d USING (event_id) \
-            WHERE r.done_at IS NULL AND r.kind = 'discard') \
-        AND NOT EXISTS ( \
-            SELECT 1 FROM cqrs_outbox_dead d WHERE d.lane = cqrs_outbox_gate.lane AND d.event_id NOT IN ( \
-                SELECT event_id FROM cqrs_outbox_request WHERE done_at IS NULL AND kind = 'discard'))",
-    "DELETE FROM cqrs_outbox_dead \
-     WHERE event_id IN (SELECT event_id FROM cqrs_outbox_request WHERE done_at IS NULL AND kind = 'discard')",
+     WHERE until IS NULL \
+        AND lane IN (SELECT lane FROM cqrs_outbox_dead WHERE id IN (SELECT value FROM json_each(?1))) \
+        AND NOT EXISTS (SELECT 1 FROM cqrs_outbox_dead d \
+            WHERE d.lane = cqrs_outbox_gate.lane AND d.id NOT IN (SELECT value FROM json_each(?1)))",
+    DELETE_DEAD,
 ];
 
-pub(super) const REQUESTS_DONE: &str = "\
-    UPDATE cqrs_outbox_request SET done_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now'), outcome = 'done' \
-    WHERE done_at IS NULL AND kind IN ('replay', 'discard') AND event_id NOT IN (SELECT event_id FROM cqrs_outbox_dead)";
+const DELETE_DEAD: &str = "DELETE FROM cqrs_outbox_dead WHERE id IN (SELECT value FROM json_each(?1))";
 
 /// As `Lane::of` makes it.
 macro_rules! lane {
@@ -258,4 +265,12 @@ pub(super) const DIALECT: Dialect = Dialect {
             attempts, size, 0 AS group_no, 0 AS gated, error, errors, dead_at AS dead_at \
         FROM cqrs_outbox_dead",
     event_id_is: "unhex(event_id, '-') = ?",
+    requests: "\
+        SELECT id, kind, unhex(event_id, '-') AS event_id, strftime('%Y-%m-%dT%H:%M:%fZ', not_before, 'unixepoch') AS not_before, requested_by, \
+            requested_at AS requested_at, done_at AS done_at, outcome \
+        FROM cqrs_outbox_request",
+    request_event_id: "?",
+    now: "strftime('%Y-%m-%dT%H:%M:%fZ', 'now')",
+    not_before: "unixepoch('now', 'subsec') + ?",
+    me: "''",
 };

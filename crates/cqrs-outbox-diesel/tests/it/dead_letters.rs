@@ -62,6 +62,11 @@ impl Owner {
         self.store.read(&request).await.unwrap()
     }
 
+    pub(crate) async fn parked(&self) -> Vec<OutboxRow> {
+        let request = self.beat().await;
+        self.store.read_parked(&request).await.unwrap()
+    }
+
     /// Gives up everything that waits.
     pub(crate) async fn bury_all(&self, lane_waits: bool, error: &str) -> Vec<OutboxRow> {
         let request = self.beat().await;

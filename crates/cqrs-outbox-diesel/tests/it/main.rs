@@ -12,6 +12,7 @@ mod harness;
 mod mysql;
 mod operation;
 mod postgres;
+mod requests;
 mod rows;
 mod schema;
 mod servers;
@@ -34,6 +35,7 @@ fn main() {
     trials.on_each::<operation::All>();
     trials.on_each::<status::All>();
     trials.on_each::<dead_letters::All>();
+    trials.on_each::<requests::All>();
     sqlite::trials(&mut trials);
     postgres::trials(&mut trials);
     mysql::trials(&mut trials);
