@@ -7,7 +7,7 @@ kafka_example="localhost:9092, where topics are created with their first message
 
 kafka_packages=(maven default-jre-headless)
 kafka_units=()
-kafka_ports=3
+kafka_ports=4
 kafka_stop_signals=(TERM)
 
 kafka_release=$(sed -n 's:.*<kafka.version>\(.*\)</kafka.version>.*:\1:p' "$root/scripts/kafka/pom.xml")
@@ -61,22 +61,27 @@ kafka_run() {
 kafka_create() {
     local home=$1
     kafka_download >"$home/log"
-    kafka_configure "$home" 1 2 3
+    kafka_configure "$home" 1 2 3 4
     kafka_run "$home" -Xmx128m kafka.tools.StorageTool format -c "$home/server.properties" \
         -t "$(head -c 16 /dev/urandom | base64 | tr '+/' '-_' | cut -c1-22)"
     "${kafka_command[@]}" >"$home/log" 2>&1
 }
 
 kafka_configure() {
-    local home=$1 port=$2 sasl=$3 controller=$4
+    local home=$1 port=$2 sasl=$3 controller=$4 proxied='' proxy=''
+    # It sends its clients on to where it says that it is: those who come through a proxy, to the proxy.
+    if [ -n "${CQRS_KAFKA_PROXY:-}" ]; then
+        proxied=,PROXIED://127.0.0.1:$5
+        proxy=,PROXIED://127.0.0.1:$CQRS_KAFKA_PROXY
+    fi
     cat >"$home/server.properties" <<CONF
 process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:$controller
 controller.listener.names=CONTROLLER
-listeners=OPEN://127.0.0.1:$port,LOGIN://127.0.0.1:$sasl,CONTROLLER://127.0.0.1:$controller
-advertised.listeners=OPEN://127.0.0.1:$port,LOGIN://127.0.0.1:$sasl
-listener.security.protocol.map=OPEN:PLAINTEXT,LOGIN:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT
+listeners=OPEN://127.0.0.1:$port,LOGIN://127.0.0.1:$sasl,CONTROLLER://127.0.0.1:$controller$proxied
+advertised.listeners=OPEN://127.0.0.1:$port,LOGIN://127.0.0.1:$sasl$proxy
+listener.security.protocol.map=OPEN:PLAINTEXT,LOGIN:SASL_PLAINTEXT,PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT
 inter.broker.listener.name=OPEN
 sasl.enabled.mechanisms=PLAIN
 listener.name.login.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required user_cqrs="$password";
@@ -115,7 +120,11 @@ kafka_answers() {
 
 kafka_url() { echo "127.0.0.1:$1"; }
 
-kafka_more_variables() { echo "CQRS_TEST_KAFKA_SASL=127.0.0.1:$2"; }
+kafka_more_variables() {
+    echo "CQRS_TEST_KAFKA_SASL=127.0.0.1:$2"
+    # Of use to whom has put a proxy at the port that CQRS_KAFKA_PROXY says.
+    [ -z "${CQRS_KAFKA_PROXY:-}" ] || echo "CQRS_TEST_KAFKA_PROXIED=127.0.0.1:$4"
+}
 
 # The protocol does not tell.
 kafka_version() { ! alive kafka || echo "Apache Kafka $kafka_release"; }

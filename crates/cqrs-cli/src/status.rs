@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use cqrs::without_password;
-use cqrs_outbox_diesel::OutboxStatus;
+use cqrs_outbox_diesel::{GateStatus, OutboxStatus};
 use serde_json::json;
 
 use crate::failure::Failure;
@@ -41,6 +41,22 @@ fn as_json(database: &str, status: &OutboxStatus) -> serde_json::Value {
             })
         })
         .collect();
+    let gates: Vec<_> = status
+        .gates
+        .iter()
+        .map(|gate| {
+            json!({
+                "lane": gate.lane.as_bytes().escape_ascii().to_string(),
+                "opens_in_seconds": gate.opens_in.map(|wait| wait.as_secs_f64()),
+                "error": gate.error,
+                "closed_seconds_ago": gate.closed.as_secs_f64(),
+            })
+        })
+        .collect();
+    let snapshot = status
+        .oldest_snapshot
+        .as_ref()
+        .map(|snapshot| json!({ "age_seconds": snapshot.age.as_secs_f64(), "holder": snapshot.holder }));
     json!({
         "database": database,
         "schema_version": status.schema_version,
@@ -50,6 +66,9 @@ fn as_json(database: &str, status: &OutboxStatus) -> serde_json::Value {
         "oldest_waiting_seconds": status.oldest_waiting.map(|age| age.as_secs_f64()),
         "parked": status.parked,
         "closed_gates": status.closed_gates,
+        "gates": gates,
+        "oldest_snapshot": snapshot,
+        "scheduled": status.scheduled,
         "dead_letters": status.dead_letters,
         "groups": status.groups,
         "unowned_groups": status.unowned_groups,
@@ -66,13 +85,23 @@ impl fmt::Display for ForPeople<'_> {
             Some(age) => format!(", the oldest for {}", rounded(age)),
             None => String::new(),
         };
-        let mut row = |name: &str, value: String| writeln!(f, "  {name:<14} {value}");
-        row("waiting", format!("{} events{oldest}", status.waiting))?;
-        row("parked", format!("{} events behind {} closed gates", status.parked, status.closed_gates))?;
-        row("dead letters", format!("{} events", status.dead_letters))?;
-        row("groups", format!("{}, {} of them without an owner", status.groups, status.unowned_groups))?;
-        row("hold", if status.hold { "yes: nothing is relayed" } else { "no" }.to_owned())?;
-        row("tables", format!("version {}", status.schema_version))?;
+        let row = |f: &mut fmt::Formatter<'_>, name: &str, value: String| writeln!(f, "  {name:<14} {value}");
+        row(f, "waiting", format!("{} events{oldest}", status.waiting))?;
+        row(f, "parked", format!("{} events behind {} closed gates", status.parked, status.closed_gates))?;
+        row(f, "scheduled", format!("{} events", status.scheduled))?;
+        row(f, "dead letters", format!("{} events", status.dead_letters))?;
+        row(f, "groups", format!("{}, {} of them without an owner", status.groups, status.unowned_groups))?;
+        row(f, "hold", if status.hold { "yes: nothing is relayed" } else { "no" }.to_owned())?;
+        row(f, "tables", format!("version {}", status.schema_version))?;
+        if let Some(snapshot) = &status.oldest_snapshot {
+            row(f, "old snapshot", format!("{} old, of {}", rounded(snapshot.age), snapshot.holder))?;
+        }
+        if !status.gates.is_empty() {
+            row(f, "closed first", String::new())?;
+        }
+        for gate in &status.gates {
+            writeln!(f, "    {}", Gate(gate))?;
+        }
         if status.relays.is_empty() {
             return write!(f, "  {:<14} none is at work", "relays");
         }
@@ -88,6 +117,28 @@ impl fmt::Display for ForPeople<'_> {
             )?;
         }
         Ok(())
+    }
+}
+
+/// On one line: which lane, until when, and why.
+struct Gate<'a>(&'a GateStatus);
+
+impl fmt::Display for Gate<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // A lane is that of a key, or of an event by itself; the first byte tells.
+        match self.0.lane.as_bytes().split_first() {
+            Some((b'k', key)) => write!(f, "key {}", key.escape_ascii())?,
+            _ => write!(f, "an event without a key")?,
+        }
+        match self.0.opens_in {
+            Some(wait) if wait.is_zero() => write!(f, ", due")?,
+            Some(wait) => write!(f, ", opens in {}", rounded(wait))?,
+            None => write!(f, ", waits for somebody to act")?,
+        }
+        match &self.0.error {
+            Some(error) => write!(f, ": {}", error.lines().next().unwrap_or_default()),
+            None => Ok(()),
+        }
     }
 }
 

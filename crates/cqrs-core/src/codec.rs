@@ -11,6 +11,7 @@ use uuid::Uuid;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Envelope, EventKind, IntegrationEvent};
 use crate::message::{Headers, Message, MessageId};
+use crate::outgoing::Outgoing;
 
 /// The names of the headers that this toolkit reads and writes.
 pub mod header {
@@ -233,17 +234,32 @@ impl Encoder {
         &self.codec
     }
 
-    /// Makes the message of an event.
+    /// Makes the message of an event, for a broker.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidEvent`]: the event is not serialisable, has no topic, a bad header, or is too large.
+    /// [`ErrorKind::InvalidEvent`]: the event is not serialisable, has no topic, a bad header, or is too large;
+    /// [`ErrorKind::NoTarget`]: the envelope asks for what only an outbox can do.
     pub fn encode<E: IntegrationEvent>(
         &self,
         envelope: Envelope<E>,
         correlation: &Correlation,
     ) -> Result<Message> {
-        let Envelope { event, id, timestamp, topic, key, headers } = envelope;
+        self.encode_outgoing(envelope, correlation)?.into_message()
+    }
+
+    /// Makes the message of an event, for an outbox, with what the envelope asks it for.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidEvent`], as for [`encode`](Self::encode), and if what is asked for makes no sense
+    /// ([`Outgoing::check`]).
+    pub fn encode_outgoing<E: IntegrationEvent>(
+        &self,
+        envelope: Envelope<E>,
+        correlation: &Correlation,
+    ) -> Result<Outgoing> {
+        let Envelope { event, id, timestamp, topic, key, headers, options } = envelope;
         let payload = serde_json::to_vec(&event).map_err(|error| {
             Error::new(
                 ErrorKind::InvalidEvent,
@@ -264,7 +280,9 @@ impl Encoder {
             content_type: Some("application/json".to_owned()),
             timestamp: Some(timestamp.unwrap_or_else(Utc::now).trunc_subsecs(6)),
         };
-        self.finish(message, correlation)
+        let outgoing = Outgoing { message: self.finish(message, correlation)?, options };
+        outgoing.check()?;
+        Ok(outgoing)
     }
 
     /// Gives a message that was made by hand what it lacks (id, time, correlation), and checks it.
@@ -319,20 +337,29 @@ impl Encoder {
     }
 }
 
-/// What can be published: an [integration event](IntegrationEvent), an [`Envelope`] around one, or a [`Message`] of
-/// your own making.
+/// What can be published: an [integration event](IntegrationEvent), an [`Envelope`] around one, a [`Message`] of your own
+/// making, or one with what an outbox is asked for ([`Outgoing`]).
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be published to other services",
     label = "neither an integration event, nor an `Envelope` around one, nor a `Message`",
     note = "derive `NotificationEvent` or `EcstEvent`, with `#[event(topic = \"..\")]`, and `serde::Serialize`"
 )]
-pub trait IntoMessage {
-    /// Makes the message.
+pub trait IntoMessage: Sized {
+    /// Makes the message, for a broker.
     ///
     /// # Errors
     ///
     /// Those of [`Encoder::encode`].
     fn into_message(self, encoder: &Encoder, correlation: &Correlation) -> Result<Message>;
+
+    /// Makes the message, for an outbox, with what it is asked for. By default nothing is.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Encoder::encode_outgoing`].
+    fn into_outgoing(self, encoder: &Encoder, correlation: &Correlation) -> Result<Outgoing> {
+        self.into_message(encoder, correlation).map(Outgoing::from)
+    }
 }
 
 impl<E: IntegrationEvent> IntoMessage for E {
@@ -345,10 +372,26 @@ impl<E: IntegrationEvent> IntoMessage for Envelope<E> {
     fn into_message(self, encoder: &Encoder, correlation: &Correlation) -> Result<Message> {
         encoder.encode(self, correlation)
     }
+
+    fn into_outgoing(self, encoder: &Encoder, correlation: &Correlation) -> Result<Outgoing> {
+        encoder.encode_outgoing(self, correlation)
+    }
 }
 
 impl IntoMessage for Message {
     fn into_message(self, encoder: &Encoder, correlation: &Correlation) -> Result<Message> {
         encoder.finish(self, correlation)
+    }
+}
+
+impl IntoMessage for Outgoing {
+    fn into_message(self, encoder: &Encoder, correlation: &Correlation) -> Result<Message> {
+        encoder.finish(Outgoing::into_message(self)?, correlation)
+    }
+
+    fn into_outgoing(self, encoder: &Encoder, correlation: &Correlation) -> Result<Outgoing> {
+        let outgoing = Outgoing { message: encoder.finish(self.message, correlation)?, ..self };
+        outgoing.check()?;
+        Ok(outgoing)
     }
 }

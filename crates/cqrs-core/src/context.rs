@@ -11,6 +11,7 @@ use crate::error::{Error, ErrorKind};
 use crate::event::{DomainEvent, Envelope, Event, IntegrationEvent, kind};
 use crate::mediator::{Core, Sending};
 use crate::message::Message;
+use crate::outgoing::Outgoing;
 use crate::request::Request;
 
 /// What a handler has at hand: it says what happened ([`emit`](Self::emit)), sends further requests
@@ -44,7 +45,7 @@ pub(crate) struct Received {
 /// before anything goes out.
 pub(crate) enum Said {
     Domain(Box<dyn AnyDomainEvent>),
-    Integration(Box<Message>),
+    Integration(Box<Outgoing>),
     Refused(Error),
 }
 
@@ -77,8 +78,8 @@ impl<'a> Context<'a> {
     /// straight to the broker, at most once and after the handler, if the mediator was told so
     /// ([`EventEmitter::direct`](crate::EventEmitter::direct)).
     ///
-    /// Nothing goes out before the handler has succeeded. An event that cannot be encoded, is too large, or has
-    /// nowhere to go fails the request then, as if the handler itself had failed: a transaction is rolled back and
+    /// Nothing goes out before the handler has succeeded. An event that cannot be encoded, is too large, has nowhere to go,
+    /// or asks for what only an outbox can do where there is none, fails the request then, as if the handler itself had failed: a transaction is rolled back and
     /// none of the request's events goes out.
     pub fn emit<E: Emit>(&self, event: E) {
         self.push(event.say(self));
@@ -167,8 +168,10 @@ impl<'a> Context<'a> {
 
     fn say_integration(&self, event: impl IntoMessage, name: &'static str) -> Said {
         let emitter = self.core.emitter();
-        let encoded = if self.is_in_transaction() || emitter.is_direct() {
-            event.into_message(emitter.encoder(), &self.correlation())
+        let encoded = if self.is_in_transaction() {
+            event.into_outgoing(emitter.encoder(), &self.correlation())
+        } else if emitter.is_direct() {
+            event.into_message(emitter.encoder(), &self.correlation()).map(Outgoing::from)
         } else {
             Err(Error::new(
                 ErrorKind::NoTarget,
@@ -179,7 +182,7 @@ impl<'a> Context<'a> {
                 ),
             ))
         };
-        encoded.map_or_else(Said::Refused, |message| Said::Integration(Box::new(message)))
+        encoded.map_or_else(Said::Refused, |outgoing| Said::Integration(Box::new(outgoing)))
     }
 }
 

@@ -24,8 +24,12 @@ pub enum ErrorKind {
     /// An event or a message was refused before anything was written: too large, without a topic, not
     /// serialisable, with a header that no broker can carry.
     InvalidEvent,
-    /// An integration event was said where nothing can take it: neither a transaction nor a direct target.
+    /// An integration event was said where nothing can take it: neither a transaction nor a direct target; or with a wish
+    /// that only an outbox can honour, and straight to a broker.
     NoTarget,
+    /// Someone else was first: the version that was to be written is not above the last one
+    /// ([`VersionConflict`](crate::VersionConflict) says which).
+    Conflict,
     /// A received message could not be decoded. Trying again does not help.
     Decode,
     /// Events led to events without end.
@@ -48,6 +52,7 @@ impl ErrorKind {
             Self::Configuration => "the configuration is wrong",
             Self::InvalidEvent => "the event was refused",
             Self::NoTarget => "the event has nowhere to go",
+            Self::Conflict => "someone else was first",
             Self::Decode => "the message cannot be decoded",
             Self::EventFlood => "events lead to events without end",
             Self::Transaction => "the transaction failed",

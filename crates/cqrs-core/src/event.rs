@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::future::Future;
+use std::time::Duration;
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
@@ -11,6 +12,7 @@ use uuid::Uuid;
 use crate::context::Context;
 use crate::error::Result;
 use crate::message::Headers;
+use crate::outgoing::{Dedup, Deliver, WriteOptions};
 
 /// The kinds of events, as types: they decide where [`Context::emit`] takes an event.
 pub mod kind {
@@ -166,13 +168,22 @@ pub struct Envelope<E> {
     pub(crate) topic: Option<Cow<'static, str>>,
     pub(crate) key: Option<Option<Bytes>>,
     pub(crate) headers: Headers,
+    pub(crate) options: WriteOptions,
 }
 
 impl<E: IntegrationEvent> Envelope<E> {
     /// The event with everything else as it is by default: a new id (UUID version 7), the time at which it is said,
     /// and the topic and key of its type.
     pub fn new(event: E) -> Self {
-        Self { event, id: None, timestamp: None, topic: None, key: None, headers: Headers::new() }
+        Self {
+            event,
+            id: None,
+            timestamp: None,
+            topic: None,
+            key: None,
+            headers: Headers::new(),
+            options: WriteOptions::default(),
+        }
     }
 
     /// Sets the event's id, by which consumers tell duplicates.
@@ -208,6 +219,56 @@ impl<E: IntegrationEvent> Envelope<E> {
     /// Adds a header.
     pub fn with_header(mut self, name: impl Into<Cow<'static, str>>, value: impl Into<Bytes>) -> Self {
         self.headers.append(name, value);
+        self
+    }
+
+    /// Writes it only once: while `window` lasts, a second event with this key, said by anyone, is not written, and
+    /// [`Added`](crate::Added) says so. Two transactions at once: the second waits for the first, and writes if that one
+    /// rolls back. The window is counted from the moment of writing, by the database's clock.
+    ///
+    /// The key is the outbox's, not the topic's: put into it what the event is about (`"invoice-due 17"`). It is bytes, at
+    /// most 2,000 of them, and compared as bytes: case and trailing blanks matter.
+    ///
+    /// It is about *writing* twice: a command that is tried again, a timer that fires twice. That an event may be
+    /// *delivered* twice is the consumer's inbox's matter.
+    ///
+    /// Only an outbox can honour it: straight to a broker ([`direct`](crate::EventEmitter::direct)) the event is refused.
+    pub fn with_dedup_key(mut self, key: impl Into<Bytes>, window: Duration) -> Self {
+        self.options.dedup = Some(Dedup::new(key, window));
+        self
+    }
+
+    /// Writes it only if `version` is above the last one that was written for its key; else the call fails with
+    /// [`ErrorKind::Conflict`](crate::ErrorKind::Conflict) and writes nothing of what it was given.
+    ///
+    /// That makes the order of the key hard: of writers that do not know of each other, one is told that it was not first.
+    /// The version is kept for ever, also when the events are long gone. Until the transaction ends others that write a
+    /// version of this key wait. Up to `i64::MAX`.
+    ///
+    /// **Where it is not needed**: in a transaction that has locked the row of the aggregate (`SELECT .. FOR UPDATE`, or an
+    /// `UPDATE` of it, with its own version compared or not) before it says the event. Then the key's events are in order
+    /// already. It is for state that is elsewhere: event-sourced aggregates, a version that another system gave.
+    ///
+    /// Only an outbox can honour it: straight to a broker ([`direct`](crate::EventEmitter::direct)) the event is refused.
+    pub fn with_key_version(mut self, version: u64) -> Self {
+        self.options.key_version = Some(version);
+        self
+    }
+
+    /// Sends it at that time and not before, by the database's clock; one that is past is now. Its place in the order of its
+    /// key is then, and not where it is said.
+    ///
+    /// It can be [cancelled](crate::Transaction::cancel) or [moved](crate::Transaction::reschedule) until its time has come.
+    ///
+    /// Only an outbox can honour it: straight to a broker ([`direct`](crate::EventEmitter::direct)) the event is refused.
+    pub fn deliver_at(mut self, at: DateTime<Utc>) -> Self {
+        self.options.deliver = Some(Deliver::At(at));
+        self
+    }
+
+    /// As [`deliver_at`](Self::deliver_at), so long after it is written.
+    pub fn deliver_after(mut self, wait: Duration) -> Self {
+        self.options.deliver = Some(Deliver::After(wait));
         self
     }
 }

@@ -14,6 +14,7 @@ mod event;
 mod mediator;
 mod message;
 mod middleware;
+mod outgoing;
 mod request;
 mod transaction;
 mod url;
@@ -38,9 +39,10 @@ pub use message::{Headers, Message, MessageId};
 pub use middleware::{
     Endpoint, Layered, Middleware, MiddlewareStack, Next, NoMiddleware, Stacked, Tracing, Tried,
 };
+pub use outgoing::{Dedup, Deliver, Outgoing, VersionConflict, WriteOptions};
 pub use request::{Reply, Request, RequestHandler};
 pub use transaction::{
-    Added, BeforeCommit, BeginTransaction, Database, Transaction, Transactional, TransactionalEventHandler,
-    TransactionalHandler, UnitOfWork,
+    AddOutcome, Added, AddedEvent, BeforeCommit, BeginTransaction, Database, ScheduleChange, Transaction,
+    Transactional, TransactionalEventHandler, TransactionalHandler, UnitOfWork,
 };
 pub use url::without_password;

@@ -9,13 +9,18 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
 
 use crate::codec::Encoder;
 use crate::context::{AnyDomainEvent, Context, Said};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{DomainEvent, Event};
 use crate::mediator::emitter_flood;
-use crate::message::{Message, MessageId};
+use crate::message::MessageId;
+use crate::outgoing::Outgoing;
+#[cfg(doc)]
+use crate::outgoing::WriteOptions;
 use crate::request::{Reply, Request, RequestHandler};
 
 /// A kind of database, as a type: it names the transaction that handlers get.
@@ -24,29 +29,130 @@ pub trait Database: Send + Sync + 'static {
     type Tx: Transaction;
 }
 
-/// What became of events that were written into an outbox.
+/// What became of events that were given to an outbox.
 #[non_exhaustive]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Added {
-    /// The ids under which they are sent, in the order in which they were given.
-    pub ids: Vec<MessageId>,
+    /// One for each, in the order in which they were given.
+    pub events: Vec<AddedEvent>,
+}
+
+/// What became of one event that was given to an outbox.
+#[non_exhaustive]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AddedEvent {
+    /// The id under which it is sent; of a duplicate, the id of the first one.
+    pub id: MessageId,
+    /// What was done.
+    pub outcome: AddOutcome,
+}
+
+/// What an outbox did with an event.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum AddOutcome {
+    /// It was written: it goes out when the transaction has committed.
+    Written,
+    /// It was written, to go out when its time has come.
+    Scheduled,
+    /// It was not written: another one has its deduplication key.
+    Duplicate,
 }
 
 impl Added {
-    /// All of these were written.
-    pub fn all<'a>(messages: impl IntoIterator<Item = &'a Message>) -> Self {
-        Self { ids: messages.into_iter().filter_map(|message| message.id.clone()).collect() }
+    /// All of these were written, whatever was asked for.
+    pub fn all<'a>(written: impl IntoIterator<Item = &'a Outgoing>) -> Self {
+        let ids = written.into_iter().filter_map(|outgoing| outgoing.message.id.clone());
+        Self { events: ids.map(|id| AddedEvent::new(id, AddOutcome::Written)).collect() }
+    }
+
+    /// The ids under which the events are sent, in the order in which they were given.
+    pub fn ids(&self) -> impl Iterator<Item = &MessageId> {
+        self.events.iter().map(|event| &event.id)
+    }
+
+    /// What was done with each, in the order in which they were given.
+    pub fn outcomes(&self) -> impl Iterator<Item = AddOutcome> {
+        self.events.iter().map(|event| event.outcome)
     }
 }
 
+impl AddedEvent {
+    /// An event, and what was done with it.
+    pub fn new(id: MessageId, outcome: AddOutcome) -> Self {
+        Self { id, outcome }
+    }
+}
+
+/// What became of the wish to cancel or move a scheduled event.
+#[must_use = "it may have been too late"]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ScheduleChange {
+    /// It was done; a rollback takes it back.
+    Done,
+    /// No event is scheduled under this id any more, or never was: its time has come, or it was cancelled before.
+    TooLate,
+}
+
 /// An open transaction with an outbox in it.
+///
+/// What an outbox need not have ([`lock_key`](Self::lock_key), [`cancel`](Self::cancel),
+/// [`reschedule`](Self::reschedule)) is refused by default.
 pub trait Transaction: Send + 'static {
-    /// Writes messages into the outbox, in their order, as part of the transaction.
+    /// Writes messages into the outbox, in their order, as part of the transaction; or, if one of them is refused, none.
+    /// A transaction that cannot honour what [is asked for](WriteOptions) refuses the message.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Store`].
-    fn write(&mut self, messages: Vec<Message>) -> impl Future<Output = Result<Added>> + Send;
+    /// [`ErrorKind::Store`]; [`ErrorKind::Conflict`] for a version that is not above the last one;
+    /// [`ErrorKind::InvalidEvent`] for a key that is too long. Roll back.
+    fn write(&mut self, messages: Vec<Outgoing>) -> impl Future<Output = Result<Added>> + Send;
+
+    /// Keeps others that lock this key out until the transaction ends, so that what they write of the key comes behind what
+    /// this one writes. Waits for them. Call it before the first event of the key is written. Within one transaction it
+    /// may be called again.
+    ///
+    /// Of events of one key that two transactions write at the same time, either may go first, whichever commits first:
+    /// their places are taken when they are written. That matters only where both may be at work at once.
+    ///
+    /// **Where it is not needed**, and that is the usual case: the transaction has locked the aggregate's own row (`SELECT
+    /// .. FOR UPDATE`, or an `UPDATE` of it) before it writes the event. It is for keys that have no such row: a stream
+    /// of inserts, say. Nor is it needed on SQLite, where one transaction writes at a time.
+    ///
+    /// Who locks several keys does so in the same order everywhere, or meets deadlocks.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Store`]: the lock was not to be had in time, or a deadlock; [`ErrorKind::InvalidEvent`]: the key is
+    /// too long; by default [`ErrorKind::Configuration`]: this kind of transaction has no such locks.
+    fn lock_key(&mut self, key: &[u8]) -> impl Future<Output = Result<()>> + Send {
+        let _ = key;
+        async { Err(unsupported("locks for keys")) }
+    }
+
+    /// Cancels a scheduled event, as part of the transaction: it is not sent.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Store`]; by default [`ErrorKind::Configuration`]: this kind of transaction schedules nothing.
+    fn cancel(&mut self, event_id: Uuid) -> impl Future<Output = Result<ScheduleChange>> + Send {
+        let _ = event_id;
+        async { Err(unsupported("scheduled events")) }
+    }
+
+    /// Gives a scheduled event another time, as part of the transaction. One that is past is now.
+    ///
+    /// # Errors
+    ///
+    /// As for [`cancel`](Self::cancel); [`ErrorKind::InvalidEvent`] if the time is out of range.
+    fn reschedule(
+        &mut self,
+        event_id: Uuid,
+        at: DateTime<Utc>,
+    ) -> impl Future<Output = Result<ScheduleChange>> + Send {
+        let _ = (event_id, at);
+        async { Err(unsupported("scheduled events")) }
+    }
 
     /// Commits.
     ///
@@ -62,6 +168,10 @@ pub trait Transaction: Send + 'static {
     ///
     /// [`ErrorKind::Transaction`]; the database rolls back by itself, then, when the connection is closed.
     fn rollback(self) -> impl Future<Output = Result<()>> + Send;
+}
+
+fn unsupported(what: &str) -> Error {
+    Error::new(ErrorKind::Configuration, format!("this kind of transaction has no {what}"))
 }
 
 /// Opens transactions: an outbox.

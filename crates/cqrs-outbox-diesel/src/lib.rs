@@ -22,12 +22,14 @@ mod postgres;
 mod query;
 mod record;
 mod requests;
+mod schedule;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 mod statements;
 mod status;
 mod store;
 mod tx;
+mod writing;
 
 /// The tables as SQL, oldest step first: print it, or run [`Outbox::migrate`].
 pub mod migrations {
@@ -48,7 +50,8 @@ pub use outbox::{Outbox, TransactionFn};
 #[cfg(feature = "postgres")]
 pub use postgres::{Pg, PgBuilder};
 pub use requests::{Asked, Asking, DeadLetterRequest, RequestFilter, RequestKind, RequestOutcome};
+pub use schedule::{ScheduleFilter, ScheduledEvent};
 #[cfg(feature = "sqlite")]
 pub use sqlite::{Sqlite, SqliteBuilder};
-pub use status::{OutboxStatus, RelayStatus};
+pub use status::{GateStatus, OutboxStatus, RelayStatus, SnapshotStatus};
 pub use tx::Tx;

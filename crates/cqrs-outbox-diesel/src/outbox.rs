@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use cqrs_consumer::Inbox;
 use cqrs_core::{
-    Added, BeginTransaction, Correlation, Encoder, Error, IntoMessage, Message, MessageId, Result,
+    Added, BeginTransaction, Correlation, Encoder, Error, IntoMessage, MessageId, Outgoing, Result,
     Transaction,
 };
 use cqrs_outbox::{StoreError, StoreErrorKind};
@@ -19,9 +19,9 @@ use tokio::time::timeout;
 use crate::backend::Backend;
 use crate::error::{MIGRATE, is_denied, store_error};
 use crate::migration::{Migrated, Migration, SCHEMA_VERSION};
-use crate::record::NewRow;
 use crate::status::OutboxStatus;
 use crate::tx::Tx;
+use crate::writing::{NotWritten, write};
 
 /// A transactional outbox, and an inbox, in a database. Cheap to clone; all clones share their connections.
 ///
@@ -40,6 +40,7 @@ struct Shared<B: Backend> {
     encoder: Encoder,
     changed: Notify,
     elsewhere: Option<Arc<dyn Elsewhere>>,
+    memory: B::Memory,
 }
 
 /// A way to tell relays of other processes of a commit, and to hear of commits there.
@@ -58,8 +59,8 @@ impl<B: Backend> Outbox<B> {
         writers: Option<Arc<Semaphore>>,
         elsewhere: Option<Arc<dyn Elsewhere>>,
     ) -> Self {
-        let (encoder, changed) = (Encoder::default(), Notify::new());
-        Self { shared: Arc::new(Shared { place, pool, writers, encoder, changed, elsewhere }) }
+        let (encoder, changed, memory) = (Encoder::default(), Notify::new(), B::Memory::default());
+        Self { shared: Arc::new(Shared { place, pool, writers, encoder, changed, elsewhere, memory }) }
     }
 
     /// The same connections with another wire format or size limit. Call it before the outbox is shared: clones that
@@ -73,6 +74,7 @@ impl<B: Backend> Outbox<B> {
             encoder,
             changed: Notify::new(),
             elsewhere: self.shared.elsewhere.clone(),
+            memory: B::Memory::default(),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -84,7 +86,8 @@ impl<B: Backend> Outbox<B> {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidEvent`] if it is too large, has no topic or cannot be serialised; [`ErrorKind::Store`].
+    /// [`ErrorKind::InvalidEvent`] if it is too large, has no topic or cannot be serialised; [`ErrorKind::Conflict`] if its
+    /// [version](cqrs_core::Envelope::with_key_version) is not above the last one; [`ErrorKind::Store`].
     ///
     /// # Cancel safety
     ///
@@ -108,13 +111,11 @@ impl<B: Backend> Outbox<B> {
         conn: &mut B::Connection,
         events: impl IntoIterator<Item = E, IntoIter: Send> + Send,
     ) -> Result<Added> {
-        let messages = self.encode_all(events, &Correlation::default())?;
-        let added = Added::all(&messages);
-        let rows = messages.into_iter().map(NewRow::new).collect::<Result<Vec<_>>>()?;
-        if !rows.is_empty() {
-            B::insert(conn, rows).await.map_err(|error| self.failed(store_error(error)))?;
-        }
-        Ok(added)
+        let events = self.encode_all(events, &Correlation::default())?;
+        write::<B>(conn, events).await.map_err(|error| match error {
+            NotWritten::Refused(error) => error,
+            NotWritten::Database(error) => self.failed(store_error(error)),
+        })
     }
 
     /// Lends a connection outside of any transaction: for queries, or for a transaction of your own with [`add`](Self::add). On
@@ -347,12 +348,16 @@ impl<B: Backend> Outbox<B> {
         &self,
         events: impl IntoIterator<Item = E>,
         correlation: &Correlation,
-    ) -> Result<Vec<Message>> {
-        events.into_iter().map(|event| event.into_message(&self.shared.encoder, correlation)).collect()
+    ) -> Result<Vec<Outgoing>> {
+        events.into_iter().map(|event| event.into_outgoing(&self.shared.encoder, correlation)).collect()
     }
 
     pub(crate) fn place(&self) -> &str {
         &self.shared.place
+    }
+
+    pub(crate) fn memory(&self) -> &B::Memory {
+        &self.shared.memory
     }
 
     pub(crate) fn failed(&self, error: StoreError) -> Error {

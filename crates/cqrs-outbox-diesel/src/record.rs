@@ -13,6 +13,19 @@ use uuid::Uuid;
 /// The longest key, in bytes: an index on lanes must be able to hold it (PostgreSQL's hold about 2,700).
 const MAX_KEY_BYTES: usize = 2_000;
 
+/// Refuses a key that is too long.
+pub(crate) fn too_long(key: &[u8], which: &str) -> Result<()> {
+    let length = key.len();
+    if length <= MAX_KEY_BYTES {
+        return Ok(());
+    }
+    let what = format!(
+        "the {which} has {length} bytes, and the outbox takes {MAX_KEY_BYTES} at most: make it shorter, with a hash for \
+         example"
+    );
+    Err(Error::new(ErrorKind::InvalidEvent, what))
+}
+
 /// A message as the columns of a new row.
 #[derive(Debug)]
 pub struct NewRow {
@@ -40,13 +53,8 @@ impl NewRow {
                 ),
             )
         })?;
-        if let Some(length) = message.key.as_ref().map(Bytes::len).filter(|length| *length > MAX_KEY_BYTES) {
-            let what = format!(
-                "the event `{}` has a key of {length} bytes, and the outbox takes {MAX_KEY_BYTES} at most: make it \
-                 shorter, with a hash for example",
-                message.name
-            );
-            return Err(Error::new(ErrorKind::InvalidEvent, what));
+        if let Some(key) = &message.key {
+            too_long(key, &format!("key of the event `{}`", message.name))?;
         }
         let version = message.version.unwrap_or(1);
         Ok(Self {

@@ -1,14 +1,14 @@
 //! What each database has to be able to do: small steps, each about one statement. What they add up to is in `outbox`
 //! and `store`, once for all databases.
 
-#[cfg(any(feature = "postgres", feature = "mysql"))]
 use std::collections::HashMap;
 use std::future::Future;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use cqrs_core::MessageId;
 use cqrs_outbox::{Lane, Lease, ReadRequest, Rejection, RelayId, StoreError};
-use diesel::sql_types::{BigInt, Bool, Integer};
+use diesel::sql_types::{BigInt, Binary, Bool, Double, Integer, Nullable, Text};
 use diesel::{QueryResult, QueryableByName};
 use diesel_async::{AsyncConnection, TransactionManager};
 use uuid::Uuid;
@@ -18,7 +18,9 @@ use crate::migration::Migration;
 use crate::query::{Dialect, Query};
 use crate::record::{NewRow, Record};
 use crate::requests::{DueRequest, RequestRow};
+use crate::schedule::{ScheduleFilter, ScheduledRecord};
 use crate::status::StatusRow;
+use crate::writing::Claim;
 
 /// Public, since it is part of a public trait, and out of reach, since this module is not.
 pub trait Statements: Sized {
@@ -28,6 +30,8 @@ pub trait Statements: Sized {
     type Lent: Send + 'static;
     /// The connections.
     type Pool: Clone + Send + Sync + 'static;
+    /// What reads remember for later ones, as long as the outbox is open.
+    type Memory: Default + Send + Sync + 'static;
 
     /// The tables' history.
     const MIGRATIONS: &'static [Migration];
@@ -95,6 +99,57 @@ pub trait Statements: Sized {
     /// Writes rows, in their order.
     fn insert(conn: &mut Self::Conn, rows: Vec<NewRow>) -> impl Future<Output = QueryResult<()>> + Send;
 
+    /// Writes scheduled rows, each with its time, in their order.
+    fn schedule(
+        conn: &mut Self::Conn,
+        rows: Vec<(NewRow, DateTime<Utc>)>,
+    ) -> impl Future<Output = QueryResult<()>> + Send;
+
+    /// The database's clock.
+    fn now(conn: &mut Self::Conn) -> impl Future<Output = QueryResult<DateTime<Utc>>> + Send;
+
+    /// Takes deduplication keys that nobody has, or whose window is over, and waits for those who are about to. They come
+    /// in ascending order. Gives those that others have, with the id of their event.
+    fn claim(
+        conn: &mut Self::Conn,
+        claims: &[Claim],
+    ) -> impl Future<Output = QueryResult<HashMap<Vec<u8>, Uuid>>> + Send;
+
+    /// Gives deduplication keys back that this transaction has taken.
+    fn release_claims(
+        conn: &mut Self::Conn,
+        keys: &[Vec<u8>],
+    ) -> impl Future<Output = QueryResult<()>> + Send;
+
+    /// Removes up to so many deduplication keys whose window is over, but for those that somebody is about to take.
+    fn purge_dedup(conn: &mut Self::Conn, limit: usize) -> impl Future<Output = QueryResult<usize>> + Send;
+
+    /// Locks the rows of the versions of these keys, which come in ascending order, and makes those that are not there.
+    /// Gives the versions; a negative one is none.
+    fn lock_versions(
+        conn: &mut Self::Conn,
+        keys: &[Vec<u8>],
+    ) -> impl Future<Output = QueryResult<HashMap<Vec<u8>, i64>>> + Send;
+
+    /// Sets the versions of keys whose rows this transaction has locked.
+    fn set_versions(
+        conn: &mut Self::Conn,
+        versions: &[(Vec<u8>, i64)],
+    ) -> impl Future<Output = QueryResult<()>> + Send;
+
+    /// Keeps others that lock this key out until the end of the transaction.
+    fn lock_key(conn: &mut Self::Conn, key: &[u8]) -> impl Future<Output = QueryResult<()>> + Send;
+
+    /// Removes a scheduled row; `false` if there is none with this event.
+    fn cancel(conn: &mut Self::Conn, event_id: Uuid) -> impl Future<Output = QueryResult<bool>> + Send;
+
+    /// Gives a scheduled row another time; `false` if there is none with this event.
+    fn reschedule(
+        conn: &mut Self::Conn,
+        event_id: Uuid,
+        at: DateTime<Utc>,
+    ) -> impl Future<Output = QueryResult<bool>> + Send;
+
     /// Writes an inbox row; `false` if it is there already.
     fn admit(
         conn: &mut Self::Conn,
@@ -103,6 +158,12 @@ pub trait Statements: Sized {
     ) -> impl Future<Output = QueryResult<bool>> + Send;
 
     // --- The operator's.
+
+    /// The scheduled rows that the filter lets through, the next one first.
+    fn scheduled(
+        conn: &mut Self::Conn,
+        filter: &ScheduleFilter,
+    ) -> impl Future<Output = QueryResult<Vec<ScheduledRecord>>> + Send;
 
     /// What waits, what is stuck and who is at work, as of one snapshot.
     fn status(conn: &mut Self::Conn) -> impl Future<Output = QueryResult<StatusRow>> + Send;
@@ -211,6 +272,7 @@ pub trait Statements: Sized {
     fn read(
         conn: &mut Self::Conn,
         request: &ReadRequest,
+        memory: &Self::Memory,
     ) -> impl Future<Output = QueryResult<Vec<Record>>> + Send;
 
     /// The first rows of the lanes whose gate is due.
@@ -267,6 +329,93 @@ pub trait Statements: Sized {
 
     /// Opens the gate of a lane.
     fn open_gate(conn: &mut Self::Conn, lane: &Lane) -> impl Future<Output = QueryResult<()>> + Send;
+
+    // --- Scheduled rows.
+
+    /// Seconds until the first one of these groups is due; negative if it is, `None` if there is none.
+    fn next_due(
+        conn: &mut Self::Conn,
+        groups: &[i32],
+    ) -> impl Future<Output = QueryResult<Option<f64>>> + Send;
+
+    /// Locks the rows of leases that are still of their epoch, but for those that a heartbeat has locked: it never waits
+    /// for one. Gives their groups.
+    fn lock_leases(
+        conn: &mut Self::Conn,
+        leases: &[Lease],
+    ) -> impl Future<Output = QueryResult<Vec<i32>>> + Send;
+
+    /// The first ones of these groups that are due, in the order in which they are to go.
+    fn due(
+        conn: &mut Self::Conn,
+        groups: &[i32],
+        limit: usize,
+    ) -> impl Future<Output = QueryResult<Vec<Due>>> + Send;
+
+    /// Locks those of these that are still there and still due, but for those that a writer has locked.
+    fn lock_due(conn: &mut Self::Conn, ids: &[i64]) -> impl Future<Output = QueryResult<Vec<i64>>> + Send;
+
+    /// Moves these into the hot table, in the order of their time and id and under new ids.
+    fn move_due(conn: &mut Self::Conn, ids: &[i64]) -> impl Future<Output = QueryResult<()>> + Send;
+}
+
+/// A deduplication key that somebody else has.
+#[derive(QueryableByName, Debug)]
+pub(crate) struct TakenKey {
+    #[diesel(sql_type = Binary)]
+    pub(crate) dedup_key: Vec<u8>,
+    #[diesel(sql_type = Text)]
+    event_id: String,
+}
+
+impl From<TakenKey> for (Vec<u8>, Uuid) {
+    fn from(taken: TakenKey) -> Self {
+        (taken.dedup_key, Uuid::try_parse(&taken.event_id).unwrap_or_default())
+    }
+}
+
+/// A key and its version.
+#[derive(QueryableByName, Debug)]
+pub(crate) struct VersionRow {
+    #[diesel(sql_type = Binary)]
+    message_key: Vec<u8>,
+    #[diesel(sql_type = BigInt)]
+    version: i64,
+}
+
+impl From<VersionRow> for (Vec<u8>, i64) {
+    fn from(row: VersionRow) -> Self {
+        (row.message_key, row.version)
+    }
+}
+
+/// A time, as microseconds since 1970.
+#[derive(QueryableByName, Debug)]
+pub(crate) struct Micros {
+    #[diesel(sql_type = BigInt)]
+    micros: i64,
+}
+
+impl From<Micros> for DateTime<Utc> {
+    fn from(time: Micros) -> Self {
+        DateTime::from_timestamp_micros(time.micros).unwrap_or_default()
+    }
+}
+
+/// A scheduled row whose time has come.
+#[derive(QueryableByName, Debug)]
+pub struct Due {
+    #[diesel(sql_type = BigInt)]
+    pub(crate) id: i64,
+    #[diesel(sql_type = Integer)]
+    pub(crate) slot: i32,
+}
+
+/// Seconds until something is due.
+#[derive(QueryableByName, Debug)]
+pub(crate) struct Wait {
+    #[diesel(sql_type = Nullable<Double>)]
+    pub(crate) seconds: Option<f64>,
 }
 
 /// What a heartbeat tells about the others.
@@ -284,7 +433,7 @@ pub struct Census {
 #[derive(QueryableByName, Debug)]
 pub(crate) struct LeaseRow {
     #[diesel(sql_type = Integer)]
-    group_no: i32,
+    pub(crate) group_no: i32,
     #[diesel(sql_type = BigInt)]
     epoch: i64,
 }
@@ -369,7 +518,9 @@ pub(crate) const TABLES: &str = "\
     SELECT 1 FROM cqrs_outbox WHERE 1 = 0 UNION ALL SELECT 1 FROM cqrs_outbox_parked WHERE 1 = 0 \
     UNION ALL SELECT 1 FROM cqrs_outbox_dead WHERE 1 = 0 UNION ALL SELECT 1 FROM cqrs_outbox_gate WHERE 1 = 0 \
     UNION ALL SELECT 1 FROM cqrs_outbox_group WHERE 1 = 0 UNION ALL SELECT 1 FROM cqrs_outbox_relay WHERE 1 = 0 \
-    UNION ALL SELECT 1 FROM cqrs_outbox_request WHERE 1 = 0";
+    UNION ALL SELECT 1 FROM cqrs_outbox_request WHERE 1 = 0 \
+    UNION ALL SELECT 1 FROM cqrs_outbox_scheduled WHERE 1 = 0 UNION ALL SELECT 1 FROM cqrs_outbox_dedup WHERE 1 = 0 \
+    UNION ALL SELECT 1 FROM cqrs_outbox_version WHERE 1 = 0";
 
 /// The numbers of the groups of these leases.
 pub(crate) fn groups_of(leases: &[Lease]) -> Vec<i32> {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use cqrs_outbox::Lane;
 use diesel::QueryableByName;
 use diesel::sql_types::{BigInt, Bool, Double, Integer, Nullable, Text};
 use uuid::Uuid;
@@ -25,6 +26,10 @@ pub struct OutboxStatus {
     pub parked: u64,
     /// Lanes that wait.
     pub closed_gates: u64,
+    /// The first of these that were closed, and why; five at most.
+    pub gates: Vec<GateStatus>,
+    /// Events that wait for their time.
+    pub scheduled: u64,
     /// Events that were given up.
     pub dead_letters: u64,
     /// How many groups the slots are in.
@@ -34,6 +39,71 @@ pub struct OutboxStatus {
     /// The relays that were seen lately, by name. One that stopped well has signed off; one that died is forgotten after
     /// ten lease times, once another one lives.
     pub relays: Vec<RelayStatus>,
+    /// On PostgreSQL, the oldest snapshot that somebody in this database holds: what was removed since cannot be cleaned up.
+    /// Of other users' sessions only with the privileges of `pg_read_all_stats`; replication slots and prepared
+    /// transactions are not looked at. `None` if there is none, and on the other databases.
+    pub oldest_snapshot: Option<SnapshotStatus>,
+}
+
+#[cfg(feature = "metrics")]
+impl OutboxStatus {
+    /// Tells the recorder of the [`metrics`](https://docs.rs/metrics) crate, as gauges. Call it every minute or so, in one
+    /// place for each outbox, which need not be where a relay runs. `labels` say which outbox it is, where there are several.
+    ///
+    /// | name | |
+    /// |---|---|
+    /// | `cqrs_outbox_waiting` | events that may be sent |
+    /// | `cqrs_outbox_oldest_waiting_seconds` | how long the first in line has been waiting; 0 if nothing waits |
+    /// | `cqrs_outbox_parked`, `cqrs_outbox_closed_gates` | events that stand aside, and the lanes that wait |
+    /// | `cqrs_outbox_dead_letters` | events that were given up |
+    /// | `cqrs_outbox_groups`, `cqrs_outbox_unowned_groups` | groups, and those that nobody owns: what waits there is not sent |
+    /// | `cqrs_outbox_relays` | relays that were seen lately |
+    /// | `cqrs_outbox_hold` | 1 while relaying is on hold |
+    /// | `cqrs_outbox_oldest_snapshot_seconds` | on PostgreSQL: see [`oldest_snapshot`](Self::oldest_snapshot); 0 if there is none |
+    pub fn tell_metrics(&self, labels: &[(&'static str, String)]) {
+        let seconds = |age: Option<Duration>| age.unwrap_or_default().as_secs_f64();
+        for (name, value) in [
+            ("cqrs_outbox_waiting", self.waiting as f64),
+            ("cqrs_outbox_oldest_waiting_seconds", seconds(self.oldest_waiting)),
+            ("cqrs_outbox_parked", self.parked as f64),
+            ("cqrs_outbox_closed_gates", self.closed_gates as f64),
+            ("cqrs_outbox_dead_letters", self.dead_letters as f64),
+            ("cqrs_outbox_groups", self.groups as f64),
+            ("cqrs_outbox_unowned_groups", self.unowned_groups as f64),
+            ("cqrs_outbox_relays", self.relays.len() as f64),
+            ("cqrs_outbox_hold", f64::from(u8::from(self.hold))),
+            (
+                "cqrs_outbox_oldest_snapshot_seconds",
+                seconds(self.oldest_snapshot.as_ref().map(|snapshot| snapshot.age)),
+            ),
+        ] {
+            metrics::gauge!(name, labels).set(value);
+        }
+    }
+}
+
+/// A lane that waits.
+#[non_exhaustive]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GateStatus {
+    /// Which.
+    pub lane: Lane,
+    /// How long it still waits, by the database's clock; zero if it is due, `None` if it waits until somebody acts.
+    pub opens_in: Option<Duration>,
+    /// Why: the beginning of the last refusal, up to 500 characters.
+    pub error: Option<String>,
+    /// How long ago it was closed.
+    pub closed: Duration,
+}
+
+/// A snapshot that somebody holds.
+#[non_exhaustive]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotStatus {
+    /// How long its transaction has been open.
+    pub age: Duration,
+    /// Whose it is, for people: process, user, application and state.
+    pub holder: String,
 }
 
 /// A relay that was seen.
@@ -71,6 +141,8 @@ pub struct StatusRow {
     #[diesel(sql_type = BigInt)]
     closed_gates: i64,
     #[diesel(sql_type = BigInt)]
+    scheduled: i64,
+    #[diesel(sql_type = BigInt)]
     dead_letters: i64,
     #[diesel(sql_type = BigInt)]
     all_groups: i64,
@@ -79,6 +151,12 @@ pub struct StatusRow {
     /// JSON: `[[name, incarnation, version, owned groups, seconds since it was seen], ..]`
     #[diesel(sql_type = Text)]
     relays: String,
+    /// JSON: `[[lane in hex, seconds until it opens or null, error or null, seconds since it was closed], ..]`
+    #[diesel(sql_type = Text)]
+    gates: String,
+    /// JSON: `[seconds, holder]`
+    #[diesel(sql_type = Nullable<Text>)]
+    oldest_snapshot: Option<String>,
 }
 
 impl StatusRow {
@@ -95,6 +173,16 @@ impl StatusRow {
             })
             .collect();
         relays.sort_by(|a, b| (&a.name, a.incarnation).cmp(&(&b.name, b.incarnation)));
+        let mut gates: Vec<(String, Option<f64>, Option<String>, f64)> = serde_json::from_str(&self.gates)?;
+        gates.sort_by(|a, b| b.3.total_cmp(&a.3));
+        let gates = gates.into_iter().map(|(lane, opens_in, error, closed)| GateStatus {
+            lane: Lane::from(from_hex(&lane)),
+            opens_in: opens_in.map(duration),
+            error,
+            closed: duration(closed),
+        });
+        let oldest_snapshot: Option<(f64, String)> =
+            self.oldest_snapshot.map(|snapshot| serde_json::from_str(&snapshot)).transpose()?;
         Ok(OutboxStatus {
             schema_version: self.schema_version,
             min_reader_version: self.min_reader_version,
@@ -103,12 +191,22 @@ impl StatusRow {
             oldest_waiting: self.oldest_waiting.map(duration),
             parked: count(self.parked),
             closed_gates: count(self.closed_gates),
+            gates: gates.collect(),
+            oldest_snapshot: oldest_snapshot
+                .map(|(age, holder)| SnapshotStatus { age: duration(age), holder }),
+            scheduled: count(self.scheduled),
             dead_letters: count(self.dead_letters),
             groups: count(self.all_groups),
             unowned_groups: count(self.unowned_groups),
             relays,
         })
     }
+}
+
+/// Bytes, as the databases write them.
+fn from_hex(hex: &str) -> Vec<u8> {
+    let pairs = hex.as_bytes().chunks_exact(2);
+    pairs.filter_map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()).collect()
 }
 
 /// An event that says it occurred in the database's future has waited for no time at all.
@@ -118,4 +216,89 @@ fn duration(seconds: f64) -> Duration {
 
 fn count(rows: i64) -> u64 {
     u64::try_from(rows).unwrap_or(0)
+}
+
+#[cfg(all(test, feature = "metrics"))]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::{Arc, Mutex};
+
+    use metrics::{Counter, Gauge, GaugeFn, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Gauges(Arc<Mutex<BTreeMap<String, f64>>>);
+
+    struct Named(Gauges, String);
+
+    impl GaugeFn for Named {
+        fn increment(&self, _: f64) {}
+        fn decrement(&self, _: f64) {}
+
+        fn set(&self, value: f64) {
+            if let Ok(mut values) = self.0.0.lock() {
+                values.insert(self.1.clone(), value);
+            }
+        }
+    }
+
+    impl Recorder for Gauges {
+        fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+        fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+        fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+        fn register_counter(&self, _: &Key, _: &Metadata<'_>) -> Counter {
+            Counter::noop()
+        }
+
+        fn register_gauge(&self, key: &Key, _: &Metadata<'_>) -> Gauge {
+            let labels: Vec<_> = key.labels().map(|label| label.value()).collect();
+            Gauge::from_arc(Arc::new(Named(self.clone(), format!("{} of {}", key.name(), labels.join(",")))))
+        }
+
+        fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
+            Histogram::noop()
+        }
+    }
+
+    #[test]
+    fn a_status_is_told_by_its_names() {
+        let row = StatusRow {
+            schema_version: 1,
+            min_reader_version: 1,
+            hold: true,
+            waiting: 2,
+            oldest_waiting: Some(1.5),
+            parked: 3,
+            scheduled: 0,
+            closed_gates: 4,
+            dead_letters: 5,
+            all_groups: 64,
+            unowned_groups: 6,
+            relays: r#"[["one", "", "", 0, 0]]"#.to_owned(),
+            gates: r#"[["6b61", null, "no", 1], ["6b62", -1, null, 2]]"#.to_owned(),
+            oldest_snapshot: Some(r#"[7.5, "process 1"]"#.to_owned()),
+        };
+        let status = row.into_status().unwrap();
+        let lanes: Vec<_> = status.gates.iter().map(|gate| (gate.lane.as_bytes(), gate.opens_in)).collect();
+        assert_eq!(lanes, [(&b"kb"[..], Some(Duration::ZERO)), (b"ka", None)]);
+
+        let gauges = Gauges::default();
+        metrics::with_local_recorder(&gauges, || status.tell_metrics(&[("outbox", "orders".to_owned())]));
+        let told: Vec<_> = gauges.0.lock().unwrap().clone().into_iter().collect();
+        let wanted = [
+            ("closed_gates", 4.0),
+            ("dead_letters", 5.0),
+            ("groups", 64.0),
+            ("hold", 1.0),
+            ("oldest_snapshot_seconds", 7.5),
+            ("oldest_waiting_seconds", 1.5),
+            ("parked", 3.0),
+            ("relays", 1.0),
+            ("unowned_groups", 6.0),
+            ("waiting", 2.0),
+        ];
+        assert_eq!(told, wanted.map(|(name, value)| (format!("cqrs_outbox_{name} of orders"), value)));
+    }
 }

@@ -1,9 +1,12 @@
 //! What a relay does to an outbox, on every database: the order of the steps, and where each transaction begins and ends.
 
+use std::collections::HashSet;
+use std::time::Duration;
+
 use async_trait::async_trait;
 use cqrs_outbox::{
-    Confirmed, Fenced, Heartbeat, Lane, Lease, OutboxRow, OutboxStore, Ownership, Place, ReadRequest,
-    Rejection, RelayId, StoreError, Verdict,
+    Confirmed, Fenced, Heartbeat, Lane, Lease, OutboxRow, OutboxStore, Ownership, Place, Promoted,
+    ReadRequest, Rejection, RelayId, StoreError, Verdict,
 };
 use diesel::QueryResult;
 
@@ -11,7 +14,7 @@ use crate::backend::Backend;
 use crate::error::store_error;
 use crate::outbox::{Outbox, commit, give_up};
 use crate::requests::carry_out;
-use crate::statements::groups_of;
+use crate::statements::{Due, groups_of};
 use crate::tx::Tx;
 
 #[async_trait]
@@ -33,7 +36,7 @@ impl<B: Backend> OutboxStore for Outbox<B> {
 
     async fn read(&self, request: &ReadRequest) -> Result<Vec<OutboxRow>, StoreError> {
         let mut conn = self.acquire_for_call().await?;
-        let rows = B::read(&mut conn, request).await.map_err(store_error)?;
+        let rows = B::read(&mut conn, request, self.memory()).await.map_err(store_error)?;
         conn.give_back();
         Ok(rows.into_iter().map(|row| row.into_row(Place::Hot)).collect())
     }
@@ -99,6 +102,20 @@ impl<B: Backend> OutboxStore for Outbox<B> {
         Ok(Fenced::Done(true))
     }
 
+    /// As a rule nothing is due: then it is one statement.
+    async fn promote(&self, leases: &[Lease], limit: usize) -> Result<Promoted, StoreError> {
+        let mut conn = self.acquire_for_call().await?;
+        let wait = B::next_due(&mut conn, &groups_of(leases)).await.map_err(store_error)?;
+        conn.give_back();
+        if wait.is_none_or(|seconds| seconds > 0.0) {
+            return Ok(Promoted { moved: 0, next_due: wait.map(seconds) });
+        }
+        let mut tx = self.begin_short().await?;
+        let promoted = promote::<B>(&mut tx, leases, limit).await.map_err(store_error)?;
+        commit(tx).await?;
+        Ok(promoted)
+    }
+
     async fn leave(&self, relay: &RelayId) -> Result<(), StoreError> {
         let mut tx = self.begin_short().await?;
         B::leave_groups(&mut tx, relay.incarnation).await.map_err(store_error)?;
@@ -153,6 +170,44 @@ async fn beat<B: Backend>(
         relays: usize::try_from(census.relays).unwrap_or(1),
         hold: census.hold,
     })
+}
+
+/// What somebody holds locked (a heartbeat a lease, a writer an event that it cancels or moves) is not waited for, for the
+/// writer's transaction may be a long one. What is due behind such an event in the order of its key waits with it.
+async fn promote<B: Backend>(
+    conn: &mut B::Connection,
+    leases: &[Lease],
+    limit: usize,
+) -> QueryResult<Promoted> {
+    let groups = B::lock_leases(conn, leases).await?;
+    let due = B::due(conn, &groups, limit).await?;
+    let mut ready = Vec::with_capacity(due.len());
+    if !due.is_empty() {
+        let ids: Vec<i64> = due.iter().map(|due| due.id).collect();
+        let locked: HashSet<i64> = B::lock_due(conn, &ids).await?.into_iter().collect();
+        let mut held = HashSet::new();
+        for Due { id, slot } in &due {
+            if !locked.contains(id) {
+                held.insert(slot);
+            } else if !held.contains(slot) {
+                ready.push(*id);
+            }
+        }
+    }
+    if !ready.is_empty() {
+        B::move_due(conn, &ready).await?;
+    }
+    let next_due = B::next_due(conn, &groups_of(leases)).await?.map(seconds);
+    let is_held_up = ready.is_empty() && next_due.is_some_and(|wait| wait < HELD_UP);
+    Ok(Promoted { moved: ready.len(), next_due: if is_held_up { Some(HELD_UP) } else { next_due } })
+}
+
+/// When to look again for what is due and cannot go yet.
+const HELD_UP: Duration = Duration::from_millis(50);
+
+/// What is overdue is due at once.
+fn seconds(wait: f64) -> Duration {
+    Duration::try_from_secs_f64(wait).unwrap_or_default()
 }
 
 /// The row stands in the hot table, or aside if this is not its first refusal, or is written for the second time.

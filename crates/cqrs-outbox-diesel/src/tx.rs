@@ -1,14 +1,20 @@
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 
-use cqrs_core::{Added, Correlation, Error, ErrorKind, IntoMessage, Message, Result, Transaction};
+use chrono::{DateTime, Utc};
+use cqrs_core::{
+    Added, Correlation, Deliver, Error, ErrorKind, IntoMessage, Outgoing, Result, ScheduleChange, Transaction,
+};
 use diesel_async::{AsyncConnection, TransactionManager};
 use tokio::sync::OwnedSemaphorePermit;
+use uuid::Uuid;
 
 use crate::backend::Backend;
 use crate::error::{store_error, transaction_error};
 use crate::outbox::Outbox;
-use crate::record::NewRow;
+use crate::record::too_long;
+use crate::schedule::change;
+use crate::writing::{NotWritten, write};
 
 /// An open transaction of an [`Outbox`]: a diesel connection (it dereferences to one, and every query takes it), with
 /// [`publish`](Self::publish). Dropping it rolls back.
@@ -38,7 +44,8 @@ impl<B: Backend> Tx<B> {
     /// # Errors
     ///
     /// [`InvalidEvent`](cqrs_core::ErrorKind::InvalidEvent) if it is too large, has no topic or cannot be serialised;
-    /// [`Store`](cqrs_core::ErrorKind::Store).
+    /// [`Conflict`](cqrs_core::ErrorKind::Conflict) if its [version](cqrs_core::Envelope::with_key_version) is not above the
+    /// last one; [`Store`](cqrs_core::ErrorKind::Store).
     ///
     /// # Cancel safety
     ///
@@ -61,20 +68,85 @@ impl<B: Backend> Tx<B> {
         &mut self,
         events: impl IntoIterator<Item = E, IntoIter: Send> + Send,
     ) -> Result<Added> {
-        let messages = self.outbox.encode_all(events, &Correlation::default())?;
-        self.write(messages).await
+        let events = self.outbox.encode_all(events, &Correlation::default())?;
+        self.write(events).await
+    }
+
+    /// Keeps others that lock this key out until this transaction ends: see [`Transaction::lock_key`], also for when it is
+    /// not needed. Locks the key for others that call this, not for those that only write.
+    ///
+    /// On PostgreSQL it is an advisory lock of the transaction's; on MariaDB and MySQL a row of `cqrs_outbox_version`, which
+    /// stays; on SQLite nothing, for one transaction writes at a time. It is no lock on the key's row of yours.
+    ///
+    /// # Errors
+    ///
+    /// [`Store`](cqrs_core::ErrorKind::Store): the lock was not to be had in time, or a deadlock: roll back, and try again;
+    /// [`InvalidEvent`](cqrs_core::ErrorKind::InvalidEvent): the key is too long.
+    ///
+    /// # Cancel safety
+    ///
+    /// A dropped future leaves it open whether the key is locked, until the transaction ends.
+    pub async fn lock_key(&mut self, key: impl AsRef<[u8]> + Send) -> Result<()> {
+        Transaction::lock_key(self, key.as_ref()).await
+    }
+
+    /// Cancels a scheduled event, in this transaction: with a commit it is not sent, with a rollback it is.
+    ///
+    /// On MariaDB and MySQL at REPEATABLE READ it is looked for in the snapshot of this transaction: what was scheduled
+    /// after that is [`ScheduleChange::TooLate`].
+    ///
+    /// # Errors
+    ///
+    /// [`Store`](cqrs_core::ErrorKind::Store).
+    ///
+    /// # Cancel safety
+    ///
+    /// A dropped future leaves it open whether it was done; roll back.
+    pub async fn cancel(&mut self, event_id: Uuid) -> Result<ScheduleChange> {
+        Transaction::cancel(self, event_id).await
+    }
+
+    /// Gives a scheduled event another time, in this transaction. One that is past is now. On MariaDB and MySQL see
+    /// [`cancel`](Self::cancel).
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidEvent`](cqrs_core::ErrorKind::InvalidEvent) if the time is out of range;
+    /// [`Store`](cqrs_core::ErrorKind::Store).
+    ///
+    /// # Cancel safety
+    ///
+    /// A dropped future leaves it open whether it was done; roll back.
+    pub async fn reschedule(&mut self, event_id: Uuid, at: DateTime<Utc>) -> Result<ScheduleChange> {
+        Transaction::reschedule(self, event_id, at).await
     }
 }
 
 impl<B: Backend> Transaction for Tx<B> {
-    async fn write(&mut self, messages: Vec<Message>) -> Result<Added> {
-        let added = Added::all(&messages);
-        let rows = messages.into_iter().map(NewRow::new).collect::<Result<Vec<_>>>()?;
-        if !rows.is_empty() {
-            self.wrote = true;
-            B::insert(self, rows).await.map_err(|error| store_error(error).into_error())?;
-        }
-        Ok(added)
+    async fn write(&mut self, messages: Vec<Outgoing>) -> Result<Added> {
+        self.wrote |= !messages.is_empty();
+        write::<B>(self, messages).await.map_err(|error| match error {
+            NotWritten::Refused(error) => error,
+            NotWritten::Database(error) => store_error(error).into_error(),
+        })
+    }
+
+    async fn lock_key(&mut self, key: &[u8]) -> Result<()> {
+        too_long(key, "key that is to be locked")?;
+        B::lock_key(self, key).await.map_err(|error| store_error(error).into_error())
+    }
+
+    async fn cancel(&mut self, event_id: Uuid) -> Result<ScheduleChange> {
+        let done = B::cancel(self, event_id).await.map_err(|error| store_error(error).into_error())?;
+        Ok(change(done))
+    }
+
+    async fn reschedule(&mut self, event_id: Uuid, at: DateTime<Utc>) -> Result<ScheduleChange> {
+        Deliver::At(at).check()?;
+        self.wrote = true;
+        let done =
+            B::reschedule(self, event_id, at).await.map_err(|error| store_error(error).into_error())?;
+        Ok(change(done))
     }
 
     async fn commit(mut self) -> Result<()> {

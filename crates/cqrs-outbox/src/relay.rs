@@ -5,14 +5,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cqrs_core::broker::{BrokerError, ErrorClass, MessageBroker};
+use cqrs_core::codec::header;
 use cqrs_core::{Result, WithCauses};
 use futures_util::future::FutureExt;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tracing::Instrument;
 use uuid::Uuid;
 
 use crate::engine::{Action, Engine, Failed, Input, PublishFailure};
+use crate::meters::{Meters, Sent};
 use crate::row::OutboxRow;
 use crate::settings::RelaySettings;
 use crate::stats::RelayStats;
@@ -38,6 +41,7 @@ pub struct OutboxRelay {
     settings: RelaySettings,
     name: String,
     stats: watch::Sender<RelayStats>,
+    meters: Meters,
     at_work: watch::Sender<bool>,
 }
 
@@ -79,11 +83,13 @@ impl OutboxRelayBuilder {
     /// [`ErrorKind::Configuration`](cqrs_core::ErrorKind::Configuration) if the settings do not fit each other.
     pub fn build(self) -> Result<OutboxRelay> {
         self.settings.validate()?;
+        let name = self.name.unwrap_or_else(|| format!("process {}", std::process::id()));
         Ok(OutboxRelay {
             store: self.store,
             broker: self.broker,
             settings: self.settings,
-            name: self.name.unwrap_or_else(|| format!("process {}", std::process::id())),
+            meters: Meters::new(&name),
+            name,
             stats: watch::Sender::new(RelayStats::default()),
             at_work: watch::Sender::new(false),
         })
@@ -173,6 +179,7 @@ impl OutboxRelay {
         tracing::info!(relay = relay.name, %relay.incarnation, "the relay starts");
         let started = Instant::now();
         let mut engine = Engine::new(self.settings.clone());
+        let _run = self.meters.run();
         let mut pending = FuturesUnordered::<Pin<Box<dyn Future<Output = Answer> + Send + '_>>>::new();
         // Apart, for they are many: each of them is one allocation less.
         let mut in_flight = FuturesUnordered::new();
@@ -187,6 +194,7 @@ impl OutboxRelay {
                 }
             }
             let stats = engine.stats();
+            self.meters.tell(&stats);
             let was_held = self.stats.send_replace(stats).hold;
             if was_held != stats.hold {
                 let database = self.store.place().unwrap_or_default();
@@ -313,6 +321,9 @@ impl OutboxRelay {
             Action::ReadParked(request) => Box::pin(async move {
                 self.answer("read parked", store.read_parked(&request)).await.map(Input::ReadParked)
             }),
+            Action::Promote { leases, limit } => Box::pin(async move {
+                self.answer("promote", store.promote(&leases, limit)).await.map(Input::Promoted)
+            }),
             Action::Settle(confirmed) => {
                 Box::pin(
                     async move { self.answer("settle", store.settle(&confirmed)).await.map(Input::Settled) },
@@ -370,9 +381,18 @@ impl OutboxRelay {
     }
 
     async fn publish(&self, row: Arc<OutboxRow>) -> Input {
-        let publish = async { self.broker.enqueue(&row.message).await?.await };
+        let message = &row.message;
+        let span = tracing::debug_span!(
+            "publish", row = row.id, event = %row.event_id, topic = message.topic,
+            traceparent = message.headers.get_str(header::TRACEPARENT)
+        );
+        let sent = Sent::now(&row);
+        let publish = async { self.broker.enqueue(message).await?.await }.instrument(span);
         let error = match timeout(self.settings.publish_timeout, publish).await {
-            Ok(Ok(receipt)) => return Input::Published { id: row.id, outcome: Ok(receipt) },
+            Ok(Ok(receipt)) => {
+                sent.confirmed(&self.meters);
+                return Input::Published { id: row.id, outcome: Ok(receipt) };
+            }
             Ok(Err(error)) => error,
             Err(_) => BrokerError::new(
                 ErrorClass::Unknown,

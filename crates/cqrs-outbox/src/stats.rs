@@ -26,6 +26,8 @@ pub struct RelayStats {
     pub published: u64,
     /// Receipts.
     pub confirmed: u64,
+    /// Scheduled events whose time had come.
+    pub promoted: u64,
     /// Rows removed after their receipt.
     pub settled: u64,
     /// How often an event was put aside, to wait there with the later ones of its key: because it was refused, or because

@@ -105,6 +105,16 @@ pub enum Fenced<T> {
     LeaseLost,
 }
 
+/// What became of scheduled events whose time had come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Promoted {
+    /// How many moved into the hot table.
+    pub moved: usize,
+    /// How long until the next one of these groups is due, by the database's clock: zero if some are due that were too many
+    /// for this call. `None` if none is scheduled.
+    pub next_due: Option<Duration>,
+}
+
 /// The port to the database that holds the outbox. `cqrs-testing` judges an implementation.
 ///
 /// Each method is one short transaction or statement. None may be open while the relay talks to the broker: that is
@@ -151,6 +161,19 @@ pub trait OutboxStore: fmt::Debug + Send + Sync + 'static {
 
     /// Opens the gate of a lane that has no rows aside any more. `Done(false)` if it has.
     async fn open_gate(&self, lease: Lease, lane: &Lane) -> Result<Fenced<bool>, StoreError>;
+
+    /// Moves up to `limit` scheduled events that are due from the groups of these leases into the hot table, in the order of
+    /// their time, and of their ids where that is the same. They get new ids: their place in their lane is now.
+    ///
+    /// Only the owner of a group may, so that the order of a lane is nobody else's matter: of leases that are no longer of
+    /// their epoch nothing is moved. An event goes once, however many relays try. It waits for no writer: what one holds
+    /// locked, to cancel it say, is left for a later call, with what is due behind it in its lane.
+    ///
+    /// By default there is nothing: this store has no scheduled events.
+    async fn promote(&self, leases: &[Lease], limit: usize) -> Result<Promoted, StoreError> {
+        let _ = (leases, limit);
+        Ok(Promoted::default())
+    }
 
     /// Gives all groups back and signs off.
     async fn leave(&self, relay: &RelayId) -> Result<(), StoreError>;

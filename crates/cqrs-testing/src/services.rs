@@ -130,6 +130,8 @@ pub fn required() -> bool {
 pub struct Server {
     service: Service,
     url: String,
+    behind: Option<u16>,
+    address: String,
     folder: TempDir,
 }
 
@@ -140,21 +142,44 @@ impl Server {
     ///
     /// What `scripts/services` says: what is missing, or why it did not start.
     pub fn start(service: Service) -> Result<Self, String> {
+        Self::start_with(service, None)
+    }
+
+    /// Starts one, some of whose clients come through a proxy at this port of this host, which goes to its
+    /// [`address`](Self::address): Kafka sends its clients on to where it says that it is, so it has to know.
+    ///
+    /// # Errors
+    ///
+    /// As for [`start`](Self::start).
+    pub fn start_behind(service: Service, port: u16) -> Result<Self, String> {
+        Self::start_with(service, Some(port))
+    }
+
+    fn start_with(service: Service, behind: Option<u16>) -> Result<Self, String> {
         // By this name a later run finds it, should this process be killed.
         let folder = tempfile::Builder::new().prefix("cqrs-test-servers.").tempdir();
         let folder = folder.map_err(|error| format!("there is no temporary folder: {error}"))?;
-        let mut server = Self { service, url: String::new(), folder };
+        let mut server = Self { service, url: String::new(), behind, address: String::new(), folder };
         server.start_again()?;
         let variables = server.run("env", &[])?;
-        let prefix = format!("export {}=", service.variable());
-        let url = variables.lines().find_map(|line| line.strip_prefix(&prefix));
-        server.url = url.ok_or_else(|| format!("it has no {}: {variables}", service.variable()))?.to_owned();
+        let value = |name: &str| {
+            let prefix = format!("export {name}=");
+            variables.lines().find_map(|line| line.strip_prefix(&prefix)).map(str::to_owned)
+        };
+        let url = value(service.variable());
+        server.url = url.ok_or_else(|| format!("it has no {}: {variables}", service.variable()))?;
+        server.address = value("CQRS_TEST_KAFKA_PROXIED").unwrap_or_else(|| host_and_port(&server.url));
         Ok(server)
     }
 
     /// What a test is given; see [`Service`].
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// Where a proxy before it has to go: `host:port`.
+    pub fn address(&self) -> &str {
+        &self.address
     }
 
     /// Kills it (SIGKILL). Its data stays.
@@ -217,6 +242,9 @@ impl Server {
             services
                 .env("CQRS_SERVICES_DIR", self.folder.path())
                 .env("CQRS_SERVICES_OWNER", std::process::id().to_string());
+            if let Some(port) = self.behind {
+                services.env("CQRS_KAFKA_PROXY", port.to_string());
+            }
             for given in
                 [Service::Postgres, Service::MySql, Service::Kafka, Service::KafkaSasl, Service::Amqp]
             {
@@ -224,6 +252,13 @@ impl Server {
             }
         })
     }
+}
+
+/// Those of a URL, or of what stands for one.
+fn host_and_port(url: &str) -> String {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let rest = rest.rsplit_once('@').map_or(rest, |(_, rest)| rest);
+    rest.split(['/', '?', ',']).next().unwrap_or_default().to_owned()
 }
 
 /// Runs `scripts/services`: what it prints, or why it failed.

@@ -99,7 +99,7 @@ fn full_queue() -> Result<(), libtest_mimic::Failed> {
     let broker = builder(&cluster).set("queue.buffering.max.messages", "2").build()?;
     run(TEST, async {
         let enqueued = (0..50)
-            .map(|payload| broker.enqueue(&keyed("rooms", "one", payload.to_string())))
+            .map(async |payload| broker.enqueue(&keyed("rooms", "one", payload.to_string())).await)
             .collect::<Vec<_>>();
         let confirms = join_all(enqueued).await.into_iter().map(Result::unwrap);
         for receipt in join_all(confirms).await {

@@ -5,6 +5,11 @@
 //! stopped for three leases and goes on; the broker, then the database, answers nothing for a while and goes on. What was
 //! in flight when a server died is cut between publish and confirm, or in a COMMIT, of the writers and of the relays.
 //!
+//! Where that is left to chance here, the network sees to it: the relays reach the servers through a [`Proxy`], which all
+//! the time cuts the connections between a publish and its confirm, in a COMMIT, and in the settle that commits by
+//! itself, each where the server has done it and nobody hears of it. Once it swallows everything for a while and closes
+//! nothing.
+//!
 //! `CQRS_CHAOS_ROWS` says how many transactions there are; 4,000 unless set, and 100,000 in `just chaos`.
 
 use std::collections::HashSet;
@@ -16,6 +21,7 @@ use cqrs::broker::SubscribeOptions;
 use cqrs::diesel::Outbox;
 use cqrs::{Codec as _, Envelope, Error, MessageBroker, NotificationEvent, Result};
 use cqrs_testing::history::History;
+use cqrs_testing::proxy::{Point, Proxy};
 use diesel_async::SimpleAsyncConnection;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -26,13 +32,14 @@ use uuid::Uuid;
 
 use crate::databases::{Db, Site};
 use crate::road::{Progress, Road, key};
-use crate::servers::{RealBroker, RealServer};
+use crate::servers::{RealBroker, RealServer, through};
 use crate::support::Relay;
 
 const KEYS: u64 = 64;
 const WRITERS: u64 = 8;
 const RELAYS: usize = 4;
 const KILL_EVERY: Duration = Duration::from_millis(200);
+const CUT_EVERY: Duration = Duration::from_millis(200);
 
 /// Of the relays of a [`Road`].
 const LEASE: Duration = Duration::from_secs(1);
@@ -51,6 +58,9 @@ fn rows() -> u64 {
 struct Written {
     key: String,
 }
+
+/// How each of them begins on the wire.
+const PAYLOAD: &[u8] = br#"{"key":"key-"#;
 
 pub(crate) async fn drive<D: Db>(
     site: &Site,
@@ -73,20 +83,22 @@ pub(crate) async fn drive<D: Db>(
         limit: watch::Sender::new(0),
         in_doubt: AtomicUsize::new(0),
     });
-    let fleet = Fleet::start(Road { database: site.url.clone(), broker: broker.url() });
+    let network = Network::before::<D>(database, broker)?;
+    let fleet = Fleet::start(network.road(site, broker)?);
 
     let progress = Progress(writers.progress.subscribe());
     let over = CancellationToken::new();
     let work = async {
         let (committed, ()) = tokio::try_join!(
             Writers::write(&writers),
-            disturb(&fleet, database, broker, &writers.limit, progress)
+            disturb(&fleet, &outbox, database, broker, &network, &writers.limit, progress)
         )?;
         over.cancel();
         Ok(committed)
     };
-    let (committed, kills) = tokio::select! {
-        done = async { tokio::try_join!(work, fleet.kill_until(&over)) } => done?,
+    let cut = async { Ok(network.cut_until(&over).await) };
+    let (committed, kills, cuts) = tokio::select! {
+        done = async { tokio::try_join!(work, fleet.kill_until(&over), cut) } => done?,
         ended = audit.ended() => return Err(ended),
     };
     let written = began.elapsed();
@@ -105,6 +117,7 @@ pub(crate) async fn drive<D: Db>(
     let in_doubt = writers.in_doubt.load(Ordering::Relaxed);
     assert!(in_doubt > 0 || database.is_none(), "no transaction was cut when the database was killed");
     assert!(kills > 0, "no relay was killed");
+    assert!(cuts.iter().all(|cut| cut.times > 0), "not at all points was a connection cut: {cuts:?}");
     // To be sent again is the exception, among all these deaths too.
     verdict.assert_duplicates_at_most(committed / 2);
     // The last receipts may not have been settled yet.
@@ -122,8 +135,9 @@ pub(crate) async fn drive<D: Db>(
     fleet.stop().await;
     connected.close().await?;
     println!(
-        "{version} x {}: {committed} committed, {in_doubt} in doubt for a while; {kills} relays killed; {verdict}; written in {written:.1?}, all in {:.1?}",
+        "{version} x {}: {committed} committed, {in_doubt} in doubt for a while; {kills} relays killed; connections cut {}; {verdict}; written in {written:.1?}, all in {:.1?}",
         broker.kind.name(),
+        cuts.iter().map(|cut| format!("{} x {}", cut.times, cut.at)).collect::<Vec<_>>().join(", "),
         began.elapsed(),
     );
     Ok(())
@@ -299,13 +313,24 @@ impl Audit {
 /// The relay processes. Where one is held, it is not there to be killed.
 struct Fleet {
     road: Road,
-    relays: Vec<tokio::sync::Mutex<Relay>>,
+    relays: Vec<tokio::sync::Mutex<Member>>,
+}
+
+struct Member {
+    name: String,
+    relay: Relay,
+}
+
+impl Member {
+    fn spawn(road: &Road, name: String) -> Self {
+        Self { relay: road.spawn(&name), name }
+    }
 }
 
 impl Fleet {
     fn start(road: Road) -> Self {
-        let relays = (0..RELAYS).map(|nth| tokio::sync::Mutex::new(road.spawn(&format!("relay-{nth}"))));
-        Self { relays: relays.collect(), road }
+        let member = |nth| tokio::sync::Mutex::new(Member::spawn(&road, format!("relay-{nth}")));
+        Self { relays: (0..RELAYS).map(member).collect(), road }
     }
 
     /// Gives how many were killed.
@@ -313,33 +338,106 @@ impl Fleet {
         let mut kills = 0;
         while timeout(KILL_EVERY, over.cancelled()).await.is_err() {
             let nth = Uuid::new_v4().as_u128() as usize % RELAYS;
-            let Ok(mut relay) = self.relays[nth].try_lock() else { continue };
-            assert!(relay.is_alive(), "a relay ended by itself");
-            relay.kill().await;
+            let Ok(mut member) = self.relays[nth].try_lock() else { continue };
+            assert!(member.relay.is_alive(), "a relay ended by itself");
+            member.relay.kill().await;
             kills += 1;
-            *relay = self.road.spawn(&format!("relay-{nth}-{kills}"));
+            *member = Member::spawn(&self.road, format!("relay-{nth}-{kills}"));
         }
         Ok(kills)
     }
 
     async fn stop(self) {
-        for relay in self.relays {
-            let mut relay = relay.into_inner();
+        for member in self.relays {
+            let mut relay = member.into_inner().relay;
             relay.is_ready().await;
             println!("  {}", relay.stop().await);
         }
     }
 }
 
+/// What is between the relays and the servers.
+struct Network {
+    database: Option<(Proxy, Vec<(&'static str, Point)>)>,
+    broker: (Proxy, Vec<(&'static str, Point)>),
+}
+
+/// How often connections were cut at a point.
+#[derive(Debug)]
+struct Cut {
+    at: &'static str,
+    times: usize,
+}
+
+impl Network {
+    /// SQLite is a file: there is no network.
+    fn before<D: Db>(database: Option<&RealServer>, broker: &RealBroker) -> Result<Self> {
+        let database = match (database, D::CUTS) {
+            (Some(server), Some(cuts)) => Some((
+                server.proxy()?,
+                vec![("in a commit", cuts.in_commit), ("in a settle", cuts.in_settle)],
+            )),
+            _ => None,
+        };
+        let confirm = ("before a confirm", broker.kind.before_confirm(PAYLOAD));
+        Ok(Self { database, broker: (broker.server.proxy()?, vec![confirm]) })
+    }
+
+    fn road(&self, site: &Site, broker: &RealBroker) -> Result<Road> {
+        let database = match &self.database {
+            Some((proxy, _)) => through(&site.url, proxy)?,
+            None => site.url.clone(),
+        };
+        Ok(Road { database, broker: broker.url_through(&self.broker.0)? })
+    }
+
+    async fn cut_until(&self, over: &CancellationToken) -> Vec<Cut> {
+        let cut = async |(proxy, points): &(Proxy, Vec<(&'static str, Point)>)| {
+            let mut cuts: Vec<_> = points.iter().map(|(at, _)| Cut { at, times: 0 }).collect();
+            for nth in (0..points.len()).cycle() {
+                tokio::select! {
+                    () = over.cancelled() => break,
+                    () = proxy.cut(points[nth].1) => cuts[nth].times += 1,
+                }
+                let _ = timeout(CUT_EVERY, over.cancelled()).await;
+            }
+            cuts
+        };
+        let database = async {
+            match &self.database {
+                Some(database) => cut(database).await,
+                None => Vec::new(),
+            }
+        };
+        let (mut cuts, broker) = tokio::join!(database, cut(&self.broker));
+        cuts.extend(broker);
+        cuts
+    }
+
+    /// For so long everything vanishes.
+    async fn swallow(&self, length: Duration) {
+        let database = async {
+            match &self.database {
+                Some((proxy, _)) => proxy.swallow(length).await,
+                None => 0,
+            }
+        };
+        let (database, broker) = tokio::join!(database, self.broker.0.swallow(length));
+        assert!(broker > 0 && (database > 0 || self.database.is_none()), "nothing was swallowed");
+    }
+}
+
 /// Each disturbance begins with a part of the transactions still to be written while it lasts.
-async fn disturb(
+async fn disturb<D: Db>(
     fleet: &Fleet,
+    outbox: &Outbox<D>,
     database: Option<&RealServer>,
     broker: &RealBroker,
+    network: &Network,
     limit: &watch::Sender<u64>,
     progress: Progress,
 ) -> Result<()> {
-    let part = rows() / 7;
+    let part = rows() / 8;
     let meets = async |nth: u64| {
         progress.reaches(nth * part).await;
         limit.send_replace((nth + 1) * part);
@@ -353,10 +451,10 @@ async fn disturb(
     }
     meets(3).await;
     {
-        let relay = fleet.relays[0].lock().await;
-        relay.signal("STOP").await;
+        let member = fleet.relays[0].lock().await;
+        member.relay.signal("STOP").await;
         sleep(3 * LEASE).await;
-        relay.signal("CONT").await;
+        member.relay.signal("CONT").await;
         // It finds out what has become of its leases.
         sleep(LEASE).await;
     }
@@ -366,6 +464,29 @@ async fn disturb(
     if let Some(database) = database {
         database.pause(LEASE + LEASE / 2).await?;
     }
+    meets(6).await;
+    {
+        let member = fleet.relays[0].lock().await;
+        network.swallow(2 * LEASE).await;
+        // By itself it comes back from connections that are dead without a word.
+        is_back(outbox, &member.name).await?;
+    }
     limit.send_replace(u64::MAX);
     Ok(())
+}
+
+/// Waits until a relay is heard of again.
+async fn is_back<D: Db>(outbox: &Outbox<D>, relay: &str) -> Result<()> {
+    let began = Instant::now();
+    let heard_of = async {
+        loop {
+            let status = outbox.status().await?;
+            if status.relays.iter().any(|seen| seen.name == relay && seen.seen < began.elapsed()) {
+                return Ok(());
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let back = timeout(PATIENCE, heard_of).await;
+    back.map_err(|_| Error::handler(format!("{relay} does not come back")))?
 }

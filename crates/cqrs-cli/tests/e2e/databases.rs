@@ -2,6 +2,7 @@
 
 use cqrs::diesel::{Backend, MySql, Outbox, Pg, Sqlite};
 use cqrs::{Error, Result};
+use cqrs_testing::proxy::Point;
 use diesel::sql_types::{BigInt, Text};
 use diesel::{QueryResult, QueryableByName, sql_query};
 use diesel_async::{RunQueryDsl, SimpleAsyncConnection};
@@ -29,6 +30,10 @@ pub(crate) trait Db: Backend {
 
     /// How many relay processes can work at the same time; the others stand by.
     const RELAYS_AT_WORK: usize;
+
+    /// Where the database has done what a relay asked for and its answer is on the way: what ends a transaction of the
+    /// relay's, and what removes rows after their receipts, which commits by itself. None if there is no network.
+    const CUTS: Option<Cuts>;
 
     /// Opens with so many connections.
     fn connect(url: &str, connections: usize) -> impl Future<Output = Result<Outbox<Self>>> + Send;
@@ -81,6 +86,12 @@ pub(crate) trait Db: Backend {
             ended
         }
     }
+}
+
+/// Points of a relay's conversation with its database.
+pub(crate) struct Cuts {
+    pub(crate) in_commit: Point,
+    pub(crate) in_settle: Point,
 }
 
 /// Where a cell has its database.
@@ -172,6 +183,10 @@ macro_rules! services {
 impl Db for Pg {
     const NAME: &'static str = "postgres";
     const RELAYS_AT_WORK: usize = 2;
+    const CUTS: Option<Cuts> = Some(Cuts {
+        in_commit: Point::answer_to(b"COMMIT"),
+        in_settle: Point::answer_to_prepared(b"DELETE FROM cqrs_outbox WHERE id"),
+    });
 
     async fn connect(url: &str, connections: usize) -> Result<Outbox<Self>> {
         Outbox::<Self>::builder(url).max_connections(connections).connect().await
@@ -187,6 +202,10 @@ impl Db for Pg {
 impl Db for MySql {
     const NAME: &'static str = "mysql";
     const RELAYS_AT_WORK: usize = 2;
+    const CUTS: Option<Cuts> = Some(Cuts {
+        in_commit: Point::answer_to(b"COMMIT"),
+        in_settle: Point::answer_to_prepared(b"DELETE o FROM"),
+    });
 
     async fn connect(url: &str, connections: usize) -> Result<Outbox<Self>> {
         Outbox::<Self>::builder(url).max_connections(connections).connect().await
@@ -202,6 +221,7 @@ impl Db for MySql {
 impl Db for Sqlite {
     const NAME: &'static str = "sqlite";
     const RELAYS_AT_WORK: usize = 1;
+    const CUTS: Option<Cuts> = None;
 
     async fn connect(url: &str, connections: usize) -> Result<Outbox<Self>> {
         Outbox::<Self>::builder(url).max_connections(connections).connect().await

@@ -94,6 +94,7 @@ async fn status(site: Site) {
         ("waiting", 3),
         ("parked", 0),
         ("closed_gates", 0),
+        ("scheduled", 0),
         ("dead_letters", 0),
         ("groups", groups),
         ("unowned_groups", groups),
@@ -115,4 +116,12 @@ async fn status(site: Site) {
         assert!(said.contains(part), "{part}: {said}");
     }
     assert!(!said.contains(":secret@"), "{said}");
+
+    let lane = if site.kind == Kind::Postgres { "'\\x6b726f6f6d2035'" } else { "x'6b726f6f6d2035'" };
+    site.sql(&format!("INSERT INTO cqrs_outbox_gate (lane, slot, error) VALUES ({lane}, 0, 'too large')"))
+        .await;
+    let gates = &site.status().await["gates"];
+    assert_eq!((&gates[0]["lane"], &gates[0]["error"]), (&"kroom 5".into(), &"too large".into()), "{gates}");
+    let said = cqrs(&["outbox", "status", "--database", &site.url]).await.expect_code(0);
+    assert!(said.contains("key room 5, waits for somebody to act: too large"), "{said}");
 }

@@ -128,7 +128,8 @@ impl EventEmitter {
                 Said::Domain(event) => {
                     tracing::warn!(event = event.name(), "not handled, because a handler before it failed");
                 }
-                Said::Integration(message) => match self.publish(*message).await {
+                // What only an outbox can do was refused when it was said; see `Context::emit`.
+                Said::Integration(outgoing) => match self.publish(outgoing.message).await {
                     Ok(confirm) => confirms.push(confirm),
                     Err(error) => failed = failed.or(Some(error.into())),
                 },
@@ -179,7 +180,7 @@ fn enqueue(queue: &mut VecDeque<Said>, said: Vec<Said>) -> Result<()> {
 pub(crate) fn flood(said: &Said, max_events: usize) -> Error {
     let name = match said {
         Said::Domain(event) => event.name(),
-        Said::Integration(message) => &message.name,
+        Said::Integration(outgoing) => &outgoing.message.name,
         Said::Refused(_) => "?",
     };
     Error::new(

@@ -7,6 +7,7 @@ mod direct;
 mod events;
 mod messages;
 mod middleware;
+mod outgoing;
 mod requests;
 mod support;
 mod transactions;

@@ -225,7 +225,7 @@ pub(crate) struct FakeDb(&'static State);
 #[derive(Debug, Default)]
 struct State {
     journal: Journal,
-    committed: Mutex<(Vec<String>, Vec<Message>)>,
+    committed: Mutex<(Vec<String>, Vec<Outgoing>)>,
     failing: Mutex<HashMap<&'static str, Error>>,
     encoder: Encoder,
 }
@@ -253,6 +253,11 @@ impl FakeDb {
 
     /// The messages that were committed to the outbox.
     pub(crate) fn outbox(&self) -> Vec<Message> {
+        self.outgoing().into_iter().map(|outgoing| outgoing.message).collect()
+    }
+
+    /// As they were given to the outbox.
+    pub(crate) fn outgoing(&self) -> Vec<Outgoing> {
         self.0.committed.lock().unwrap().1.clone()
     }
 
@@ -291,7 +296,7 @@ impl BeginTransaction<FakeDb> for FakeDb {
 pub(crate) struct FakeTx {
     db: FakeDb,
     rows: Vec<String>,
-    messages: Vec<Message>,
+    messages: Vec<Outgoing>,
     open: bool,
 }
 
@@ -305,7 +310,7 @@ impl FakeTx {
 }
 
 impl Transaction for FakeTx {
-    async fn write(&mut self, messages: Vec<Message>) -> Result<Added> {
+    async fn write(&mut self, messages: Vec<Outgoing>) -> Result<Added> {
         let added = Added::all(&messages);
         tokio::task::yield_now().await;
         self.db.step("write")?;

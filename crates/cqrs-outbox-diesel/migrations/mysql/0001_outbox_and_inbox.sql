@@ -67,31 +67,36 @@ CREATE TABLE IF NOT EXISTS cqrs_outbox_parked (
     INDEX cqrs_outbox_parked_lane (lane, id)
 ) ENGINE = InnoDB ROW_FORMAT = DYNAMIC DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;
 
--- Rows that wait for their time; their place in the order of the key is the moment of promotion.
+-- Rows that wait for their time: as those of the hot table, with one column more. Any service may
+--   INSERT INTO cqrs_outbox_scheduled (event_name, topic, message_key, payload_text, deliver_at) VALUES (..)
+-- When a row is due it goes to the hot table under a new id: its place in the order of its key is that moment. Those of a
+-- key that are due together go in the order of (deliver_at, id).
 CREATE TABLE IF NOT EXISTS cqrs_outbox_scheduled (
-    id            BIGINT NOT NULL PRIMARY KEY,
-    event_id      VARCHAR(36) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
-    event_name    TEXT NOT NULL,
-    event_kind    VARCHAR(20) NOT NULL,
-    event_version INT NOT NULL,
-    topic         TEXT NOT NULL,
-    message_key   VARBINARY(2001),
-    headers       LONGTEXT,
-    content_type  TEXT NOT NULL,
+    id            BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY,
+    -- As `uuid()` writes it, so that it is found by the index.
+    event_id      VARCHAR(36) CHARACTER SET ascii COLLATE ascii_bin NOT NULL DEFAULT (uuid())
+        CHECK (coalesce(length(unhex(replace(event_id, '-', ''))), 0) = 16
+            AND length(event_id) = 36 AND event_id = lower(event_id)),
+    event_name    TEXT NOT NULL CHECK (event_name <> ''),
+    event_kind    VARCHAR(20) NOT NULL DEFAULT 'notification' CHECK (event_kind IN ('notification', 'ecst')),
+    event_version INT NOT NULL DEFAULT 1,
+    topic         TEXT NOT NULL CHECK (topic <> ''),
+    message_key   VARBINARY(2001) CHECK (length(message_key) <= 2000),
+    headers       LONGTEXT CHECK (headers IS NULL OR json_valid(headers) AND json_type(headers) IN ('OBJECT', 'ARRAY')),
+    content_type  TEXT NOT NULL DEFAULT ('application/json'),
     payload       LONGBLOB,
     payload_text  LONGTEXT,
-    tombstone     BOOLEAN NOT NULL,
-    occurred_at   DATETIME(6) NOT NULL,
-    attempts      INT NOT NULL,
-    size          INT NOT NULL,
-    slot          SMALLINT NOT NULL,
-    lane          VARBINARY(2001) NOT NULL,
-    -- The last refusal, and all of them: [{"at": "..", "error": ".."}]
-    error         LONGTEXT,
-    errors        LONGTEXT NOT NULL DEFAULT ('[]'),
-    parked_at     DATETIME(6) NOT NULL DEFAULT (utc_timestamp(6)),
+    tombstone     BOOLEAN NOT NULL DEFAULT false CHECK (tombstone IN (0, 1)),
+    occurred_at   DATETIME(6) NOT NULL DEFAULT (utc_timestamp(6)),
+    attempts      INT NOT NULL DEFAULT 0,
+    slot          SMALLINT GENERATED ALWAYS AS (
+        if(message_key IS NULL, crc32(event_id), crc32(message_key)) % 4096) STORED,
+    group_no      SMALLINT GENERATED ALWAYS AS (slot DIV 64) STORED,
     deliver_at    DATETIME(6) NOT NULL,
-    INDEX cqrs_outbox_scheduled_due (deliver_at, id)
+    CONSTRAINT cqrs_outbox_scheduled_one_payload
+        CHECK ((payload IS NOT NULL) + (payload_text IS NOT NULL) + tombstone = 1),
+    INDEX cqrs_outbox_scheduled_due (group_no, deliver_at, id, slot),
+    INDEX cqrs_outbox_scheduled_event (event_id)
 ) ENGINE = InnoDB ROW_FORMAT = DYNAMIC DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;
 
 -- Rows that were given up, with their last error, and a way back.
@@ -189,15 +194,17 @@ CREATE TABLE IF NOT EXISTS cqrs_outbox_relay (
     seen_at     DATETIME(6) NOT NULL DEFAULT (utc_timestamp(6))
 ) ENGINE = InnoDB ROW_FORMAT = DYNAMIC DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;
 
--- Deduplication keys outlive their rows, which vanish when they are settled.
+-- Deduplication keys outlive their rows, which vanish when they are settled. One that has expired is free.
 CREATE TABLE IF NOT EXISTS cqrs_outbox_dedup (
     dedup_key  VARBINARY(2001) NOT NULL PRIMARY KEY CHECK (length(dedup_key) <= 2000),
     event_id   VARCHAR(36) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
+    -- Who wrote it last: a new one for each statement, by which that finds out what it has written.
+    claimed_by VARCHAR(36) CHARACTER SET ascii COLLATE ascii_bin NOT NULL DEFAULT (uuid()),
     expires_at DATETIME(6) NOT NULL,
     INDEX cqrs_outbox_dedup_expires (expires_at)
 ) ENGINE = InnoDB ROW_FORMAT = DYNAMIC DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;
 
--- The last version of each key, for those who want compare-and-set.
+-- The last version of each key, for those who want compare-and-set. -1: none yet; the row is a lock of its key.
 CREATE TABLE IF NOT EXISTS cqrs_outbox_version (
     message_key VARBINARY(2001) NOT NULL PRIMARY KEY CHECK (length(message_key) <= 2000),
     version     BIGINT NOT NULL,

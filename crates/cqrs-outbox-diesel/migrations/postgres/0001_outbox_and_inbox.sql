@@ -64,13 +64,17 @@ CREATE TABLE cqrs_outbox_parked (
 );
 CREATE INDEX cqrs_outbox_parked_lane ON cqrs_outbox_parked (lane, id);
 
--- Rows that wait for their time; their place in the order of the key is the moment of promotion.
+-- Rows that wait for their time: as those of the hot table, with one column more. Any service may
+--   INSERT INTO cqrs_outbox_scheduled (event_name, topic, message_key, payload_text, deliver_at) VALUES (..)
+-- When a row is due it goes to the hot table under a new id: its place in the order of its key is that moment. Those of a
+-- key that are due together go in the order of (deliver_at, id).
 CREATE TABLE cqrs_outbox_scheduled (
-    LIKE cqrs_outbox_parked INCLUDING DEFAULTS,
-    deliver_at timestamptz NOT NULL,
+    LIKE cqrs_outbox INCLUDING IDENTITY INCLUDING DEFAULTS INCLUDING GENERATED INCLUDING CONSTRAINTS,
+    deliver_at timestamptz NOT NULL CHECK (isfinite(deliver_at)),
     PRIMARY KEY (id)
 );
-CREATE INDEX cqrs_outbox_scheduled_due ON cqrs_outbox_scheduled (deliver_at, id);
+CREATE INDEX cqrs_outbox_scheduled_due ON cqrs_outbox_scheduled ((slot / 64), deliver_at, id);
+CREATE INDEX cqrs_outbox_scheduled_event ON cqrs_outbox_scheduled (event_id);
 
 -- Rows that were given up, with their last error, and a way back.
 CREATE TABLE cqrs_outbox_dead (
@@ -126,7 +130,7 @@ CREATE TABLE cqrs_outbox_relay (
     seen_at     timestamptz NOT NULL DEFAULT clock_timestamp()
 ) WITH (fillfactor = 50);
 
--- Deduplication keys outlive their rows, which vanish when they are settled.
+-- Deduplication keys outlive their rows, which vanish when they are settled. One that has expired is free.
 CREATE TABLE cqrs_outbox_dedup (
     dedup_key  bytea PRIMARY KEY,
     event_id   uuid NOT NULL,
@@ -134,7 +138,7 @@ CREATE TABLE cqrs_outbox_dedup (
 );
 CREATE INDEX cqrs_outbox_dedup_expires ON cqrs_outbox_dedup (expires_at);
 
--- The last version of each key, for those who want compare-and-set.
+-- The last version of each key, for those who want compare-and-set. -1: none yet.
 CREATE TABLE cqrs_outbox_version (
     message_key bytea PRIMARY KEY,
     version     bigint NOT NULL,
@@ -170,6 +174,13 @@ CREATE TABLE cqrs_inbox (
     PRIMARY KEY (consumer, message_id)
 );
 CREATE INDEX cqrs_inbox_handled_at ON cqrs_inbox (handled_at);
+
+-- Empty after a crash, and on a standby that takes over: what was lost then has not been given by any sequence, and what a
+-- relay remembers of its reads before is not true any more. Relays write their only row by themselves.
+CREATE UNLOGGED TABLE cqrs_outbox_run (
+    only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    run      uuid NOT NULL DEFAULT gen_random_uuid()
+);
 
 -- Which version these tables are of, which database this is, and whether relaying is on hold.
 CREATE TABLE cqrs_outbox_meta (

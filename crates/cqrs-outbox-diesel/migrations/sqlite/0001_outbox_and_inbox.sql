@@ -59,32 +59,37 @@ CREATE TABLE cqrs_outbox_parked (
 );
 CREATE INDEX cqrs_outbox_parked_lane ON cqrs_outbox_parked (lane, id);
 
--- Rows that wait for their time; their place in the order of the key is the moment of promotion.
+-- Rows that wait for their time: as those of the hot table, with one column more. Any program may
+--   INSERT INTO cqrs_outbox_scheduled (event_name, topic, message_key, payload_text, deliver_at) VALUES (..)
+-- When a row is due it goes to the hot table under a new id: its place in the order of its key is that moment. Those of a
+-- key that are due together go in the order of (deliver_at, id).
 CREATE TABLE cqrs_outbox_scheduled (
-    id            INTEGER PRIMARY KEY,
-    event_id      TEXT NOT NULL,
-    event_name    TEXT NOT NULL,
-    event_kind    TEXT NOT NULL,
-    event_version INTEGER NOT NULL,
-    topic         TEXT NOT NULL,
-    message_key   BLOB,
-    headers       TEXT,
-    content_type  TEXT NOT NULL,
+    id            INTEGER PRIMARY KEY AUTOINCREMENT,
+    -- In lower case and with hyphens, so that it is found by the index.
+    event_id      TEXT NOT NULL DEFAULT (lower(
+        hex(randomblob(4)) || '-' || hex(randomblob(2)) || '-4' || substr(hex(randomblob(2)), 2) || '-'
+        || substr('89AB', abs(random()) % 4 + 1, 1) || substr(hex(randomblob(2)), 2) || '-' || hex(randomblob(6))))
+        CHECK (length(event_id) = 36 AND length(replace(event_id, '-', '')) = 32
+            AND replace(event_id, '-', '') NOT GLOB '*[^0-9a-f]*'),
+    event_name    TEXT NOT NULL CHECK (event_name <> ''),
+    event_kind    TEXT NOT NULL DEFAULT 'notification' CHECK (event_kind IN ('notification', 'ecst')),
+    event_version INTEGER NOT NULL DEFAULT 1,
+    topic         TEXT NOT NULL CHECK (topic <> ''),
+    message_key   BLOB CHECK (length(CAST(message_key AS BLOB)) <= 2000),
+    headers       TEXT CHECK (headers IS NULL OR json_valid(headers) AND json_type(headers) IN ('object', 'array')),
+    content_type  TEXT NOT NULL DEFAULT 'application/json',
     payload       BLOB,
     payload_text  TEXT,
-    tombstone     INTEGER NOT NULL,
-    occurred_at   TEXT NOT NULL,
-    attempts      INTEGER NOT NULL,
-    size          INTEGER NOT NULL,
-    slot          INTEGER NOT NULL,
-    lane          BLOB NOT NULL,
-    -- The last refusal, and all of them: [{"at": "..", "error": ".."}]
-    error         TEXT,
-    errors        TEXT NOT NULL DEFAULT '[]',
-    parked_at     TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')),
-    deliver_at    REAL NOT NULL
+    tombstone     INTEGER NOT NULL DEFAULT 0 CHECK (tombstone IN (0, 1)),
+    occurred_at   TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')),
+    attempts      INTEGER NOT NULL DEFAULT 0,
+    -- Seconds since 1970: `unixepoch('now', '+1 hour')`, say.
+    deliver_at    REAL NOT NULL CHECK (typeof(deliver_at) = 'real'),
+    CONSTRAINT cqrs_outbox_scheduled_one_payload
+        CHECK ((payload IS NOT NULL) + (payload_text IS NOT NULL) + tombstone = 1)
 );
 CREATE INDEX cqrs_outbox_scheduled_due ON cqrs_outbox_scheduled (deliver_at, id);
+CREATE INDEX cqrs_outbox_scheduled_event ON cqrs_outbox_scheduled (event_id);
 
 -- Rows that were given up, with their last error, and a way back.
 CREATE TABLE cqrs_outbox_dead (
@@ -179,7 +184,7 @@ CREATE TABLE cqrs_outbox_relay (
     seen_at     REAL NOT NULL
 ) WITHOUT ROWID;
 
--- Deduplication keys outlive their rows, which vanish when they are settled.
+-- Deduplication keys outlive their rows, which vanish when they are settled. One that has expired is free.
 CREATE TABLE cqrs_outbox_dedup (
     dedup_key  BLOB PRIMARY KEY,
     event_id   TEXT NOT NULL,
@@ -187,7 +192,7 @@ CREATE TABLE cqrs_outbox_dedup (
 ) WITHOUT ROWID;
 CREATE INDEX cqrs_outbox_dedup_expires ON cqrs_outbox_dedup (expires_at);
 
--- The last version of each key, for those who want compare-and-set.
+-- The last version of each key, for those who want compare-and-set. -1: none yet.
 CREATE TABLE cqrs_outbox_version (
     message_key BLOB PRIMARY KEY,
     version     INTEGER NOT NULL,

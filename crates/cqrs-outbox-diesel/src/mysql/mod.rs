@@ -5,9 +5,11 @@ mod read;
 mod sql;
 mod watch;
 
+use std::collections::HashMap;
 use std::fmt::Display;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use cqrs_core::{Database, MessageId};
 use cqrs_outbox::{Lane, Lease, ReadRequest, Rejection, RelayId, StoreError};
 use diesel::mysql::Mysql;
@@ -30,11 +32,14 @@ use crate::network::pool_error;
 use crate::query::{Dialect, Query, Value};
 use crate::record::{NewRow, Record};
 use crate::requests::{DueRequest, RequestRow};
+use crate::schedule::{ScheduleFilter, ScheduledRecord};
 use crate::statements::{
-    Census, Exists, LeaseRow, Number, Statements, TABLES, Versions, attempts, joined, limit,
+    Census, Due, Exists, LeaseRow, Micros, Number, Statements, TABLES, TakenKey, VersionRow, Versions, Wait,
+    attempts, joined, limit,
 };
 use crate::status::StatusRow;
 use crate::tx::Tx;
+use crate::writing::Claim;
 
 /// MariaDB, 10.11 or newer, as the database of an [`Outbox`](crate::Outbox). It keeps to what MySQL 8.4 has too, and has not
 /// been tried on it. The order of a key is not promised on a cluster with several writers (Galera, group replication).
@@ -78,6 +83,7 @@ impl Statements for MySql {
     type Conn = Connection;
     type Lent = Object<Connection>;
     type Pool = Pools;
+    type Memory = ();
 
     const MIGRATIONS: &'static [Migration] = MYSQL;
     const DIALECT: Dialect = sql::DIALECT;
@@ -166,23 +172,149 @@ impl Statements for MySql {
             let values = vec![sql::INSERT_ROW; some.len()].join(", ");
             let mut insert = boxed(format!("{}{values}", sql::INSERT));
             for row in some {
-                let tombstone = i32::from(row.payload.is_none());
-                insert = insert
-                    .bind::<Text, _>(row.event_id.to_string())
-                    .bind::<Text, _>(row.event_name)
-                    .bind::<Text, _>(row.event_kind)
-                    .bind::<Integer, _>(row.event_version)
-                    .bind::<Text, _>(row.topic)
-                    .bind::<Nullable<Binary>, _>(row.message_key)
-                    .bind::<Text, _>(row.headers)
-                    .bind::<Text, _>(row.content_type)
-                    .bind::<Nullable<Binary>, _>(row.payload)
-                    .bind::<Integer, _>(tombstone)
-                    .bind::<Text, _>(row.occurred_at.format("%Y-%m-%d %H:%M:%S%.6f").to_string());
+                insert = bind_row(insert, row);
             }
             insert.execute(conn).await?;
         }
         Ok(())
+    }
+
+    async fn schedule(conn: &mut Connection, rows: Vec<(NewRow, DateTime<Utc>)>) -> QueryResult<()> {
+        let mut rows = rows.into_iter().peekable();
+        while rows.peek().is_some() {
+            let some: Vec<_> = rows.by_ref().take(ROWS_PER_INSERT).collect();
+            let values = vec![sql::SCHEDULE_ROW; some.len()].join(", ");
+            let mut insert = boxed(format!("{}{values}", sql::SCHEDULE));
+            for (row, at) in some {
+                insert = bind_row(insert, row).bind::<Text, _>(datetime(at));
+            }
+            insert.execute(conn).await?;
+        }
+        Ok(())
+    }
+
+    async fn now(conn: &mut Connection) -> QueryResult<DateTime<Utc>> {
+        Ok(sql_query(sql::NOW).get_result::<Micros>(conn).await?.into())
+    }
+
+    /// The server does not say what became of each row, so a row says who took it last.
+    async fn claim(conn: &mut Connection, claims: &[Claim]) -> QueryResult<HashMap<Vec<u8>, Uuid>> {
+        let me = Uuid::new_v4();
+        let mut others = HashMap::new();
+        for some in claims.chunks(ROWS_PER_INSERT) {
+            let values = vec![sql::CLAIM_ROW; some.len()].join(", ");
+            let mut insert = boxed(format!("{}{values}{}", sql::CLAIM, sql::UNLESS_CLAIMED));
+            let keys = vec!["?"; some.len()].join(", ");
+            let mut select = boxed(format!("{}({keys}) FOR UPDATE", sql::CLAIMED));
+            for claim in some {
+                insert = insert
+                    .bind::<Binary, _>(claim.key.clone())
+                    .bind::<Text, _>(claim.event_id.to_string())
+                    .bind::<Text, _>(me.to_string())
+                    .bind::<BigInt, _>(micros(Duration::from_secs_f64(claim.seconds)));
+                select = select.bind::<Binary, _>(claim.key.clone());
+            }
+            insert.execute(conn).await?;
+            let claimed: Vec<ClaimedBy> = select.load(conn).await?;
+            let taken = claimed.into_iter().filter(|row| row.claimed_by != me.to_string());
+            others.extend(taken.map(|row| <(Vec<u8>, Uuid)>::from(row.taken)));
+        }
+        Ok(others)
+    }
+
+    async fn release_claims(conn: &mut Connection, keys: &[Vec<u8>]) -> QueryResult<()> {
+        for key in keys {
+            sql_query(sql::RELEASE_CLAIM).bind::<Binary, _>(key).execute(conn).await?;
+        }
+        Ok(())
+    }
+
+    async fn purge_dedup(conn: &mut Connection, max: usize) -> QueryResult<usize> {
+        let expired: Vec<Bytes> =
+            sql_query(sql::EXPIRED_DEDUP).bind::<BigInt, _>(limit(max)).load(conn).await?;
+        if expired.is_empty() {
+            return Ok(0);
+        }
+        let keys: Vec<String> = expired.iter().map(|key| read::hex(&key.value).to_string()).collect();
+        sql_query(format!("{}{}", sql::DELETE_DEDUP, list(&keys))).execute(conn).await
+    }
+
+    async fn lock_versions(conn: &mut Connection, keys: &[Vec<u8>]) -> QueryResult<HashMap<Vec<u8>, i64>> {
+        let mut versions = HashMap::new();
+        for some in keys.chunks(ROWS_PER_INSERT) {
+            let values = vec!["(?, -1)"; some.len()].join(", ");
+            let mut insert = boxed(format!("{}{values}{}", sql::LOCK_VERSIONS, sql::AS_IT_IS));
+            let places = vec!["?"; some.len()].join(", ");
+            // A locking read sees what was committed, whatever the snapshot of the transaction is.
+            let mut select = boxed(format!("{}({places}) FOR UPDATE", sql::KEY_VERSIONS));
+            for key in some {
+                insert = insert.bind::<Binary, _>(key.clone());
+                select = select.bind::<Binary, _>(key.clone());
+            }
+            insert.execute(conn).await?;
+            let rows: Vec<VersionRow> = select.load(conn).await?;
+            versions.extend(rows.into_iter().map(<(Vec<u8>, i64)>::from));
+        }
+        Ok(versions)
+    }
+
+    async fn set_versions(conn: &mut Connection, versions: &[(Vec<u8>, i64)]) -> QueryResult<()> {
+        for some in versions.chunks(ROWS_PER_INSERT) {
+            let values = vec!["(?, ?)"; some.len()].join(", ");
+            let mut insert = boxed(format!("{}{values}{}", sql::LOCK_VERSIONS, sql::AS_GIVEN));
+            for (key, version) in some {
+                insert = insert.bind::<Binary, _>(key.clone()).bind::<BigInt, _>(*version);
+            }
+            insert.execute(conn).await?;
+        }
+        Ok(())
+    }
+
+    async fn lock_key(conn: &mut Connection, key: &[u8]) -> QueryResult<()> {
+        sql_query(format!("{}(?, -1){}", sql::LOCK_VERSIONS, sql::AS_IT_IS))
+            .bind::<Binary, _>(key)
+            .execute(conn)
+            .await?;
+        Ok(())
+    }
+
+    async fn cancel(conn: &mut Connection, event_id: Uuid) -> QueryResult<bool> {
+        let rows = lock_scheduled(conn, event_id).await?;
+        if !rows.is_empty() {
+            sql_query(sql::DELETE_DUE).bind::<Text, _>(ids(&rows)).execute(conn).await?;
+        }
+        Ok(!rows.is_empty())
+    }
+
+    async fn reschedule(conn: &mut Connection, event_id: Uuid, at: DateTime<Utc>) -> QueryResult<bool> {
+        let rows = lock_scheduled(conn, event_id).await?;
+        for id in &rows {
+            sql_query(sql::RESCHEDULE)
+                .bind::<Text, _>(datetime(at))
+                .bind::<BigInt, _>(id)
+                .execute(conn)
+                .await?;
+        }
+        Ok(!rows.is_empty())
+    }
+
+    async fn scheduled(conn: &mut Connection, filter: &ScheduleFilter) -> QueryResult<Vec<ScheduledRecord>> {
+        let event_id = filter.event_id.map(|id| id.to_string());
+        let before = filter.before.map(datetime);
+        sql_query(sql::SCHEDULED)
+            .bind::<Nullable<Text>, _>(event_id.as_deref())
+            .bind::<Nullable<Text>, _>(event_id.as_deref())
+            .bind::<Nullable<Binary>, _>(filter.key.as_deref())
+            .bind::<Nullable<Binary>, _>(filter.key.as_deref())
+            .bind::<Nullable<Text>, _>(filter.topic.as_deref())
+            .bind::<Nullable<Text>, _>(filter.topic.as_deref())
+            .bind::<Nullable<Text>, _>(filter.name.as_deref())
+            .bind::<Nullable<Text>, _>(filter.name.as_deref())
+            .bind::<Nullable<Text>, _>(before.as_deref())
+            .bind::<Nullable<Text>, _>(before.as_deref())
+            .bind::<BigInt, _>(limit(filter.limit))
+            .load(conn)
+            .await
     }
 
     async fn admit(conn: &mut Connection, consumer: &str, id: &MessageId) -> QueryResult<bool> {
@@ -244,9 +376,7 @@ impl Statements for MySql {
     }
 
     async fn release(conn: &mut Connection, incarnation: Uuid, leases: &[Lease]) -> QueryResult<()> {
-        let pairs: Vec<String> =
-            leases.iter().map(|lease| format!("({}, {})", lease.group, lease.epoch)).collect();
-        sql_query(format!("{}{}", sql::RELEASE, list(&pairs)))
+        sql_query(format!("{}{}", sql::RELEASE, pairs(leases)))
             .bind::<Text, _>(incarnation.to_string())
             .execute(conn)
             .await?;
@@ -355,7 +485,7 @@ impl Statements for MySql {
         Ok(())
     }
 
-    async fn read(conn: &mut Connection, request: &ReadRequest) -> QueryResult<Vec<Record>> {
+    async fn read(conn: &mut Connection, request: &ReadRequest, (): &()) -> QueryResult<Vec<Record>> {
         read::hot(conn, request).await
     }
 
@@ -452,6 +582,96 @@ impl Statements for MySql {
         sql_query(sql::OPEN_GATE).bind::<Binary, _>(lane.as_bytes()).execute(conn).await?;
         Ok(())
     }
+
+    async fn next_due(conn: &mut Connection, groups: &[i32]) -> QueryResult<Option<f64>> {
+        if groups.is_empty() {
+            return Ok(None);
+        }
+        let firsts: Vec<String> = groups.iter().map(|group| sql::first_due(*group)).collect();
+        let wait = format!("{}({}) firsts", sql::NEXT_DUE, firsts.join(" UNION ALL "));
+        Ok(sql_query(wait).get_result::<Wait>(conn).await?.seconds)
+    }
+
+    async fn lock_leases(conn: &mut Connection, leases: &[Lease]) -> QueryResult<Vec<i32>> {
+        if leases.is_empty() {
+            return Ok(Vec::new());
+        }
+        let lock = format!("{}{}{}", sql::LOCK_LEASES, pairs(leases), sql::SKIP_LOCKED);
+        let leases: Vec<LeaseRow> = sql_query(lock).load(conn).await?;
+        Ok(leases.into_iter().map(|lease| lease.group_no).collect())
+    }
+
+    async fn due(conn: &mut Connection, groups: &[i32], limit: usize) -> QueryResult<Vec<Due>> {
+        if groups.is_empty() {
+            return Ok(Vec::new());
+        }
+        let parts: Vec<String> = groups.iter().map(|group| sql::due(*group, limit)).collect();
+        let parts = parts.join(" UNION ALL ");
+        sql_query(format!("SELECT id, slot FROM ({parts}) parts ORDER BY deliver_at, id LIMIT {limit}"))
+            .load(conn)
+            .await
+    }
+
+    async fn lock_due(conn: &mut Connection, rows: &[i64]) -> QueryResult<Vec<i64>> {
+        let locked: Vec<Number> = sql_query(sql::LOCK_DUE).bind::<Text, _>(ids(rows)).load(conn).await?;
+        Ok(values(locked))
+    }
+
+    async fn move_due(conn: &mut Connection, rows: &[i64]) -> QueryResult<()> {
+        sql_query(format!("{}{}{}", sql::INSERT_DUE, list(rows), sql::IN_ORDER)).execute(conn).await?;
+        sql_query(sql::DELETE_DUE).bind::<Text, _>(ids(rows)).execute(conn).await?;
+        Ok(())
+    }
+}
+
+/// Leases as the right side of an `IN`.
+fn pairs(leases: &[Lease]) -> String {
+    list(&leases.iter().map(|lease| format!("({}, {})", lease.group, lease.epoch)).collect::<Vec<_>>())
+}
+
+/// A new row as eleven parameters of a statement.
+fn bind_row(
+    insert: BoxedSqlQuery<'static, Mysql, SqlQuery>,
+    row: NewRow,
+) -> BoxedSqlQuery<'static, Mysql, SqlQuery> {
+    let tombstone = i32::from(row.payload.is_none());
+    insert
+        .bind::<Text, _>(row.event_id.to_string())
+        .bind::<Text, _>(row.event_name)
+        .bind::<Text, _>(row.event_kind)
+        .bind::<Integer, _>(row.event_version)
+        .bind::<Text, _>(row.topic)
+        .bind::<Nullable<Binary>, _>(row.message_key)
+        .bind::<Text, _>(row.headers)
+        .bind::<Text, _>(row.content_type)
+        .bind::<Nullable<Binary>, _>(row.payload)
+        .bind::<Integer, _>(tombstone)
+        .bind::<Text, _>(datetime(row.occurred_at))
+}
+
+fn datetime(at: DateTime<Utc>) -> String {
+    at.format("%Y-%m-%d %H:%M:%S%.6f").to_string()
+}
+
+#[derive(QueryableByName)]
+struct ClaimedBy {
+    #[diesel(embed)]
+    taken: TakenKey,
+    #[diesel(sql_type = Text)]
+    claimed_by: String,
+}
+
+/// Scheduled rows of this event, locked. They are looked for without a lock: a locking read that finds nothing locks the
+/// gap where it looked, and others could not schedule anything there until the transaction ends.
+async fn lock_scheduled(conn: &mut Connection, event_id: Uuid) -> QueryResult<Vec<i64>> {
+    let found: Vec<Number> =
+        sql_query(sql::FIND_SCHEDULED).bind::<Text, _>(event_id.to_string()).load(conn).await?;
+    if found.is_empty() {
+        return Ok(Vec::new());
+    }
+    let locked: Vec<Number> =
+        sql_query(sql::LOCK_SCHEDULED).bind::<Text, _>(ids(&values(found))).load(conn).await?;
+    Ok(values(locked))
 }
 
 fn boxed(query: String) -> BoxedSqlQuery<'static, Mysql, SqlQuery> {

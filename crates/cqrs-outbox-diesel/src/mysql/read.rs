@@ -194,7 +194,7 @@ fn query(
     })
 }
 
-fn hex(bytes: &[u8]) -> impl Display {
+pub(super) fn hex(bytes: &[u8]) -> impl Display {
     let mut literal = String::with_capacity(3 + 2 * bytes.len());
     literal.push_str("x'");
     for byte in bytes {

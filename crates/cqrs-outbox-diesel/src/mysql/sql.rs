@@ -32,6 +32,65 @@ pub(super) const INSERT: &str = "\
 
 pub(super) const INSERT_ROW: &str = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
 
+pub(super) const SCHEDULE: &str = "\
+    INSERT INTO cqrs_outbox_scheduled (event_id, event_name, event_kind, event_version, topic, message_key, headers, \
+        content_type, payload, tombstone, occurred_at, deliver_at) VALUES ";
+
+pub(super) const SCHEDULE_ROW: &str = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+
+pub(super) const NOW: &str = "SELECT timestampdiff(MICROSECOND, '1970-01-01', utc_timestamp(6)) AS micros";
+
+/// Followed by the rows, and what becomes of those that are there.
+pub(super) const CLAIM: &str =
+    "INSERT INTO cqrs_outbox_dedup (dedup_key, event_id, claimed_by, expires_at) VALUES ";
+
+pub(super) const CLAIM_ROW: &str = "(?, ?, ?, utc_timestamp(6) + INTERVAL ? MICROSECOND)";
+
+/// Assignments take effect from left to right: the time comes last, for the others look at it.
+pub(super) const UNLESS_CLAIMED: &str = " ON DUPLICATE KEY UPDATE \
+    event_id = if(expires_at <= utc_timestamp(6), VALUES(event_id), event_id), \
+    claimed_by = if(expires_at <= utc_timestamp(6), VALUES(claimed_by), claimed_by), \
+    expires_at = if(expires_at <= utc_timestamp(6), VALUES(expires_at), expires_at)";
+
+/// Followed by the keys. Their rows are locked by then.
+pub(super) const CLAIMED: &str =
+    "SELECT dedup_key, event_id, claimed_by FROM cqrs_outbox_dedup FORCE INDEX (PRIMARY) WHERE dedup_key IN ";
+
+pub(super) const RELEASE_CLAIM: &str = "DELETE FROM cqrs_outbox_dedup WHERE dedup_key = ?";
+
+pub(super) const EXPIRED_DEDUP: &str = "\
+    SELECT dedup_key AS value FROM cqrs_outbox_dedup FORCE INDEX (cqrs_outbox_dedup_expires) \
+    WHERE expires_at <= utc_timestamp(6) ORDER BY expires_at LIMIT ? FOR UPDATE SKIP LOCKED";
+
+/// Followed by the keys.
+pub(super) const DELETE_DEDUP: &str = "DELETE FROM cqrs_outbox_dedup WHERE dedup_key IN ";
+
+/// Followed by pairs of key and version, and what becomes of those that are there.
+pub(super) const LOCK_VERSIONS: &str = "INSERT INTO cqrs_outbox_version (message_key, version) VALUES ";
+
+pub(super) const AS_IT_IS: &str = " ON DUPLICATE KEY UPDATE version = version";
+
+pub(super) const AS_GIVEN: &str =
+    " ON DUPLICATE KEY UPDATE version = VALUES(version), changed_at = utc_timestamp(6)";
+
+/// Followed by the keys.
+pub(super) const KEY_VERSIONS: &str =
+    "SELECT message_key, version FROM cqrs_outbox_version FORCE INDEX (PRIMARY) WHERE message_key IN ";
+
+pub(super) const FIND_SCHEDULED: &str = "SELECT id AS value FROM cqrs_outbox_scheduled WHERE event_id = ?";
+
+pub(super) const RESCHEDULE: &str = "UPDATE cqrs_outbox_scheduled SET deliver_at = ? WHERE id = ?";
+
+pub(super) const SCHEDULED: &str = "\
+    SELECT id, unhex(replace(event_id, '-', '')) AS event_id, event_name, event_kind, event_version, topic, message_key, \
+        headers, content_type, payload, payload_text, \
+        date_format(occurred_at, '%Y-%m-%dT%H:%i:%s.%fZ') AS occurred_at, attempts, 0 AS size, group_no, 0 AS gated, \
+        timestampdiff(MICROSECOND, '1970-01-01', deliver_at) AS deliver_micros \
+    FROM cqrs_outbox_scheduled \
+    WHERE (? IS NULL OR event_id = ?) AND (? IS NULL OR message_key = ?) AND (? IS NULL OR topic = ?) \
+        AND (? IS NULL OR event_name = ?) AND (? IS NULL OR deliver_at < ?) \
+    ORDER BY deliver_at, id LIMIT ?";
+
 /// One row changed: it is new. Two: it was there; for that to be told, something has to change. `INSERT IGNORE` would also
 /// ignore an id that is too long, and share a lock over which three at once fall into a deadlock.
 pub(super) const ADMIT: &str = "\
@@ -265,6 +324,58 @@ pub(super) const SET_ASIDE: &str = concat!(
     ", attempts, ? FROM cqrs_outbox WHERE id IN "
 );
 
+/// Followed by the first one of each group.
+pub(super) const NEXT_DUE: &str = "\
+    SELECT CAST(timestampdiff(MICROSECOND, utc_timestamp(6), min(deliver_at)) / 1e6 AS DOUBLE) AS seconds FROM ";
+
+/// The time of the first scheduled row of a group.
+pub(super) fn first_due(group: i32) -> String {
+    format!(
+        "(SELECT deliver_at FROM cqrs_outbox_scheduled FORCE INDEX (cqrs_outbox_scheduled_due) \
+          WHERE group_no = {group} ORDER BY deliver_at LIMIT 1)"
+    )
+}
+
+/// The first scheduled rows of a group that are due.
+pub(super) fn due(group: i32, limit: usize) -> String {
+    format!(
+        "(SELECT id, slot, deliver_at FROM cqrs_outbox_scheduled FORCE INDEX (cqrs_outbox_scheduled_due) \
+          WHERE group_no = {group} AND deliver_at <= utc_timestamp(6) ORDER BY deliver_at, id LIMIT {limit})"
+    )
+}
+
+/// Followed by pairs of group and epoch. `FOR UPDATE`, for a shared lock that skips is written in two ways.
+pub(super) const LOCK_LEASES: &str =
+    "SELECT group_no, epoch FROM cqrs_outbox_group FORCE INDEX (PRIMARY) WHERE (group_no, epoch) IN ";
+
+pub(super) const SKIP_LOCKED: &str = " ORDER BY group_no FOR UPDATE SKIP LOCKED";
+
+pub(super) const LOCK_DUE: &str = concat!(
+    "SELECT s.id AS value FROM ",
+    ids!(),
+    " STRAIGHT_JOIN cqrs_outbox_scheduled s ON s.id = k.id WHERE s.deliver_at <= utc_timestamp(6) \
+      FOR UPDATE SKIP LOCKED"
+);
+
+pub(super) const LOCK_SCHEDULED: &str = concat!(
+    "SELECT s.id AS value FROM ",
+    ids!(),
+    " STRAIGHT_JOIN cqrs_outbox_scheduled s ON s.id = k.id FOR UPDATE"
+);
+
+/// Followed by the ids, and the order in which new ones are drawn.
+pub(super) const INSERT_DUE: &str = "\
+    INSERT INTO cqrs_outbox (event_id, event_name, event_kind, event_version, topic, message_key, headers, content_type, \
+        payload, payload_text, tombstone, occurred_at, attempts) \
+    SELECT event_id, event_name, event_kind, event_version, topic, message_key, headers, content_type, \
+        payload, payload_text, tombstone, occurred_at, attempts \
+    FROM cqrs_outbox_scheduled WHERE id IN ";
+
+pub(super) const IN_ORDER: &str = " ORDER BY deliver_at, id";
+
+pub(super) const DELETE_DUE: &str =
+    concat!("DELETE s FROM ", ids!(), " STRAIGHT_JOIN cqrs_outbox_scheduled s ON s.id = k.id");
+
 /// One statement: one snapshot. Ids rise with time, so the first in line is found by its id and not by a scan for the
 /// oldest time.
 pub(super) const STATUS: &str = "\
@@ -275,6 +386,7 @@ pub(super) const STATUS: &str = "\
             UNION ALL (SELECT occurred_at FROM cqrs_outbox_parked ORDER BY id LIMIT 1)) firsts) AS oldest_waiting, \
         (SELECT count(*) FROM cqrs_outbox_parked) AS parked, \
         (SELECT count(*) FROM cqrs_outbox_gate) AS closed_gates, \
+        (SELECT count(*) FROM cqrs_outbox_scheduled) AS scheduled, \
         (SELECT count(*) FROM cqrs_outbox_dead) AS dead_letters, \
         (SELECT count(*) FROM cqrs_outbox_group) AS all_groups, \
         (SELECT count(*) FROM cqrs_outbox_group \
@@ -283,7 +395,12 @@ pub(super) const STATUS: &str = "\
             (SELECT count(*) FROM cqrs_outbox_group g \
                 WHERE g.incarnation = r.incarnation AND g.expires_at > utc_timestamp(6)), \
             timestampdiff(MICROSECOND, seen_at, utc_timestamp(6)) / 1e6)), '[]') \
-            FROM cqrs_outbox_relay r) AS char) AS relays \
+            FROM cqrs_outbox_relay r) AS char) AS relays, \
+        CAST((SELECT coalesce(json_arrayagg(json_array(hex(lane), \
+            timestampdiff(MICROSECOND, utc_timestamp(6), until) / 1e6, left(error, 500), \
+            timestampdiff(MICROSECOND, closed_at, utc_timestamp(6)) / 1e6)), '[]') \
+            FROM (SELECT * FROM cqrs_outbox_gate ORDER BY closed_at, lane LIMIT 5) g) AS char) AS gates, \
+        CAST(NULL AS char) AS oldest_snapshot \
     FROM cqrs_outbox_meta";
 
 /// Operators' statements, as far as they are put together.

@@ -1,19 +1,22 @@
 //! PostgreSQL.
 
 mod connect;
+mod floor;
 mod notify;
 mod prepared;
 mod sql;
 
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use cqrs_core::{Database, MessageId};
 use cqrs_outbox::{Lane, Lease, ReadRequest, Rejection, RelayId, StoreError};
 use diesel::query_builder::{BoxedSqlQuery, SqlQuery};
 use diesel::sql_types::{
     Array, BigInt, Binary, Bool, Double, Integer, Nullable, Text, Timestamptz, Uuid as SqlUuid,
 };
-use diesel::{OptionalExtension, QueryResult, sql_query};
+use diesel::{OptionalExtension, QueryResult, QueryableByName, sql_query};
 use diesel_async::pooled_connection::deadpool::{Object, Pool};
 use diesel_async::{
     AnsiTransactionManager, AsyncConnection, AsyncPgConnection, RunQueryDsl, TransactionManager,
@@ -21,6 +24,7 @@ use diesel_async::{
 use uuid::Uuid;
 
 pub use self::connect::PgBuilder;
+use self::floor::Floors;
 use self::prepared::{Parameter, prepared};
 use crate::backend::Backend;
 use crate::dead_letters::{DeadRow, FullDeadRow};
@@ -29,11 +33,31 @@ use crate::network::pool_error;
 use crate::query::{Dialect, Query, Value};
 use crate::record::{NewRow, Record};
 use crate::requests::{DueRequest, RequestRow};
+use crate::schedule::{ScheduleFilter, ScheduledRecord};
 use crate::statements::{
-    Census, Exists, LeaseRow, Number, Reach, Statements, TABLES, Versions, attempts, groups_of, limit,
+    Census, Due, Exists, LeaseRow, Micros, Number, Reach, Statements, TABLES, TakenKey, VersionRow, Versions,
+    Wait, attempts, groups_of, limit,
 };
 use crate::status::StatusRow;
 use crate::tx::Tx;
+use crate::writing::Claim;
+
+/// New rows as the first ten parameters of a statement.
+macro_rules! bind_columns {
+    ($query:expr, $columns:ident) => {
+        $query
+            .bind::<Array<SqlUuid>, _>($columns.event_id)
+            .bind::<Array<Text>, _>($columns.event_name)
+            .bind::<Array<Text>, _>($columns.event_kind)
+            .bind::<Array<Integer>, _>($columns.event_version)
+            .bind::<Array<Text>, _>($columns.topic)
+            .bind::<Array<Nullable<Binary>>, _>($columns.message_key)
+            .bind::<Array<Text>, _>($columns.headers)
+            .bind::<Array<Text>, _>($columns.content_type)
+            .bind::<Array<Nullable<Binary>>, _>($columns.payload)
+            .bind::<Array<Timestamptz>, _>($columns.occurred_at)
+    };
+}
 
 /// PostgreSQL, 13 or newer, as the database of an [`Outbox`](crate::Outbox).
 #[derive(Debug)]
@@ -52,6 +76,7 @@ impl Statements for Pg {
     type Conn = AsyncPgConnection;
     type Lent = Object<AsyncPgConnection>;
     type Pool = Pool<AsyncPgConnection>;
+    type Memory = Floors;
 
     const MIGRATIONS: &'static [Migration] = POSTGRES;
     const DIALECT: Dialect = sql::DIALECT;
@@ -75,20 +100,109 @@ impl Statements for Pg {
     async fn insert(conn: &mut AsyncPgConnection, rows: Vec<NewRow>) -> QueryResult<()> {
         let mut columns = Columns::default();
         rows.into_iter().for_each(|row| columns.push(row));
-        sql_query(sql::INSERT)
-            .bind::<Array<SqlUuid>, _>(columns.event_id)
-            .bind::<Array<Text>, _>(columns.event_name)
-            .bind::<Array<Text>, _>(columns.event_kind)
-            .bind::<Array<Integer>, _>(columns.event_version)
-            .bind::<Array<Text>, _>(columns.topic)
-            .bind::<Array<Nullable<Binary>>, _>(columns.message_key)
-            .bind::<Array<Text>, _>(columns.headers)
-            .bind::<Array<Text>, _>(columns.content_type)
-            .bind::<Array<Nullable<Binary>>, _>(columns.payload)
-            .bind::<Array<Timestamptz>, _>(columns.occurred_at)
+        bind_columns!(sql_query(sql::INSERT), columns).execute(conn).await?;
+        Ok(())
+    }
+
+    async fn schedule(conn: &mut AsyncPgConnection, rows: Vec<(NewRow, DateTime<Utc>)>) -> QueryResult<()> {
+        let (mut columns, mut deliver_at) = (Columns::default(), Vec::new());
+        for (row, at) in rows {
+            columns.push(row);
+            deliver_at.push(at);
+        }
+        bind_columns!(sql_query(sql::SCHEDULE), columns)
+            .bind::<Array<Timestamptz>, _>(deliver_at)
             .execute(conn)
             .await?;
         Ok(())
+    }
+
+    async fn now(conn: &mut AsyncPgConnection) -> QueryResult<DateTime<Utc>> {
+        Ok(sql_query(sql::NOW).get_result::<Micros>(conn).await?.into())
+    }
+
+    async fn claim(conn: &mut AsyncPgConnection, claims: &[Claim]) -> QueryResult<HashMap<Vec<u8>, Uuid>> {
+        let ours: Vec<Key> = sql_query(sql::CLAIM)
+            .bind::<Array<Binary>, _>(claims.iter().map(|claim| &*claim.key).collect::<Vec<_>>())
+            .bind::<Array<SqlUuid>, _>(claims.iter().map(|claim| claim.event_id).collect::<Vec<_>>())
+            .bind::<Array<Double>, _>(claims.iter().map(|claim| claim.seconds).collect::<Vec<_>>())
+            .load(conn)
+            .await?;
+        let ours: HashSet<Vec<u8>> = ours.into_iter().map(|key| key.dedup_key).collect();
+        let others: Vec<&[u8]> =
+            claims.iter().map(|claim| &*claim.key).filter(|key| !ours.contains(*key)).collect();
+        if others.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let taken: Vec<TakenKey> =
+            sql_query(sql::CLAIMED).bind::<Array<Binary>, _>(others).load(conn).await?;
+        Ok(taken.into_iter().map(Into::into).collect())
+    }
+
+    async fn release_claims(conn: &mut AsyncPgConnection, keys: &[Vec<u8>]) -> QueryResult<()> {
+        sql_query(sql::RELEASE_CLAIMS).bind::<Array<Binary>, _>(keys).execute(conn).await?;
+        Ok(())
+    }
+
+    async fn purge_dedup(conn: &mut AsyncPgConnection, max: usize) -> QueryResult<usize> {
+        sql_query(sql::PURGE_DEDUP).bind::<BigInt, _>(limit(max)).execute(conn).await
+    }
+
+    async fn lock_versions(
+        conn: &mut AsyncPgConnection,
+        keys: &[Vec<u8>],
+    ) -> QueryResult<HashMap<Vec<u8>, i64>> {
+        let versions: Vec<VersionRow> =
+            sql_query(sql::LOCK_VERSIONS).bind::<Array<Binary>, _>(keys).load(conn).await?;
+        Ok(versions.into_iter().map(Into::into).collect())
+    }
+
+    async fn set_versions(conn: &mut AsyncPgConnection, versions: &[(Vec<u8>, i64)]) -> QueryResult<()> {
+        let (keys, versions): (Vec<&[u8]>, Vec<i64>) =
+            versions.iter().map(|(key, version)| (&**key, *version)).unzip();
+        sql_query(sql::SET_VERSIONS)
+            .bind::<Array<Binary>, _>(keys)
+            .bind::<Array<BigInt>, _>(versions)
+            .execute(conn)
+            .await?;
+        Ok(())
+    }
+
+    async fn lock_key(conn: &mut AsyncPgConnection, key: &[u8]) -> QueryResult<()> {
+        sql_query(sql::LOCK_KEY).bind::<Integer, _>(KEY_LOCKS).bind::<Binary, _>(key).execute(conn).await?;
+        Ok(())
+    }
+
+    async fn cancel(conn: &mut AsyncPgConnection, event_id: Uuid) -> QueryResult<bool> {
+        Ok(sql_query(sql::CANCEL).bind::<SqlUuid, _>(event_id).execute(conn).await? > 0)
+    }
+
+    async fn reschedule(
+        conn: &mut AsyncPgConnection,
+        event_id: Uuid,
+        at: DateTime<Utc>,
+    ) -> QueryResult<bool> {
+        let changed = sql_query(sql::RESCHEDULE)
+            .bind::<SqlUuid, _>(event_id)
+            .bind::<Timestamptz, _>(at)
+            .execute(conn)
+            .await?;
+        Ok(changed > 0)
+    }
+
+    async fn scheduled(
+        conn: &mut AsyncPgConnection,
+        filter: &ScheduleFilter,
+    ) -> QueryResult<Vec<ScheduledRecord>> {
+        sql_query(sql::SCHEDULED)
+            .bind::<Nullable<SqlUuid>, _>(filter.event_id)
+            .bind::<Nullable<Binary>, _>(filter.key.as_deref())
+            .bind::<Nullable<Text>, _>(filter.topic.as_deref())
+            .bind::<Nullable<Text>, _>(filter.name.as_deref())
+            .bind::<Nullable<Timestamptz>, _>(filter.before)
+            .bind::<BigInt, _>(limit(filter.limit))
+            .load(conn)
+            .await
     }
 
     async fn admit(conn: &mut AsyncPgConnection, consumer: &str, id: &MessageId) -> QueryResult<bool> {
@@ -274,23 +388,36 @@ impl Statements for Pg {
         Ok(())
     }
 
-    async fn read(conn: &mut AsyncPgConnection, request: &ReadRequest) -> QueryResult<Vec<Record>> {
+    async fn read(
+        conn: &mut AsyncPgConnection,
+        request: &ReadRequest,
+        memory: &Floors,
+    ) -> QueryResult<Vec<Record>> {
+        let groups = groups_of(&request.leases);
+        let (floors, run) = memory.of(conn, &groups).await;
         let mut rows = Vec::new();
+        let (known, run) = (Parameter::Numbers(&request.known), Parameter::Uuid(run));
         let [most, max_bytes] = [request.limit, request.max_bytes].map(|most| Parameter::Number(limit(most)));
         for reach in Reach::of(request) {
-            let known = Parameter::Numbers(&request.known);
             rows = match reach {
-                Reach::All => prepared(sql::READ_ALL, [known, most, max_bytes]).load(conn).await?,
+                Reach::All => {
+                    let floor = floors.iter().min().copied().unwrap_or(i64::MIN);
+                    let parameters = [run, Parameter::Number(floor), known, most, max_bytes];
+                    prepared(sql::READ_ALL, parameters).load(conn).await?
+                }
                 Reach::OfEachGroup(each) => {
-                    let groups = groups_of(&request.leases);
-                    let (groups, each) = (Parameter::Groups(&groups), Parameter::Number(limit(each)));
-                    prepared(sql::READ_GROUPS, [groups, known, each, most, max_bytes]).load(conn).await?
+                    let (groups, floors) = (Parameter::Groups(&groups), Parameter::Numbers(&floors));
+                    let each = Parameter::Number(limit(each));
+                    prepared(sql::READ_GROUPS, [groups, floors, run, known, each, most, max_bytes])
+                        .load(conn)
+                        .await?
                 }
             };
             if reach.is_enough(&rows, request) {
                 break;
             }
         }
+        memory.have_read(rows.len()).await;
         Ok(rows)
     }
 
@@ -397,6 +524,47 @@ impl Statements for Pg {
         sql_query(sql::OPEN_GATE).bind::<Binary, _>(lane.as_bytes()).execute(conn).await?;
         Ok(())
     }
+
+    async fn next_due(conn: &mut AsyncPgConnection, groups: &[i32]) -> QueryResult<Option<f64>> {
+        let wait: Wait = sql_query(sql::NEXT_DUE).bind::<Array<Integer>, _>(groups).get_result(conn).await?;
+        Ok(wait.seconds)
+    }
+
+    async fn lock_leases(conn: &mut AsyncPgConnection, leases: &[Lease]) -> QueryResult<Vec<i32>> {
+        let epochs: Vec<i64> = leases.iter().map(|lease| lease.epoch).collect();
+        let leases: Vec<LeaseRow> = sql_query(sql::LOCK_LEASES)
+            .bind::<Array<Integer>, _>(groups_of(leases))
+            .bind::<Array<BigInt>, _>(epochs)
+            .load(conn)
+            .await?;
+        Ok(leases.into_iter().map(|lease| lease.group_no).collect())
+    }
+
+    async fn due(conn: &mut AsyncPgConnection, groups: &[i32], max: usize) -> QueryResult<Vec<Due>> {
+        sql_query(sql::DUE).bind::<Array<Integer>, _>(groups).bind::<BigInt, _>(limit(max)).load(conn).await
+    }
+
+    async fn lock_due(conn: &mut AsyncPgConnection, ids: &[i64]) -> QueryResult<Vec<i64>> {
+        let rows: Vec<Id> = sql_query(sql::LOCK_DUE).bind::<Array<BigInt>, _>(ids).load(conn).await?;
+        Ok(rows.into_iter().map(|row| row.id).collect())
+    }
+
+    async fn move_due(conn: &mut AsyncPgConnection, ids: &[i64]) -> QueryResult<()> {
+        sql_query(sql::MOVE_DUE).bind::<Array<BigInt>, _>(ids).execute(conn).await?;
+        Ok(())
+    }
+}
+
+#[derive(QueryableByName)]
+struct Key {
+    #[diesel(sql_type = Binary)]
+    dedup_key: Vec<u8>,
+}
+
+#[derive(QueryableByName)]
+struct Id {
+    #[diesel(sql_type = BigInt)]
+    id: i64,
 }
 
 fn bound(query: Query) -> BoxedSqlQuery<'static, diesel::pg::Pg, SqlQuery> {
@@ -413,6 +581,9 @@ fn bound(query: Query) -> BoxedSqlQuery<'static, diesel::pg::Pg, SqlQuery> {
 /// Any number that others do not use for an advisory lock: the letters `cqrs`.
 const MIGRATION_LOCK: i64 = 0x6371_7273;
 
+/// The same, as the first of two: those are locks of their own.
+const KEY_LOCKS: i32 = 0x6371_7273;
+
 /// New rows by column: one array a parameter, so that one fixed statement serves any number of rows.
 #[derive(Default)]
 struct Columns {
@@ -425,7 +596,7 @@ struct Columns {
     headers: Vec<String>,
     content_type: Vec<String>,
     payload: Vec<Option<Vec<u8>>>,
-    occurred_at: Vec<chrono::DateTime<chrono::Utc>>,
+    occurred_at: Vec<DateTime<Utc>>,
 }
 
 impl Columns {

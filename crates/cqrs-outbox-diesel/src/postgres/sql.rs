@@ -1,5 +1,6 @@
 //! The statements. `clock_timestamp()` and not `now()`: a lease counts from when it is written, not from when its
-//! transaction began.
+//! transaction began. Where an index is to be searched by it, it is asked for once, by `(SELECT clock_timestamp())`: as
+//! it may change with each call, an index is of no use to a bare one.
 
 use crate::query::Dialect;
 
@@ -13,6 +14,68 @@ pub(super) const INSERT: &str = "\
         WITH ORDINALITY AS new(event_id, event_name, event_kind, event_version, topic, message_key, headers, \
         content_type, payload, occurred_at, nth) \
     ORDER BY nth";
+
+pub(super) const SCHEDULE: &str = "\
+    INSERT INTO cqrs_outbox_scheduled (event_id, event_name, event_kind, event_version, topic, message_key, headers, \
+        content_type, payload, tombstone, occurred_at, deliver_at) \
+    SELECT event_id, event_name, event_kind, event_version, topic, message_key, headers, content_type, \
+        payload, payload IS NULL, occurred_at, deliver_at \
+    FROM unnest($1::uuid[], $2::text[], $3::text[], $4::int[], $5::text[], $6::bytea[], $7::text[], $8::text[], \
+        $9::bytea[], $10::timestamptz[], $11::timestamptz[]) \
+        WITH ORDINALITY AS new(event_id, event_name, event_kind, event_version, topic, message_key, headers, \
+        content_type, payload, occurred_at, deliver_at, nth) \
+    ORDER BY nth";
+
+pub(super) const NOW: &str = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS micros";
+
+/// A row that somebody else has is locked all the same: it stays as it is until the transaction ends.
+pub(super) const CLAIM: &str = "\
+    INSERT INTO cqrs_outbox_dedup AS d (dedup_key, event_id, expires_at) \
+    SELECT dedup_key, event_id, clock_timestamp() + make_interval(secs => seconds) \
+    FROM unnest($1::bytea[], $2::uuid[], $3::double precision[]) AS new(dedup_key, event_id, seconds) \
+    ORDER BY dedup_key \
+    ON CONFLICT (dedup_key) DO UPDATE SET event_id = EXCLUDED.event_id, expires_at = EXCLUDED.expires_at \
+        WHERE d.expires_at <= clock_timestamp() \
+    RETURNING dedup_key";
+
+pub(super) const CLAIMED: &str =
+    "SELECT dedup_key, event_id::text AS event_id FROM cqrs_outbox_dedup WHERE dedup_key = ANY($1)";
+
+pub(super) const RELEASE_CLAIMS: &str = "DELETE FROM cqrs_outbox_dedup WHERE dedup_key = ANY($1)";
+
+pub(super) const PURGE_DEDUP: &str = "\
+    DELETE FROM cqrs_outbox_dedup WHERE dedup_key IN ( \
+        SELECT dedup_key FROM cqrs_outbox_dedup WHERE expires_at <= statement_timestamp() \
+        ORDER BY expires_at LIMIT $1 FOR UPDATE SKIP LOCKED)";
+
+/// Changes nothing, but locks.
+pub(super) const LOCK_VERSIONS: &str = "\
+    INSERT INTO cqrs_outbox_version AS v (message_key, version) \
+    SELECT message_key, -1 FROM unnest($1::bytea[]) AS new(message_key) ORDER BY message_key \
+    ON CONFLICT (message_key) DO UPDATE SET version = v.version RETURNING message_key, version";
+
+pub(super) const SET_VERSIONS: &str = "\
+    UPDATE cqrs_outbox_version v SET version = new.version, changed_at = clock_timestamp() \
+    FROM unnest($1::bytea[], $2::bigint[]) AS new(message_key, version) WHERE v.message_key = new.message_key";
+
+/// Two keys whose hashes are the same wait for each other; that is all.
+pub(super) const LOCK_KEY: &str =
+    "SELECT pg_advisory_xact_lock($1, ('x' || substr(md5($2), 1, 8))::bit(32)::int)";
+
+pub(super) const CANCEL: &str = "DELETE FROM cqrs_outbox_scheduled WHERE event_id = $1";
+
+pub(super) const RESCHEDULE: &str = "UPDATE cqrs_outbox_scheduled SET deliver_at = $2 WHERE event_id = $1";
+
+pub(super) const SCHEDULED: &str = "\
+    SELECT id, uuid_send(event_id) AS event_id, event_name, event_kind, event_version, topic, message_key, headers, \
+        content_type, payload, payload_text, \
+        to_char(occurred_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') AS occurred_at, attempts, size, \
+        slot / 64 AS group_no, false AS gated, (extract(epoch FROM deliver_at) * 1000000)::bigint AS deliver_micros \
+    FROM cqrs_outbox_scheduled \
+    WHERE ($1::uuid IS NULL OR event_id = $1) AND ($2::bytea IS NULL OR message_key = $2) \
+        AND ($3::text IS NULL OR topic = $3) AND ($4::text IS NULL OR event_name = $4) \
+        AND ($5::timestamptz IS NULL OR deliver_at < $5) \
+    ORDER BY deliver_at, id LIMIT $6";
 
 pub(super) const ADMIT: &str =
     "INSERT INTO cqrs_inbox (consumer, message_id) VALUES ($1, $2) ON CONFLICT DO NOTHING";
@@ -113,7 +176,7 @@ pub(super) const DISCARD: &str = "\
 /// Gates that are due and have nothing behind them. The heartbeat holds the rows of its leases locked, so nothing can be
 /// moved behind one meanwhile.
 pub(super) const SWEEP_GATES: &str = "\
-    DELETE FROM cqrs_outbox_gate g WHERE until <= clock_timestamp() AND (slot / 64) = ANY($1) \
+    DELETE FROM cqrs_outbox_gate g WHERE until <= (SELECT clock_timestamp()) AND (slot / 64) = ANY($1) \
         AND NOT EXISTS (SELECT 1 FROM cqrs_outbox_parked p WHERE p.lane = g.lane)";
 
 pub(super) const OPEN_REQUESTS: &str =
@@ -136,15 +199,18 @@ macro_rules! lane {
 }
 
 /// The columns of a waiting row of the table `o`, but for `group_no`.
+///
+/// Whether a lane is gated is asked row by row. For an `EXISTS`, all gates would be read into a table first where there are
+/// some thousands.
 macro_rules! waiting {
     () => {
         concat!(
             "o.id, uuid_send(o.event_id) AS event_id, o.event_name, o.event_kind, o.event_version, o.topic, \
              o.message_key, o.headers, o.content_type, o.payload, o.payload_text, \
              to_char(o.occurred_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') AS occurred_at, \
-             o.attempts, o.size, EXISTS (SELECT 1 FROM cqrs_outbox_gate g WHERE g.lane = ",
+             o.attempts, o.size, coalesce((SELECT true FROM cqrs_outbox_gate g WHERE g.lane = ",
             lane!("o"),
-            ") AS gated, sum(o.size) OVER (ORDER BY o.id) - o.size AS bytes_before"
+            "), false) AS gated, sum(o.size) OVER (ORDER BY o.id) - o.size AS bytes_before"
         )
     };
 }
@@ -157,22 +223,61 @@ pub(super) const READ_ALL: &str = concat!(
     "SELECT * FROM (SELECT ",
     waiting!(),
     ", (o.slot / 64)::int AS group_no FROM ( \
-            SELECT * FROM cqrs_outbox o WHERE o.id NOT IN (SELECT unnest($1::bigint[])) ORDER BY o.id LIMIT $2) o \
+            SELECT * FROM cqrs_outbox o \
+            WHERE o.id > (CASE WHEN EXISTS (SELECT 1 FROM cqrs_outbox_run WHERE run = $1) \
+                    THEN $2 ELSE -9223372036854775808 END) \
+                AND o.id NOT IN (SELECT unnest($3::bigint[])) \
+            ORDER BY o.id LIMIT $4) o \
         ) bounded \
-    WHERE bytes_before = 0 OR bytes_before + size <= $3 ORDER BY id"
+    WHERE bytes_before = 0 OR bytes_before + size <= $5 ORDER BY id"
 );
 
 /// The first of each of these groups.
+///
+/// The rows of a group behind its floor are asked for in the order of the one index that is for that, and in a way that no
+/// other can serve: by `slot / 64 = no` and `id > floor` the primary key looks as good, and visits the rows of all groups.
 pub(super) const READ_GROUPS: &str = concat!(
     "SELECT * FROM (SELECT ",
     waiting!(),
     ", grp.no AS group_no \
-        FROM unnest($1::int[]) AS grp(no) CROSS JOIN LATERAL ( \
-            SELECT * FROM cqrs_outbox o WHERE (o.slot / 64) = grp.no AND o.id NOT IN (SELECT unnest($2::bigint[])) \
-            ORDER BY o.id LIMIT $3) o \
-        ORDER BY o.id LIMIT $4) bounded \
-    WHERE bytes_before = 0 OR bytes_before + size <= $5 ORDER BY id"
+        FROM unnest($1::int[], $2::bigint[]) AS grp(no, floor) CROSS JOIN LATERAL ( \
+            SELECT * FROM cqrs_outbox o \
+            WHERE (o.slot / 64, o.id) > (grp.no, CASE WHEN EXISTS (SELECT 1 FROM cqrs_outbox_run WHERE run = $3) \
+                    THEN grp.floor ELSE -9223372036854775808 END) \
+                AND (o.slot / 64) <= grp.no AND o.id NOT IN (SELECT unnest($4::bigint[])) \
+            ORDER BY o.slot / 64, o.id LIMIT $5) o \
+        ORDER BY o.id LIMIT $6) bounded \
+    WHERE bytes_before = 0 OR bytes_before + size <= $7 ORDER BY id"
 );
+
+/// Says which run of the server this is, unless that was said already.
+pub(super) const BEGIN_RUN: &str = "INSERT INTO cqrs_outbox_run DEFAULT VALUES ON CONFLICT DO NOTHING";
+
+/// The sequence of the ids, if it is one that says what it has given and goes on from there. Its storage is new when it was
+/// set to begin again.
+pub(super) const SEQUENCE: &str = "\
+    SELECT seqrelid::bigint AS sequence, pg_relation_filenode(seqrelid)::bigint AS storage, \
+        (SELECT run FROM cqrs_outbox_run) AS run, \
+        CASE WHEN has_sequence_privilege(seqrelid, 'USAGE, SELECT') THEN coalesce(pg_sequence_last_value(seqrelid), seqstart - 1) \
+        END AS last \
+    FROM pg_sequence \
+    WHERE seqrelid = pg_get_serial_sequence('cqrs_outbox', 'id')::regclass \
+        AND seqcache = 1 AND seqincrement > 0 AND NOT seqcycle";
+
+/// The transactions that may have drawn an id: INSERT holds a lock on the table, and `nextval` one on the sequence, until
+/// the transaction ends, of this mode. Who reads or vacuums holds others.
+pub(super) const OPEN_WRITERS: &str = "\
+    SELECT DISTINCT virtualtransaction AS transaction, pid IS NULL AS prepared FROM pg_locks \
+    WHERE locktype = 'relation' AND relation IN ($1::oid, 'cqrs_outbox'::regclass) AND granted \
+        AND mode = 'RowExclusiveLock' \
+        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+
+pub(super) const FIRST_IDS: &str = "\
+    SELECT grp.no AS group_no, (SELECT o.id FROM cqrs_outbox o \
+        WHERE (o.slot / 64, o.id) > (grp.no, grp.above) AND (o.slot / 64, o.id) <= (grp.no, grp.up_to) \
+        ORDER BY o.slot / 64, o.id LIMIT 1) AS first \
+    FROM unnest($1::int[], $2::bigint[], $3::bigint[]) AS grp(no, above, up_to) \
+    WHERE EXISTS (SELECT 1 FROM cqrs_outbox_run WHERE run = $4)";
 
 pub(super) const READ_PARKED: &str = "\
     SELECT * FROM ( \
@@ -181,7 +286,7 @@ pub(super) const READ_PARKED: &str = "\
             to_char(p.occurred_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') AS occurred_at, p.attempts, p.size, g.slot / 64 AS group_no, \
             false AS gated, sum(p.size) OVER (ORDER BY p.id) - p.size AS bytes_before \
         FROM (SELECT lane, slot FROM cqrs_outbox_gate due \
-            WHERE until <= clock_timestamp() AND (slot / 64) = ANY($1) \
+            WHERE until <= (SELECT clock_timestamp()) AND (slot / 64) = ANY($1) \
                 AND EXISTS (SELECT 1 FROM cqrs_outbox_parked p WHERE p.lane = due.lane AND p.id NOT IN (SELECT unnest($2::bigint[]))) \
             ORDER BY until LIMIT $3) g \
         CROSS JOIN LATERAL ( \
@@ -272,6 +377,35 @@ pub(super) const PARKED_LEFT: &str =
 
 pub(super) const OPEN_GATE: &str = "DELETE FROM cqrs_outbox_gate WHERE lane = $1";
 
+/// `statement_timestamp()` where an index is looked through up to now: `clock_timestamp()` could be another one for each row.
+pub(super) const NEXT_DUE: &str = "\
+    SELECT extract(epoch FROM min(s.deliver_at) - statement_timestamp())::double precision AS seconds \
+    FROM unnest($1::int[]) AS grp(no) CROSS JOIN LATERAL ( \
+        SELECT deliver_at FROM cqrs_outbox_scheduled WHERE (slot / 64) = grp.no ORDER BY deliver_at LIMIT 1) s";
+
+pub(super) const LOCK_LEASES: &str = "\
+    SELECT group_no, epoch FROM cqrs_outbox_group \
+    WHERE (group_no, epoch) IN (SELECT * FROM unnest($1::int[], $2::bigint[])) \
+    ORDER BY group_no FOR SHARE SKIP LOCKED";
+
+pub(super) const DUE: &str = "\
+    SELECT s.id, s.slot::int AS slot FROM unnest($1::int[]) AS grp(no) CROSS JOIN LATERAL ( \
+        SELECT id, slot, deliver_at FROM cqrs_outbox_scheduled \
+        WHERE (slot / 64) = grp.no AND deliver_at <= statement_timestamp() ORDER BY deliver_at, id LIMIT $2) s \
+    ORDER BY s.deliver_at, s.id LIMIT $2";
+
+pub(super) const LOCK_DUE: &str = "\
+    SELECT id FROM cqrs_outbox_scheduled WHERE id = ANY($1) AND deliver_at <= statement_timestamp() \
+    FOR UPDATE SKIP LOCKED";
+
+pub(super) const MOVE_DUE: &str = "\
+    WITH moved AS (DELETE FROM cqrs_outbox_scheduled WHERE id = ANY($1) RETURNING *) \
+    INSERT INTO cqrs_outbox (event_id, event_name, event_kind, event_version, topic, message_key, headers, content_type, \
+        payload, payload_text, tombstone, occurred_at, attempts) \
+    SELECT event_id, event_name, event_kind, event_version, topic, message_key, headers, content_type, \
+        payload, payload_text, tombstone, occurred_at, attempts \
+    FROM moved ORDER BY deliver_at, id";
+
 pub(super) const LEAVE_GROUPS: &str = "\
     UPDATE cqrs_outbox_group SET owner = NULL, incarnation = NULL, expires_at = NULL, dirty = false \
     WHERE incarnation = $1";
@@ -288,6 +422,7 @@ pub(super) const STATUS: &str = "\
             (SELECT occurred_at FROM cqrs_outbox_parked ORDER BY id LIMIT 1)))::double precision AS oldest_waiting, \
         (SELECT count(*) FROM cqrs_outbox_parked) AS parked, \
         (SELECT count(*) FROM cqrs_outbox_gate) AS closed_gates, \
+        (SELECT count(*) FROM cqrs_outbox_scheduled) AS scheduled, \
         (SELECT count(*) FROM cqrs_outbox_dead) AS dead_letters, \
         (SELECT count(*) FROM cqrs_outbox_group) AS all_groups, \
         (SELECT count(*) FROM cqrs_outbox_group \
@@ -295,7 +430,17 @@ pub(super) const STATUS: &str = "\
         (SELECT coalesce(json_agg(json_build_array(name, incarnation, version, \
             (SELECT count(*) FROM cqrs_outbox_group g \
                 WHERE g.incarnation = r.incarnation AND g.expires_at > clock_timestamp()), \
-            extract(epoch FROM clock_timestamp() - seen_at)))::text, '[]') FROM cqrs_outbox_relay r) AS relays \
+            extract(epoch FROM clock_timestamp() - seen_at)))::text, '[]') FROM cqrs_outbox_relay r) AS relays, \
+        (SELECT coalesce(json_agg(json_build_array(encode(lane, 'hex'), \
+            extract(epoch FROM until - clock_timestamp()), left(error, 500), \
+            extract(epoch FROM clock_timestamp() - closed_at)))::text, '[]') \
+            FROM (SELECT * FROM cqrs_outbox_gate ORDER BY closed_at, lane LIMIT 5) g) AS gates, \
+        (SELECT json_build_array(extract(epoch FROM clock_timestamp() - coalesce(xact_start, backend_start)), \
+            concat_ws(', ', 'process ' || pid, 'user ' || usename, nullif(application_name, ''), state))::text \
+            FROM pg_stat_activity \
+            WHERE backend_xmin IS NOT NULL AND pid <> pg_backend_pid() \
+                AND (datname = current_database() OR datname IS NULL) \
+            ORDER BY age(backend_xmin) DESC, xact_start LIMIT 1) AS oldest_snapshot \
     FROM cqrs_outbox_meta";
 
 /// Operators' statements, as far as they are put together.

@@ -3,9 +3,10 @@
 mod connect;
 mod sql;
 
+use std::collections::HashMap;
 use std::time::Duration;
 
-use chrono::SecondsFormat;
+use chrono::{DateTime, SecondsFormat, Utc};
 use cqrs_core::{Database, MessageId};
 use cqrs_outbox::{Lane, Lease, ReadRequest, Rejection, RelayId, StoreError};
 use diesel::connection::AnsiTransactionManager;
@@ -25,11 +26,14 @@ use crate::migration::{Migration, SQLITE};
 use crate::query::{Dialect, Query, Value};
 use crate::record::{NewRow, Record};
 use crate::requests::{DueRequest, RequestRow};
+use crate::schedule::{ScheduleFilter, ScheduledRecord};
 use crate::statements::{
-    Census, Exists, LeaseRow, Number, Statements, TABLES, Versions, attempts, groups_of, joined, limit,
+    Census, Due, Exists, LeaseRow, Micros, Number, Statements, TABLES, TakenKey, VersionRow, Versions, Wait,
+    attempts, groups_of, joined, limit,
 };
 use crate::status::StatusRow;
 use crate::tx::Tx;
+use crate::writing::Claim;
 
 /// SQLite, 3.44 or newer (it is compiled in), as the database of an [`Outbox`](crate::Outbox).
 #[derive(Debug)]
@@ -53,6 +57,7 @@ impl Statements for Sqlite {
     type Conn = Connection;
     type Lent = Object<Connection>;
     type Pool = Pool<Connection>;
+    type Memory = ();
 
     const MIGRATIONS: &'static [Migration] = SQLITE;
     const DIALECT: Dialect = sql::DIALECT;
@@ -76,25 +81,128 @@ impl Statements for Sqlite {
         while rows.peek().is_some() {
             let chunk: Vec<NewRow> = rows.by_ref().take(ROWS_PER_INSERT).collect();
             let values = vec![sql::INSERT_ROW; chunk.len()].join(", ");
-            let mut insert = sql_query(format!("{}{values}", sql::INSERT)).into_boxed();
+            let mut insert = boxed(format!("{}{values}", sql::INSERT));
             for row in chunk {
-                let tombstone = i32::from(row.payload.is_none());
-                insert = insert
-                    .bind::<Text, _>(row.event_id.to_string())
-                    .bind::<Text, _>(row.event_name)
-                    .bind::<Text, _>(row.event_kind)
-                    .bind::<Integer, _>(row.event_version)
-                    .bind::<Text, _>(row.topic)
-                    .bind::<Nullable<Binary>, _>(row.message_key)
-                    .bind::<Text, _>(row.headers)
-                    .bind::<Text, _>(row.content_type)
-                    .bind::<Nullable<Binary>, _>(row.payload)
-                    .bind::<Integer, _>(tombstone)
-                    .bind::<Text, _>(row.occurred_at.to_rfc3339_opts(SecondsFormat::Micros, true));
+                insert = bind_row(insert, row);
             }
             insert.execute(conn).await?;
         }
         Ok(())
+    }
+
+    async fn schedule(conn: &mut Connection, rows: Vec<(NewRow, DateTime<Utc>)>) -> QueryResult<()> {
+        let mut rows = rows.into_iter().peekable();
+        while rows.peek().is_some() {
+            let chunk: Vec<_> = rows.by_ref().take(ROWS_PER_INSERT).collect();
+            let values = vec![sql::SCHEDULE_ROW; chunk.len()].join(", ");
+            let mut insert = boxed(format!("{}{values}", sql::SCHEDULE));
+            for (row, at) in chunk {
+                insert = bind_row(insert, row).bind::<Double, _>(seconds(at));
+            }
+            insert.execute(conn).await?;
+        }
+        Ok(())
+    }
+
+    async fn now(conn: &mut Connection) -> QueryResult<DateTime<Utc>> {
+        Ok(sql_query(sql::NOW).get_result::<Micros>(conn).await?.into())
+    }
+
+    /// Nobody else writes, so nobody else can be about to take one.
+    async fn claim(conn: &mut Connection, claims: &[Claim]) -> QueryResult<HashMap<Vec<u8>, Uuid>> {
+        let mut others = HashMap::new();
+        for some in claims.chunks(ROWS_PER_INSERT) {
+            let keys = vec!["?"; some.len()].join(", ");
+            let mut select = boxed(format!("{}({keys})", sql::CLAIMED));
+            for claim in some {
+                select = select.bind::<Binary, _>(claim.key.clone());
+            }
+            let taken: Vec<TakenKey> = select.load(conn).await?;
+            others.extend(taken.into_iter().map(<(Vec<u8>, Uuid)>::from));
+            let free: Vec<&Claim> = some.iter().filter(|claim| !others.contains_key(&claim.key)).collect();
+            if free.is_empty() {
+                continue;
+            }
+            let values = vec![sql::CLAIM_ROW; free.len()].join(", ");
+            let mut insert = boxed(format!("{}{values}{}", sql::CLAIM, sql::TAKE_OVER));
+            for claim in free {
+                insert = insert
+                    .bind::<Binary, _>(claim.key.clone())
+                    .bind::<Text, _>(claim.event_id.to_string())
+                    .bind::<Double, _>(claim.seconds);
+            }
+            insert.execute(conn).await?;
+        }
+        Ok(others)
+    }
+
+    async fn release_claims(conn: &mut Connection, keys: &[Vec<u8>]) -> QueryResult<()> {
+        for key in keys {
+            sql_query(sql::RELEASE_CLAIM).bind::<Binary, _>(key).execute(conn).await?;
+        }
+        Ok(())
+    }
+
+    async fn purge_dedup(conn: &mut Connection, max: usize) -> QueryResult<usize> {
+        sql_query(sql::PURGE_DEDUP).bind::<BigInt, _>(limit(max)).execute(conn).await
+    }
+
+    async fn lock_versions(conn: &mut Connection, keys: &[Vec<u8>]) -> QueryResult<HashMap<Vec<u8>, i64>> {
+        let mut versions = HashMap::new();
+        for some in keys.chunks(ROWS_PER_INSERT) {
+            let places = vec!["?"; some.len()].join(", ");
+            let mut select = boxed(format!("{}({places})", sql::KEY_VERSIONS));
+            for key in some {
+                select = select.bind::<Binary, _>(key.clone());
+            }
+            let rows: Vec<VersionRow> = select.load(conn).await?;
+            versions.extend(rows.into_iter().map(<(Vec<u8>, i64)>::from));
+        }
+        Ok(versions)
+    }
+
+    async fn set_versions(conn: &mut Connection, versions: &[(Vec<u8>, i64)]) -> QueryResult<()> {
+        for some in versions.chunks(ROWS_PER_INSERT) {
+            let values = vec!["(?, ?)"; some.len()].join(", ");
+            let mut insert = boxed(format!("{}{values}{}", sql::SET_VERSIONS, sql::AS_GIVEN));
+            for (key, version) in some {
+                insert = insert.bind::<Binary, _>(key.clone()).bind::<BigInt, _>(*version);
+            }
+            insert.execute(conn).await?;
+        }
+        Ok(())
+    }
+
+    /// One transaction writes at a time. One that was begun in another way than ours writes here what it read, and so
+    /// becomes the one that writes, or fails.
+    async fn lock_key(conn: &mut Connection, _key: &[u8]) -> QueryResult<()> {
+        sql_query(sql::LOCK_FOR_WRITING).execute(conn).await?;
+        Ok(())
+    }
+
+    async fn cancel(conn: &mut Connection, event_id: Uuid) -> QueryResult<bool> {
+        Ok(sql_query(sql::CANCEL).bind::<Text, _>(event_id.to_string()).execute(conn).await? > 0)
+    }
+
+    async fn reschedule(conn: &mut Connection, event_id: Uuid, at: DateTime<Utc>) -> QueryResult<bool> {
+        let changed = sql_query(sql::RESCHEDULE)
+            .bind::<Text, _>(event_id.to_string())
+            .bind::<Double, _>(seconds(at))
+            .execute(conn)
+            .await?;
+        Ok(changed > 0)
+    }
+
+    async fn scheduled(conn: &mut Connection, filter: &ScheduleFilter) -> QueryResult<Vec<ScheduledRecord>> {
+        sql_query(sql::SCHEDULED)
+            .bind::<Nullable<Text>, _>(filter.event_id.map(|id| id.to_string()))
+            .bind::<Nullable<Binary>, _>(filter.key.as_deref())
+            .bind::<Nullable<Text>, _>(filter.topic.as_deref())
+            .bind::<Nullable<Text>, _>(filter.name.as_deref())
+            .bind::<Nullable<Double>, _>(filter.before.map(seconds))
+            .bind::<BigInt, _>(limit(filter.limit))
+            .load(conn)
+            .await
     }
 
     async fn admit(conn: &mut Connection, consumer: &str, id: &MessageId) -> QueryResult<bool> {
@@ -183,11 +291,9 @@ impl Statements for Sqlite {
     }
 
     async fn release(conn: &mut Connection, incarnation: Uuid, leases: &[Lease]) -> QueryResult<()> {
-        let pairs: Vec<String> =
-            leases.iter().map(|lease| format!("[{},{}]", lease.group, lease.epoch)).collect();
         sql_query(sql::RELEASE)
             .bind::<Text, _>(incarnation.to_string())
-            .bind::<Text, _>(array(&pairs))
+            .bind::<Text, _>(pairs(leases))
             .execute(conn)
             .await?;
         Ok(())
@@ -274,7 +380,7 @@ impl Statements for Sqlite {
         Ok(())
     }
 
-    async fn read(conn: &mut Connection, request: &ReadRequest) -> QueryResult<Vec<Record>> {
+    async fn read(conn: &mut Connection, request: &ReadRequest, (): &()) -> QueryResult<Vec<Record>> {
         if request.leases.is_empty() {
             return Ok(Vec::new());
         }
@@ -389,6 +495,68 @@ impl Statements for Sqlite {
         sql_query(sql::OPEN_GATE).bind::<Binary, _>(lane.as_bytes()).execute(conn).await?;
         Ok(())
     }
+
+    async fn next_due(conn: &mut Connection, groups: &[i32]) -> QueryResult<Option<f64>> {
+        let wait: Wait = sql_query(sql::NEXT_DUE).bind::<Text, _>(array(groups)).get_result(conn).await?;
+        Ok(wait.seconds)
+    }
+
+    /// The transaction is immediate: nobody else writes.
+    async fn lock_leases(conn: &mut Connection, leases: &[Lease]) -> QueryResult<Vec<i32>> {
+        let leases: Vec<LeaseRow> =
+            sql_query(sql::CURRENT_LEASES).bind::<Text, _>(pairs(leases)).load(conn).await?;
+        Ok(leases.into_iter().map(|lease| lease.group_no).collect())
+    }
+
+    async fn due(conn: &mut Connection, groups: &[i32], max: usize) -> QueryResult<Vec<Due>> {
+        sql_query(sql::DUE).bind::<Text, _>(array(groups)).bind::<BigInt, _>(limit(max)).load(conn).await
+    }
+
+    /// As they were read in this transaction.
+    async fn lock_due(_conn: &mut Connection, ids: &[i64]) -> QueryResult<Vec<i64>> {
+        Ok(ids.to_vec())
+    }
+
+    async fn move_due(conn: &mut Connection, ids: &[i64]) -> QueryResult<()> {
+        for statement in sql::MOVE_DUE {
+            sql_query(statement).bind::<Text, _>(array(ids)).execute(conn).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Leases as JSON.
+fn pairs(leases: &[Lease]) -> String {
+    array(&leases.iter().map(|lease| format!("[{},{}]", lease.group, lease.epoch)).collect::<Vec<_>>())
+}
+
+fn boxed(query: String) -> BoxedSqlQuery<'static, diesel::sqlite::Sqlite, SqlQuery> {
+    sql_query(query).into_boxed()
+}
+
+/// A new row as eleven parameters of a statement.
+fn bind_row(
+    insert: BoxedSqlQuery<'static, diesel::sqlite::Sqlite, SqlQuery>,
+    row: NewRow,
+) -> BoxedSqlQuery<'static, diesel::sqlite::Sqlite, SqlQuery> {
+    let tombstone = i32::from(row.payload.is_none());
+    insert
+        .bind::<Text, _>(row.event_id.to_string())
+        .bind::<Text, _>(row.event_name)
+        .bind::<Text, _>(row.event_kind)
+        .bind::<Integer, _>(row.event_version)
+        .bind::<Text, _>(row.topic)
+        .bind::<Nullable<Binary>, _>(row.message_key)
+        .bind::<Text, _>(row.headers)
+        .bind::<Text, _>(row.content_type)
+        .bind::<Nullable<Binary>, _>(row.payload)
+        .bind::<Integer, _>(tombstone)
+        .bind::<Text, _>(row.occurred_at.to_rfc3339_opts(SecondsFormat::Micros, true))
+}
+
+/// Since 1970.
+fn seconds(at: DateTime<Utc>) -> f64 {
+    at.timestamp_micros() as f64 / 1e6
 }
 
 fn bound(query: Query) -> BoxedSqlQuery<'static, diesel::sqlite::Sqlite, SqlQuery> {

@@ -14,6 +14,60 @@ pub(super) const INSERT: &str = "\
 
 pub(super) const INSERT_ROW: &str = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
 
+pub(super) const SCHEDULE: &str = "\
+    INSERT INTO cqrs_outbox_scheduled (event_id, event_name, event_kind, event_version, topic, message_key, headers, \
+        content_type, payload, tombstone, occurred_at, deliver_at) VALUES ";
+
+pub(super) const SCHEDULE_ROW: &str = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+
+pub(super) const NOW: &str = "SELECT CAST(unixepoch('now', 'subsec') * 1000000 AS INTEGER) AS micros";
+
+/// Followed by the keys: those that are taken.
+pub(super) const CLAIMED: &str = "\
+    SELECT dedup_key, event_id FROM cqrs_outbox_dedup \
+    WHERE expires_at > unixepoch('now', 'subsec') AND dedup_key IN ";
+
+/// Followed by the rows, and what becomes of those that are there.
+pub(super) const CLAIM: &str = "INSERT INTO cqrs_outbox_dedup (dedup_key, event_id, expires_at) VALUES ";
+
+pub(super) const CLAIM_ROW: &str = "(?, ?, unixepoch('now', 'subsec') + ?)";
+
+pub(super) const TAKE_OVER: &str =
+    " ON CONFLICT (dedup_key) DO UPDATE SET event_id = excluded.event_id, expires_at = excluded.expires_at";
+
+pub(super) const RELEASE_CLAIM: &str = "DELETE FROM cqrs_outbox_dedup WHERE dedup_key = ?";
+
+pub(super) const PURGE_DEDUP: &str = "\
+    DELETE FROM cqrs_outbox_dedup WHERE dedup_key IN ( \
+        SELECT dedup_key FROM cqrs_outbox_dedup WHERE expires_at <= unixepoch('now', 'subsec') \
+        ORDER BY expires_at LIMIT ?)";
+
+/// Followed by the keys.
+pub(super) const KEY_VERSIONS: &str =
+    "SELECT message_key, version FROM cqrs_outbox_version WHERE message_key IN ";
+
+/// Followed by pairs of key and version.
+pub(super) const SET_VERSIONS: &str = "INSERT INTO cqrs_outbox_version (message_key, version) VALUES ";
+
+pub(super) const AS_GIVEN: &str = " ON CONFLICT (message_key) DO UPDATE SET version = excluded.version, \
+    changed_at = excluded.changed_at";
+
+/// Changes nothing.
+pub(super) const LOCK_FOR_WRITING: &str = "DELETE FROM cqrs_outbox_version WHERE 1 = 0";
+
+pub(super) const CANCEL: &str = "DELETE FROM cqrs_outbox_scheduled WHERE event_id = ?";
+
+pub(super) const RESCHEDULE: &str = "UPDATE cqrs_outbox_scheduled SET deliver_at = ?2 WHERE event_id = ?1";
+
+pub(super) const SCHEDULED: &str = "\
+    SELECT id, unhex(event_id, '-') AS event_id, event_name, event_kind, event_version, topic, \
+        CAST(message_key AS BLOB) AS message_key, headers, content_type, payload, payload_text, occurred_at, attempts, \
+        0 AS size, 0 AS group_no, 0 AS gated, CAST(round(deliver_at * 1000000) AS INTEGER) AS deliver_micros \
+    FROM cqrs_outbox_scheduled \
+    WHERE (?1 IS NULL OR event_id = ?1) AND (?2 IS NULL OR CAST(message_key AS BLOB) = ?2) AND (?3 IS NULL OR topic = ?3) \
+        AND (?4 IS NULL OR event_name = ?4) AND (?5 IS NULL OR deliver_at < ?5) \
+    ORDER BY deliver_at, id LIMIT ?6";
+
 pub(super) const ADMIT: &str =
     "INSERT INTO cqrs_inbox (consumer, message_id) VALUES (?, ?) ON CONFLICT DO NOTHING";
 
@@ -143,12 +197,13 @@ pub(super) const READ: &str = concat!(
     ") AS gated FROM cqrs_outbox WHERE "
 );
 
+/// `CROSS JOIN`: the gates first. SQLite would go through all parked rows in the order of their ids to save the sorting.
 pub(super) const READ_PARKED: &str = "\
     SELECT * FROM ( \
         SELECT id, unhex(event_id, '-') AS event_id, event_name, event_kind, event_version, topic, CAST(message_key AS BLOB) AS message_key, \
             headers, content_type, payload, payload_text, occurred_at, attempts, size, 0 AS group_no, 0 AS gated, \
             sum(size) OVER (ORDER BY id) - size AS bytes_before \
-        FROM (SELECT p.* FROM cqrs_outbox_gate g JOIN cqrs_outbox_parked p ON p.lane = g.lane \
+        FROM (SELECT p.* FROM cqrs_outbox_gate g CROSS JOIN cqrs_outbox_parked p ON p.lane = g.lane \
             WHERE g.until <= unixepoch('now', 'subsec') AND 0 IN (SELECT value FROM json_each(?1)) \
                 AND p.id NOT IN (SELECT value FROM json_each(?2)) \
             ORDER BY p.id LIMIT ?3)) \
@@ -232,6 +287,30 @@ pub(super) const LEAVE_GROUPS: &str = "\
 
 pub(super) const SIGN_OFF: &str = "DELETE FROM cqrs_outbox_relay WHERE incarnation = ?";
 
+pub(super) const NEXT_DUE: &str = "\
+    SELECT (SELECT deliver_at FROM cqrs_outbox_scheduled ORDER BY deliver_at LIMIT 1) - unixepoch('now', 'subsec') \
+        AS seconds \
+    WHERE 0 IN (SELECT value FROM json_each(?)) UNION ALL SELECT NULL LIMIT 1";
+
+pub(super) const CURRENT_LEASES: &str = "\
+    SELECT group_no, epoch FROM cqrs_outbox_group \
+    WHERE EXISTS (SELECT 1 FROM json_each(?) WHERE value ->> 0 = group_no AND value ->> 1 = epoch)";
+
+pub(super) const DUE: &str = "\
+    SELECT id, 0 AS slot FROM cqrs_outbox_scheduled \
+    WHERE 0 IN (SELECT value FROM json_each(?)) AND deliver_at <= unixepoch('now', 'subsec') \
+    ORDER BY deliver_at, id LIMIT ?";
+
+/// One after the other.
+pub(super) const MOVE_DUE: [&str; 2] = [
+    "INSERT INTO cqrs_outbox (event_id, event_name, event_kind, event_version, topic, message_key, headers, content_type, \
+        payload, payload_text, tombstone, occurred_at, attempts) \
+     SELECT event_id, event_name, event_kind, event_version, topic, message_key, headers, content_type, \
+        payload, payload_text, tombstone, occurred_at, attempts \
+     FROM cqrs_outbox_scheduled WHERE id IN (SELECT value FROM json_each(?)) ORDER BY deliver_at, id",
+    "DELETE FROM cqrs_outbox_scheduled WHERE id IN (SELECT value FROM json_each(?))",
+];
+
 /// One statement: one snapshot. Ids rise with time, so the first in line is found by its id and not by a scan for the
 /// oldest time.
 pub(super) const STATUS: &str = "\
@@ -243,6 +322,7 @@ pub(super) const STATUS: &str = "\
             AS oldest_waiting, \
         (SELECT count(*) FROM cqrs_outbox_parked) AS parked, \
         (SELECT count(*) FROM cqrs_outbox_gate) AS closed_gates, \
+        (SELECT count(*) FROM cqrs_outbox_scheduled) AS scheduled, \
         (SELECT count(*) FROM cqrs_outbox_dead) AS dead_letters, \
         (SELECT count(*) FROM cqrs_outbox_group) AS all_groups, \
         (SELECT count(*) FROM cqrs_outbox_group \
@@ -250,7 +330,11 @@ pub(super) const STATUS: &str = "\
         (SELECT json_group_array(json_array(name, incarnation, version, \
             (SELECT count(*) FROM cqrs_outbox_group g \
                 WHERE g.incarnation = r.incarnation AND g.expires_at > unixepoch('now', 'subsec')), \
-            unixepoch('now', 'subsec') - seen_at)) FROM cqrs_outbox_relay r) AS relays \
+            unixepoch('now', 'subsec') - seen_at)) FROM cqrs_outbox_relay r) AS relays, \
+        (SELECT json_group_array(json_array(hex(lane), until - unixepoch('now', 'subsec'), substr(error, 1, 500), \
+            unixepoch('now', 'subsec') - unixepoch(closed_at, 'subsec'))) \
+            FROM (SELECT * FROM cqrs_outbox_gate ORDER BY closed_at, lane LIMIT 5)) AS gates, \
+        NULL AS oldest_snapshot \
     FROM cqrs_outbox_meta";
 
 /// Operators' statements, as far as they are put together.

@@ -6,20 +6,26 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr)]
 
 mod backend;
+mod cuts;
 mod dead_letters;
 mod events;
+mod explain;
+mod floors;
 mod harness;
 mod mysql;
 mod operation;
+mod plans;
 mod postgres;
 mod requests;
 mod rows;
+mod scheduled;
 mod schema;
 mod servers;
 mod sqlite;
 mod status;
 mod suite;
 mod transactions;
+mod writing;
 
 use libtest_mimic::Arguments;
 
@@ -34,11 +40,16 @@ fn main() {
     trials.on_each::<transactions::All>();
     trials.on_each::<operation::All>();
     trials.on_each::<status::All>();
+    trials.on_each::<scheduled::All>();
+    trials.on_each::<writing::All>();
     trials.on_each::<dead_letters::All>();
     trials.on_each::<requests::All>();
     sqlite::trials(&mut trials);
     postgres::trials(&mut trials);
+    floors::trials(&mut trials);
+    plans::trials(&mut trials);
     mysql::trials(&mut trials);
     servers::trials(&mut trials);
+    cuts::trials(&mut trials);
     libtest_mimic::run(&Arguments::from_args(), trials.into_vec()).exit();
 }

@@ -18,7 +18,10 @@ use crate::events::{Sink, closed, quick};
 use crate::harness::{Trials, tests};
 
 pub(crate) fn trials(trials: &mut Trials) {
-    trials.on_own::<Pg>(tests!(servers { a_wrong_password_is_a_clear_error }));
+    trials.on_own::<Pg>(tests!(servers {
+        a_wrong_password_is_a_clear_error,
+        a_crash_ends_what_reads_remember
+    }));
     trials.on_own::<Pg>(tests!(servers<Pg> { a_server_that_is_away_loses_nothing }));
     trials.on_own::<MySql>(tests!(servers<MySql> { a_server_that_is_away_loses_nothing }));
 }
@@ -45,6 +48,23 @@ async fn a_wrong_password_is_a_clear_error(_: &Site) {
     }
     let all = format!("{error} {error:#} {error:?}");
     assert!(!all.contains("wrong-secret"), "{all}");
+}
+
+/// An orderly restart loses nothing, so it ends nothing.
+async fn a_crash_ends_what_reads_remember(_: &Site) {
+    let server = start::<Pg>().await;
+    let connect = async || Pg::connect(server.url().to_owned()).await.unwrap();
+    let outbox = connect().await;
+    outbox.migrate().await.unwrap();
+    outbox.sql("INSERT INTO cqrs_outbox_run DEFAULT VALUES").await.unwrap();
+    let run = "SELECT run::text AS value FROM cqrs_outbox_run";
+    let before = outbox.values(run).await;
+    drop(outbox);
+    tell(&server, Server::restart).await;
+    assert_eq!(connect().await.values(run).await, before);
+    tell(&server, Server::kill).await;
+    tell(&server, Server::start_again).await;
+    assert!(connect().await.values(run).await.is_empty());
 }
 
 /// Killed and started again; then stopped in its tracks, as a network that swallows everything.

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use cqrs_core::{Message, Result};
+use cqrs_core::{BeginTransaction, Message, Result, Transaction};
 use cqrs_outbox::{Fenced, Heartbeat, Rejection, RelayId, Verdict};
 use cqrs_outbox_diesel::{Outbox, OutboxStatus};
+use diesel_async::SimpleAsyncConnection;
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
@@ -22,6 +23,8 @@ impl OnEach for All {
             relays_and_the_groups_they_own,
             a_lease_that_has_expired_is_nobodys,
             hold_is_shown,
+            the_first_gates_are_shown,
+            the_oldest_snapshot_is_shown,
         })
     }
 }
@@ -80,6 +83,15 @@ async fn what_waits_is_counted_where_it_stands<D: Db>(site: &Site) {
         let status = outbox.status().await.unwrap();
         let OutboxStatus { waiting, parked, closed_gates, dead_letters, .. } = status;
         assert_eq!((waiting, parked, closed_gates, dead_letters, hours(&status)), wanted);
+        let [gate] = &*status.gates else { panic!("{status:?}") };
+        assert_eq!((&gate.lane, gate.error.as_deref()), (&row.lane, Some("no")));
+        // A dead letter waits for somebody.
+        assert_eq!(
+            gate.opens_in.is_some_and(|wait| wait > HOUR / 2 && wait <= HOUR),
+            attempts == 1,
+            "{gate:?}"
+        );
+        assert!(gate.opens_in.is_some() == (attempts == 1) && gate.closed < HOUR, "{gate:?}");
     }
 
     // An application's clock that is ahead.
@@ -133,4 +145,41 @@ async fn hold_is_shown<D: Db>(site: &Site) {
     let yes = if D::NAME == "sqlite" { "1" } else { "true" };
     outbox.sql(&format!("UPDATE cqrs_outbox_meta SET hold = {yes}")).await.unwrap();
     assert!(outbox.status().await.unwrap().hold);
+}
+
+/// Not all of them; those that have waited longest come first.
+async fn the_first_gates_are_shown<D: Db>(site: &Site) {
+    let outbox = site.outbox::<D>().await;
+    let lane =
+        |nth: u8| if D::NAME == "postgres" { format!("'\\x6b0{nth}'") } else { format!("x'6b0{nth}'") };
+    for nth in [7, 3, 1, 2, 6, 5, 4] {
+        let insert = format!(
+            "INSERT INTO cqrs_outbox_gate (lane, slot, error, closed_at) VALUES ({}, 0, '{}', '2024-01-01 00:00:0{nth}')",
+            lane(nth),
+            "x".repeat(1_000)
+        );
+        outbox.sql(&insert).await.unwrap();
+    }
+    let status = outbox.status().await.unwrap();
+    assert_eq!(status.closed_gates, 7);
+    let lanes: Vec<_> = status.gates.iter().map(|gate| gate.lane.as_bytes().to_vec()).collect();
+    assert_eq!(lanes, [1, 2, 3, 4, 5].map(|nth| vec![b'k', nth]));
+    for gate in &status.gates {
+        assert_eq!((gate.error.as_ref().unwrap().len(), gate.opens_in), (500, None));
+    }
+}
+
+/// On PostgreSQL. There may be an older one, of another trial's.
+async fn the_oldest_snapshot_is_shown<D: Db>(site: &Site) {
+    let outbox = site.outbox::<D>().await;
+    if D::NAME != "postgres" {
+        assert_eq!(outbox.status().await.unwrap().oldest_snapshot, None);
+        return;
+    }
+    let mut old = outbox.begin().await.unwrap();
+    let look = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM cqrs_outbox";
+    old.batch_execute(look).await.unwrap();
+    let snapshot = outbox.status().await.unwrap().oldest_snapshot.unwrap();
+    assert!(snapshot.age < HOUR && snapshot.holder.contains("process "), "{snapshot:?}");
+    old.rollback().await.unwrap();
 }

@@ -43,6 +43,9 @@ impl Hash for Engine {
             next_read,
             next_read_parked,
             top_up_at,
+            promoting,
+            promote_now,
+            next_promotion,
             store_failures,
             store_resumes,
             stats,
@@ -51,7 +54,7 @@ impl Hash for Engine {
         (in_flight, pace, destinations, confirmed, settle_at, settling, fenced, fenced_busy).hash(state);
         (heartbeat_sent, heartbeat_failures, next_heartbeat).hash(state);
         (reading, parked_last, read_now, read_parked_now, next_read, next_read_parked, top_up_at).hash(state);
-        (store_failures, store_resumes).hash(state);
+        (promoting, promote_now, next_promotion, store_failures, store_resumes).hash(state);
         (stats.groups, stats.relays).hash(state);
         // A row is what it was when it was read; its id stands for the rest of it.
         state.write_usize(rows.len());
@@ -75,8 +78,9 @@ impl Engine {
         self.delayed = delayed.map(|(at, lane)| (at.saturating_sub(now), lane)).collect::<BTreeSet<_>>();
         self.pace.rebase(now);
         self.destinations.rebase(now);
-        for at in [&mut self.first_answer, &mut self.counted, &mut self.heartbeat_sent].into_iter().flatten()
-        {
+        let known =
+            [&mut self.first_answer, &mut self.counted, &mut self.heartbeat_sent, &mut self.next_promotion];
+        for at in known.into_iter().flatten() {
             shift(at);
         }
         shift(&mut self.next_heartbeat);

@@ -90,6 +90,7 @@ impl Engine {
             self.schedule(&lane);
         }
         self.next_read_parked = now;
+        self.promote_now = true;
     }
 
     /// Another relay may own the group from now on. What is in flight stays until its outcome is known: a receipt
@@ -106,6 +107,14 @@ impl Engine {
 
     pub(super) fn lease(&self, group: GroupNo) -> Option<Lease> {
         self.groups.get(&group).map(|owned| Lease { group, epoch: owned.epoch })
+    }
+
+    /// The leases of groups whose events this relay may send now.
+    pub(super) fn valid_leases(&self, now: Duration) -> impl Iterator<Item = Lease> {
+        self.groups
+            .iter()
+            .filter(move |(_, owned)| !owned.releasing && now < owned.valid_until)
+            .map(|(group, owned)| Lease { group: *group, epoch: owned.epoch })
     }
 
     pub(super) fn may_publish(&self, group: GroupNo, now: Duration) -> bool {

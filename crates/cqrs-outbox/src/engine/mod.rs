@@ -15,6 +15,7 @@ mod leases;
 mod pace;
 mod publishing;
 mod reading;
+mod scheduled;
 mod settling;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -27,7 +28,7 @@ use self::pace::{Destinations, Pace};
 use crate::row::{Confirmed, GroupNo, Lane, OutboxRow};
 use crate::settings::RelaySettings;
 use crate::stats::RelayStats;
-use crate::store::{Fenced, Heartbeat, Lease, Ownership, ReadRequest, Rejection};
+use crate::store::{Fenced, Heartbeat, Lease, Ownership, Promoted, ReadRequest, Rejection};
 
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -38,6 +39,8 @@ pub enum Input {
     Read(Result<Vec<OutboxRow>, Failed>),
     /// The answer to [`Action::ReadParked`].
     ReadParked(Result<Vec<OutboxRow>, Failed>),
+    /// The answer to [`Action::Promote`].
+    Promoted(Result<Promoted, Failed>),
     /// The answer to [`Action::Publish`].
     Published {
         /// The row's id.
@@ -85,6 +88,13 @@ pub enum Action {
     Read(ReadRequest),
     /// Call [`OutboxStore::read_parked`](crate::OutboxStore::read_parked).
     ReadParked(ReadRequest),
+    /// Call [`OutboxStore::promote`](crate::OutboxStore::promote).
+    Promote {
+        /// The leases of the groups.
+        leases: Vec<Lease>,
+        /// At most so many.
+        limit: usize,
+    },
     /// Publish the message of this row and wait for the confirm.
     Publish(Arc<OutboxRow>),
     /// Call [`OutboxStore::settle`](crate::OutboxStore::settle).
@@ -162,6 +172,11 @@ pub struct Engine {
     next_read_parked: Duration,
     /// From when on a read may be for few rows although there is more in memory.
     top_up_at: Duration,
+    promoting: bool,
+    /// There may be scheduled events that are due, and nobody has looked yet.
+    promote_now: bool,
+    /// When the first that is known of is due.
+    next_promotion: Option<Duration>,
     store_failures: u32,
     store_resumes: Duration,
     stats: RelayStats,
@@ -258,6 +273,9 @@ impl Engine {
             next_read: Duration::ZERO,
             next_read_parked: Duration::ZERO,
             top_up_at: Duration::ZERO,
+            promoting: false,
+            promote_now: true,
+            next_promotion: None,
             store_failures: 0,
             store_resumes: Duration::ZERO,
             stats: RelayStats::default(),
@@ -270,6 +288,7 @@ impl Engine {
             Input::Heartbeat(answer) => self.on_heartbeat(now, answer),
             Input::Read(answer) => self.on_read(now, answer),
             Input::ReadParked(answer) => self.on_read_parked(now, answer),
+            Input::Promoted(answer) => self.on_promoted(now, answer),
             Input::Published { id, outcome } => self.on_published(now, id, outcome),
             Input::Settled(answer) => self.on_settled(now, answer),
             Input::Rejected(answer) => self.on_rejected(now, answer),
@@ -290,6 +309,7 @@ impl Engine {
                 .or_else(|| self.poll_fenced(now))
                 .or_else(|| self.poll_settle(now))
                 .or_else(|| self.poll_publish(now))
+                .or_else(|| self.poll_promote(now))
                 .or_else(|| self.poll_read(now)),
             Phase::Stopping | Phase::GivingUp => self
                 .poll_fenced(now)
@@ -324,6 +344,9 @@ impl Engine {
             if self.reading.is_none() && !self.groups.is_empty() && !self.hold {
                 consider(self.next_read.max(self.store_resumes));
                 consider(self.next_read_parked.max(self.store_resumes));
+                if let Some(at) = self.next_promotion.filter(|_| !self.promoting) {
+                    consider(at.max(self.store_resumes));
+                }
             }
             if let Some((at, _)) = self.delayed.first() {
                 consider(*at);
@@ -362,6 +385,8 @@ impl Engine {
             && self.reading.is_none()
             && !self.read_now
             && !self.read_parked_now
+            && !self.promoting
+            && !self.promote_now
             && self.groups.len() >= self.fair_share()
             && (alone || others_are_alive)
     }
@@ -402,6 +427,7 @@ impl Engine {
         let waits_for_broker = self.in_flight > 0 && self.phase < Phase::GivingUp;
         let waits_for_store = self.heartbeat_sent.is_some()
             || self.reading.is_some()
+            || self.promoting
             || self.fenced_busy
             || !self.fenced.is_empty()
             || !self.settling.is_empty()

@@ -13,12 +13,7 @@ impl Engine {
         if self.reading.is_some() || self.hold || now < self.store_resumes {
             return None;
         }
-        let leases: Vec<Lease> = self
-            .groups
-            .iter()
-            .filter(|(_, owned)| !owned.releasing && now < owned.valid_until)
-            .map(|(group, owned)| Lease { group: *group, epoch: owned.epoch })
-            .collect();
+        let leases: Vec<Lease> = self.valid_leases(now).collect();
         let room = self.settings.max_rows.saturating_sub(self.rows.len());
         let bytes = self.settings.max_bytes.saturating_sub(self.bytes);
         let is_full = !self.has_room(8);
@@ -119,6 +114,10 @@ impl Engine {
             if !self.is_wanted(&row, &request) {
                 continue;
             }
+            if self.is_behind_held(&row) {
+                self.next_read_parked = self.next_read_parked.min(now + self.settings.poll_interval);
+                continue;
+            }
             if self.doubtful.contains(&row.lane) {
                 // While its gate is closing, every read would say the same.
                 if self.fenced.iter().filter_map(FencedChange::closes).any(|lane| *lane == row.lane) {
@@ -138,6 +137,15 @@ impl Engine {
     pub(super) fn is_wanted(&self, row: &OutboxRow, request: &ReadRequest) -> bool {
         let same_lease = self.lease(row.group).is_some_and(|lease| request.leases.contains(&lease));
         same_lease && !self.rows.contains_key(&row.id)
+    }
+
+    /// Earlier rows of its lane are in memory, to be moved aside. Another relay may own the group by now and have moved them:
+    /// then they stand before this row, and the read was told to leave them out.
+    fn is_behind_held(&self, row: &OutboxRow) -> bool {
+        self.fenced.iter().any(|change| match change {
+            FencedChange::SetAside { lane, ids } => *lane == row.lane && ids.iter().any(|id| *id < row.id),
+            _ => false,
+        })
     }
 
     pub(super) fn hold_row(&mut self, row: OutboxRow) {

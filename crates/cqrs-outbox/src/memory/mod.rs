@@ -1,21 +1,22 @@
 //! An outbox in memory: for tests, and to see the relay at work without a database. Nothing outlives the process.
 
 mod tables;
+mod tx;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use cqrs_core::{
-    Added, BeginTransaction, Correlation, Database, Encoder, IntoMessage, Message, Result, Transaction,
-};
+use cqrs_core::{BeginTransaction, Correlation, Database, Encoder, IntoMessage, Result};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-pub use self::tables::{DeadLetter, MemoryTables};
+pub use self::tables::{DeadLetter, MemoryTables, Scheduled};
+use self::tx::Locks;
+pub use self::tx::MemoryTx;
 use crate::row::{Confirmed, Lane, OutboxRow};
 use crate::store::{
-    Fenced, Heartbeat, Lease, OutboxStore, Ownership, ReadRequest, Rejection, RelayId, StoreError,
+    Fenced, Heartbeat, Lease, OutboxStore, Ownership, Promoted, ReadRequest, Rejection, RelayId, StoreError,
 };
 
 /// The database of a [`MemoryOutbox`], as a type.
@@ -35,6 +36,7 @@ pub struct MemoryOutbox {
 struct Shared {
     tables: Mutex<MemoryTables>,
     changed: Notify,
+    locks: Locks,
     started: Instant,
     encoder: Encoder,
 }
@@ -51,21 +53,38 @@ impl MemoryOutbox {
             shared: Arc::new(Shared {
                 tables: Mutex::new(MemoryTables::new(8)),
                 changed: Notify::new(),
+                locks: Locks::default(),
                 started: Instant::now(),
                 encoder,
             }),
         }
     }
 
-    /// Adds an event as a transaction of its own.
+    /// Adds an event as a transaction of its own. An event that [asks for something](cqrs_core::WriteOptions) takes a
+    /// transaction ([`BeginTransaction::begin`]).
     ///
     /// # Errors
     ///
     /// Those of [`Encoder::encode`].
     pub fn add(&self, event: impl IntoMessage) -> Result<()> {
         let message = event.into_message(&self.shared.encoder, &Correlation::default())?;
-        self.commit(vec![message]);
+        let mut tables = self.tables();
+        let id = tables.reserve_id();
+        tables.insert(id, message);
+        drop(tables);
+        self.shared.changed.notify_one();
         Ok(())
+    }
+
+    /// The events that wait for their time, the next one first.
+    pub fn scheduled(&self) -> Vec<Scheduled> {
+        self.tables().scheduled()
+    }
+
+    /// Forgets deduplication keys whose window is over; says how many.
+    pub fn purge_dedup(&self) -> usize {
+        let now = self.now();
+        self.tables().purge_dedup(now)
     }
 
     /// How many events wait, those aside included.
@@ -80,18 +99,6 @@ impl MemoryOutbox {
 
     fn tables(&self) -> MutexGuard<'_, MemoryTables> {
         self.shared.tables.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn commit(&self, messages: Vec<Message>) {
-        if !messages.is_empty() {
-            let mut tables = self.tables();
-            for message in messages {
-                let id = tables.reserve_id();
-                tables.insert(id, message);
-            }
-            drop(tables);
-            self.shared.changed.notify_one();
-        }
     }
 
     fn now(&self) -> std::time::Duration {
@@ -114,35 +121,11 @@ impl fmt::Debug for MemoryOutbox {
 #[async_trait]
 impl BeginTransaction<Memory> for MemoryOutbox {
     async fn begin(&self) -> Result<MemoryTx> {
-        Ok(MemoryTx { outbox: self.clone(), written: Vec::new() })
+        Ok(MemoryTx::new(self.clone()))
     }
 
     fn encoder(&self) -> &Encoder {
         &self.shared.encoder
-    }
-}
-
-/// A transaction of a [`MemoryOutbox`]: what was written appears with the commit.
-#[derive(Debug)]
-pub struct MemoryTx {
-    outbox: MemoryOutbox,
-    written: Vec<Message>,
-}
-
-impl Transaction for MemoryTx {
-    async fn write(&mut self, messages: Vec<Message>) -> Result<Added> {
-        let added = Added::all(&messages);
-        self.written.extend(messages);
-        Ok(added)
-    }
-
-    async fn commit(self) -> Result<()> {
-        self.outbox.commit(self.written);
-        Ok(())
-    }
-
-    async fn rollback(self) -> Result<()> {
-        Ok(())
     }
 }
 
@@ -179,6 +162,10 @@ impl OutboxStore for MemoryOutbox {
 
     async fn open_gate(&self, lease: Lease, lane: &Lane) -> Result<Fenced<bool>, StoreError> {
         Ok(self.tables().open_gate(lease, lane))
+    }
+
+    async fn promote(&self, leases: &[Lease], limit: usize) -> Result<Promoted, StoreError> {
+        Ok(self.tables().promote(self.now(), leases, limit))
     }
 
     async fn leave(&self, relay: &RelayId) -> Result<(), StoreError> {

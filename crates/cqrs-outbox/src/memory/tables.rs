@@ -2,11 +2,12 @@ use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
-use cqrs_core::Message;
+use bytes::Bytes;
+use cqrs_core::{Message, MessageId};
 use uuid::Uuid;
 
 use crate::row::{Confirmed, GroupNo, Lane, OutboxRow, Place};
-use crate::store::{Fenced, Heartbeat, Lease, Ownership, ReadRequest, Rejection, RelayId, Verdict};
+use crate::store::{Fenced, Heartbeat, Lease, Ownership, Promoted, ReadRequest, Rejection, RelayId, Verdict};
 
 /// The tables of an outbox, without a clock and without I/O: each method is one transaction. The simulation drives it
 /// directly.
@@ -14,11 +15,41 @@ use crate::store::{Fenced, Heartbeat, Lease, Ownership, ReadRequest, Rejection, 
 pub struct MemoryTables {
     next_id: i64,
     hot: BTreeMap<i64, OutboxRow>,
+    /// By when they are due.
+    scheduled: BTreeMap<(Duration, i64), OutboxRow>,
     parked: BTreeMap<i64, OutboxRow>,
     dead: BTreeMap<i64, DeadLetter>,
     gates: BTreeMap<Lane, GateRow>,
     leases: Vec<LeaseRow>,
     relays: BTreeMap<Uuid, Duration>,
+    /// The first event with a deduplication key, and when its window is over.
+    pub(super) dedup: BTreeMap<Bytes, (MessageId, Duration)>,
+    /// The last version of a key.
+    pub(super) versions: BTreeMap<Bytes, u64>,
+}
+
+/// An event that waits for its time.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Scheduled {
+    due: Duration,
+    row: OutboxRow,
+}
+
+impl Scheduled {
+    /// The event's id.
+    pub fn event_id(&self) -> Uuid {
+        self.row.event_id
+    }
+
+    /// What is to be sent.
+    pub fn message(&self) -> &Message {
+        &self.row.message
+    }
+
+    /// When, counted from when the outbox was made.
+    pub fn due(&self) -> Duration {
+        self.due
+    }
 }
 
 /// An event that was given up.
@@ -49,11 +80,14 @@ impl MemoryTables {
         Self {
             next_id: 1,
             hot: BTreeMap::new(),
+            scheduled: BTreeMap::new(),
             parked: BTreeMap::new(),
             dead: BTreeMap::new(),
             gates: BTreeMap::new(),
             leases: vec![LeaseRow::default(); groups.max(1)],
             relays: BTreeMap::new(),
+            dedup: BTreeMap::new(),
+            versions: BTreeMap::new(),
         }
     }
 
@@ -66,16 +100,53 @@ impl MemoryTables {
 
     /// The row of a message, under an id that was reserved.
     pub fn insert(&mut self, id: i64, message: Message) {
+        let row = self.row(id, message);
+        self.hot.insert(id, row);
+    }
+
+    /// The row of a message that is not to be sent before `due`, under an id that was reserved.
+    pub fn schedule(&mut self, due: Duration, id: i64, message: Message) {
+        let row = self.row(id, message);
+        self.scheduled.insert((due, id), row);
+    }
+
+    /// The events that wait for their time, the next one first.
+    pub fn scheduled(&self) -> Vec<Scheduled> {
+        self.scheduled.iter().map(|((due, _), row)| Scheduled { due: *due, row: row.clone() }).collect()
+    }
+
+    /// Takes a scheduled event out; `None` if it is none.
+    pub fn unschedule(&mut self, event: Uuid) -> Option<Scheduled> {
+        let key = self.scheduled.iter().find(|(_, row)| row.event_id == event).map(|(key, _)| *key)?;
+        self.scheduled.remove(&key).map(|row| Scheduled { due: key.0, row })
+    }
+
+    /// Puts a scheduled event back that was taken out.
+    pub fn put_back(&mut self, scheduled: Scheduled) {
+        let due = scheduled.due;
+        self.reschedule(scheduled, due);
+    }
+
+    /// Puts a scheduled event back, for another time.
+    pub fn reschedule(&mut self, scheduled: Scheduled, due: Duration) {
+        self.scheduled.insert((due, scheduled.row.id), scheduled.row);
+    }
+
+    /// Forgets deduplication keys whose window is over; says how many.
+    pub fn purge_dedup(&mut self, now: Duration) -> usize {
+        let before = self.dedup.len();
+        self.dedup.retain(|_, (_, expires)| *expires > now);
+        before - self.dedup.len()
+    }
+
+    fn row(&self, id: i64, message: Message) -> OutboxRow {
         let event_id = message.id.as_ref().and_then(|id| id.to_uuid()).unwrap_or_else(Uuid::now_v7);
         let lane = Lane::of(message.key.as_deref(), event_id);
         let mut hasher = DefaultHasher::new();
         lane.hash(&mut hasher);
         let group = GroupNo((hasher.finish() % self.leases.len() as u64) as i32);
         let size = message.size();
-        self.hot.insert(
-            id,
-            OutboxRow { id, event_id, group, lane, attempts: 0, size, place: Place::Hot, message },
-        );
+        OutboxRow { id, event_id, group, lane, attempts: 0, size, place: Place::Hot, message }
     }
 
     /// How many events wait, those aside included.
@@ -245,6 +316,22 @@ impl MemoryTables {
         }
         self.gates.remove(lane);
         Fenced::Done(true)
+    }
+
+    /// See [`OutboxStore::promote`](crate::OutboxStore::promote).
+    pub fn promote(&mut self, now: Duration, leases: &[Lease], limit: usize) -> Promoted {
+        let leases: Vec<Lease> = leases.iter().copied().filter(|lease| self.owns(*lease)).collect();
+        let is_ours = |row: &OutboxRow| leases.iter().any(|lease| lease.group == row.group);
+        let ours = self.scheduled.iter().filter(|(_, row)| is_ours(row)).map(|(key, _)| *key);
+        let due: Vec<_> = ours.take_while(|(due, _)| *due <= now).take(limit).collect();
+        for key in &due {
+            if let Some(row) = self.scheduled.remove(key) {
+                let id = self.reserve_id();
+                self.hot.insert(id, OutboxRow { id, ..row });
+            }
+        }
+        let next = self.scheduled.iter().find(|(_, row)| is_ours(row));
+        Promoted { moved: due.len(), next_due: next.map(|((due, _), _)| due.saturating_sub(now)) }
     }
 
     /// See [`OutboxStore::leave`](crate::OutboxStore::leave).

@@ -28,6 +28,7 @@ pub(crate) fn kind(action: &Action) -> &'static str {
         Action::Heartbeat(_) => "heartbeat",
         Action::Read(_) => "read",
         Action::ReadParked(_) => "read parked",
+        Action::Promote { .. } => "promote",
         Action::Publish(_) => "publish",
         Action::Settle(_) => "settle",
         Action::Reject(_) => "reject",
@@ -43,6 +44,7 @@ pub(crate) fn failed(kind: &str) -> Input {
         "heartbeat" => Input::Heartbeat(Err(Failed)),
         "read" => Input::Read(Err(Failed)),
         "read parked" => Input::ReadParked(Err(Failed)),
+        "promote" => Input::Promoted(Err(Failed)),
         "settle" => Input::Settled(Err(Failed)),
         "reject" => Input::Rejected(Err(Failed)),
         "set aside" => Input::SetAside(Err(Failed)),
@@ -82,6 +84,7 @@ pub(crate) fn carry_out(
         Action::Heartbeat(heartbeat) => Input::Heartbeat(Ok(tables.heartbeat(now, relay, heartbeat))),
         Action::Read(request) => Input::Read(Ok(tables.read(request))),
         Action::ReadParked(request) => Input::ReadParked(Ok(tables.read_parked(now, request))),
+        Action::Promote { leases, limit } => Input::Promoted(Ok(tables.promote(now, leases, *limit))),
         Action::Settle(confirmed) => {
             tables.settle(confirmed);
             Input::Settled(Ok(()))

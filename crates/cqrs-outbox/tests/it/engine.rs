@@ -7,7 +7,7 @@ use cqrs_core::Message;
 use cqrs_core::broker::{ErrorClass, Receipt};
 use cqrs_outbox::engine::{Action, Engine, Failed, Input, PublishFailure};
 use cqrs_outbox::{
-    Fenced, GroupNo, Heartbeat, Lane, Lease, OutboxRow, Ownership, Place, ReadRequest, Rejection,
+    Fenced, GroupNo, Heartbeat, Lane, Lease, OutboxRow, Ownership, Place, Promoted, ReadRequest, Rejection,
     RelaySettings, Verdict,
 };
 use uuid::Uuid;
@@ -57,11 +57,18 @@ struct Desk {
     engine: Engine,
     now: Duration,
     open: Vec<Action>,
+    /// Nothing is scheduled, and that is said at once.
+    nothing_scheduled: bool,
 }
 
 impl Desk {
     fn new(settings: RelaySettings) -> Self {
-        let mut desk = Self { engine: Engine::new(settings), now: Duration::ZERO, open: Vec::new() };
+        let mut desk = Self {
+            engine: Engine::new(settings),
+            now: Duration::ZERO,
+            open: Vec::new(),
+            nothing_scheduled: true,
+        };
         desk.poll();
         desk
     }
@@ -83,7 +90,12 @@ impl Desk {
 
     fn poll(&mut self) {
         while let Some(action) = self.engine.poll(self.now) {
-            self.open.push(action);
+            match action {
+                Action::Promote { .. } if self.nothing_scheduled => {
+                    self.engine.step(self.now, Input::Promoted(Ok(Promoted::default())));
+                }
+                action => self.open.push(action),
+            }
         }
         assert!(self.engine.deadline().is_none_or(|at| at > self.now), "it would spin");
     }
@@ -160,6 +172,17 @@ impl Desk {
                 return;
             }
         }
+    }
+
+    fn promoting(&mut self) -> Option<Vec<Lease>> {
+        self.take(|action| match action {
+            Action::Promote { leases, .. } => Some(leases.clone()),
+            _ => None,
+        })
+    }
+
+    fn promoted(&mut self, moved: usize, next_due: Option<u64>) {
+        self.hear(Input::Promoted(Ok(Promoted { moved, next_due: next_due.map(ms) })));
     }
 
     fn published(&mut self) -> Vec<i64> {
@@ -817,4 +840,163 @@ fn it_takes_nothing_for_empty_before_it_has_looked_aside() {
     desk.beats(&[lease(0, 1)]);
     desk.read_parked(vec![row(1, "k", "t", Place::Parked)]);
     assert_eq!(desk.published(), [1]);
+}
+
+/// A relay whose lease has ended, and does not know it, looks aside: there stands by now what it is about to move there
+/// itself, and so does what comes behind.
+#[test]
+fn rows_aside_do_not_pass_those_that_are_about_to_be_moved_there() {
+    let mut desk = Desk::owner(settings());
+    desk.read(vec![row(20, "k", "t", Place::Gated), row(21, "k", "t", Place::Gated)]);
+    assert_eq!(desk.setting_aside(), Some(vec![20, 21]));
+    desk.wait(300);
+    desk.beats(&[lease(0, 1)]);
+    desk.read_parked(vec![row(10, "k", "t", Place::Parked), row(22, "k", "t", Place::Parked)]);
+    assert_eq!(desk.published(), [10], "that one comes before");
+    desk.receipt(10);
+    desk.settled();
+    assert_eq!(desk.published(), NONE);
+    desk.hear(Input::SetAside(Ok(Fenced::Done(true))));
+    desk.read_nothing();
+    assert!(desk.opens_gate());
+    desk.hear(Input::GateOpened(Ok(Fenced::Done(false))));
+    desk.read_parked([20, 21, 22].map(|id| row(id, "k", "t", Place::Parked)).to_vec());
+    assert_eq!(desk.published(), [20]);
+}
+
+#[test]
+fn few_receipts_wait_for_more_but_not_for_long() {
+    let mut settings = settings();
+    settings.settle_linger = ms(5);
+    settings.batch = 8;
+    let mut desk = Desk::owner(settings);
+    desk.read((11..16).map(|id| hot(id, &format!("k{id}"))).collect());
+    assert_eq!(desk.published(), [11, 12, 13, 14, 15]);
+    desk.receipt(11);
+    assert_eq!(desk.settling(), None, "others are on their way");
+    desk.wait(4);
+    assert_eq!(desk.settling(), None);
+    desk.wait(1);
+    assert_eq!(desk.settling(), Some(vec![11]), "long enough");
+    desk.hear(Input::Settled(Ok(())));
+    desk.receipt(12);
+    desk.receipt(13);
+    assert_eq!(desk.settling(), Some(vec![12, 13]), "a quarter of a batch");
+    desk.hear(Input::Settled(Ok(())));
+    desk.receipt(14);
+    desk.receipt(15);
+    assert_eq!(desk.settling(), Some(vec![14, 15]), "nothing else is on its way");
+}
+
+#[test]
+fn with_much_in_memory_a_read_waits_for_room_but_not_for_long() {
+    let mut settings = settings();
+    settings.batch = 8;
+    settings.max_rows = 16;
+    let mut desk = Desk::owner(settings);
+    let rows = |ids: std::ops::Range<i64>| ids.map(|id| hot(id, &format!("k{id}"))).collect();
+    desk.read(rows(11..19));
+    desk.reading().expect("half of the memory is free");
+    desk.hear(Input::Read(Ok(rows(19..27))));
+    assert_eq!(desk.reading(), None, "there is no room at all");
+    desk.published();
+    for id in 11..15 {
+        desk.receipt(id);
+        desk.settled();
+    }
+    assert_eq!(desk.reading(), None, "there is room for four");
+    desk.wait(24);
+    assert_eq!(desk.reading(), None);
+    desk.wait(1);
+    assert_eq!(desk.reading().map(|request| request.limit), Some(4), "the others may be slow");
+    desk.hear(Input::Read(Ok(rows(27..31))));
+    for id in 15..22 {
+        desk.receipt(id);
+        desk.settled();
+    }
+    assert_eq!(desk.reading(), None);
+    desk.receipt(22);
+    desk.settled();
+    assert_eq!(desk.reading().map(|request| request.limit), Some(8), "half of the memory is free");
+}
+
+/// An owner that is asked what is scheduled, when its next heartbeat was answered.
+fn scheduler() -> Desk {
+    let mut desk = Desk::owner(settings());
+    desk.nothing_scheduled = false;
+    desk.wait(300);
+    desk.beats(&[lease(0, 1)]);
+    desk
+}
+
+#[test]
+fn what_is_due_is_moved_when_it_is_due_and_read_at_once() {
+    let mut desk = scheduler();
+    desk.read_nothing();
+    assert_eq!(desk.promoting(), Some(vec![lease(0, 1)]), "it looks with each heartbeat");
+    desk.promoted(0, Some(70));
+    desk.wait(69);
+    assert_eq!(desk.promoting(), None);
+    desk.wait(1);
+    assert_eq!(desk.promoting(), Some(vec![lease(0, 1)]), "it knows when the next one is due");
+    desk.promoted(3, Some(0));
+    desk.reading().expect("something was moved");
+    desk.promoting().expect("more are due than one call takes");
+    desk.promoted(0, None);
+    desk.wait(100);
+    assert_eq!(desk.promoting(), None, "nothing more is known of");
+    assert_eq!(desk.engine.stats().promoted, 3);
+}
+
+#[test]
+fn what_is_due_and_held_by_a_writer_is_not_asked_for_without_a_pause() {
+    let mut desk = scheduler();
+    desk.promoting().unwrap();
+    desk.promoted(0, Some(0));
+    assert_eq!(desk.promoting(), None);
+    desk.wait(200);
+    desk.beats_when_due();
+    desk.promoting().expect("at the latest with the next heartbeat");
+}
+
+#[test]
+fn a_look_for_scheduled_events_that_failed_is_repeated() {
+    let mut desk = scheduler();
+    desk.promoting().unwrap();
+    desk.hear(Input::Promoted(Err(Failed)));
+    assert_eq!(desk.promoting(), None, "the store has failed");
+    assert!(!desk.engine.is_idle(), "nobody knows yet what is due");
+    desk.wait(100);
+    desk.promoting().expect("it looks again");
+}
+
+#[test]
+fn nothing_is_moved_on_hold_or_without_a_lease_or_behind_a_stop() {
+    let mut desk = scheduler();
+    desk.promoting().unwrap();
+    desk.promoted(0, Some(350));
+    desk.wait(300);
+    desk.heartbeat();
+    let leases = vec![lease(0, 1)];
+    desk.hear(Input::Heartbeat(Ok(Ownership { leases, groups: 1, relays: 1, hold: true })));
+    desk.wait(200);
+    assert_eq!(desk.promoting(), None, "on hold");
+
+    let mut desk = scheduler();
+    desk.promoting().unwrap();
+    desk.promoted(0, Some(350));
+    desk.wait(300);
+    desk.heartbeat();
+    desk.hear(ownership(&[], 1, 2));
+    desk.wait(200);
+    assert_eq!(desk.promoting(), None, "of another relay's groups");
+
+    let mut desk = scheduler();
+    desk.promoting().unwrap();
+    desk.read_nothing();
+    desk.hear(Input::Stop);
+    assert!(!desk.open.contains(&Action::Leave), "it waits for the answer");
+    desk.promoted(1, Some(0));
+    assert_eq!(desk.promoting(), None, "it stops");
+    assert!(desk.open.contains(&Action::Leave));
 }

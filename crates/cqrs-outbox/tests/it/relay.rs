@@ -116,7 +116,7 @@ impl Bench {
 
     async fn commit(&self, messages: Vec<Message>) {
         let mut tx = self.outbox.begin().await.unwrap();
-        tx.write(messages).await.unwrap();
+        tx.write(messages.into_iter().map(Into::into).collect()).await.unwrap();
         tx.commit().await.unwrap();
     }
 

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cqrs_core::{
-    BeginTransaction, BrokerError, Correlation, Database, Error, EventKind, Message, Transaction,
+    Added, BeginTransaction, BrokerError, Correlation, Database, Error, EventKind, IntoMessage, Message,
+    Outgoing, Transaction,
 };
 use cqrs_outbox::{
-    Fenced, GroupNo, Heartbeat, Lane, Lease, OutboxRow, OutboxStore, Ownership, ReadRequest, Rejection,
-    RelayId, StoreError, Verdict,
+    Fenced, GroupNo, Heartbeat, Lane, Lease, OutboxRow, OutboxStore, Ownership, Promoted, ReadRequest,
+    Rejection, RelayId, StoreError, Verdict,
 };
 use tokio::time;
 use uuid::Uuid;
@@ -169,8 +170,22 @@ impl<S: StoreUnderTest> Table<S> {
         messages: impl IntoIterator<Item = Message>,
     ) -> Checked<Vec<Message>> {
         let messages = self.finish(messages)?;
-        tx.write(messages.clone()).await?;
+        tx.write(messages.iter().cloned().map(Outgoing::from).collect()).await?;
         Ok(messages)
+    }
+
+    /// As they go into the outbox, with what is asked for.
+    pub(super) fn outgoing(&self, events: impl IntoIterator<Item = Outgoing>) -> Checked<Vec<Outgoing>> {
+        let encoder = self.store.encoder();
+        events.into_iter().map(|event| Ok(event.into_outgoing(encoder, &Correlation::default())?)).collect()
+    }
+
+    /// Writes them in a transaction of their own, and says what became of them.
+    pub(super) async fn add(&self, events: impl IntoIterator<Item = Outgoing>) -> Checked<Added> {
+        let mut tx = self.begin().await?;
+        let added = tx.write(self.outgoing(events)?).await?;
+        tx.commit().await?;
+        Ok(added)
     }
 
     /// Writes them in a transaction of their own.
@@ -312,6 +327,10 @@ impl<S: StoreUnderTest> Owner<S> {
     /// Settles rows as a relay does that has a receipt for each.
     pub(super) async fn settle(&self, rows: Vec<OutboxRow>) -> Checked {
         Ok(self.store().settle(&confirm::confirmed(rows)?).await?)
+    }
+
+    pub(super) async fn promote(&self, leases: &[Lease], limit: usize) -> Checked<Promoted> {
+        Ok(self.store().promote(leases, limit).await?)
     }
 
     pub(super) async fn leave(&self) -> Checked {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use cqrs_core::broker::Receipt;
 use cqrs_outbox::engine::{Action, Engine, Input};
-use cqrs_outbox::{Confirmed, Fenced, Lease, OutboxRow, Ownership, Place, RelaySettings};
+use cqrs_outbox::{Confirmed, Fenced, Lease, OutboxRow, Ownership, Place, Promoted, RelaySettings};
 
 use super::bench::{Checked, fail};
 
@@ -35,6 +35,7 @@ pub(super) fn confirmed(rows: Vec<OutboxRow>) -> Checked<Vec<Confirmed>> {
                 confirmed.extend(settled);
                 Input::Settled(Ok(()))
             }
+            Some(Action::Promote { .. }) => Input::Promoted(Ok(Promoted::default())),
             Some(Action::OpenGate { .. }) => Input::GateOpened(Ok(Fenced::Done(true))),
             other => return fail(format!("the suite cannot settle these rows: {other:?}")),
         };

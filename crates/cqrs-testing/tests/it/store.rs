@@ -20,9 +20,10 @@ impl StoreUnderTest for Memory {
 }
 
 /// What the in-memory outbox does not have.
-const NOT_THERE: [&str; 8] = [
+const NOT_THERE: [&str; 9] = [
     "plain-sql",
     "replay",
+    "replay-several",
     "discard",
     "inbox-twice",
     "inbox-at-once",

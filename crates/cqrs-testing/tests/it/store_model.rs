@@ -9,10 +9,11 @@ use bytes::Bytes;
 use cqrs_consumer::Inbox;
 use cqrs_core::codec::Json;
 use cqrs_core::{
-    Added, BeginTransaction, Codec, Database, Encoder, Headers, Message, MessageId, Result, Transaction,
+    AddOutcome, Added, AddedEvent, BeginTransaction, Codec, Database, Deliver, Encoder, Headers, Message,
+    MessageId, Outgoing, Result, ScheduleChange, Transaction, VersionConflict,
 };
 use cqrs_outbox::{
-    Confirmed, Fenced, GroupNo, Heartbeat, Lane, Lease, OutboxRow, OutboxStore, Ownership, Place,
+    Confirmed, Fenced, GroupNo, Heartbeat, Lane, Lease, OutboxRow, OutboxStore, Ownership, Place, Promoted,
     ReadRequest, Rejection, RelayId, StoreError, Verdict,
 };
 use cqrs_testing::store::{Asked, DeadLetter, Request, StoreUnderTest};
@@ -106,12 +107,52 @@ pub(crate) enum Fault {
     BuryNeverGates,
     BuryGateIsDue,
     ReplaysToTheEnd,
+    ReplaysAsAsked,
     ReplayKeepsAttempts,
     ReplayKeepsDead,
     RequestsAreNeverDone,
     RequestsAnything,
     DiscardKeepsGate,
     DiscardKeepsDead,
+    IgnoresDedup,
+    DedupNamesItself,
+    DedupForgetsRollback,
+    DedupWithoutWaiting,
+    DedupForEver,
+    DedupTakesOverForNothing,
+    DedupFoldsCase,
+    DedupTrims,
+    DedupIsText,
+    IgnoresVersions,
+    AllowsEqualVersion,
+    ComparesFirstVersionOnly,
+    VersionOfDuplicate,
+    ConflictWritesRest,
+    ConflictKeepsDedup,
+    ConflictNamesItself,
+    VersionWithoutWaiting,
+    VersionForgetsRollback,
+    IgnoresLock,
+    LocksAllKeys,
+    LocksTwice,
+    IgnoresTime,
+    SchedulesPast,
+    PromotesEarly,
+    PromotesLate,
+    PromotesUnderOldId,
+    PromotesBackwards,
+    PromotesById,
+    IgnoresPromoteLimit,
+    KnowsNoNextDue,
+    UnfencedPromote,
+    PromotesAllGroups,
+    NextDueOfAllGroups,
+    IgnoresCancel,
+    CancelsAtOnce,
+    MovesAtOnce,
+    IgnoresReschedule,
+    AlwaysDone,
+    ChangesCommittedOnly,
     AdmitsAll,
     AdmitsWithoutWaiting,
     RefusesWithoutWaiting,
@@ -144,7 +185,12 @@ struct Inner {
     tables: Mutex<Tables>,
     /// What a unique index does: one transaction at a time for each inbox row.
     inbox_locks: Mutex<HashMap<InboxRow, Arc<AsyncMutex<()>>>>,
+    /// The same for deduplication keys and keys.
+    key_locks: Mutex<HashMap<KeyLock, Arc<AsyncMutex<()>>>>,
 }
+
+/// `d` for a deduplication key, `k` for a key.
+type KeyLock = (u8, Vec<u8>);
 
 type InboxRow = (Vec<u8>, Vec<u8>);
 
@@ -159,6 +205,9 @@ struct Tables {
     relays: HashMap<Uuid, Duration>,
     requests: Vec<(Request, Uuid)>,
     inbox: HashSet<InboxRow>,
+    scheduled: BTreeMap<i64, (Duration, OutboxRow)>,
+    dedup: BTreeMap<Vec<u8>, (MessageId, Duration)>,
+    versions: BTreeMap<Vec<u8>, u64>,
     cursor: i64,
     reads: u64,
 }
@@ -180,7 +229,13 @@ pub(crate) struct ModelTx {
     model: Model,
     rows: Vec<OutboxRow>,
     inbox: Vec<InboxRow>,
+    scheduled: BTreeMap<i64, (Duration, OutboxRow)>,
+    dedup: BTreeMap<Vec<u8>, (MessageId, Duration)>,
+    versions: BTreeMap<Vec<u8>, u64>,
+    /// Of committed scheduled rows: gone, or for another time.
+    changes: BTreeMap<i64, Option<Duration>>,
     locks: Vec<OwnedMutexGuard<()>>,
+    keys: HashSet<KeyLock>,
     ended: bool,
 }
 
@@ -220,6 +275,16 @@ impl Model {
             (Fault::LanesAreText, _) => lossy(row.lane.as_bytes()),
             (Fault::GatesEverything, _) => b"k".to_vec(),
             _ => row.lane.as_bytes().to_vec(),
+        }
+    }
+
+    /// By what a deduplication key is found.
+    fn dedup_key(&self, key: &[u8]) -> Vec<u8> {
+        match self.0.fault {
+            Fault::DedupFoldsCase => key.to_ascii_lowercase(),
+            Fault::DedupTrims => key.trim_ascii_end().to_vec(),
+            Fault::DedupIsText => lossy(key),
+            _ => key.to_vec(),
         }
     }
 
@@ -307,7 +372,7 @@ impl Model {
 
     fn carry_out_requests(&self, tables: &mut Tables, owned: &[Lease]) {
         let now = self.now();
-        for (request, event_id) in std::mem::take(&mut tables.requests) {
+        for (nth, (request, event_id)) in (0_i64..).zip(std::mem::take(&mut tables.requests)) {
             let found = tables.dead.iter().find(|(_, (row, _))| row.event_id == event_id);
             let Some((id, (row, error))) = found.map(|(id, dead)| (*id, dead.clone())) else { continue };
             if !owned.iter().any(|lease| lease.group == row.group) {
@@ -322,7 +387,11 @@ impl Model {
                 if !self.has(Fault::ReplayKeepsDead) {
                     tables.dead.remove(&id);
                 }
-                let id = if self.has(Fault::ReplaysToTheEnd) { id + 1_000 } else { id };
+                let id = match self.0.fault {
+                    Fault::ReplaysToTheEnd => id + 1_000,
+                    Fault::ReplaysAsAsked => nth + 1,
+                    _ => id,
+                };
                 let attempts = if self.has(Fault::ReplayKeepsAttempts) { row.attempts } else { 0 };
                 let row = OutboxRow { id, attempts, place: Place::Parked, ..row };
                 tables.gates.insert(lane, Some(now));
@@ -344,21 +413,135 @@ fn headers<'a>(pairs: impl Iterator<Item = (&'a str, &'a Bytes)>) -> Headers {
 }
 
 impl Transaction for ModelTx {
-    async fn write(&mut self, mut messages: Vec<Message>) -> Result<Added> {
-        let added = Added::all(&messages);
-        let mut tables = self.model.tables();
-        if self.model.has(Fault::WritesBackwards) {
-            messages.reverse();
+    async fn write(&mut self, mut events: Vec<Outgoing>) -> Result<Added> {
+        let model = self.model.clone();
+        let mut locks = Vec::new();
+        for event in &events {
+            let dedup = event.options.dedup.as_ref().map(|dedup| (b'd', model.dedup_key(&dedup.key)));
+            locks.extend(dedup.filter(|_| !model.has(Fault::DedupWithoutWaiting)));
+            let key = event.message.key.as_ref().map(|key| (b'k', key.to_vec()));
+            locks.extend(
+                key.filter(|_| {
+                    event.options.key_version.is_some() && !model.has(Fault::VersionWithoutWaiting)
+                }),
+            );
         }
-        for message in messages {
-            tables.next_id += 1;
-            let row = self.model.row(tables.next_id, message);
-            if self.model.has(Fault::ShowsUncommitted) {
-                tables.hot.insert(row.id, row.clone());
+        locks.sort();
+        for lock in locks {
+            self.lock(lock).await;
+        }
+        if model.has(Fault::WritesBackwards) {
+            events.reverse();
+        }
+        let (now, wall) = (model.now(), chrono::Utc::now());
+        let (mut dedup, mut versions) = (self.dedup.clone(), self.versions.clone());
+        let (mut rows, mut scheduled, mut added) = (Vec::new(), BTreeMap::new(), Added::default());
+        let mut tables = model.tables();
+        for Outgoing { message, options, .. } in events {
+            let id = message.id.clone().unwrap();
+            let key = message.key.as_ref().map(|key| key.to_vec());
+            if let (Some(wish), false) = (&options.dedup, model.has(Fault::IgnoresDedup)) {
+                let name = model.dedup_key(&wish.key);
+                let first = dedup.get(&name).or_else(|| tables.dedup.get(&name)).cloned();
+                if let Some((first, _)) =
+                    first.filter(|(_, until)| *until > now || model.has(Fault::DedupForEver))
+                {
+                    let id = if model.has(Fault::DedupNamesItself) { id } else { first };
+                    added.events.push(AddedEvent::new(id, AddOutcome::Duplicate));
+                    if let (Some(key), Some(version), true) =
+                        (key, options.key_version, model.has(Fault::VersionOfDuplicate))
+                    {
+                        versions.insert(key, version);
+                    }
+                    continue;
+                }
+                let taken_over =
+                    tables.dedup.contains_key(&name) && model.has(Fault::DedupTakesOverForNothing);
+                let window = if taken_over { Duration::ZERO } else { wish.window };
+                dedup.insert(name.clone(), (id.clone(), now + window));
+                if model.has(Fault::DedupForgetsRollback) {
+                    tables.dedup.insert(name, (id.clone(), now + window));
+                }
             }
-            self.rows.push(row);
+            if let (Some(key), Some(wanted), false) =
+                (key, options.key_version, model.has(Fault::IgnoresVersions))
+            {
+                let committed = tables.versions.get(&key);
+                let stored = match model.0.fault {
+                    Fault::ComparesFirstVersionOnly => self.versions.get(&key).or(committed),
+                    _ => versions.get(&key).or(committed),
+                };
+                let allowed = u64::from(model.has(Fault::AllowsEqualVersion));
+                if let Some(stored) = stored.filter(|stored| **stored >= wanted + allowed) {
+                    let stored = if model.has(Fault::ConflictNamesItself) { wanted } else { *stored };
+                    if model.has(Fault::ConflictWritesRest) {
+                        self.rows.extend(rows);
+                    }
+                    if model.has(Fault::ConflictKeepsDedup) {
+                        self.dedup = dedup;
+                    }
+                    return Err(VersionConflict::new(key, wanted, stored).into_error());
+                }
+                if model.has(Fault::VersionForgetsRollback) {
+                    tables.versions.insert(key.clone(), wanted);
+                }
+                versions.insert(key, wanted);
+            }
+            tables.next_id += 1;
+            let row = model.row(tables.next_id, message);
+            let wait = match options.deliver {
+                None => None,
+                Some(Deliver::After(wait)) => Some(wait),
+                Some(Deliver::At(at)) => Some((at - wall).to_std().unwrap_or_default()),
+            };
+            let is_later = |wait: &Duration| !wait.is_zero() || model.has(Fault::SchedulesPast);
+            match wait.filter(is_later).filter(|_| !model.has(Fault::IgnoresTime)) {
+                Some(wait) => {
+                    added.events.push(AddedEvent::new(id, AddOutcome::Scheduled));
+                    scheduled.insert(row.id, (now + wait, row));
+                }
+                None => {
+                    added.events.push(AddedEvent::new(id, AddOutcome::Written));
+                    if model.has(Fault::ShowsUncommitted) {
+                        tables.hot.insert(row.id, row.clone());
+                    }
+                    rows.push(row);
+                }
+            }
         }
+        self.rows.extend(rows);
+        self.scheduled.extend(scheduled);
+        (self.dedup, self.versions) = (dedup, versions);
         Ok(added)
+    }
+
+    async fn lock_key(&mut self, key: &[u8]) -> Result<()> {
+        if self.model.has(Fault::LocksTwice) {
+            self.keys.clear();
+        }
+        match self.model.0.fault {
+            Fault::IgnoresLock => {}
+            Fault::LocksAllKeys => self.lock((b'k', Vec::new())).await,
+            _ => self.lock((b'k', key.to_vec())).await,
+        }
+        Ok(())
+    }
+
+    async fn cancel(&mut self, event_id: Uuid) -> Result<ScheduleChange> {
+        Ok(if self.model.has(Fault::IgnoresCancel) {
+            ScheduleChange::Done
+        } else {
+            self.change(event_id, None)
+        })
+    }
+
+    async fn reschedule(
+        &mut self,
+        event_id: Uuid,
+        at: chrono::DateTime<chrono::Utc>,
+    ) -> Result<ScheduleChange> {
+        let due = self.model.now() + (at - chrono::Utc::now()).to_std().unwrap_or_default();
+        Ok(self.change(event_id, Some(due)))
     }
 
     async fn commit(mut self) -> Result<()> {
@@ -382,11 +565,53 @@ impl Transaction for ModelTx {
 }
 
 impl ModelTx {
+    async fn lock(&mut self, lock: KeyLock) {
+        if self.keys.insert(lock.clone()) {
+            let mutex = self.model.0.key_locks.lock().unwrap().entry(lock).or_default().clone();
+            self.locks.push(mutex.lock_owned().await);
+        }
+    }
+
+    fn change(&mut self, event_id: Uuid, due: Option<Duration>) -> ScheduleChange {
+        let model = self.model.clone();
+        let mut tables = model.tables();
+        let own = self.scheduled.values().find(|(_, row)| row.event_id == event_id).map(|(_, row)| row.id);
+        if let Some(id) = own.filter(|_| !model.has(Fault::ChangesCommittedOnly)) {
+            match due {
+                Some(due) => self.scheduled.get_mut(&id).unwrap().0 = due,
+                None => drop(self.scheduled.remove(&id)),
+            }
+            return ScheduleChange::Done;
+        }
+        let is_gone = |id: &i64| self.changes.get(id) == Some(&None);
+        let found =
+            tables.scheduled.values().find(|(_, row)| row.event_id == event_id).map(|(_, row)| row.id);
+        let Some(id) = found.filter(|id| !is_gone(id)) else {
+            return if model.has(Fault::AlwaysDone) { ScheduleChange::Done } else { ScheduleChange::TooLate };
+        };
+        match (model.0.fault, due) {
+            (Fault::CancelsAtOnce, None) => drop(tables.scheduled.remove(&id)),
+            (Fault::MovesAtOnce, Some(due)) => tables.scheduled.get_mut(&id).unwrap().0 = due,
+            (Fault::IgnoresReschedule, Some(_)) => {}
+            _ => drop(self.changes.insert(id, due)),
+        }
+        ScheduleChange::Done
+    }
+
     fn apply(&mut self) {
         self.ended = true;
         let mut tables = self.model.tables();
         tables.hot.extend(self.rows.drain(..).map(|row| (row.id, row)));
         tables.inbox.extend(self.inbox.drain(..));
+        for (id, due) in std::mem::take(&mut self.changes) {
+            match (due, tables.scheduled.get_mut(&id)) {
+                (Some(due), Some(scheduled)) => scheduled.0 = due,
+                _ => drop(tables.scheduled.remove(&id)),
+            }
+        }
+        tables.scheduled.append(&mut self.scheduled);
+        tables.dedup.append(&mut self.dedup);
+        tables.versions.append(&mut self.versions);
     }
 
     fn take_back(&mut self) {
@@ -409,8 +634,18 @@ impl Drop for ModelTx {
 #[async_trait]
 impl BeginTransaction<ModelDb> for Model {
     async fn begin(&self) -> Result<ModelTx> {
-        let (rows, inbox, locks) = (Vec::new(), Vec::new(), Vec::new());
-        Ok(ModelTx { model: self.clone(), rows, inbox, locks, ended: false })
+        Ok(ModelTx {
+            model: self.clone(),
+            rows: Vec::new(),
+            inbox: Vec::new(),
+            scheduled: BTreeMap::new(),
+            dedup: BTreeMap::new(),
+            versions: BTreeMap::new(),
+            changes: BTreeMap::new(),
+            locks: Vec::new(),
+            keys: HashSet::new(),
+            ended: false,
+        })
     }
 
     fn encoder(&self) -> &Encoder {
@@ -682,6 +917,49 @@ impl OutboxStore for Model {
         Ok(Fenced::Done(true))
     }
 
+    async fn promote(&self, leases: &[Lease], limit: usize) -> Result<Promoted, StoreError> {
+        self.round_trip().await;
+        let (mut tables, now) = (self.tables(), self.now());
+        let kept: Vec<GroupNo> = leases
+            .iter()
+            .filter(|lease| !self.is_lost(&tables, **lease, Fault::UnfencedPromote))
+            .map(|lease| lease.group)
+            .collect();
+        let all = !leases.is_empty() && self.has(Fault::PromotesAllGroups);
+        let is_ours = |row: &OutboxRow| all || kept.contains(&row.group);
+        let late = Duration::from_secs(u64::from(self.has(Fault::PromotesLate)));
+        let is_due = |due: Duration| due + late <= now || self.has(Fault::PromotesEarly);
+        let mut due: Vec<(Duration, i64)> = tables
+            .scheduled
+            .values()
+            .filter(|(due, row)| is_due(*due) && is_ours(row))
+            .map(|(due, row)| (*due, row.id))
+            .collect();
+        match self.0.fault {
+            Fault::PromotesById => due.sort_by_key(|(_, id)| *id),
+            Fault::PromotesBackwards => due.sort_by_key(|key| std::cmp::Reverse(*key)),
+            _ => due.sort(),
+        }
+        if !self.has(Fault::IgnoresPromoteLimit) {
+            due.truncate(limit);
+        }
+        for (_, id) in &due {
+            let (_, mut row) = tables.scheduled.remove(id).unwrap();
+            if !self.has(Fault::PromotesUnderOldId) {
+                tables.next_id += 1;
+                row.id = tables.next_id;
+            }
+            tables.hot.insert(row.id, row);
+        }
+        let rest = tables.scheduled.values();
+        let next = rest
+            .filter(|(_, row)| is_ours(row) || self.has(Fault::NextDueOfAllGroups))
+            .map(|(due, _)| *due)
+            .min();
+        let next_due = next.filter(|_| !self.has(Fault::KnowsNoNextDue)).map(|due| due.saturating_sub(now));
+        Ok(Promoted { moved: due.len(), next_due })
+    }
+
     async fn leave(&self, relay: &RelayId) -> Result<(), StoreError> {
         self.round_trip().await;
         let (mut tables, me) = (self.tables(), self.me(relay));
@@ -717,6 +995,7 @@ impl StoreUnderTest for ModelAdapter {
             encoder: Encoder::default(),
             tables: Mutex::new(tables),
             inbox_locks: Mutex::default(),
+            key_locks: Mutex::default(),
         }))))
     }
 
@@ -737,7 +1016,7 @@ impl StoreUnderTest for ModelAdapter {
             message = Json.encode(message)?;
         }
         let mut tx = store.begin().await?;
-        tx.write(vec![message]).await?;
+        tx.write(vec![message.into()]).await?;
         tx.commit().await?;
         Ok(true)
     }

@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use cqrs_consumer::Inbox;
 use cqrs_core::{
-    Added, BeginTransaction, Database, Encoder, Error, ErrorKind, Message, MessageId, Result, Transaction,
+    Added, BeginTransaction, Database, Encoder, Error, ErrorKind, Message, MessageId, Outgoing, Result,
+    Transaction,
 };
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 
@@ -103,9 +104,9 @@ impl Inbox<LedgerDb> for Ledger {
 }
 
 impl Transaction for LedgerTx {
-    async fn write(&mut self, messages: Vec<Message>) -> Result<Added> {
+    async fn write(&mut self, messages: Vec<Outgoing>) -> Result<Added> {
         let added = Added::all(&messages);
-        self.staged.outbox.extend(messages);
+        self.staged.outbox.extend(messages.into_iter().map(|outgoing| outgoing.message));
         Ok(added)
     }
 

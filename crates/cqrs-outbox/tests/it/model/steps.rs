@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use cqrs_core::broker::{ErrorClass, Receipt};
 use cqrs_outbox::engine::{Action, Input, PublishFailure};
-use cqrs_outbox::{GroupNo, RelayId};
+use cqrs_outbox::{GroupNo, Promoted, RelayId};
 use uuid::Uuid;
 
 use super::{Call, LEASE, Outbox, SECOND, Seen, Sent, State, Step, Told};
@@ -35,6 +35,10 @@ impl Outbox {
                 // No gate is ever closed then: there is nothing to find, whenever it is looked for.
                 Action::ReadParked(_) if !self.scope.has_gates() => {
                     relay.engine.step(Duration::ZERO, Input::ReadParked(Ok(Vec::new())));
+                }
+                // Nothing is scheduled: there is nothing to find, whenever it is looked for.
+                Action::Promote { .. } => {
+                    relay.engine.step(Duration::ZERO, Input::Promoted(Ok(Promoted::default())));
                 }
                 // A lease may end at any moment, so one that was given a while ago is one that was given now.
                 action @ Action::Heartbeat(_) if self.scope.faults.failures == 0 => {

@@ -13,6 +13,8 @@ impl World {
     pub(super) fn publish(&mut self, life: Life, row: Arc<OutboxRow>) {
         self.calls += 1;
         let (number, id) = (self.calls, row.id);
+        // One that was scheduled has a new id.
+        self.by_id.insert(id, row.event_id);
         let relay = &mut self.lives[life];
         let now = relay.clock.read(self.now);
         let has_lease = relay.leases.get(&row.group).is_some_and(|until| now < *until);

@@ -79,7 +79,14 @@ impl World {
     pub(super) fn commit(&mut self, id: i64, event: Uuid, message: Message, sequence: u64, ordered: bool) {
         let key = message.key.clone();
         self.log(|| format!("commit row {id}, event {}, key {key:?}", event.as_u128()));
-        self.tables.insert(id, message);
+        // Where nothing is said of order: their place in it is when they are moved.
+        if !ordered && self.rng.random_bool(0.3) {
+            let due = self.database_now() + self.up_to(2_000);
+            self.tables.schedule(due, id, message);
+            self.counts.add("scheduled");
+        } else {
+            self.tables.insert(id, message);
+        }
         self.history.committed(key.clone().filter(|_| ordered), event, sequence);
         self.by_id.insert(id, event);
         let written =

@@ -1,5 +1,6 @@
 //! The rows of the suite.
 
+mod asking;
 mod content;
 mod dead;
 mod fences;
@@ -8,6 +9,7 @@ mod inbox;
 mod leases;
 mod reading;
 mod relay;
+mod schedule;
 mod writing;
 
 use std::future::Future;
@@ -54,6 +56,19 @@ rows! {
     "parked-message", "an event is the same after it was parked" => content::parked_message;
     "lanes", "keys that differ in a byte are different lanes, and so is every row without a key" => content::lanes;
 
+    "dedup", "of events with one deduplication key the first is written, and the others are told which one that was" => asking::dedup;
+    "dedup-at-once", "of two transactions with one deduplication key the second waits for the first, and writes if that one is rolled back" => asking::dedup_at_once;
+    "dedup-window", "when its window is over a deduplication key is free" => asking::dedup_window;
+    "dedup-keys", "deduplication keys that differ in a byte are different keys" => asking::dedup_keys;
+    "versions", "a version is written only above the last one of its key, and else nothing of the call is" => asking::versions;
+    "versions-at-once", "of two transactions with a version of one key the second waits, and then meets the first one's" => asking::versions_at_once;
+    "lock-key", "whoever locks a key waits for those that have, and for nobody else" => asking::lock_key;
+
+    "schedule", "an event that is to go later is promoted when it is due, behind what was written before" => schedule::due;
+    "schedule-order", "what is due is promoted in the order of its time, up to the limit" => schedule::order;
+    "fence-promote", "only the owner of a group promotes its events" => schedule::fence;
+    "schedule-change", "a scheduled event can be cancelled and moved within a transaction, until it is too late" => schedule::change;
+
     "lease-take", "a heartbeat takes as many free groups as are asked for, and gives back what it is told to" => leases::take;
     "lease-exclusive", "a leased group goes to no other relay until it is given back, and then under a higher epoch" => leases::exclusive;
     "lease-race", "of relays that take at once, each group goes to one" => leases::race;
@@ -80,6 +95,7 @@ rows! {
     "bury", "a buried row is a dead letter, and its lane goes on" => dead::bury;
     "bury-lane-waits", "where the lane is to wait for its dead letter, it does" => dead::lane_waits;
     "replay", "a dead letter that is asked for goes again, before the later ones of its lane" => dead::replay;
+    "replay-several", "dead letters of one lane go again in their order, whichever was asked for first" => dead::replay_several;
     "discard", "a dead letter that is given up is gone, and its lane goes on" => dead::discard;
 
     "relay", "through relays that start and stop gracefully each event goes once, in order per key" => relay::graceful;

@@ -1,0 +1,188 @@
+//! What a writer may ask for beside the event itself, on every database: a deduplication key, a version of the key, a time.
+
+use std::collections::{BTreeMap, HashMap};
+
+use chrono::{DateTime, Utc};
+use cqrs_core::{
+    AddOutcome, Added, AddedEvent, Deliver, Error, ErrorKind, Outgoing, Result, VersionConflict, WriteOptions,
+};
+use uuid::Uuid;
+
+use crate::backend::Backend;
+use crate::record::{NewRow, too_long};
+
+/// What is stored for a key that has no version yet.
+const NO_VERSION: i64 = -1;
+
+/// Why nothing was written.
+pub(crate) enum NotWritten {
+    Refused(Error),
+    Database(diesel::result::Error),
+}
+
+impl From<Error> for NotWritten {
+    fn from(error: Error) -> Self {
+        Self::Refused(error)
+    }
+}
+
+impl From<diesel::result::Error> for NotWritten {
+    fn from(error: diesel::result::Error) -> Self {
+        Self::Database(error)
+    }
+}
+
+/// A deduplication key that an event wants to be the first with.
+#[derive(Debug)]
+pub struct Claim {
+    pub(crate) key: Vec<u8>,
+    pub(crate) event_id: Uuid,
+    pub(crate) seconds: f64,
+}
+
+/// Writes events, or none if one is refused. Those that ask for nothing, as most do, are one INSERT.
+///
+/// The order of the steps matters. Deduplication first: a duplicate has no version. Versions next, for their rows are to be
+/// locked before an outbox row draws its id. Whoever locks several rows does so in the order of their keys.
+pub(crate) async fn write<B: Backend>(
+    conn: &mut B::Connection,
+    events: Vec<Outgoing>,
+) -> Result<Added, NotWritten> {
+    let mut added = Added::all(&events);
+    let mut rows = Vec::with_capacity(events.len());
+    let mut options = Vec::with_capacity(events.len());
+    for event in events {
+        check(&event)?;
+        rows.push(NewRow::new(event.message)?);
+        options.push(event.options);
+    }
+    if options.iter().all(WriteOptions::is_empty) {
+        if !rows.is_empty() {
+            B::insert(conn, rows).await?;
+        }
+        return Ok(added);
+    }
+    let claims = claims(&rows, &options);
+    let mut firsts = match claims.is_empty() {
+        true => HashMap::new(),
+        false => B::claim(conn, &claims).await?,
+    };
+    let claimed: Vec<Vec<u8>> =
+        claims.into_iter().map(|claim| claim.key).filter(|key| !firsts.contains_key(key)).collect();
+    for (nth, (row, options)) in rows.iter().zip(&options).enumerate() {
+        let Some(dedup) = &options.dedup else { continue };
+        match firsts.get(dedup.key.as_ref()) {
+            Some(first) => added.events[nth] = AddedEvent::new((*first).into(), AddOutcome::Duplicate),
+            None => drop(firsts.insert(dedup.key.to_vec(), row.event_id)),
+        }
+    }
+    let is_duplicate = |nth: usize| added.events[nth].outcome == AddOutcome::Duplicate;
+    let versions = versions(&rows, &options, is_duplicate);
+    if !versions.is_empty() {
+        let stored = B::lock_versions(conn, &versions.keys().cloned().collect::<Vec<_>>()).await?;
+        match raised(versions, stored) {
+            Ok(raised) => B::set_versions(conn, &raised).await?,
+            Err(conflict) => {
+                // Whoever goes on all the same and commits must not leave a key behind that nothing was written for.
+                if !claimed.is_empty() {
+                    B::release_claims(conn, &claimed).await?;
+                }
+                return Err(conflict.into_error().into());
+            }
+        }
+    }
+    let now = match options.iter().any(|options| options.deliver.is_some()) {
+        true => B::now(conn).await?,
+        false => DateTime::UNIX_EPOCH,
+    };
+    let (mut hot, mut later) = (Vec::new(), Vec::new());
+    for (nth, (row, options)) in rows.into_iter().zip(options).enumerate() {
+        if added.events[nth].outcome == AddOutcome::Duplicate {
+            continue;
+        }
+        match options.deliver.map(|deliver| due(deliver, now)) {
+            Some(due) if due > now => {
+                added.events[nth].outcome = AddOutcome::Scheduled;
+                later.push((row, due));
+            }
+            _ => hot.push(row),
+        }
+    }
+    if !hot.is_empty() {
+        B::insert(conn, hot).await?;
+    }
+    if !later.is_empty() {
+        B::schedule(conn, later).await?;
+    }
+    Ok(added)
+}
+
+/// What is asked for fits into the tables.
+fn check(event: &Outgoing) -> Result<()> {
+    event.check()?;
+    let name = &event.message.name;
+    if let Some(dedup) = &event.options.dedup {
+        too_long(&dedup.key, &format!("deduplication key of the event `{name}`"))?;
+    }
+    match event.options.key_version {
+        Some(version) if i64::try_from(version).is_err() => Err(Error::new(
+            ErrorKind::InvalidEvent,
+            format!("the event `{name}` has the version {version} of its key: {} is the last one", i64::MAX),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// In the order of their keys, each once.
+fn claims(rows: &[NewRow], options: &[WriteOptions]) -> Vec<Claim> {
+    let mut claims = BTreeMap::new();
+    for (row, options) in rows.iter().zip(options) {
+        if let Some(dedup) = &options.dedup {
+            claims.entry(dedup.key.to_vec()).or_insert((row.event_id, dedup.window.as_secs_f64()));
+        }
+    }
+    claims.into_iter().map(|(key, (event_id, seconds))| Claim { key, event_id, seconds }).collect()
+}
+
+/// The versions of each key, in the order in which they are to be written.
+fn versions(
+    rows: &[NewRow],
+    options: &[WriteOptions],
+    is_duplicate: impl Fn(usize) -> bool,
+) -> BTreeMap<Vec<u8>, Vec<i64>> {
+    let mut versions = BTreeMap::<_, Vec<i64>>::new();
+    for (nth, (row, options)) in rows.iter().zip(options).enumerate() {
+        if let (Some(key), Some(version), false) = (&row.message_key, options.key_version, is_duplicate(nth))
+        {
+            versions.entry(key.clone()).or_default().push(i64::try_from(version).unwrap_or(i64::MAX));
+        }
+    }
+    versions
+}
+
+/// The last version of each key, if each one is above the one before.
+fn raised(
+    versions: BTreeMap<Vec<u8>, Vec<i64>>,
+    stored: HashMap<Vec<u8>, i64>,
+) -> Result<Vec<(Vec<u8>, i64)>, VersionConflict> {
+    let mut raised = Vec::with_capacity(versions.len());
+    for (key, versions) in versions {
+        let mut last = stored.get(&key).copied().unwrap_or(NO_VERSION);
+        for wanted in versions {
+            if wanted <= last {
+                let number = |version: i64| u64::try_from(version).unwrap_or(0);
+                return Err(VersionConflict::new(key, number(wanted), number(last)));
+            }
+            last = wanted;
+        }
+        raised.push((key, last));
+    }
+    Ok(raised)
+}
+
+fn due(deliver: Deliver, now: DateTime<Utc>) -> DateTime<Utc> {
+    match deliver {
+        Deliver::At(at) => at,
+        Deliver::After(wait) => now + wait,
+    }
+}

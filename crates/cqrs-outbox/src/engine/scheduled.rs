@@ -1,0 +1,44 @@
+//! Scheduled events: the owner of a group moves those that are due into the hot table.
+
+use std::time::Duration;
+
+use super::{Action, Engine, Failed};
+use crate::store::{Lease, Promoted};
+
+impl Engine {
+    /// With each heartbeat, and when one that is known of is due.
+    pub(super) fn poll_promote(&mut self, now: Duration) -> Option<Action> {
+        let is_due = self.promote_now || self.next_promotion.is_some_and(|at| now >= at);
+        if self.promoting || !is_due || self.hold || now < self.store_resumes {
+            return None;
+        }
+        let leases: Vec<Lease> = self.valid_leases(now).collect();
+        if leases.is_empty() {
+            // The next heartbeat knows more.
+            self.promote_now = true;
+            self.next_promotion = None;
+            return None;
+        }
+        self.promote_now = false;
+        self.next_promotion = None;
+        self.promoting = true;
+        Some(Action::Promote { leases, limit: self.settings.batch })
+    }
+
+    pub(super) fn on_promoted(&mut self, now: Duration, answer: Result<Promoted, Failed>) {
+        self.promoting = false;
+        let Some(promoted) = self.store_answered(now, answer) else {
+            self.promote_now = true;
+            return;
+        };
+        self.stats.promoted += promoted.moved as u64;
+        self.read_now |= promoted.moved > 0;
+        // Some that are due may wait for a writer who holds them; they must not be asked for without a pause.
+        let stuck = promoted.moved == 0 && promoted.next_due == Some(Duration::ZERO);
+        self.next_promotion = match promoted.next_due {
+            Some(_) if stuck => Some(now + self.settings.poll_interval),
+            Some(wait) => Some(now + wait),
+            None => None,
+        };
+    }
+}
