@@ -1,6 +1,7 @@
 //! An outbox in one of the databases that are compiled in.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use cqrs::outbox::OutboxStore;
@@ -14,7 +15,7 @@ use uuid::Uuid;
 
 /// An outbox, whatever its database.
 #[async_trait]
-pub(crate) trait Database {
+pub(crate) trait Database: Send + Sync {
     /// The part of it that a relay needs.
     fn store(&self) -> Arc<dyn OutboxStore>;
     async fn migrate(&self) -> Result<Migrated>;
@@ -25,6 +26,10 @@ pub(crate) trait Database {
     async fn count_dead_letters(&self, filter: &DeadLetterFilter) -> Result<u64>;
     async fn dead_letter(&self, event_id: Uuid) -> Result<Option<DeadLetterDetails>>;
     async fn ask(&self, kind: RequestKind, filter: &DeadLetterFilter, asking: &Asking) -> Result<Asked>;
+    async fn purge_sent(&self, older_than: Duration, chunk: usize) -> Result<u64>;
+    async fn purge_inbox(&self, older_than: Duration, chunk: usize) -> Result<u64>;
+    async fn purge_requests(&self, older_than: Duration, chunk: usize) -> Result<u64>;
+    async fn purge_dedup(&self, chunk: usize) -> Result<u64>;
     async fn requests(&self, filter: &RequestFilter, page: Page) -> Result<Vec<DeadLetterRequest>>;
 }
 
@@ -66,6 +71,22 @@ impl<B: Backend> Database for Outbox<B> {
         self.ask(kind, filter, asking).await
     }
 
+    async fn purge_sent(&self, older_than: Duration, chunk: usize) -> Result<u64> {
+        self.purge_sent(older_than, chunk).await
+    }
+
+    async fn purge_inbox(&self, older_than: Duration, chunk: usize) -> Result<u64> {
+        self.purge_inbox(older_than, chunk).await
+    }
+
+    async fn purge_requests(&self, older_than: Duration, chunk: usize) -> Result<u64> {
+        self.purge_requests(older_than, chunk).await
+    }
+
+    async fn purge_dedup(&self, chunk: usize) -> Result<u64> {
+        self.purge_dedup(chunk).await
+    }
+
     async fn requests(&self, filter: &RequestFilter, page: Page) -> Result<Vec<DeadLetterRequest>> {
         self.requests(filter, page).await
     }
@@ -78,6 +99,8 @@ pub(crate) struct Connecting {
     pub(crate) connections: usize,
     /// Whether to listen for what writers notify.
     pub(crate) notifications: bool,
+    /// Whether a relay keeps what was sent.
+    pub(crate) keep_sent: bool,
     /// Whether to make a file of SQLite that is not there.
     pub(crate) create: bool,
 }
@@ -92,6 +115,7 @@ pub(crate) async fn connect(url: &str, how: Connecting) -> Result<Box<dyn Databa
             Ok(Box::new(
                 Outbox::<cqrs_outbox_diesel::$backend>::builder(url)
                     .max_connections(how.connections)
+                    .keep_sent(how.keep_sent)
                     $(.$setting(how.$setting))?
                     .connect()
                     .await?,

@@ -6,6 +6,7 @@ mod failure;
 mod hold;
 mod key;
 mod migrate;
+mod purge;
 mod relay;
 mod settings;
 mod status;
@@ -65,6 +66,8 @@ enum Outbox {
     Hold(hold::Args),
     /// Ends a hold
     Resume(hold::Args),
+    /// Removes what is kept for a time only
+    Purge(purge::Args),
 }
 
 fn main() -> ExitCode {
@@ -100,6 +103,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Outbox(Outbox::Status(args)) => status::run(args, json).await,
             Command::Outbox(Outbox::Hold(args)) => hold::run(args, true, json).await,
             Command::Outbox(Outbox::Resume(args)) => hold::run(args, false, json).await,
+            Command::Outbox(Outbox::Purge(args)) => purge::run(args, json).await,
         }
     });
     // A call into a client library that hangs is no reason to stay.

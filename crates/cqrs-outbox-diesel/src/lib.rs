@@ -22,6 +22,7 @@ mod postgres;
 mod query;
 mod record;
 mod requests;
+mod retention;
 mod schedule;
 #[cfg(feature = "sqlite")]
 mod sqlite;

@@ -41,6 +41,7 @@ struct Shared<B: Backend> {
     changed: Notify,
     elsewhere: Option<Arc<dyn Elsewhere>>,
     memory: B::Memory,
+    keep_sent: bool,
 }
 
 /// A way to tell relays of other processes of a commit, and to hear of commits there.
@@ -58,9 +59,12 @@ impl<B: Backend> Outbox<B> {
         pool: B::Pool,
         writers: Option<Arc<Semaphore>>,
         elsewhere: Option<Arc<dyn Elsewhere>>,
+        keep_sent: bool,
     ) -> Self {
         let (encoder, changed, memory) = (Encoder::default(), Notify::new(), B::Memory::default());
-        Self { shared: Arc::new(Shared { place, pool, writers, encoder, changed, elsewhere, memory }) }
+        Self {
+            shared: Arc::new(Shared { place, pool, writers, encoder, changed, elsewhere, memory, keep_sent }),
+        }
     }
 
     /// The same connections with another wire format or size limit. Call it before the outbox is shared: clones that
@@ -75,6 +79,7 @@ impl<B: Backend> Outbox<B> {
             changed: Notify::new(),
             elsewhere: self.shared.elsewhere.clone(),
             memory: B::Memory::default(),
+            keep_sent: self.shared.keep_sent,
         };
         Self { shared: Arc::new(shared) }
     }
@@ -350,6 +355,11 @@ impl<B: Backend> Outbox<B> {
         correlation: &Correlation,
     ) -> Result<Vec<Outgoing>> {
         events.into_iter().map(|event| event.into_outgoing(&self.shared.encoder, correlation)).collect()
+    }
+
+    /// Whether what was sent is kept.
+    pub(crate) fn keeps_sent(&self) -> bool {
+        self.shared.keep_sent
     }
 
     pub(crate) fn place(&self) -> &str {

@@ -133,6 +133,11 @@ pub struct Dialect {
     pub(crate) now: &'static str,
     /// So many seconds from now, as `not_before` has it.
     pub(crate) not_before: &'static str,
+    /// Removes what was sent more than so many seconds ago, so many at most; as the next two do with what was handled, and
+    /// with requests that were done.
+    pub(crate) purge_sent: &'static str,
+    pub(crate) purge_inbox: &'static str,
+    pub(crate) purge_requests: &'static str,
     /// Whom the database takes this for.
     pub(crate) me: &'static str,
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use cqrs_core::MessageId;
-use cqrs_outbox::{Lane, Lease, ReadRequest, Rejection, RelayId, StoreError};
+use cqrs_outbox::{Confirmed, Lane, Lease, ReadRequest, Rejection, RelayId, StoreError};
 use diesel::sql_types::{BigInt, Binary, Bool, Double, Integer, Nullable, Text};
 use diesel::{QueryResult, QueryableByName};
 use diesel_async::{AsyncConnection, TransactionManager};
@@ -287,6 +287,18 @@ pub trait Statements: Sized {
     /// Removes rows that stand aside.
     fn settle_parked(conn: &mut Self::Conn, ids: &[i64]) -> impl Future<Output = QueryResult<()>> + Send;
 
+    /// Moves rows of the hot table to those that were sent, all or none; how many.
+    fn keep_hot(
+        conn: &mut Self::Conn,
+        confirmed: &[&Confirmed],
+    ) -> impl Future<Output = QueryResult<usize>> + Send;
+
+    /// Moves rows that stand aside to those that were sent, all or none.
+    fn keep_parked(
+        conn: &mut Self::Conn,
+        confirmed: &[&Confirmed],
+    ) -> impl Future<Output = QueryResult<()>> + Send;
+
     /// Moves a row of the hot table aside, with its attempts and its error; `false` if it is not there.
     fn park(conn: &mut Self::Conn, rejection: &Rejection) -> impl Future<Output = QueryResult<bool>> + Send;
 
@@ -520,7 +532,7 @@ pub(crate) const TABLES: &str = "\
     UNION ALL SELECT 1 FROM cqrs_outbox_group WHERE 1 = 0 UNION ALL SELECT 1 FROM cqrs_outbox_relay WHERE 1 = 0 \
     UNION ALL SELECT 1 FROM cqrs_outbox_request WHERE 1 = 0 \
     UNION ALL SELECT 1 FROM cqrs_outbox_scheduled WHERE 1 = 0 UNION ALL SELECT 1 FROM cqrs_outbox_dedup WHERE 1 = 0 \
-    UNION ALL SELECT 1 FROM cqrs_outbox_version WHERE 1 = 0";
+    UNION ALL SELECT 1 FROM cqrs_outbox_version WHERE 1 = 0 UNION ALL SELECT 1 FROM cqrs_outbox_sent WHERE 1 = 0";
 
 /// The numbers of the groups of these leases.
 pub(crate) fn groups_of(leases: &[Lease]) -> Vec<i32> {
@@ -536,6 +548,15 @@ pub(crate) fn joined<T: std::fmt::Display>(items: &[T]) -> String {
 /// As a `LIMIT`.
 pub(crate) fn limit(count: usize) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+/// Rows and their receipts as JSON: `[[id, partition, offset], ..]`.
+#[cfg(any(feature = "mysql", feature = "sqlite"))]
+pub(crate) fn receipts(confirmed: &[&Confirmed]) -> String {
+    let receipt = |confirmed: &&Confirmed| {
+        serde_json::json!([confirmed.id(), confirmed.receipt().partition, confirmed.receipt().offset])
+    };
+    serde_json::Value::from_iter(confirmed.iter().map(receipt)).to_string()
 }
 
 /// What the attempts of a rejected row are to be.

@@ -220,6 +220,7 @@ CREATE TABLE cqrs_outbox_request (
 CREATE INDEX cqrs_outbox_request_open ON cqrs_outbox_request (dead_id, id) WHERE done_at IS NULL;
 CREATE INDEX cqrs_outbox_request_lane ON cqrs_outbox_request (lane, dead_id) WHERE done_at IS NULL;
 CREATE INDEX cqrs_outbox_request_event ON cqrs_outbox_request (event_id);
+CREATE INDEX cqrs_outbox_request_done ON cqrs_outbox_request (done_at) WHERE done_at IS NOT NULL;
 
 -- Which consumer has handled which message.
 CREATE TABLE cqrs_inbox (

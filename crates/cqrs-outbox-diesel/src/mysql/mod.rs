@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use cqrs_core::{Database, MessageId};
-use cqrs_outbox::{Lane, Lease, ReadRequest, Rejection, RelayId, StoreError};
+use cqrs_outbox::{Confirmed, Lane, Lease, ReadRequest, Rejection, RelayId, StoreError};
 use diesel::mysql::Mysql;
 use diesel::query_builder::{BoxedSqlQuery, SqlQuery};
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
@@ -35,7 +35,7 @@ use crate::requests::{DueRequest, RequestRow};
 use crate::schedule::{ScheduleFilter, ScheduledRecord};
 use crate::statements::{
     Census, Due, Exists, LeaseRow, Micros, Number, Statements, TABLES, TakenKey, VersionRow, Versions, Wait,
-    attempts, joined, limit,
+    attempts, joined, limit, receipts,
 };
 use crate::status::StatusRow;
 use crate::tx::Tx;
@@ -502,6 +502,28 @@ impl Statements for MySql {
         Ok(())
     }
 
+    async fn keep_hot(conn: &mut Connection, confirmed: &[&Confirmed]) -> QueryResult<usize> {
+        Self::begin_short(conn).await?;
+        let locked = lock_hot(conn, &ids_of(confirmed)).await?;
+        if !locked.is_empty() {
+            sql_query(sql::KEEP_HOT).bind::<Text, _>(receipts(confirmed)).execute(conn).await?;
+            Self::settle_hot(conn, &locked).await?;
+        }
+        Self::commit(conn).await?;
+        Ok(locked.len())
+    }
+
+    async fn keep_parked(conn: &mut Connection, confirmed: &[&Confirmed]) -> QueryResult<()> {
+        Self::begin_short(conn).await?;
+        let locked: Vec<Number> =
+            sql_query(sql::LOCK_PARKED_ROWS).bind::<Text, _>(ids(&ids_of(confirmed))).load(conn).await?;
+        if !locked.is_empty() {
+            sql_query(sql::KEEP_PARKED).bind::<Text, _>(receipts(confirmed)).execute(conn).await?;
+            Self::settle_parked(conn, &values(locked)).await?;
+        }
+        Self::commit(conn).await
+    }
+
     async fn park(conn: &mut Connection, rejection: &Rejection) -> QueryResult<bool> {
         move_hot(conn, sql::PARK_HOT, rejection).await
     }
@@ -732,6 +754,10 @@ async fn insert_refused(
         .execute(conn)
         .await?;
     Ok(())
+}
+
+fn ids_of(confirmed: &[&Confirmed]) -> Vec<i64> {
+    confirmed.iter().map(|confirmed| confirmed.id()).collect()
 }
 
 fn micros(duration: Duration) -> i64 {

@@ -266,6 +266,42 @@ pub(super) const LOCK_HOT: &str =
 pub(super) const LOCK_PARKED: &str =
     "SELECT id AS value FROM cqrs_outbox_parked WHERE id = ? AND lane = ? FOR UPDATE";
 
+/// Rows and their receipts as a table.
+macro_rules! receipts {
+    () => {
+        "JSON_TABLE(?, '$[*]' COLUMNS (id BIGINT PATH '$[0]', `partition` INT PATH '$[1]', `offset` BIGINT PATH '$[2]')) k"
+    };
+}
+
+/// What was sent goes with its receipt. Done twice, the first one stays.
+macro_rules! keep {
+    ($table:literal, $lane:literal, $errors:literal) => {
+        concat!(
+            "INSERT INTO cqrs_outbox_sent (",
+            carried!(),
+            ", attempts, lane, error, errors, `partition`, `offset`) \
+             SELECT o.id, event_id, event_name, event_kind, event_version, topic, message_key, headers, content_type, payload, \
+                payload_text, tombstone, occurred_at, size, slot, attempts, ", $lane, ", ", $errors, ", k.`partition`, k.`offset` \
+             FROM ", receipts!(), " STRAIGHT_JOIN ", $table, " o ON o.id = k.id \
+             ON DUPLICATE KEY UPDATE cqrs_outbox_sent.id = cqrs_outbox_sent.id"
+        )
+    };
+}
+
+pub(super) const KEEP_HOT: &str = keep!(
+    "cqrs_outbox",
+    "if(message_key IS NULL, concat('e', unhex(replace(event_id, '-', ''))), concat('k', message_key))",
+    "NULL, '[]'"
+);
+
+pub(super) const KEEP_PARKED: &str = keep!("cqrs_outbox_parked", "lane", "error, errors");
+
+pub(super) const LOCK_PARKED_ROWS: &str = concat!(
+    "SELECT p.id AS value FROM ",
+    ids!(),
+    " STRAIGHT_JOIN cqrs_outbox_parked p ON p.id = k.id FOR UPDATE"
+);
+
 /// The entry of a refusal in `errors`.
 macro_rules! refusal {
     () => {
@@ -423,4 +459,10 @@ pub(super) const DIALECT: Dialect = Dialect {
     now: "utc_timestamp(6)",
     not_before: "utc_timestamp(6) + INTERVAL (? * 1000000) MICROSECOND",
     me: "current_user()",
+    purge_sent: "\
+        DELETE FROM cqrs_outbox_sent WHERE sent_at < utc_timestamp(6) - INTERVAL (? * 1000000) MICROSECOND ORDER BY sent_at LIMIT ?",
+    purge_inbox: "\
+        DELETE FROM cqrs_inbox WHERE handled_at < utc_timestamp(6) - INTERVAL (? * 1000000) MICROSECOND ORDER BY handled_at LIMIT ?",
+    purge_requests: "\
+        DELETE FROM cqrs_outbox_request WHERE done_at < utc_timestamp(6) - INTERVAL (? * 1000000) MICROSECOND ORDER BY done_at LIMIT ?",
 };

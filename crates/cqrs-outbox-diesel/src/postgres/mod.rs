@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use cqrs_core::{Database, MessageId};
-use cqrs_outbox::{Lane, Lease, ReadRequest, Rejection, RelayId, StoreError};
+use cqrs_outbox::{Confirmed, Lane, Lease, ReadRequest, Rejection, RelayId, StoreError};
 use diesel::query_builder::{BoxedSqlQuery, SqlQuery};
 use diesel::sql_types::{
     Array, BigInt, Binary, Bool, Double, Integer, Nullable, Text, Timestamptz, Uuid as SqlUuid,
@@ -440,6 +440,14 @@ impl Statements for Pg {
         Ok(())
     }
 
+    async fn keep_hot(conn: &mut AsyncPgConnection, confirmed: &[&Confirmed]) -> QueryResult<usize> {
+        keep(conn, sql::KEEP_HOT, confirmed).await
+    }
+
+    async fn keep_parked(conn: &mut AsyncPgConnection, confirmed: &[&Confirmed]) -> QueryResult<()> {
+        keep(conn, sql::KEEP_PARKED, confirmed).await.map(drop)
+    }
+
     async fn park(conn: &mut AsyncPgConnection, rejection: &Rejection) -> QueryResult<bool> {
         Ok(sql_query(sql::PARK_HOT)
             .bind::<BigInt, _>(rejection.id)
@@ -565,6 +573,22 @@ struct Key {
 struct Id {
     #[diesel(sql_type = BigInt)]
     id: i64,
+}
+
+async fn keep(
+    conn: &mut AsyncPgConnection,
+    statement: &'static str,
+    confirmed: &[&Confirmed],
+) -> QueryResult<usize> {
+    let ids: Vec<i64> = confirmed.iter().map(|one| one.id()).collect();
+    let partitions: Vec<Option<i32>> = confirmed.iter().map(|one| one.receipt().partition).collect();
+    let offsets: Vec<Option<i64>> = confirmed.iter().map(|one| one.receipt().offset).collect();
+    sql_query(statement)
+        .bind::<Array<BigInt>, _>(ids)
+        .bind::<Array<Nullable<Integer>>, _>(partitions)
+        .bind::<Array<Nullable<BigInt>>, _>(offsets)
+        .execute(conn)
+        .await
 }
 
 fn bound(query: Query) -> BoxedSqlQuery<'static, diesel::pg::Pg, SqlQuery> {

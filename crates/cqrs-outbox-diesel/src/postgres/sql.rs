@@ -310,6 +310,32 @@ macro_rules! carried {
     };
 }
 
+/// What was sent is moved with its receipt: `$1` the ids, `$2` the partitions, `$3` the offsets.
+macro_rules! keep {
+    ($table:literal, $lane:expr, $errors:literal) => {
+        concat!(
+            "WITH moved AS (DELETE FROM ",
+            $table,
+            " o \
+                USING unnest($1::bigint[], $2::int[], $3::bigint[]) AS k(id, partition, \"offset\") \
+                WHERE o.id = k.id RETURNING o.*, k.partition, k.\"offset\") \
+             INSERT INTO cqrs_outbox_sent (",
+            carried!(),
+            ", attempts, lane, error, errors, partition, \"offset\") SELECT ",
+            carried!(),
+            ", attempts, ",
+            $lane,
+            ", ",
+            $errors,
+            ", partition, \"offset\" FROM moved o ON CONFLICT (id) DO NOTHING"
+        )
+    };
+}
+
+pub(super) const KEEP_HOT: &str = keep!("cqrs_outbox", lane!("o"), "NULL, '[]'");
+
+pub(super) const KEEP_PARKED: &str = keep!("cqrs_outbox_parked", "lane", "error, errors");
+
 pub(super) const PARK_HOT: &str = concat!(
     "WITH moved AS (DELETE FROM cqrs_outbox WHERE id = $1 RETURNING *) \
      INSERT INTO cqrs_outbox_parked (",
@@ -463,4 +489,16 @@ pub(super) const DIALECT: Dialect = Dialect {
     now: "clock_timestamp()",
     not_before: "clock_timestamp() + make_interval(secs => ?)",
     me: "current_user",
+    purge_sent: "\
+        DELETE FROM cqrs_outbox_sent WHERE (id) IN (SELECT id FROM cqrs_outbox_sent \
+            WHERE sent_at < statement_timestamp() - make_interval(secs => ?) \
+            ORDER BY sent_at LIMIT ? FOR UPDATE SKIP LOCKED)",
+    purge_inbox: "\
+        DELETE FROM cqrs_inbox WHERE (consumer, message_id) IN (SELECT consumer, message_id FROM cqrs_inbox \
+            WHERE handled_at < statement_timestamp() - make_interval(secs => ?) \
+            ORDER BY handled_at LIMIT ? FOR UPDATE SKIP LOCKED)",
+    purge_requests: "\
+        DELETE FROM cqrs_outbox_request WHERE (id) IN (SELECT id FROM cqrs_outbox_request \
+            WHERE done_at < statement_timestamp() - make_interval(secs => ?) \
+            ORDER BY done_at LIMIT ? FOR UPDATE SKIP LOCKED)",
 };

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use cqrs_core::{Database, MessageId};
-use cqrs_outbox::{Lane, Lease, ReadRequest, Rejection, RelayId, StoreError};
+use cqrs_outbox::{Confirmed, Lane, Lease, ReadRequest, Rejection, RelayId, StoreError};
 use diesel::connection::AnsiTransactionManager;
 use diesel::query_builder::{BoxedSqlQuery, SqlQuery};
 use diesel::sql_types::{BigInt, Binary, Bool, Double, Integer, Nullable, Text};
@@ -29,7 +29,7 @@ use crate::requests::{DueRequest, RequestRow};
 use crate::schedule::{ScheduleFilter, ScheduledRecord};
 use crate::statements::{
     Census, Due, Exists, LeaseRow, Micros, Number, Statements, TABLES, TakenKey, VersionRow, Versions, Wait,
-    attempts, groups_of, joined, limit,
+    attempts, groups_of, joined, limit, receipts,
 };
 use crate::status::StatusRow;
 use crate::tx::Tx;
@@ -406,6 +406,23 @@ impl Statements for Sqlite {
     async fn settle_parked(conn: &mut Connection, ids: &[i64]) -> QueryResult<()> {
         sql_query(sql::SETTLE_PARKED).bind::<Text, _>(array(ids)).execute(conn).await?;
         Ok(())
+    }
+
+    async fn keep_hot(conn: &mut Connection, confirmed: &[&Confirmed]) -> QueryResult<usize> {
+        let ids: Vec<i64> = confirmed.iter().map(|confirmed| confirmed.id()).collect();
+        Self::begin(conn).await?;
+        sql_query(sql::KEEP_HOT).bind::<Text, _>(receipts(confirmed)).execute(conn).await?;
+        let removed = Self::settle_hot(conn, &ids).await?;
+        Self::commit(conn).await?;
+        Ok(removed)
+    }
+
+    async fn keep_parked(conn: &mut Connection, confirmed: &[&Confirmed]) -> QueryResult<()> {
+        let ids: Vec<i64> = confirmed.iter().map(|confirmed| confirmed.id()).collect();
+        Self::begin(conn).await?;
+        sql_query(sql::KEEP_PARKED).bind::<Text, _>(receipts(confirmed)).execute(conn).await?;
+        Self::settle_parked(conn, &ids).await?;
+        Self::commit(conn).await
     }
 
     async fn park(conn: &mut Connection, rejection: &Rejection) -> QueryResult<bool> {

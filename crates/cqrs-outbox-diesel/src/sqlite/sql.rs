@@ -214,6 +214,24 @@ pub(super) const SETTLE_HOT: &str = "DELETE FROM cqrs_outbox WHERE id IN (SELECT
 pub(super) const SETTLE_PARKED: &str =
     "DELETE FROM cqrs_outbox_parked WHERE id IN (SELECT value FROM json_each(?))";
 
+/// What was sent goes with its receipt. Done twice, the first one stays.
+macro_rules! keep {
+    ($table:literal, $lane:expr, $errors:literal) => {
+        concat!(
+            "INSERT OR IGNORE INTO cqrs_outbox_sent (",
+            carried!(),
+            ", attempts, lane, error, errors, partition, \"offset\") \
+             SELECT o.id, event_id, event_name, event_kind, event_version, topic, message_key, headers, content_type, payload, \
+                payload_text, tombstone, occurred_at, size, slot, attempts, ", $lane, ", ", $errors, ", k.value ->> 1, k.value ->> 2 \
+             FROM json_each(?) k CROSS JOIN ", $table, " o ON o.id = k.value ->> 0"
+        )
+    };
+}
+
+pub(super) const KEEP_HOT: &str = keep!("cqrs_outbox", lane!(), "NULL, '[]'");
+
+pub(super) const KEEP_PARKED: &str = keep!("cqrs_outbox_parked", "lane", "error, errors");
+
 pub(super) const FENCE: &str =
     "SELECT EXISTS (SELECT 1 FROM cqrs_outbox_group WHERE group_no = ? AND epoch = ?) AS found";
 
@@ -357,4 +375,13 @@ pub(super) const DIALECT: Dialect = Dialect {
     now: "strftime('%Y-%m-%dT%H:%M:%fZ', 'now')",
     not_before: "unixepoch('now', 'subsec') + ?",
     me: "''",
+    purge_sent: "\
+        DELETE FROM cqrs_outbox_sent WHERE (id) IN (SELECT id FROM cqrs_outbox_sent \
+            WHERE sent_at < strftime('%Y-%m-%dT%H:%M:%fZ', unixepoch('now', 'subsec') - ?, 'unixepoch') ORDER BY sent_at LIMIT ?)",
+    purge_inbox: "\
+        DELETE FROM cqrs_inbox WHERE (consumer, message_id) IN (SELECT consumer, message_id FROM cqrs_inbox \
+            WHERE handled_at < strftime('%Y-%m-%dT%H:%M:%fZ', unixepoch('now', 'subsec') - ?, 'unixepoch') ORDER BY handled_at LIMIT ?)",
+    purge_requests: "\
+        DELETE FROM cqrs_outbox_request WHERE (id) IN (SELECT id FROM cqrs_outbox_request \
+            WHERE done_at < strftime('%Y-%m-%dT%H:%M:%fZ', unixepoch('now', 'subsec') - ?, 'unixepoch') ORDER BY done_at LIMIT ?)",
 };

@@ -17,6 +17,7 @@ mod operation;
 mod plans;
 mod postgres;
 mod requests;
+mod retention;
 mod rows;
 mod scheduled;
 mod schema;
@@ -44,6 +45,7 @@ fn main() {
     trials.on_each::<writing::All>();
     trials.on_each::<dead_letters::All>();
     trials.on_each::<requests::All>();
+    trials.on_each::<retention::All>();
     sqlite::trials(&mut trials);
     postgres::trials(&mut trials);
     floors::trials(&mut trials);

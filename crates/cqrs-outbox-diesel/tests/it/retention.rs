@@ -1,0 +1,263 @@
+//! What is kept for a time, and how it goes.
+
+use std::time::Duration;
+
+use cqrs_core::broker::Receipt;
+use cqrs_core::{Message, MessageId};
+use cqrs_outbox::engine::{Action, Engine, Input};
+use cqrs_outbox::{Confirmed, Fenced, OutboxRow, Ownership, Place, Rejection, RelaySettings, Verdict};
+use cqrs_outbox_diesel::Outbox;
+
+use crate::backend::{Db, PlainSql, Site};
+use crate::dead_letters::{Owner, letter};
+use crate::events::statements_with;
+use crate::harness::{OnEach, Test, tests};
+
+pub(crate) struct All;
+
+impl OnEach for All {
+    fn list<D: Db>() -> Vec<(&'static str, Test)> {
+        tests!(retention<D> {
+            what_was_sent_is_gone,
+            what_was_sent_is_kept_if_wanted,
+            what_stood_aside_is_kept_with_its_refusals,
+            it_is_kept_once,
+            it_is_kept_where_it_was_moved_to,
+            what_is_old_goes_in_chunks,
+            a_purge_leaves_what_waits_and_what_is_young,
+            what_was_handled_and_what_was_asked_for_go_too,
+        })
+    }
+}
+
+async fn keeping<D: Db>(site: &Site) -> Outbox<D> {
+    let outbox = D::keeping(site.empty().await).await.unwrap();
+    outbox.migrate().await.unwrap();
+    outbox
+}
+
+fn event(name: &str) -> Message {
+    letter("rooms", name, Some(b"a"))
+}
+
+async fn publish<D: Db>(outbox: &Outbox<D>, names: &[&str]) {
+    // Each of a key of its own, so that nothing waits for another one.
+    let events: Vec<_> = names.iter().map(|name| letter("rooms", name, Some(name.as_bytes()))).collect();
+    outbox.transaction(async |tx| tx.publish_all(events).await).await.unwrap();
+}
+
+/// The rows with the receipts that a broker gave: only a relay makes these, so its engine is told so.
+fn confirmed(rows: &[OutboxRow], receipt: fn(i64) -> Receipt) -> Vec<Confirmed> {
+    let leases = rows.iter().map(|row| cqrs_outbox::Lease { group: row.group, epoch: 1 });
+    let mut leases: Vec<_> = leases.collect();
+    leases.sort();
+    leases.dedup();
+    let ownership = Ownership { groups: leases.len(), leases, relays: 1, hold: false };
+    let (mut parked, mut hot): (Vec<_>, Vec<_>) =
+        rows.iter().cloned().partition(|row| row.place == Place::Parked);
+    let (mut confirmed, mut engine) = (Vec::new(), Engine::new(RelaySettings::default()));
+    while confirmed.len() < rows.len() {
+        let answer = match engine.poll(Duration::ZERO).unwrap() {
+            Action::Heartbeat(_) => Input::Heartbeat(Ok(ownership.clone())),
+            Action::Read(_) => Input::Read(Ok(std::mem::take(&mut hot))),
+            Action::ReadParked(_) => Input::ReadParked(Ok(std::mem::take(&mut parked))),
+            Action::Publish(row) => Input::Published { id: row.id, outcome: Ok(receipt(row.id)) },
+            Action::Promote { .. } => Input::Promoted(Ok(Default::default())),
+            Action::OpenGate { .. } => Input::GateOpened(Ok(Fenced::Done(true))),
+            Action::Settle(settled) => {
+                confirmed.extend(settled);
+                Input::Settled(Ok(()))
+            }
+            other => panic!("{other:?}"),
+        };
+        engine.step(Duration::ZERO, answer);
+    }
+    confirmed
+}
+
+fn at(id: i64) -> Receipt {
+    Receipt::at(7, id * 10)
+}
+
+/// What was sent: its name, the partition, and how the offset fits the id.
+async fn sent<D: Db>(outbox: &Outbox<D>) -> Vec<String> {
+    let (partition, offset) =
+        if D::NAME == "mysql" { ("`partition`", "`offset`") } else { ("partition", "\"offset\"") };
+    outbox
+        .values(&format!(
+            "SELECT concat(event_name, ' ', coalesce(CAST({partition} AS text), '-'), ' ', \
+             coalesce(CAST({offset} - 10 * id AS text), '-')) AS value FROM cqrs_outbox_sent ORDER BY id"
+        ))
+        .await
+}
+
+async fn count<D: Db>(outbox: &Outbox<D>, table: &str) -> usize {
+    let count = format!("SELECT CAST(count(*) AS text) AS value FROM {table}");
+    outbox.values(&count).await[0].parse().unwrap()
+}
+
+async fn what_was_sent_is_gone<D: Db>(site: &Site) {
+    let outbox = site.outbox::<D>().await;
+    let owner = Owner::new(&outbox).await;
+    publish(&outbox, &["a", "b"]).await;
+    owner.store.settle(&confirmed(&owner.read().await, at)).await.unwrap();
+    assert_eq!((outbox.waiting().await, count(&outbox, "cqrs_outbox_sent").await), (0, 0));
+}
+
+async fn what_was_sent_is_kept_if_wanted<D: Db>(site: &Site) {
+    let outbox = keeping::<D>(site).await;
+    let owner = Owner::new(&outbox).await;
+    let keyless = letter("rooms", "none", None);
+    let binary = letter("rooms", "binary", Some(b"\x00\xff"));
+    outbox.transaction(async |tx| tx.publish_all([keyless, binary]).await).await.unwrap();
+    publish(&outbox, &["waits"]).await;
+    let rows = owner.read().await;
+    owner.store.settle(&confirmed(&rows[..1], at)).await.unwrap();
+    // A broker that has no partitions.
+    owner.store.settle(&confirmed(&rows[1..2], |_| Receipt::new())).await.unwrap();
+    assert_eq!(sent(&outbox).await, ["none 7 0", "binary - -"]);
+    let left: Vec<_> = owner.read().await.into_iter().map(|row| row.message.name).collect();
+    assert_eq!(left, ["waits"]);
+    // All of it is there, and its lane.
+    let same = "SELECT CAST(count(*) AS text) AS value FROM cqrs_outbox_sent \
+        WHERE topic = 'rooms' AND tombstone = (1 = 0) AND payload IS NOT NULL AND size > 0 AND headers IS NOT NULL";
+    assert_eq!(outbox.values(same).await, ["2"]);
+    let hex = match D::NAME {
+        "postgres" => "encode(lane, 'hex')",
+        _ => "lower(hex(lane))",
+    };
+    let lanes = outbox.values(&format!("SELECT {hex} AS value FROM cqrs_outbox_sent ORDER BY id")).await;
+    let wanted = rows[..2]
+        .iter()
+        .map(|row| row.lane.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect::<String>());
+    assert!(lanes.iter().eq(&wanted.collect::<Vec<_>>()), "{lanes:?}");
+}
+
+async fn what_stood_aside_is_kept_with_its_refusals<D: Db>(site: &Site) {
+    let outbox = keeping::<D>(site).await;
+    let owner = Owner::new(&outbox).await;
+    publish(&outbox, &["a"]).await;
+    let row = owner.read().await.remove(0);
+    let lease = *owner.beat().await.leases.iter().find(|lease| lease.group == row.group).unwrap();
+    let verdict = Verdict::Park { retry_in: Duration::ZERO };
+    let (lane, error) = (row.lane.clone(), "not yet".to_owned());
+    let rejection = Rejection { lease, id: row.id, lane, attempts: 1, error, verdict };
+    assert_eq!(owner.store.reject(&rejection).await.unwrap(), Fenced::Done(()));
+    owner.store.settle(&confirmed(&owner.parked().await, at)).await.unwrap();
+    assert_eq!(sent(&outbox).await, ["a 7 0"]);
+    assert_eq!(count(&outbox, "cqrs_outbox_parked").await, 0);
+    let refusals = "SELECT concat(attempts, ' ', error, ' ', errors) AS value FROM cqrs_outbox_sent";
+    let refusals = outbox.values(refusals).await.remove(0);
+    assert!(refusals.starts_with("1 not yet [{") && refusals.contains("\"at\""), "{refusals}");
+}
+
+async fn it_is_kept_once<D: Db>(site: &Site) {
+    let outbox = keeping::<D>(site).await;
+    let owner = Owner::new(&outbox).await;
+    publish(&outbox, &["a", "b", "c"]).await;
+    let rows = owner.read().await;
+    let all = confirmed(&rows, at);
+    owner.store.settle(&confirmed(&rows[..1], at)).await.unwrap();
+    // As after an answer that was lost; the first one is settled already.
+    owner.store.settle(&all).await.unwrap();
+    owner.store.settle(&all).await.unwrap();
+    assert_eq!(sent(&outbox).await, ["a 7 0", "b 7 0", "c 7 0"]);
+    assert_eq!(outbox.waiting().await, 0);
+}
+
+async fn it_is_kept_where_it_was_moved_to<D: Db>(site: &Site) {
+    let outbox = keeping::<D>(site).await;
+    let owner = Owner::new(&outbox).await;
+    let events = [event("a"), event("b")];
+    outbox.transaction(async |tx| tx.publish_all(events).await).await.unwrap();
+    let rows = owner.read().await;
+    let lease = *owner.beat().await.leases.iter().find(|lease| lease.group == rows[0].group).unwrap();
+    let verdict = Verdict::Park { retry_in: Duration::from_secs(600) };
+    let (lane, error) = (rows[0].lane.clone(), "no".to_owned());
+    let rejection = Rejection { lease, id: rows[0].id, lane, attempts: 1, error, verdict };
+    owner.store.reject(&rejection).await.unwrap();
+    owner.store.set_aside(lease, &rows[1].lane, &[rows[1].id]).await.unwrap();
+    // Both were read before.
+    owner.store.settle(&confirmed(&rows, at)).await.unwrap();
+    assert_eq!(sent(&outbox).await, ["a 7 0", "b 7 0"]);
+    assert_eq!(count(&outbox, "cqrs_outbox_parked").await, 0);
+}
+
+/// Makes rows look older, by so many hours.
+async fn age<D: Db>(outbox: &Outbox<D>, table: &str, column: &str, hours: u32, which: &str) {
+    let past = match D::NAME {
+        "postgres" => format!("clock_timestamp() - interval '{hours} hours'"),
+        "mysql" => format!("utc_timestamp(6) - INTERVAL {hours} HOUR"),
+        _ => format!("strftime('%Y-%m-%dT%H:%M:%fZ', 'now', '-{hours} hours')"),
+    };
+    outbox.sql(&format!("UPDATE {table} SET {column} = {past} WHERE {which}")).await.unwrap();
+}
+
+const HOUR: Duration = Duration::from_secs(3_600);
+
+async fn send<D: Db>(outbox: &Outbox<D>, names: &[&str]) -> Owner {
+    publish(outbox, names).await;
+    let owner = Owner::new(outbox).await;
+    let rows = owner.read().await;
+    owner.store.settle(&confirmed(&rows, at)).await.unwrap();
+    owner
+}
+
+async fn what_is_old_goes_in_chunks<D: Db>(site: &Site) {
+    let outbox = keeping::<D>(site).await;
+    send(&outbox, &["a", "b", "c", "d", "e"]).await;
+    assert_eq!(outbox.purge_sent(HOUR, 2).await.unwrap(), 0);
+    age(&outbox, "cqrs_outbox_sent", "sent_at", 2, "event_name <> 'e'").await;
+    let deletes = || statements_with(&["DELETE FROM cqrs_outbox_sent"]).len();
+    let before = deletes();
+    assert_eq!(outbox.purge_sent(HOUR, 2).await.unwrap(), 4);
+    assert!(deletes() >= before + 3);
+    assert_eq!(sent(&outbox).await, ["e 7 0"]);
+    // Longer than any date of the databases goes back; and at once.
+    assert_eq!(outbox.purge_sent(Duration::MAX, 0).await.unwrap(), 0);
+    age(&outbox, "cqrs_outbox_sent", "sent_at", 1, "1 = 1").await;
+    assert_eq!(outbox.purge_sent(Duration::ZERO, 0).await.unwrap(), 1);
+}
+
+async fn a_purge_leaves_what_waits_and_what_is_young<D: Db>(site: &Site) {
+    let outbox = keeping::<D>(site).await;
+    let owner = send(&outbox, &["old", "young"]).await;
+    age(&outbox, "cqrs_outbox_sent", "sent_at", 100, "event_name = 'old'").await;
+    publish(&outbox, &["dead"]).await;
+    owner.bury_all(true, "no").await;
+    age(&outbox, "cqrs_outbox_dead", "dead_at", 100, "1 = 1").await;
+    publish(&outbox, &["waits"]).await;
+    assert_eq!(outbox.purge_sent(HOUR, 100).await.unwrap(), 1);
+    assert_eq!(sent(&outbox).await, ["young 7 0"]);
+    assert_eq!((outbox.waiting().await, count(&outbox, "cqrs_outbox_dead").await), (1, 1));
+}
+
+async fn what_was_handled_and_what_was_asked_for_go_too<D: Db>(site: &Site) {
+    use cqrs_consumer::Inbox;
+    let outbox = site.outbox::<D>().await;
+    for id in ["old", "young"] {
+        let (inbox, id) = (outbox.clone(), MessageId::from(id));
+        outbox.transaction(async |tx| inbox.admit(tx, "it", &id).await).await.unwrap();
+    }
+    let old =
+        if D::NAME == "postgres" { "message_id = 'old'::bytea" } else { "CAST(message_id AS char) = 'old'" };
+    let old = if D::NAME == "sqlite" { "CAST(message_id AS text) = 'old'" } else { old };
+    age(&outbox, "cqrs_inbox", "handled_at", 2, old).await;
+    assert_eq!(outbox.purge_inbox(HOUR, 10).await.unwrap(), 1);
+    let inbox = outbox.clone();
+    let admit = async |id: &str| {
+        let (inbox, id) = (inbox.clone(), MessageId::from(id));
+        outbox.transaction(async |tx| inbox.admit(tx, "it", &id).await).await.unwrap()
+    };
+    assert_eq!((admit("old").await, admit("young").await), (true, false));
+
+    publish(&outbox, &["a", "b"]).await;
+    let owner = Owner::new(&outbox).await;
+    let rows = owner.bury_all(true, "no").await;
+    outbox.discard(rows[0].event_id).await.unwrap();
+    owner.beat().await;
+    age(&outbox, "cqrs_outbox_request", "done_at", 2, "done_at IS NOT NULL").await;
+    outbox.replay(rows[1].event_id).await.unwrap();
+    assert_eq!(outbox.purge_requests(HOUR, 10).await.unwrap(), 1);
+    assert_eq!(count(&outbox, "cqrs_outbox_request").await, 1);
+}
