@@ -138,6 +138,12 @@ pub struct Dialect {
     pub(crate) purge_sent: &'static str,
     pub(crate) purge_inbox: &'static str,
     pub(crate) purge_requests: &'static str,
+    /// Microseconds since 1970.
+    pub(crate) clock: &'static str,
+    /// The time so many of them after 1970, as `not_before` has it.
+    pub(crate) at: &'static str,
+    /// The group of a dead letter `d`.
+    pub(crate) group: &'static str,
     /// Whom the database takes this for.
     pub(crate) me: &'static str,
 }

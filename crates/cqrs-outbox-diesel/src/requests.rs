@@ -1,12 +1,12 @@
 //! What an operator asks for dead letters, and how it is carried out: a row for each dead letter in
 //! `cqrs_outbox_request`, which the relay that owns its group finds with its heartbeat.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
 use cqrs_core::{BeginTransaction, Error, ErrorKind, Result, Transaction};
 use cqrs_outbox::Lane;
-use diesel::sql_types::{BigInt, Binary, Integer, Nullable, Text};
+use diesel::sql_types::{BigInt, Binary, Bool, Integer, Nullable, Text};
 use diesel::{QueryResult, QueryableByName};
 use uuid::Uuid;
 
@@ -15,9 +15,13 @@ use crate::dead_letters::{DeadLetter, DeadLetterFilter, Page, time};
 use crate::error::store_error;
 use crate::outbox::Outbox;
 use crate::query::Query;
+use crate::statements::limit;
 
 /// How many requests a heartbeat carries out at most: it holds its leases' rows locked meanwhile, and renews them.
 const PER_HEARTBEAT: usize = 500;
+
+/// How many times as many it looks at, where most are held back.
+const PAGES: usize = 10;
 
 /// How many bytes of dead letters a heartbeat moves at most, but one in any case.
 const BYTES_PER_HEARTBEAT: i64 = 16 * 1024 * 1024;
@@ -344,34 +348,68 @@ pub struct DueRequest {
     id: i64,
     #[diesel(sql_type = Text)]
     kind: String,
-    /// The dead letter's row; `None` if it is gone.
-    #[diesel(sql_type = Nullable<BigInt>)]
-    dead_id: Option<i64>,
+    #[diesel(sql_type = Nullable<Binary>)]
+    lane: Option<Vec<u8>>,
+    #[diesel(sql_type = BigInt)]
+    dead_id: i64,
+    /// `None` if the dead letter is gone.
     #[diesel(sql_type = Nullable<Integer>)]
     size: Option<i32>,
 }
 
+impl DueRequest {
+    fn is_replay(&self) -> bool {
+        self.kind == RequestKind::Replay.as_str()
+    }
+}
+
+/// A lane with dead letters that are to be replayed later.
+#[derive(QueryableByName, Debug)]
+pub struct Later {
+    #[diesel(sql_type = Binary)]
+    lane: Vec<u8>,
+    /// The first of them.
+    #[diesel(sql_type = BigInt)]
+    dead_id: i64,
+    /// Whether the lane waits until someone acts.
+    #[diesel(sql_type = Bool)]
+    waits: bool,
+}
+
+impl Later {
+    /// None to replay may pass an earlier one of its lane that is asked for and not yet due; and as long as the lane's gate
+    /// waits for someone, none goes before all that are asked for are due, for with it the gate lets the later events go.
+    fn holds_back(&self, request: &DueRequest) -> bool {
+        request.is_replay() && (self.waits || self.dead_id < request.dead_id)
+    }
+}
+
 /// Carries out what is due for dead letters of these groups, as much of it as a heartbeat has time for. In the heartbeat's
-/// transaction, which holds the rows of these groups' leases locked.
+/// transaction, which holds the rows of these groups' leases locked. As a rule nothing is open: then it is one statement.
 pub(crate) async fn carry_out<B: Backend>(conn: &mut B::Connection, groups: &[i32]) -> QueryResult<()> {
-    let due = B::due_requests(conn, groups, PER_HEARTBEAT).await?;
+    let clock = Query::new("SELECT ")
+        .then(B::DIALECT.clock)
+        .then(" AS value WHERE EXISTS (SELECT 1 FROM cqrs_outbox_request WHERE done_at IS NULL)");
+    // One time for all that follows.
+    let Some(now) = B::numbers(conn, clock).await?.first().copied() else { return Ok(()) };
+    let due = due::<B>(conn, groups, now).await?;
     let (mut replayed, mut discarded, mut gone) = (Vec::new(), Vec::new(), Vec::new());
     let (mut seen, mut bytes) = (HashSet::new(), 0);
     for request in due {
-        let Some(dead) = request.dead_id else {
+        let Some(size) = request.size else {
             gone.push(request.id);
             continue;
         };
-        if !seen.insert(dead) {
+        if !seen.insert(request.dead_id) {
             // What was asked for first is done.
             continue;
         }
-        bytes += i64::from(request.size.unwrap_or(0));
+        bytes += i64::from(size);
         if bytes > BYTES_PER_HEARTBEAT && seen.len() > 1 {
             // Later ones neither: they may be of the same lane.
             break;
         }
-        if request.kind == RequestKind::Replay.as_str() { &mut replayed } else { &mut discarded }.push(dead);
+        if request.is_replay() { &mut replayed } else { &mut discarded }.push(request.dead_id);
     }
     if !replayed.is_empty() {
         B::replay(conn, &replayed).await?;
@@ -384,6 +422,82 @@ pub(crate) async fn carry_out<B: Backend>(conn: &mut B::Connection, groups: &[i3
         close::<B>(conn, &about, RequestOutcome::Discarded).await?;
     }
     close::<B>(conn, &gone, RequestOutcome::Gone).await
+}
+
+/// The first requests that are due and not held back, in the order of their dead letters: of dead letters of these groups,
+/// or of such as are gone.
+///
+/// A page is read, and then what its lanes have to wait for: one statement for both would take the square of the time where
+/// the database plans badly, and the heartbeat has seconds.
+async fn due<B: Backend>(conn: &mut B::Connection, groups: &[i32], now: i64) -> QueryResult<Vec<DueRequest>> {
+    let groups: Vec<i64> = groups.iter().copied().map(i64::from).collect();
+    let (mut due, mut after) = (Vec::new(), i64::MIN);
+    for _ in 0..PAGES {
+        let page = Query::new(
+            "SELECT r.id, r.kind, r.lane, r.dead_id, d.size \
+             FROM cqrs_outbox_request r LEFT JOIN cqrs_outbox_dead d ON d.id = r.dead_id",
+        )
+        .condition("r.done_at IS NULL AND r.kind IN ('replay', 'discard') AND r.not_before <= ", true)
+        .then(B::DIALECT.at)
+        .bind(now)
+        .condition("(d.id IS NULL OR ", true)
+        .then(B::DIALECT.group)
+        .then(" IN ")
+        .list(&groups)
+        .then(")")
+        .filter("r.dead_id > ?", Some(after))
+        .then(" ORDER BY r.dead_id, r.id LIMIT ?")
+        .bind(limit(PER_HEARTBEAT));
+        let page = B::due_requests(conn, page).await?;
+        let is_last = page.len() < PER_HEARTBEAT;
+        after = page.last().map_or(after, |request| request.dead_id);
+        let later = later::<B>(conn, &page, now).await?;
+        let is_held_back = |request: &DueRequest| {
+            request
+                .lane
+                .as_ref()
+                .and_then(|lane| later.get(lane))
+                .is_some_and(|later| later.holds_back(request))
+        };
+        due.extend(page.into_iter().filter(|request| !is_held_back(request)));
+        if is_last || due.len() >= PER_HEARTBEAT {
+            break;
+        }
+    }
+    due.truncate(PER_HEARTBEAT);
+    Ok(due)
+}
+
+/// The lanes of these requests that have such as are not due yet.
+async fn later<B: Backend>(
+    conn: &mut B::Connection,
+    page: &[DueRequest],
+    now: i64,
+) -> QueryResult<HashMap<Vec<u8>, Later>> {
+    let lanes = page.iter().filter(|request| request.is_replay() && request.size.is_some());
+    let lanes: HashSet<&Vec<u8>> = lanes.filter_map(|request| request.lane.as_ref()).collect();
+    if lanes.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let places = vec!["?"; lanes.len()].join(", ");
+    let mut query = Query::new(
+        "SELECT lane, min(dead_id) AS dead_id, \
+            EXISTS (SELECT 1 FROM cqrs_outbox_gate g WHERE g.lane = later.lane AND g.until IS NULL) AS waits \
+         FROM (SELECT lane, dead_id FROM cqrs_outbox_request WHERE done_at IS NULL AND kind = 'replay' AND lane IN (",
+    )
+    .then(&places)
+    .then(")");
+    for lane in lanes {
+        query = query.bind(lane.clone());
+    }
+    // Whoever asks again has not to wait for what was asked before.
+    let query = query
+        .then(" GROUP BY lane, dead_id HAVING min(not_before) > ")
+        .then(B::DIALECT.at)
+        .bind(now)
+        .then(") later GROUP BY lane");
+    let later = B::later(conn, query).await?;
+    Ok(later.into_iter().map(|later| (later.lane.clone(), later)).collect())
 }
 
 /// All that is asked for these dead letters, due or not.

@@ -17,7 +17,7 @@ use crate::dead_letters::{DeadRow, FullDeadRow};
 use crate::migration::Migration;
 use crate::query::{Dialect, Query};
 use crate::record::{NewRow, Record};
-use crate::requests::{DueRequest, RequestRow};
+use crate::requests::{DueRequest, Later, RequestRow};
 use crate::schedule::{ScheduleFilter, ScheduledRecord};
 use crate::status::StatusRow;
 use crate::writing::Claim;
@@ -246,16 +246,14 @@ pub trait Statements: Sized {
 
     // --- Requests; in a heartbeat, which holds the rows of these groups' leases locked.
 
-    /// Whether there are any that are open.
-    fn has_requests(conn: &mut Self::Conn) -> impl Future<Output = QueryResult<bool>> + Send;
-
-    /// The first requests that are due, in the order of their dead letters: of dead letters of these groups, or of such as
-    /// are gone.
+    /// The requests of a query that are due.
     fn due_requests(
         conn: &mut Self::Conn,
-        groups: &[i32],
-        count: usize,
+        query: Query,
     ) -> impl Future<Output = QueryResult<Vec<DueRequest>>> + Send;
+
+    /// The lanes of a query that have requests for later.
+    fn later(conn: &mut Self::Conn, query: Query) -> impl Future<Output = QueryResult<Vec<Later>>> + Send;
 
     /// These dead letters go back behind the gate of their lane.
     fn replay(conn: &mut Self::Conn, dead: &[i64]) -> impl Future<Output = QueryResult<()>> + Send;

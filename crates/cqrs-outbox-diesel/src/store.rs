@@ -176,9 +176,7 @@ async fn beat<B: Backend>(
     let leases = B::leases(conn, me).await?;
     if !leases.is_empty() {
         let groups = groups_of(&leases);
-        if B::has_requests(conn).await? {
-            carry_out::<B>(conn, &groups).await?;
-        }
+        carry_out::<B>(conn, &groups).await?;
         B::sweep_gates(conn, &groups).await?;
     }
     let census = B::census(conn, lease).await?;

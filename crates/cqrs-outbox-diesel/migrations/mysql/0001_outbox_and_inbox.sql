@@ -218,7 +218,7 @@ CREATE TABLE IF NOT EXISTS cqrs_outbox_request (
     kind         VARCHAR(100) NOT NULL,
     -- The dead letter that it is about: its event, its row, and its lane.
     event_id     VARCHAR(36) CHARACTER SET ascii COLLATE ascii_bin,
-    dead_id      BIGINT,
+    dead_id      BIGINT NOT NULL DEFAULT 0,
     lane         VARBINARY(2001),
     argument     LONGTEXT,
     not_before   DATETIME(6) NOT NULL DEFAULT (utc_timestamp(6)),

@@ -152,7 +152,7 @@ CREATE TABLE cqrs_outbox_request (
     kind         text NOT NULL,
     -- The dead letter that it is about: its event, its row, and its lane.
     event_id     uuid,
-    dead_id      bigint,
+    dead_id      bigint NOT NULL DEFAULT 0,
     lane         bytea,
     argument     text,
     not_before   timestamptz NOT NULL DEFAULT clock_timestamp(),

@@ -206,7 +206,7 @@ CREATE TABLE cqrs_outbox_request (
     kind         TEXT NOT NULL,
     -- The dead letter that it is about: its event, its row, and its lane.
     event_id     TEXT,
-    dead_id      INTEGER,
+    dead_id      INTEGER NOT NULL DEFAULT 0,
     lane         BLOB,
     argument     TEXT,
     -- Seconds since 1970.

@@ -31,7 +31,7 @@ use crate::migration::{MYSQL, Migration};
 use crate::network::pool_error;
 use crate::query::{Dialect, Query, Value};
 use crate::record::{NewRow, Record};
-use crate::requests::{DueRequest, RequestRow};
+use crate::requests::{DueRequest, Later, RequestRow};
 use crate::schedule::{ScheduleFilter, ScheduledRecord};
 use crate::statements::{
     Census, Due, Exists, LeaseRow, Micros, Number, Statements, TABLES, TakenKey, VersionRow, Versions, Wait,
@@ -440,20 +440,12 @@ impl Statements for MySql {
         Ok(())
     }
 
-    async fn has_requests(conn: &mut Connection) -> QueryResult<bool> {
-        let exists: Exists = sql_query(sql::OPEN_REQUESTS).get_result(conn).await?;
-        Ok(exists.found)
+    async fn due_requests(conn: &mut Connection, query: Query) -> QueryResult<Vec<DueRequest>> {
+        bound(query).load(conn).await
     }
 
-    async fn due_requests(
-        conn: &mut Connection,
-        groups: &[i32],
-        count: usize,
-    ) -> QueryResult<Vec<DueRequest>> {
-        sql_query(format!("{}{}{}", sql::DUE_REQUESTS, list(groups), sql::DUE_IN_ORDER))
-            .bind::<BigInt, _>(limit(count))
-            .load(conn)
-            .await
+    async fn later(conn: &mut Connection, query: Query) -> QueryResult<Vec<Later>> {
+        bound(query).load(conn).await
     }
 
     async fn replay(conn: &mut Connection, dead: &[i64]) -> QueryResult<()> {

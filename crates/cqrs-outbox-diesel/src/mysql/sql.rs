@@ -161,32 +161,6 @@ pub(super) const LEAVE_GROUPS: &str = "\
     UPDATE cqrs_outbox_group SET owner = NULL, incarnation = NULL, expires_at = NULL, dirty = false \
     WHERE incarnation = ?";
 
-pub(super) const OPEN_REQUESTS: &str =
-    "SELECT EXISTS (SELECT 1 FROM cqrs_outbox_request WHERE done_at IS NULL) AS found";
-
-/// Requests that are due, of dead letters of these groups or of none any more, in the order of the dead letters.
-///
-/// None to replay may pass an earlier one of its lane that is asked for and not yet due; and as long as the lane's gate
-/// waits for someone, none goes before all that are asked for are due, for with it the gate lets the later events go.
-///
-/// Followed by the groups, and the rest.
-pub(super) const DUE_REQUESTS: &str = "\
-    SELECT r.id, r.kind, d.id AS dead_id, d.size \
-    FROM cqrs_outbox_request r LEFT JOIN cqrs_outbox_dead d ON d.id = r.dead_id \
-    WHERE r.done_at IS NULL AND r.kind IN ('replay', 'discard') AND r.not_before <= utc_timestamp(6) \
-        AND (d.id IS NULL OR (d.slot DIV 64) IN ";
-
-/// Behind the groups.
-pub(super) const DUE_IN_ORDER: &str = "\
-    ) \
-        AND (r.kind = 'discard' OR NOT EXISTS (SELECT 1 FROM cqrs_outbox_request w \
-            WHERE w.lane = r.lane AND w.done_at IS NULL AND w.kind = 'replay' AND w.not_before > utc_timestamp(6) \
-                AND NOT EXISTS (SELECT 1 FROM cqrs_outbox_request n \
-                    WHERE n.dead_id = w.dead_id AND n.done_at IS NULL AND n.kind = 'replay' AND n.not_before <= utc_timestamp(6)) \
-                AND (w.dead_id < r.dead_id OR w.dead_id > r.dead_id AND EXISTS ( \
-                    SELECT 1 FROM cqrs_outbox_gate g WHERE g.lane = r.lane AND g.until IS NULL)))) \
-    ORDER BY r.dead_id, r.id LIMIT ?";
-
 /// The columns that a row takes with it wherever it goes.
 macro_rules! carried {
     () => {
@@ -465,4 +439,7 @@ pub(super) const DIALECT: Dialect = Dialect {
         DELETE FROM cqrs_inbox WHERE handled_at < utc_timestamp(6) - INTERVAL (? * 1000000) MICROSECOND ORDER BY handled_at LIMIT ?",
     purge_requests: "\
         DELETE FROM cqrs_outbox_request WHERE done_at < utc_timestamp(6) - INTERVAL (? * 1000000) MICROSECOND ORDER BY done_at LIMIT ?",
+    clock: "CAST(timestampdiff(MICROSECOND, '1970-01-01', utc_timestamp(6)) AS signed)",
+    at: "timestamp'1970-01-01 00:00:00' + INTERVAL ? MICROSECOND",
+    group: "d.slot DIV 64",
 };

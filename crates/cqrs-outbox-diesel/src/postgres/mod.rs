@@ -32,7 +32,7 @@ use crate::migration::{Migration, POSTGRES};
 use crate::network::pool_error;
 use crate::query::{Dialect, Query, Value};
 use crate::record::{NewRow, Record};
-use crate::requests::{DueRequest, RequestRow};
+use crate::requests::{DueRequest, Later, RequestRow};
 use crate::schedule::{ScheduleFilter, ScheduledRecord};
 use crate::statements::{
     Census, Due, Exists, LeaseRow, Micros, Number, Reach, Statements, TABLES, TakenKey, VersionRow, Versions,
@@ -356,21 +356,12 @@ impl Statements for Pg {
         Ok(())
     }
 
-    async fn has_requests(conn: &mut AsyncPgConnection) -> QueryResult<bool> {
-        let exists: Exists = sql_query(sql::OPEN_REQUESTS).get_result(conn).await?;
-        Ok(exists.found)
+    async fn due_requests(conn: &mut AsyncPgConnection, query: Query) -> QueryResult<Vec<DueRequest>> {
+        bound(query).load(conn).await
     }
 
-    async fn due_requests(
-        conn: &mut AsyncPgConnection,
-        groups: &[i32],
-        count: usize,
-    ) -> QueryResult<Vec<DueRequest>> {
-        sql_query(sql::DUE_REQUESTS)
-            .bind::<Array<Integer>, _>(groups)
-            .bind::<BigInt, _>(limit(count))
-            .load(conn)
-            .await
+    async fn later(conn: &mut AsyncPgConnection, query: Query) -> QueryResult<Vec<Later>> {
+        bound(query).load(conn).await
     }
 
     async fn replay(conn: &mut AsyncPgConnection, dead: &[i64]) -> QueryResult<()> {

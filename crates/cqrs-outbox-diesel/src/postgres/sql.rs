@@ -135,24 +135,6 @@ pub(super) const CENSUS: &str = "\
             WHERE seen_at > clock_timestamp() - make_interval(secs => $1)) AS relays, \
         coalesce((SELECT hold FROM cqrs_outbox_meta), false) AS hold";
 
-/// Requests that are due, of dead letters of these groups or of none any more, in the order of the dead letters.
-///
-/// None to replay may pass an earlier one of its lane that is asked for and not yet due; and as long as the lane's gate
-/// waits for someone, none goes before all that are asked for are due, for with it the gate lets the later events go. The time is
-/// the statement's, the same for all rows.
-pub(super) const DUE_REQUESTS: &str = "\
-    SELECT r.id, r.kind, d.id AS dead_id, d.size \
-    FROM cqrs_outbox_request r LEFT JOIN cqrs_outbox_dead d ON d.id = r.dead_id \
-    WHERE r.done_at IS NULL AND r.kind IN ('replay', 'discard') AND r.not_before <= statement_timestamp() \
-        AND (d.id IS NULL OR (d.slot / 64) = ANY($1)) \
-        AND (r.kind = 'discard' OR NOT EXISTS (SELECT 1 FROM cqrs_outbox_request w \
-            WHERE w.lane = r.lane AND w.done_at IS NULL AND w.kind = 'replay' AND w.not_before > statement_timestamp() \
-                AND NOT EXISTS (SELECT 1 FROM cqrs_outbox_request n \
-                    WHERE n.dead_id = w.dead_id AND n.done_at IS NULL AND n.kind = 'replay' AND n.not_before <= statement_timestamp()) \
-                AND (w.dead_id < r.dead_id OR w.dead_id > r.dead_id AND EXISTS ( \
-                    SELECT 1 FROM cqrs_outbox_gate g WHERE g.lane = r.lane AND g.until IS NULL)))) \
-    ORDER BY r.dead_id, r.id LIMIT $2";
-
 /// Dead letters go back behind the gate of their lane.
 pub(super) const REPLAY: &str = "\
     WITH back AS (DELETE FROM cqrs_outbox_dead WHERE id = ANY($1) RETURNING *), \
@@ -178,9 +160,6 @@ pub(super) const DISCARD: &str = "\
 pub(super) const SWEEP_GATES: &str = "\
     DELETE FROM cqrs_outbox_gate g WHERE until <= (SELECT clock_timestamp()) AND (slot / 64) = ANY($1) \
         AND NOT EXISTS (SELECT 1 FROM cqrs_outbox_parked p WHERE p.lane = g.lane)";
-
-pub(super) const OPEN_REQUESTS: &str =
-    "SELECT EXISTS (SELECT 1 FROM cqrs_outbox_request WHERE done_at IS NULL) AS found";
 
 /// As `Lane::of` makes it.
 macro_rules! lane {
@@ -501,4 +480,7 @@ pub(super) const DIALECT: Dialect = Dialect {
         DELETE FROM cqrs_outbox_request WHERE (id) IN (SELECT id FROM cqrs_outbox_request \
             WHERE done_at < statement_timestamp() - make_interval(secs => ?) \
             ORDER BY done_at LIMIT ? FOR UPDATE SKIP LOCKED)",
+    clock: "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint",
+    at: "timestamptz 'epoch' + ? * interval '1 microsecond'",
+    group: "d.slot / 64",
 };

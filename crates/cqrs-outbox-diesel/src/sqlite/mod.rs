@@ -25,7 +25,7 @@ use crate::dead_letters::{DeadRow, FullDeadRow};
 use crate::migration::{Migration, SQLITE};
 use crate::query::{Dialect, Query, Value};
 use crate::record::{NewRow, Record};
-use crate::requests::{DueRequest, RequestRow};
+use crate::requests::{DueRequest, Later, RequestRow};
 use crate::schedule::{ScheduleFilter, ScheduledRecord};
 use crate::statements::{
     Census, Due, Exists, LeaseRow, Micros, Number, Statements, TABLES, TakenKey, VersionRow, Versions, Wait,
@@ -349,22 +349,12 @@ impl Statements for Sqlite {
         Ok(())
     }
 
-    async fn has_requests(conn: &mut Connection) -> QueryResult<bool> {
-        let exists: Exists = sql_query(sql::OPEN_REQUESTS).get_result(conn).await?;
-        Ok(exists.found)
+    async fn due_requests(conn: &mut Connection, query: Query) -> QueryResult<Vec<DueRequest>> {
+        bound(query).load(conn).await
     }
 
-    /// There is one group.
-    async fn due_requests(
-        conn: &mut Connection,
-        groups: &[i32],
-        count: usize,
-    ) -> QueryResult<Vec<DueRequest>> {
-        sql_query(sql::DUE_REQUESTS)
-            .bind::<Text, _>(array(groups))
-            .bind::<BigInt, _>(limit(count))
-            .load(conn)
-            .await
+    async fn later(conn: &mut Connection, query: Query) -> QueryResult<Vec<Later>> {
+        bound(query).load(conn).await
     }
 
     async fn replay(conn: &mut Connection, dead: &[i64]) -> QueryResult<()> {

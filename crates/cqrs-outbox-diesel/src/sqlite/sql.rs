@@ -121,9 +121,6 @@ pub(super) const SWEEP_GATES: &str = "\
     DELETE FROM cqrs_outbox_gate WHERE until <= unixepoch('now', 'subsec') \
         AND NOT EXISTS (SELECT 1 FROM cqrs_outbox_parked p WHERE p.lane = cqrs_outbox_gate.lane)";
 
-pub(super) const OPEN_REQUESTS: &str =
-    "SELECT EXISTS (SELECT 1 FROM cqrs_outbox_request WHERE done_at IS NULL) AS found";
-
 /// The columns that a row takes with it wherever it goes.
 macro_rules! carried {
     () => {
@@ -131,25 +128,6 @@ macro_rules! carried {
          payload_text, tombstone, occurred_at, size, slot"
     };
 }
-
-/// Requests that are due, of dead letters of these groups or of none any more, in the order of the dead letters.
-///
-/// None to replay may pass an earlier one of its lane that is asked for and not yet due; and as long as the lane's gate
-/// waits for someone, none goes before all that are asked for are due, for with it the gate lets the later events go. The time is
-/// read once, for `'now'` is another one with each row.
-pub(super) const DUE_REQUESTS: &str = "\
-    WITH clock AS MATERIALIZED (SELECT unixepoch('now', 'subsec') AS now) \
-    SELECT r.id, r.kind, d.id AS dead_id, d.size \
-    FROM cqrs_outbox_request r LEFT JOIN cqrs_outbox_dead d ON d.id = r.dead_id \
-    WHERE r.done_at IS NULL AND r.kind IN ('replay', 'discard') AND r.not_before <= (SELECT now FROM clock) \
-        AND (d.id IS NULL OR d.slot / 64 IN (SELECT value FROM json_each(?1))) \
-        AND (r.kind = 'discard' OR NOT EXISTS (SELECT 1 FROM cqrs_outbox_request w \
-            WHERE w.lane = r.lane AND w.done_at IS NULL AND w.kind = 'replay' AND w.not_before > (SELECT now FROM clock) \
-                AND NOT EXISTS (SELECT 1 FROM cqrs_outbox_request n \
-                    WHERE n.dead_id = w.dead_id AND n.done_at IS NULL AND n.kind = 'replay' AND n.not_before <= (SELECT now FROM clock)) \
-                AND (w.dead_id < r.dead_id OR w.dead_id > r.dead_id AND EXISTS ( \
-                    SELECT 1 FROM cqrs_outbox_gate g WHERE g.lane = r.lane AND g.until IS NULL)))) \
-    ORDER BY r.dead_id, r.id LIMIT ?2";
 
 /// One after the other: dead letters go back behind the gate of their lane.
 pub(super) const REPLAY: [&str; 3] = [
@@ -384,4 +362,7 @@ pub(super) const DIALECT: Dialect = Dialect {
     purge_requests: "\
         DELETE FROM cqrs_outbox_request WHERE (id) IN (SELECT id FROM cqrs_outbox_request \
             WHERE done_at < strftime('%Y-%m-%dT%H:%M:%fZ', unixepoch('now', 'subsec') - ?, 'unixepoch') ORDER BY done_at LIMIT ?)",
+    clock: "CAST(round(unixepoch('now', 'subsec') * 1000000) AS INTEGER)",
+    at: "? / 1e6 + 0.0005",
+    group: "d.slot / 64",
 };
