@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use cqrs_consumer::Inbox;
+#[cfg(doc)]
+use cqrs_core::ErrorKind;
 use cqrs_core::{
     Added, BeginTransaction, Correlation, Encoder, Error, IntoMessage, MessageId, Outgoing, Result,
     Transaction,
