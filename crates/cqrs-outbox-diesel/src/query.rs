@@ -63,6 +63,14 @@ impl Query {
         self.then(&format!("({})", text.join(", ")))
     }
 
+    /// Bytes as the right side of an `IN`; there has to be one.
+    pub(crate) fn any_of<'a>(mut self, values: impl IntoIterator<Item = &'a Vec<u8>>) -> Self {
+        let before = self.values.len();
+        self.values.extend(values.into_iter().map(|bytes| Value::Bytes(bytes.clone())));
+        let places = vec!["?"; self.values.len() - before].join(", ");
+        self.then(&format!("({places})"))
+    }
+
     #[cfg(any(feature = "mysql", feature = "sqlite"))]
     pub(crate) fn into_parts(self) -> (String, Vec<Value>) {
         (self.text, self.values)

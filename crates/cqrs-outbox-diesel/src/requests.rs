@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 use chrono::{DateTime, Utc};
 use cqrs_core::{BeginTransaction, Error, ErrorKind, Result, Transaction};
 use cqrs_outbox::Lane;
-use diesel::sql_types::{BigInt, Binary, Bool, Integer, Nullable, Text};
+use diesel::sql_types::{BigInt, Binary, Integer, Nullable, Text};
 use diesel::{QueryResult, QueryableByName};
 use uuid::Uuid;
 
@@ -15,6 +15,7 @@ use crate::dead_letters::{DeadLetter, DeadLetterFilter, Page, time};
 use crate::error::store_error;
 use crate::outbox::Outbox;
 use crate::query::Query;
+use crate::retention::LONGEST;
 use crate::statements::limit;
 
 /// How many requests a heartbeat carries out at most: it holds its leases' rows locked meanwhile, and renews them.
@@ -64,8 +65,8 @@ impl Asking {
         self
     }
 
-    /// So many a second, on the average: what is due goes with each heartbeat of a relay, about 500 at most. Default: all
-    /// with the next heartbeats.
+    /// So many a second, on the average: what is due goes with each heartbeat of a relay, 500 at most. Default: all with the next
+    /// heartbeats.
     pub fn rate(mut self, per_second: f64) -> Self {
         self.rate = Some(per_second);
         self
@@ -88,6 +89,22 @@ impl Asking {
         // No list is so long that its places do not fit.
         #[expect(clippy::cast_precision_loss, reason = "places are far below 2^52")]
         self.rate.map_or(0.0, |rate| nth as f64 / rate)
+    }
+
+    /// Refuses a rate that is none, or so low that the last of so many would wait for longer than databases have dates.
+    fn check(&self, count: usize) -> Result<()> {
+        let Some(rate) = self.rate else { return Ok(()) };
+        if rate.is_finite() && rate > 0.0 && self.delay(count) < LONGEST.as_secs_f64() {
+            return Ok(());
+        }
+        let what = if rate > 0.0 && rate.is_finite() {
+            format!(
+                "at a rate of {rate} events a second the last of {count} would wait for a thousand years: raise it"
+            )
+        } else {
+            format!("a rate of {rate} events a second: it has to be above 0")
+        };
+        Err(Error::new(ErrorKind::Configuration, what))
     }
 }
 
@@ -195,7 +212,8 @@ impl RequestFilter {
 
 impl<B: Backend> Outbox<B> {
     /// Asks for a dead letter to be sent again, before the later events of its key that wait for it. The relay that owns
-    /// its key does it with its next heartbeat.
+    /// its key does it with its next heartbeat. A key that waits for several goes on when none of them is left, as for
+    /// [`replay_all`](Self::replay_all).
     ///
     /// # Errors
     ///
@@ -224,12 +242,15 @@ impl<B: Backend> Outbox<B> {
     /// Asks for all dead letters that fit to be sent again, those of a key in their order: none passes an earlier one of its key
     /// that is asked for, whenever each is due. The relays that own them do it with their heartbeats.
     ///
-    /// They go before what waits for them. What was sent meanwhile, because its key did not wait
-    /// (`RelaySettings::lane_waits_for_dead_letter`), was sent before them.
+    /// A key that waits for its dead letters (`RelaySettings::lane_waits_for_dead_letter`) goes on when none of them is left:
+    /// those that are replayed wait for the others to be replayed or discarded, and all go in their order, before what was
+    /// written later. A key that does not wait has sent later events before them, and sends some between them where they are
+    /// too many for one heartbeat.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Store`]; [`ErrorKind::Configuration`] if the rate is not above zero. None that fits is no error.
+    /// [`ErrorKind::Store`]; [`ErrorKind::Configuration`] if the rate is not above zero, or next to nothing. None that fits is no
+    /// error.
     ///
     /// # Cancel safety
     ///
@@ -238,7 +259,7 @@ impl<B: Backend> Outbox<B> {
         self.ask(RequestKind::Replay, filter, asking).await
     }
 
-    /// Asks for all dead letters that fit to be dropped. A key that waits for them goes on when its last one is gone.
+    /// Asks for all dead letters that fit to be dropped. A key that waits for its dead letters goes on when none of them is left.
     ///
     /// # Errors
     ///
@@ -299,23 +320,37 @@ impl<B: Backend> Outbox<B> {
     ///
     /// As for [`replay_all`](Self::replay_all).
     pub async fn ask(&self, kind: RequestKind, filter: &DeadLetterFilter, asking: &Asking) -> Result<Asked> {
-        if let Some(rate) = asking.rate.filter(|rate| !(rate.is_finite() && *rate > 0.0)) {
-            let what = format!("a rate of {rate} events a second: it has to be above 0");
-            return Err(Error::new(ErrorKind::Configuration, what));
-        }
+        asking.check(0)?;
         // One more, to know whether there are more.
         let page = Page::oldest_first().limit(asking.limit.saturating_add(1));
         let mut letters = self.dead_letters(filter, page).await?;
         let more = letters.len() > asking.limit;
         letters.truncate(asking.limit);
-        if !asking.dry_run && !letters.is_empty() {
-            self.write_requests(kind, &letters, asking).await?;
+        if !asking.dry_run {
+            self.ask_for(kind, &letters, asking).await?;
         }
         Ok(Asked { letters, more })
     }
 
-    async fn write_requests(&self, kind: RequestKind, letters: &[DeadLetter], asking: &Asking) -> Result<()> {
+    /// Asks for these dead letters, and for no others that may fit by now: for someone who has seen a list and said yes to it.
+    /// Of what is said in `asking`, the limit and the dry run are about finding them, and do not count here.
+    ///
+    /// # Errors
+    ///
+    /// As for [`replay_all`](Self::replay_all). One that is not there any more is no error: its request ends as
+    /// [`Gone`](RequestOutcome::Gone).
+    ///
+    /// # Cancel safety
+    ///
+    /// As for [`replay_all`](Self::replay_all).
+    pub async fn ask_for(&self, kind: RequestKind, letters: &[DeadLetter], asking: &Asking) -> Result<()> {
+        asking.check(letters.len())?;
+        if letters.is_empty() {
+            return Ok(());
+        }
         let dialect = B::DIALECT;
+        let mut letters: Vec<&DeadLetter> = letters.iter().collect();
+        letters.sort_by_key(|letter| letter.id);
         let by = if asking.requested_by.is_some() { "?" } else { dialect.me };
         let row = format!("(?, {}, ?, ?, {}, {by})", dialect.request_event_id, dialect.not_before);
         let mut tx = self.begin().await?;
@@ -371,16 +406,12 @@ pub struct Later {
     /// The first of them.
     #[diesel(sql_type = BigInt)]
     dead_id: i64,
-    /// Whether the lane waits until someone acts.
-    #[diesel(sql_type = Bool)]
-    waits: bool,
 }
 
 impl Later {
-    /// None to replay may pass an earlier one of its lane that is asked for and not yet due; and as long as the lane's gate
-    /// waits for someone, none goes before all that are asked for are due, for with it the gate lets the later events go.
+    /// None to replay may pass an earlier one of its lane that is asked for and not yet due.
     fn holds_back(&self, request: &DueRequest) -> bool {
-        request.is_replay() && (self.waits || self.dead_id < request.dead_id)
+        request.is_replay() && self.dead_id < request.dead_id
     }
 }
 
@@ -424,14 +455,15 @@ pub(crate) async fn carry_out<B: Backend>(conn: &mut B::Connection, groups: &[i3
     close::<B>(conn, &gone, RequestOutcome::Gone).await
 }
 
-/// The first requests that are due and not held back, in the order of their dead letters: of dead letters of these groups,
-/// or of such as are gone.
+/// The first requests that are due and not held back, in the order of their dead letters: of dead letters of these groups. Those
+/// of dead letters that are gone, which have no group any more, are the first group's, so that no two heartbeats write the same.
 ///
 /// A page is read, and then what its lanes have to wait for: one statement for both would take the square of the time where
-/// the database plans badly, and the heartbeat has seconds.
+/// the database plans badly, and the heartbeat has seconds. A lane that is held back is left out of the next pages.
 async fn due<B: Backend>(conn: &mut B::Connection, groups: &[i32], now: i64) -> QueryResult<Vec<DueRequest>> {
     let groups: Vec<i64> = groups.iter().copied().map(i64::from).collect();
-    let (mut due, mut after) = (Vec::new(), i64::MIN);
+    let gone = if groups.contains(&0) { "(d.id IS NULL OR " } else { "(d.id IS NOT NULL AND " };
+    let (mut due, mut after, mut held) = (Vec::new(), i64::MIN, HashSet::<Vec<u8>>::new());
     for _ in 0..PAGES {
         let page = Query::new(
             "SELECT r.id, r.kind, r.lane, r.dead_id, d.size \
@@ -440,26 +472,30 @@ async fn due<B: Backend>(conn: &mut B::Connection, groups: &[i32], now: i64) -> 
         .condition("r.done_at IS NULL AND r.kind IN ('replay', 'discard') AND r.not_before <= ", true)
         .then(B::DIALECT.at)
         .bind(now)
-        .condition("(d.id IS NULL OR ", true)
+        .condition(gone, true)
         .then(B::DIALECT.group)
         .then(" IN ")
         .list(&groups)
         .then(")")
-        .filter("r.dead_id > ?", Some(after))
-        .then(" ORDER BY r.dead_id, r.id LIMIT ?")
-        .bind(limit(PER_HEARTBEAT));
+        .filter("r.dead_id > ?", Some(after));
+        let page = if held.is_empty() {
+            page
+        } else {
+            page.condition("(r.kind = 'discard' OR r.lane IS NULL OR r.lane NOT IN ", true)
+                .any_of(&held)
+                .then(")")
+        };
+        let page = page.then(" ORDER BY r.dead_id, r.id LIMIT ?").bind(limit(PER_HEARTBEAT));
         let page = B::due_requests(conn, page).await?;
         let is_last = page.len() < PER_HEARTBEAT;
         after = page.last().map_or(after, |request| request.dead_id);
         let later = later::<B>(conn, &page, now).await?;
-        let is_held_back = |request: &DueRequest| {
-            request
-                .lane
-                .as_ref()
-                .and_then(|lane| later.get(lane))
-                .is_some_and(|later| later.holds_back(request))
-        };
-        due.extend(page.into_iter().filter(|request| !is_held_back(request)));
+        for request in page {
+            match request.lane.as_ref().and_then(|lane| later.get_key_value(lane)) {
+                Some((lane, later)) if later.holds_back(&request) => drop(held.insert(lane.clone())),
+                _ => due.push(request),
+            }
+        }
         if is_last || due.len() >= PER_HEARTBEAT {
             break;
         }
@@ -468,7 +504,7 @@ async fn due<B: Backend>(conn: &mut B::Connection, groups: &[i32], now: i64) -> 
     Ok(due)
 }
 
-/// The lanes of these requests that have such as are not due yet.
+/// The lanes of these requests that have earlier ones that are not due yet.
 async fn later<B: Backend>(
     conn: &mut B::Connection,
     page: &[DueRequest],
@@ -479,23 +515,17 @@ async fn later<B: Backend>(
     if lanes.is_empty() {
         return Ok(HashMap::new());
     }
-    let places = vec!["?"; lanes.len()].join(", ");
-    let mut query = Query::new(
-        "SELECT lane, min(dead_id) AS dead_id, \
-            EXISTS (SELECT 1 FROM cqrs_outbox_gate g WHERE g.lane = later.lane AND g.until IS NULL) AS waits \
-         FROM (SELECT lane, dead_id FROM cqrs_outbox_request WHERE done_at IS NULL AND kind = 'replay' AND lane IN (",
-    )
-    .then(&places)
-    .then(")");
-    for lane in lanes {
-        query = query.bind(lane.clone());
-    }
     // Whoever asks again has not to wait for what was asked before.
-    let query = query
-        .then(" GROUP BY lane, dead_id HAVING min(not_before) > ")
-        .then(B::DIALECT.at)
-        .bind(now)
-        .then(") later GROUP BY lane");
+    let query = Query::new(
+        "SELECT lane, min(dead_id) AS dead_id FROM (SELECT lane, dead_id FROM cqrs_outbox_request",
+    )
+    .condition("done_at IS NULL AND kind = 'replay' AND lane IN ", true)
+    .any_of(lanes)
+    .filter("dead_id < ?", page.last().map(|last| last.dead_id))
+    .then(" GROUP BY lane, dead_id HAVING min(not_before) > ")
+    .then(B::DIALECT.at)
+    .bind(now)
+    .then(") later GROUP BY lane");
     let later = B::later(conn, query).await?;
     Ok(later.into_iter().map(|later| (later.lane.clone(), later)).collect())
 }

@@ -78,5 +78,5 @@ impl<B: Backend> Outbox<B> {
     }
 }
 
-/// A thousand years: dates of the databases go no further back.
-const LONGEST: Duration = Duration::from_secs(1_000 * 365 * 24 * 3_600);
+/// A thousand years: dates of the databases go no further, back or forth.
+pub(crate) const LONGEST: Duration = Duration::from_secs(1_000 * 365 * 24 * 3_600);

@@ -456,7 +456,7 @@ impl Statements for MySql {
         ] {
             sql_query(statement).execute(conn).await?;
         }
-        delete_dead(conn, dead).await
+        Self::discard_dead(conn, dead).await
     }
 
     async fn discard_dead(conn: &mut Connection, dead: &[i64]) -> QueryResult<()> {
@@ -466,7 +466,8 @@ impl Statements for MySql {
         for lane in lanes {
             sql_query(sql::GATE_IS_DUE).bind::<Binary, _>(lane.value).execute(conn).await?;
         }
-        delete_dead(conn, dead).await
+        sql_query(sql::DELETE_DEAD).bind::<Text, _>(ids(dead)).execute(conn).await?;
+        Ok(())
     }
 
     async fn sweep_gates(conn: &mut Connection, groups: &[i32]) -> QueryResult<()> {
@@ -701,11 +702,6 @@ fn bound(query: Query) -> BoxedSqlQuery<'static, Mysql, SqlQuery> {
         Value::Seconds(seconds) => query.bind::<Double, _>(seconds),
         Value::Time(time) => query.bind::<Text, _>(time.format("%Y-%m-%d %H:%M:%S%.6f").to_string()),
     })
-}
-
-async fn delete_dead(conn: &mut Connection, dead: &[i64]) -> QueryResult<()> {
-    sql_query(sql::DELETE_DEAD).bind::<Text, _>(ids(dead)).execute(conn).await?;
-    Ok(())
 }
 
 /// Those of these rows that stand in the hot table.

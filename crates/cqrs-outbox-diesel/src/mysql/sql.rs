@@ -169,14 +169,14 @@ macro_rules! carried {
     };
 }
 
-/// Followed by the ids of dead letters, as are the next two.
+/// Followed by the ids of dead letters, as are the others on them. A gate that waits until someone acts stays as it is.
 pub(super) const CLOSE_GATES_OF_DEAD: &str = "\
     INSERT INTO cqrs_outbox_gate (lane, slot, until, error) \
     SELECT DISTINCT lane, slot, utc_timestamp(6), 'replay' FROM cqrs_outbox_dead d \
     WHERE d.id IN ";
 
-pub(super) const ON_CLOSED_GATE: &str =
-    " ON DUPLICATE KEY UPDATE until = utc_timestamp(6), cqrs_outbox_gate.error = 'replay'";
+pub(super) const ON_CLOSED_GATE: &str = " ON DUPLICATE KEY UPDATE cqrs_outbox_gate.error = if(until IS NULL, cqrs_outbox_gate.error, 'replay'), \
+        until = if(until IS NULL, until, utc_timestamp(6))";
 
 pub(super) const PARK_DEAD: &str = concat!(
     "INSERT INTO cqrs_outbox_parked (",

@@ -135,13 +135,15 @@ pub(super) const CENSUS: &str = "\
             WHERE seen_at > clock_timestamp() - make_interval(secs => $1)) AS relays, \
         coalesce((SELECT hold FROM cqrs_outbox_meta), false) AS hold";
 
-/// Dead letters go back behind the gate of their lane.
+/// Dead letters go back behind the gate of their lane. One that waits for others, too, stays closed until those are gone.
 pub(super) const REPLAY: &str = "\
     WITH back AS (DELETE FROM cqrs_outbox_dead WHERE id = ANY($1) RETURNING *), \
     gated AS ( \
         INSERT INTO cqrs_outbox_gate (lane, slot, until, error) \
         SELECT DISTINCT ON (lane) lane, slot, clock_timestamp(), 'replay' FROM back \
-        ON CONFLICT (lane) DO UPDATE SET until = clock_timestamp(), error = 'replay') \
+        ON CONFLICT (lane) DO UPDATE SET until = clock_timestamp(), error = 'replay' \
+            WHERE cqrs_outbox_gate.until IS NOT NULL OR NOT EXISTS (SELECT 1 FROM cqrs_outbox_dead d \
+                WHERE d.lane = cqrs_outbox_gate.lane AND d.id NOT IN (SELECT id FROM back))) \
     INSERT INTO cqrs_outbox_parked (id, event_id, event_name, event_kind, event_version, topic, message_key, headers, \
         content_type, payload, payload_text, tombstone, occurred_at, attempts, size, slot, lane, error, errors) \
     SELECT id, event_id, event_name, event_kind, event_version, topic, message_key, headers, \

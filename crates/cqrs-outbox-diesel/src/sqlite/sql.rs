@@ -129,12 +129,15 @@ macro_rules! carried {
     };
 }
 
-/// One after the other: dead letters go back behind the gate of their lane.
+/// One after the other: dead letters go back behind the gate of their lane. One that waits for others, too, stays closed until
+/// those are gone.
 pub(super) const REPLAY: [&str; 3] = [
     "INSERT INTO cqrs_outbox_gate (lane, slot, until, error) \
      SELECT DISTINCT lane, slot, unixepoch('now', 'subsec'), 'replay' \
      FROM cqrs_outbox_dead WHERE id IN (SELECT value FROM json_each(?1)) \
-     ON CONFLICT (lane) DO UPDATE SET until = excluded.until, error = excluded.error",
+     ON CONFLICT (lane) DO UPDATE SET until = excluded.until, error = excluded.error \
+        WHERE cqrs_outbox_gate.until IS NOT NULL OR NOT EXISTS (SELECT 1 FROM cqrs_outbox_dead d \
+            WHERE d.lane = cqrs_outbox_gate.lane AND d.id NOT IN (SELECT value FROM json_each(?1)))",
     concat!(
         "INSERT INTO cqrs_outbox_parked (",
         carried!(),

@@ -8,7 +8,7 @@ use cqrs_outbox_diesel::{
 };
 
 use crate::backend::{Db, PlainSql, Site};
-use crate::dead_letters::{buried, letter};
+use crate::dead_letters::{Owner, buried, letter};
 use crate::harness::{OnEach, Test, tests};
 
 pub(crate) struct All;
@@ -19,11 +19,15 @@ impl OnEach for All {
             a_key_goes_again_in_order_before_what_is_written_meanwhile,
             what_is_due_does_not_pass_what_is_asked_for_before_it,
             a_lane_that_waits_goes_as_a_whole,
+            a_lane_that_waits_for_many_goes_as_a_whole,
+            a_lane_that_waits_goes_on_when_none_is_left,
             a_lane_that_is_held_up_holds_up_no_other,
             a_dry_run_asks_for_nothing,
             a_limit_is_kept_and_told,
             a_heartbeat_carries_out_a_part,
             large_ones_go_one_by_one,
+            those_that_were_seen_are_meant,
+            the_gone_ones_are_one_relays,
             what_became_of_each_is_kept,
             a_lane_goes_on_when_its_last_one_is_discarded,
             wrong_rates_are_refused,
@@ -109,25 +113,85 @@ async fn a_lane_that_waits_goes_as_a_whole<D: Db>(site: &Site) {
     // With the first the gate would let the third go.
     assert!(owner.parked().await.is_empty());
     assert_eq!(owner.read().await[0].place, Place::Gated);
+    assert_eq!(left(&outbox).await.len(), 1);
     // Whoever asks again has not to wait for what was asked before.
     outbox.replay(asked.letters[1].event_id).await.unwrap();
     assert_eq!(names(&owner.parked().await), ["a1", "a2"]);
 }
 
+/// More than a heartbeat carries out.
+async fn a_lane_that_waits_for_many_goes_as_a_whole<D: Db>(site: &Site) {
+    let messages = (0..20).map(|nth| named(&format!("a{nth}"), "a"));
+    let (outbox, owner) = buried::<D>(site, true, messages.collect()).await;
+    copy(&outbox, "1 = 1", 5).await;
+    outbox.transaction(async |tx| tx.publish(named("later", "a")).await).await.unwrap();
+    outbox.replay_all(&all(), &now()).await.unwrap();
+    assert!(owner.parked().await.is_empty());
+    assert_eq!(left(&outbox).await.len(), 100);
+    assert_eq!(owner.parked().await.len(), 640);
+    assert_eq!(owner.read().await[0].place, Place::Gated);
+}
+
+async fn a_lane_that_waits_goes_on_when_none_is_left<D: Db>(site: &Site) {
+    use RequestKind::{Discard, Replay};
+    for (first, second, due) in
+        [(Replay, Replay, &["a1", "a2"][..]), (Replay, Discard, &["a1"]), (Discard, Replay, &["a2"])]
+    {
+        let messages = vec![named("a1", "a"), named("a2", "a"), named("b1", "b")];
+        let (outbox, owner) = buried::<D>(site, true, messages).await;
+        outbox.transaction(async |tx| tx.publish(named("a3", "a")).await).await.unwrap();
+        let [a1, a2, _] = left(&outbox).await.try_into().unwrap();
+        outbox.ask(first, &all().event_id(a1.event_id), &now()).await.unwrap();
+        // Another lane's is none of its business.
+        outbox.replay_all(&key("b"), &now()).await.unwrap();
+        assert_eq!(names(&owner.parked().await), ["b1"]);
+        assert_eq!(owner.read().await[0].place, Place::Gated);
+        outbox.ask(second, &all().event_id(a2.event_id), &now()).await.unwrap();
+        let parked = owner.parked().await;
+        let of_a: Vec<_> = names(&parked).into_iter().filter(|name| name.starts_with('a')).collect();
+        assert_eq!(of_a, due);
+    }
+    let (outbox, owner) = buried::<D>(site, true, vec![named("a1", "a"), named("a2", "a")]).await;
+    let [a1, a2] = left(&outbox).await.try_into().unwrap();
+    outbox.replay(a1.event_id).await.unwrap();
+    outbox.discard(a2.event_id).await.unwrap();
+    assert_eq!(names(&owner.parked().await), ["a1"]);
+}
+
 async fn a_lane_that_is_held_up_holds_up_no_other<D: Db>(site: &Site) {
     let mut messages = vec![named("x", "x")];
-    messages.extend((0..600).map(|nth| named(&format!("a{nth}"), "a")));
+    messages.extend((0..50).map(|nth| named(&format!("a{nth}"), "a")));
     messages.push(named("b1", "b"));
     let (outbox, owner) = buried::<D>(site, false, messages).await;
+    // More than a heartbeat looks at.
+    copy(&outbox, "event_name LIKE 'a%'", 7).await;
+    outbox.sql("UPDATE cqrs_outbox_dead SET id = 1000000 WHERE event_name = 'b1'").await.unwrap();
+    // The first of them is due in weeks only.
     outbox.replay_all(&all(), &now().limit(2).rate(GLACIAL)).await.unwrap();
-    outbox.replay_all(&all().name("b1"), &now()).await.unwrap();
-    let rest = outbox.replay_all(&key("a"), &now()).await.unwrap();
-    assert_eq!(rest.letters.len(), 600);
-    let first = rest.letters[0].event_id;
-    // The first of them is asked for in weeks only, if nobody asks again.
-    let taken_back = format!("DELETE FROM cqrs_outbox_request WHERE event_id = '{first}' AND id > 2");
-    outbox.sql(&taken_back).await.unwrap();
+    let mut rest = outbox.replay_all(&key("a"), &now().limit(10_000).dry_run(true)).await.unwrap().letters;
+    rest.remove(0);
+    assert_eq!(rest.len(), 6_399);
+    outbox.ask_for(RequestKind::Replay, &rest, &now()).await.unwrap();
+    outbox.replay_all(&key("b"), &now()).await.unwrap();
     assert_eq!(names(&owner.parked().await), ["x", "b1"]);
+    // What is to be dropped waits for nothing.
+    outbox.discard_all(&key("a"), &now().limit(1)).await.unwrap();
+    let first = left(&outbox).await.remove(0);
+    owner.beat().await;
+    assert!(left(&outbox).await[0].id > first.id);
+}
+
+/// Doubles these dead letters, and the doubles, so many times; their order stays.
+async fn copy<D: Db>(outbox: &Outbox<D>, which: &str, times: u32) {
+    let columns = "event_id, event_name, event_kind, event_version, topic, message_key, headers, content_type, payload, \
+        payload_text, tombstone, occurred_at, attempts, size, slot, lane, error, errors, parked_at, dead_at";
+    for nth in 0..times {
+        let copy = format!(
+            "INSERT INTO cqrs_outbox_dead (id, {columns}) SELECT id + {}, {columns} FROM cqrs_outbox_dead WHERE {which}",
+            1_000 << nth
+        );
+        outbox.sql(&copy).await.unwrap();
+    }
 }
 
 async fn a_dry_run_asks_for_nothing<D: Db>(site: &Site) {
@@ -186,6 +250,43 @@ async fn large_ones_go_one_by_one<D: Db>(site: &Site) {
     for wanted in [&["a"][..], &["a", "b"], &["a", "b", "c"]] {
         assert_eq!(names(&owner.parked().await), wanted);
     }
+}
+
+async fn those_that_were_seen_are_meant<D: Db>(site: &Site) {
+    let messages = ["a", "b", "c"].map(|name| named(name, name)).to_vec();
+    let (outbox, owner) = buried::<D>(site, false, messages).await;
+    let mut seen = left(&outbox).await;
+    seen.pop();
+    outbox.discard(seen[0].event_id).await.unwrap();
+    owner.beat().await;
+    // The order of the list is no matter.
+    seen.reverse();
+    outbox.ask_for(RequestKind::Replay, &seen, &now().rate(GLACIAL)).await.unwrap();
+    outbox.ask_for(RequestKind::Discard, &[], &now()).await.unwrap();
+    let requests = outbox.requests(&RequestFilter::new().open(), Page::oldest_first()).await.unwrap();
+    let asked: Vec<_> = requests.iter().map(|request| request.event_id).collect();
+    assert_eq!(asked, [seen[1].event_id, seen[0].event_id]);
+    owner.beat().await;
+    let gone = outbox.requests(&RequestFilter::new().event_id(seen[1].event_id), Page::newest_first()).await;
+    assert_eq!(gone.unwrap()[0].done.unwrap().1, RequestOutcome::Gone);
+    assert_eq!(left(&outbox).await.len(), 2);
+}
+
+/// No two heartbeats write the same request, and wait for each other.
+async fn the_gone_ones_are_one_relays<D: Db>(site: &Site) {
+    if D::SERVICE.is_none() {
+        // It has one group only.
+        return;
+    }
+    let (outbox, first) = buried::<D>(site, false, vec![named("a", "a")]).await;
+    let leases = first.beat().await.leases;
+    first.beat_and(0, leases.into_iter().filter(|lease| lease.group.0 == 0).collect()).await;
+    outbox.replay_all(&all(), &now()).await.unwrap();
+    outbox.sql("DELETE FROM cqrs_outbox_dead").await.unwrap();
+    first.beat_and(0, Vec::new()).await;
+    assert_eq!(open(&outbox).await, 1);
+    let _second = Owner::new(&outbox).await;
+    assert_eq!(open(&outbox).await, 0);
 }
 
 async fn what_became_of_each_is_kept<D: Db>(site: &Site) {
@@ -255,4 +356,9 @@ async fn wrong_rates_are_refused<D: Db>(site: &Site) {
         assert_eq!(error.kind(), ErrorKind::Configuration);
         assert!(error.to_string().contains(&rate.to_string()), "{error}");
     }
+    let (outbox, _) = buried::<D>(site, false, vec![named("a", "a")]).await;
+    let error = outbox.replay_all(&all(), &now().rate(1e-300)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Configuration);
+    assert!(error.to_string().contains("raise it"), "{error}");
+    assert_eq!(open(&outbox).await, 0);
 }
