@@ -108,11 +108,13 @@ pub(crate) enum Fault {
     BuryGateIsDue,
     ReplaysToTheEnd,
     ReplaysAsAsked,
+    ReplayOpensGate,
     ReplayKeepsAttempts,
     ReplayKeepsDead,
     RequestsAreNeverDone,
     RequestsAnything,
     DiscardKeepsGate,
+    DiscardOpensGate,
     DiscardKeepsDead,
     IgnoresDedup,
     DedupNamesItself,
@@ -383,6 +385,8 @@ impl Model {
                 tables.requests.push((request, event_id));
             }
             let lane = self.lane(&row);
+            let others = tables.dead.iter().any(|(other, (row, _))| *other != id && self.lane(row) == lane);
+            let waits = others && tables.gates.get(&lane) == Some(&None);
             if request == Request::Replay {
                 if !self.has(Fault::ReplayKeepsDead) {
                     tables.dead.remove(&id);
@@ -394,13 +398,15 @@ impl Model {
                 };
                 let attempts = if self.has(Fault::ReplayKeepsAttempts) { row.attempts } else { 0 };
                 let row = OutboxRow { id, attempts, place: Place::Parked, ..row };
-                tables.gates.insert(lane, Some(now));
+                if !waits || self.has(Fault::ReplayOpensGate) {
+                    tables.gates.insert(lane, Some(now));
+                }
                 tables.parked.insert(id, Parked { row, error });
             } else {
                 if !self.has(Fault::DiscardKeepsDead) {
                     tables.dead.remove(&id);
                 }
-                if !self.has(Fault::DiscardKeepsGate) {
+                if (!waits || self.has(Fault::DiscardOpensGate)) && !self.has(Fault::DiscardKeepsGate) {
                     tables.gates.entry(lane).and_modify(|until| *until = Some(now));
                 }
             }
