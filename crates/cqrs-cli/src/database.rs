@@ -1,5 +1,6 @@
 //! An outbox in one of the databases that are compiled in.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use uuid::Uuid;
 
 /// An outbox, whatever its database.
 #[async_trait]
-pub(crate) trait Database: Send + Sync {
+pub(crate) trait Database {
     /// The part of it that a relay needs.
     fn store(&self) -> Arc<dyn OutboxStore>;
     async fn migrate(&self) -> Result<Migrated>;
@@ -26,7 +27,9 @@ pub(crate) trait Database: Send + Sync {
     async fn count_dead_letters(&self, filter: &DeadLetterFilter) -> Result<u64>;
     async fn dead_letter(&self, event_id: Uuid) -> Result<Option<DeadLetterDetails>>;
     async fn ask(&self, kind: RequestKind, filter: &DeadLetterFilter, asking: &Asking) -> Result<Asked>;
+    async fn ask_for(&self, kind: RequestKind, letters: &[DeadLetter], asking: &Asking) -> Result<()>;
     async fn purge_sent(&self, older_than: Duration, chunk: usize) -> Result<u64>;
+    async fn purge_sent_for_ever(&self, older_than: Duration) -> Infallible;
     async fn purge_inbox(&self, older_than: Duration, chunk: usize) -> Result<u64>;
     async fn purge_requests(&self, older_than: Duration, chunk: usize) -> Result<u64>;
     async fn purge_dedup(&self, chunk: usize) -> Result<u64>;
@@ -71,8 +74,16 @@ impl<B: Backend> Database for Outbox<B> {
         self.ask(kind, filter, asking).await
     }
 
+    async fn ask_for(&self, kind: RequestKind, letters: &[DeadLetter], asking: &Asking) -> Result<()> {
+        self.ask_for(kind, letters, asking).await
+    }
+
     async fn purge_sent(&self, older_than: Duration, chunk: usize) -> Result<u64> {
         self.purge_sent(older_than, chunk).await
+    }
+
+    async fn purge_sent_for_ever(&self, older_than: Duration) -> Infallible {
+        self.purge_sent_for_ever(older_than).await
     }
 
     async fn purge_inbox(&self, older_than: Duration, chunk: usize) -> Result<u64> {

@@ -1,11 +1,8 @@
-//! `cqrs outbox purge`, and what a relay purges by itself.
-
-use std::time::Duration;
+//! `cqrs outbox purge`
 
 use cqrs::without_password;
 use serde_json::json;
 
-use crate::database::Database;
 use crate::failure::Failure;
 use crate::print;
 use crate::settings::Span;
@@ -58,20 +55,4 @@ pub(crate) async fn run(args: Args, json: bool) -> Result<(), Failure> {
         say("expired_dedup", "expired keys", database.purge_dedup(chunk).await?);
     }
     print(&if json { said.to_string() } else { lines.join("\n") })
-}
-
-/// Beside a relay: removes what was sent longer ago than this, for ever, in chunks so small that nobody notices.
-pub(crate) async fn sent_for_ever(database: &dyn Database, older_than: Duration) -> std::convert::Infallible {
-    // A tenth of the time is how much longer it may be kept.
-    let pause = (older_than / 10).clamp(Duration::from_secs(1), Duration::from_secs(60));
-    loop {
-        match database.purge_sent(older_than, 500).await {
-            Ok(0) => {}
-            Ok(removed) => tracing::debug!(removed, "what was sent long ago was removed"),
-            Err(error) => {
-                tracing::warn!(error = %format!("{error:#}"), "what was sent long ago cannot be removed; trying again");
-            }
-        }
-        tokio::time::sleep(pause).await;
-    }
 }

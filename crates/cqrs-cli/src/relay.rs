@@ -11,7 +11,6 @@ use serde_json::json;
 use crate::database::Connecting;
 use crate::failure::Failure;
 use crate::print;
-use crate::purge;
 use crate::settings::{SettingsArgs, Span};
 use crate::target::{DatabaseArgs, connect};
 
@@ -119,7 +118,7 @@ pub(crate) async fn run(args: Args, json: bool) -> Result<(), Failure> {
     };
     let purging = async {
         match args.keep_sent_for {
-            Some(Span(time)) => purge::sent_for_ever(&*database, time).await,
+            Some(Span(time)) => database.purge_sent_for_ever(time).await,
             None => std::future::pending().await,
         }
     };

@@ -1,5 +1,6 @@
 //! What is kept for a time, and how it goes.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
 use cqrs_core::Result;
@@ -33,6 +34,43 @@ impl<B: Backend> Outbox<B> {
     /// Safe: it goes on where it was when it is called again.
     pub async fn purge_sent(&self, older_than: Duration, chunk: usize) -> Result<u64> {
         self.purge(B::DIALECT.purge_sent, older_than, chunk).await
+    }
+
+    /// Purges what was sent, now and then, for ever: beside a relay, for what is to be kept for a time only.
+    ///
+    /// ```no_run
+    /// # use cqrs_outbox_diesel::{Outbox, Pg};
+    /// # async fn serve() -> cqrs_core::Result<()> { Ok(()) }
+    /// # async fn run() -> cqrs_core::Result<()> {
+    /// use std::time::Duration;
+    ///
+    /// let outbox = Outbox::<Pg>::builder("postgres://localhost/meetings").keep_sent(true).connect().await?;
+    /// let week = Duration::from_secs(7 * 24 * 3_600);
+    /// tokio::select! {
+    ///     ended = serve() => ended, // the application, or its relay
+    ///     never = outbox.purge_sent_for_ever(week) => match never {},
+    /// }
+    /// # }
+    /// ```
+    ///
+    /// It looks each minute, or more often where the time is short: what was sent may be kept for a tenth of the time longer. While
+    /// the database is away it says so in the log, and tries again.
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe.
+    pub async fn purge_sent_for_ever(&self, older_than: Duration) -> Infallible {
+        let pause = (older_than / 10).clamp(Duration::from_secs(1), Duration::from_secs(60));
+        loop {
+            match self.purge_sent(older_than, 500).await {
+                Ok(0) => {}
+                Ok(removed) => tracing::debug!(removed, "what was sent long ago was removed"),
+                Err(error) => {
+                    tracing::warn!(error = %format!("{error:#}"), "what was sent long ago cannot be removed; trying again");
+                }
+            }
+            tokio::time::sleep(pause).await;
+        }
     }
 
     /// Removes what the inbox knows of messages that were handled longer ago than this, as [`purge_sent`](Self::purge_sent)

@@ -101,7 +101,9 @@ pub(crate) async fn run(kind: RequestKind, args: Args, json: bool) -> Result<(),
     if preview.letters.len() > 1 && !args.yes && !confirmed(kind, preview.letters.len())? {
         return Err(Failure::nothing("nothing was asked for"));
     }
-    report(kind, &database.ask(kind, &filter, &asking).await?, false, json)
+    // For those that were shown or counted, not for what has come meanwhile.
+    database.ask_for(kind, &preview.letters, &asking).await?;
+    report(kind, &preview, false, json)
 }
 
 /// Whoever runs this, by the name that the system gives.

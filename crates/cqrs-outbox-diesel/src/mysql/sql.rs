@@ -434,11 +434,20 @@ pub(super) const DIALECT: Dialect = Dialect {
     not_before: "utc_timestamp(6) + INTERVAL (? * 1000000) MICROSECOND",
     me: "current_user()",
     purge_sent: "\
-        DELETE FROM cqrs_outbox_sent WHERE sent_at < utc_timestamp(6) - INTERVAL (? * 1000000) MICROSECOND ORDER BY sent_at LIMIT ?",
+        DELETE o FROM (SELECT id FROM cqrs_outbox_sent \
+            WHERE sent_at < utc_timestamp(6) - INTERVAL (? * 1000000) MICROSECOND \
+            ORDER BY sent_at LIMIT ? FOR UPDATE SKIP LOCKED) k \
+        STRAIGHT_JOIN cqrs_outbox_sent o ON o.id = k.id",
     purge_inbox: "\
-        DELETE FROM cqrs_inbox WHERE handled_at < utc_timestamp(6) - INTERVAL (? * 1000000) MICROSECOND ORDER BY handled_at LIMIT ?",
+        DELETE o FROM (SELECT consumer, message_id FROM cqrs_inbox \
+            WHERE handled_at < utc_timestamp(6) - INTERVAL (? * 1000000) MICROSECOND \
+            ORDER BY handled_at LIMIT ? FOR UPDATE SKIP LOCKED) k \
+        STRAIGHT_JOIN cqrs_inbox o ON o.consumer = k.consumer AND o.message_id = k.message_id",
     purge_requests: "\
-        DELETE FROM cqrs_outbox_request WHERE done_at < utc_timestamp(6) - INTERVAL (? * 1000000) MICROSECOND ORDER BY done_at LIMIT ?",
+        DELETE o FROM (SELECT id FROM cqrs_outbox_request \
+            WHERE done_at < utc_timestamp(6) - INTERVAL (? * 1000000) MICROSECOND \
+            ORDER BY done_at LIMIT ? FOR UPDATE SKIP LOCKED) k \
+        STRAIGHT_JOIN cqrs_outbox_request o ON o.id = k.id",
     clock: "CAST(timestampdiff(MICROSECOND, '1970-01-01', utc_timestamp(6)) AS signed)",
     at: "timestamp'1970-01-01 00:00:00' + INTERVAL ? MICROSECOND",
     group: "d.slot DIV 64",

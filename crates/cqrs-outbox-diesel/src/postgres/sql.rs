@@ -471,7 +471,7 @@ pub(super) const DIALECT: Dialect = Dialect {
     not_before: "clock_timestamp() + make_interval(secs => ?)",
     me: "current_user",
     purge_sent: "\
-        DELETE FROM cqrs_outbox_sent WHERE (id) IN (SELECT id FROM cqrs_outbox_sent \
+        DELETE FROM cqrs_outbox_sent WHERE id IN (SELECT id FROM cqrs_outbox_sent \
             WHERE sent_at < statement_timestamp() - make_interval(secs => ?) \
             ORDER BY sent_at LIMIT ? FOR UPDATE SKIP LOCKED)",
     purge_inbox: "\
@@ -479,7 +479,7 @@ pub(super) const DIALECT: Dialect = Dialect {
             WHERE handled_at < statement_timestamp() - make_interval(secs => ?) \
             ORDER BY handled_at LIMIT ? FOR UPDATE SKIP LOCKED)",
     purge_requests: "\
-        DELETE FROM cqrs_outbox_request WHERE (id) IN (SELECT id FROM cqrs_outbox_request \
+        DELETE FROM cqrs_outbox_request WHERE id IN (SELECT id FROM cqrs_outbox_request \
             WHERE done_at < statement_timestamp() - make_interval(secs => ?) \
             ORDER BY done_at LIMIT ? FOR UPDATE SKIP LOCKED)",
     clock: "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint",

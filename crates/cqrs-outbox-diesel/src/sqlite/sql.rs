@@ -357,13 +357,13 @@ pub(super) const DIALECT: Dialect = Dialect {
     not_before: "unixepoch('now', 'subsec') + ?",
     me: "''",
     purge_sent: "\
-        DELETE FROM cqrs_outbox_sent WHERE (id) IN (SELECT id FROM cqrs_outbox_sent \
+        DELETE FROM cqrs_outbox_sent WHERE id IN (SELECT id FROM cqrs_outbox_sent \
             WHERE sent_at < strftime('%Y-%m-%dT%H:%M:%fZ', unixepoch('now', 'subsec') - ?, 'unixepoch') ORDER BY sent_at LIMIT ?)",
     purge_inbox: "\
         DELETE FROM cqrs_inbox WHERE (consumer, message_id) IN (SELECT consumer, message_id FROM cqrs_inbox \
             WHERE handled_at < strftime('%Y-%m-%dT%H:%M:%fZ', unixepoch('now', 'subsec') - ?, 'unixepoch') ORDER BY handled_at LIMIT ?)",
     purge_requests: "\
-        DELETE FROM cqrs_outbox_request WHERE (id) IN (SELECT id FROM cqrs_outbox_request \
+        DELETE FROM cqrs_outbox_request WHERE id IN (SELECT id FROM cqrs_outbox_request \
             WHERE done_at < strftime('%Y-%m-%dT%H:%M:%fZ', unixepoch('now', 'subsec') - ?, 'unixepoch') ORDER BY done_at LIMIT ?)",
     clock: "CAST(round(unixepoch('now', 'subsec') * 1000000) AS INTEGER)",
     at: "? / 1e6 + 0.0005",
