@@ -262,7 +262,7 @@ impl<B: Backend> Outbox<B> {
     }
 
     pub(crate) async fn try_check_schema(&self) -> Result<(), StoreError> {
-        let mut conn = Tx::new(self.acquire().await?, self.clone(), None);
+        let mut conn = self.lend().await?;
         check_versions::<B>(&mut conn).await?;
         conn.give_back();
         Ok(())
@@ -284,9 +284,8 @@ impl<B: Backend> Outbox<B> {
         self.try_status().await.map_err(|error| self.failed(error))
     }
 
-    /// On a connection of the application's: the relay's have a limit of time, and counting millions may take longer.
     async fn try_status(&self) -> Result<OutboxStatus, StoreError> {
-        let mut conn = Tx::new(self.acquire().await?, self.clone(), None);
+        let mut conn = self.lend().await?;
         check_versions::<B>(&mut conn).await?;
         let row = B::status(&mut conn).await.map_err(store_error)?;
         conn.give_back();
@@ -378,6 +377,12 @@ impl<B: Backend> Outbox<B> {
 
     pub(crate) async fn acquire(&self) -> Result<B::Guard, StoreError> {
         B::acquire(&self.shared.pool).await
+    }
+
+    /// A connection of the application's, for a call that an operator waits for: the relay's have a limit of time, and
+    /// counting millions may take longer.
+    pub(crate) async fn lend(&self) -> Result<Tx<B>, StoreError> {
+        Ok(Tx::new(self.acquire().await?, self.clone(), None))
     }
 
     /// A connection for one call of the store: if the call is dropped half-way, its connection may hang and is closed.

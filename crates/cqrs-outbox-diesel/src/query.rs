@@ -3,6 +3,8 @@
 
 use chrono::{DateTime, Utc};
 
+use crate::statements::places;
+
 /// The text, with a `?` for each value.
 #[derive(Clone, Debug)]
 pub struct Query {
@@ -67,7 +69,7 @@ impl Query {
     pub(crate) fn any_of<'a>(mut self, values: impl IntoIterator<Item = &'a Vec<u8>>) -> Self {
         let before = self.values.len();
         self.values.extend(values.into_iter().map(|bytes| Value::Bytes(bytes.clone())));
-        let places = vec!["?"; self.values.len() - before].join(", ");
+        let places = places("?", self.values.len() - before);
         self.then(&format!("({places})"))
     }
 
@@ -133,10 +135,14 @@ pub struct Dialect {
     pub(crate) dead_letters_in_full: &'static str,
     /// Whether a row is about the event of this id, which is bound as bytes.
     pub(crate) event_id_is: &'static str,
+    /// Scheduled rows: the columns of a `ScheduledRecord`.
+    pub(crate) scheduled: &'static str,
+    /// Whether a scheduled row is of the key that is bound.
+    pub(crate) key_is: &'static str,
     /// Requests: the columns of a `RequestRow`.
     pub(crate) requests: &'static str,
-    /// The event's id of a request, which is bound as text.
-    pub(crate) request_event_id: &'static str,
+    /// The event's id of a request or of a scheduled row, which is bound as text.
+    pub(crate) event_id: &'static str,
     /// The time, as it stands in columns that are only shown and compared with such.
     pub(crate) now: &'static str,
     /// So many seconds from now, as `not_before` has it.
@@ -148,7 +154,7 @@ pub struct Dialect {
     pub(crate) purge_requests: &'static str,
     /// Microseconds since 1970.
     pub(crate) clock: &'static str,
-    /// The time so many of them after 1970, as `not_before` has it.
+    /// The time so many of them after 1970, as `not_before` and `deliver_at` have it.
     pub(crate) at: &'static str,
     /// The group of a dead letter `d`.
     pub(crate) group: &'static str,

@@ -16,7 +16,7 @@ use crate::error::store_error;
 use crate::outbox::Outbox;
 use crate::query::Query;
 use crate::retention::LONGEST;
-use crate::statements::limit;
+use crate::statements::{ROWS_PER_INSERT, limit, places};
 
 /// How many requests a heartbeat carries out at most: it holds its leases' rows locked meanwhile, and renews them.
 const PER_HEARTBEAT: usize = 500;
@@ -26,9 +26,6 @@ const PAGES: usize = 10;
 
 /// How many bytes of dead letters a heartbeat moves at most, but one in any case.
 const BYTES_PER_HEARTBEAT: i64 = 16 * 1024 * 1024;
-
-/// Rows of one INSERT.
-const ROWS_PER_INSERT: usize = 1_000;
 
 /// How to ask for dead letters to be replayed or discarded.
 ///
@@ -286,13 +283,12 @@ impl<B: Backend> Outbox<B> {
             .condition("kind IN ('replay', 'discard')", true)
             .condition("done_at IS NULL", filter.open);
         let query = match filter.event_id {
-            Some(event_id) => query
-                .condition("event_id = ", true)
-                .then(B::DIALECT.request_event_id)
-                .bind(event_id.to_string()),
+            Some(event_id) => {
+                query.condition("event_id = ", true).then(B::DIALECT.event_id).bind(event_id.to_string())
+            }
             None => query,
         };
-        let mut conn = self.lend().await?;
+        let mut conn = self.lend().await.map_err(|error| self.failed(error))?;
         let rows = B::requests(&mut conn, page.apply(query))
             .await
             .map_err(|error| self.failed(store_error(error)))?;
@@ -352,10 +348,10 @@ impl<B: Backend> Outbox<B> {
         let mut letters: Vec<&DeadLetter> = letters.iter().collect();
         letters.sort_by_key(|letter| letter.id);
         let by = if asking.requested_by.is_some() { "?" } else { dialect.me };
-        let row = format!("(?, {}, ?, ?, {}, {by})", dialect.request_event_id, dialect.not_before);
+        let row = format!("(?, {}, ?, ?, {}, {by})", dialect.event_id, dialect.not_before);
         let mut tx = self.begin().await?;
         for (chunk, first) in letters.chunks(ROWS_PER_INSERT).zip((0..).step_by(ROWS_PER_INSERT)) {
-            let rows = vec![&*row; chunk.len()].join(", ");
+            let rows = places(&row, chunk.len());
             let insert = "INSERT INTO cqrs_outbox_request (kind, event_id, dead_id, lane, not_before, requested_by) VALUES ";
             let mut insert = Query::new(insert).then(&rows);
             for (letter, nth) in chunk.iter().zip(first..) {

@@ -18,7 +18,7 @@ use crate::migration::Migration;
 use crate::query::{Dialect, Query};
 use crate::record::{NewRow, Record};
 use crate::requests::{DueRequest, Later, RequestRow};
-use crate::schedule::{ScheduleFilter, ScheduledRecord};
+use crate::schedule::ScheduledRecord;
 use crate::status::StatusRow;
 use crate::writing::Claim;
 
@@ -159,10 +159,10 @@ pub trait Statements: Sized {
 
     // --- The operator's.
 
-    /// The scheduled rows that the filter lets through, the next one first.
+    /// The scheduled rows of a query.
     fn scheduled(
         conn: &mut Self::Conn,
-        filter: &ScheduleFilter,
+        query: Query,
     ) -> impl Future<Output = QueryResult<Vec<ScheduledRecord>>> + Send;
 
     /// What waits, what is stuck and who is at work, as of one snapshot.
@@ -541,6 +541,24 @@ pub(crate) fn groups_of(leases: &[Lease]) -> Vec<i32> {
 #[cfg(any(feature = "mysql", feature = "sqlite"))]
 pub(crate) fn joined<T: std::fmt::Display>(items: &[T]) -> String {
     items.iter().map(T::to_string).collect::<Vec<_>>().join(",")
+}
+
+/// Rows of one statement: MariaDB and MySQL allow 65,535 parameters, SQLite 32,766.
+pub(crate) const ROWS_PER_INSERT: usize = 1_000;
+
+/// Rows, as many at a time as one statement takes.
+#[cfg(any(feature = "mysql", feature = "sqlite"))]
+pub(crate) fn in_parts<T>(rows: Vec<T>) -> impl Iterator<Item = Vec<T>> {
+    let mut rows = rows.into_iter();
+    std::iter::from_fn(move || {
+        let some: Vec<T> = rows.by_ref().take(ROWS_PER_INSERT).collect();
+        (!some.is_empty()).then_some(some)
+    })
+}
+
+/// The places of one row or value, so many times.
+pub(crate) fn places(row: &str, count: usize) -> String {
+    vec![row; count].join(", ")
 }
 
 /// As a `LIMIT`.

@@ -32,10 +32,10 @@ use crate::network::pool_error;
 use crate::query::{Dialect, Query, Value};
 use crate::record::{NewRow, Record};
 use crate::requests::{DueRequest, Later, RequestRow};
-use crate::schedule::{ScheduleFilter, ScheduledRecord};
+use crate::schedule::ScheduledRecord;
 use crate::statements::{
-    Census, Due, Exists, LeaseRow, Micros, Number, Statements, TABLES, TakenKey, VersionRow, Versions, Wait,
-    attempts, joined, limit, receipts,
+    Census, Due, Exists, LeaseRow, Micros, Number, ROWS_PER_INSERT, Statements, TABLES, TakenKey, VersionRow,
+    Versions, Wait, attempts, in_parts, joined, limit, places, receipts,
 };
 use crate::status::StatusRow;
 use crate::tx::Tx;
@@ -74,10 +74,6 @@ struct Bytes {
     #[diesel(sql_type = Binary)]
     value: Vec<u8>,
 }
-
-/// Rows of one statement: there may be 65,535 parameters. Bytes are no matter: what is too much for a packet the client
-/// sends one by one.
-const ROWS_PER_INSERT: usize = 1_000;
 
 impl Statements for MySql {
     type Conn = Connection;
@@ -166,29 +162,18 @@ impl Statements for MySql {
     }
 
     async fn insert(conn: &mut Connection, rows: Vec<NewRow>) -> QueryResult<()> {
-        let mut rows = rows.into_iter().peekable();
-        while rows.peek().is_some() {
-            let some: Vec<NewRow> = rows.by_ref().take(ROWS_PER_INSERT).collect();
-            let values = vec![sql::INSERT_ROW; some.len()].join(", ");
-            let mut insert = boxed(format!("{}{values}", sql::INSERT));
-            for row in some {
-                insert = bind_row(insert, row);
-            }
-            insert.execute(conn).await?;
+        for some in in_parts(rows) {
+            let insert = boxed(format!("{}{}", sql::INSERT, places(sql::INSERT_ROW, some.len())));
+            some.into_iter().fold(insert, bind_row).execute(conn).await?;
         }
         Ok(())
     }
 
     async fn schedule(conn: &mut Connection, rows: Vec<(NewRow, DateTime<Utc>)>) -> QueryResult<()> {
-        let mut rows = rows.into_iter().peekable();
-        while rows.peek().is_some() {
-            let some: Vec<_> = rows.by_ref().take(ROWS_PER_INSERT).collect();
-            let values = vec![sql::SCHEDULE_ROW; some.len()].join(", ");
-            let mut insert = boxed(format!("{}{values}", sql::SCHEDULE));
-            for (row, at) in some {
-                insert = bind_row(insert, row).bind::<Text, _>(datetime(at));
-            }
-            insert.execute(conn).await?;
+        for some in in_parts(rows) {
+            let insert = boxed(format!("{}{}", sql::SCHEDULE, places(sql::SCHEDULE_ROW, some.len())));
+            let bind = |insert, (row, at)| bind_row(insert, row).bind::<Text, _>(datetime(at));
+            some.into_iter().fold(insert, bind).execute(conn).await?;
         }
         Ok(())
     }
@@ -202,9 +187,9 @@ impl Statements for MySql {
         let me = Uuid::new_v4();
         let mut others = HashMap::new();
         for some in claims.chunks(ROWS_PER_INSERT) {
-            let values = vec![sql::CLAIM_ROW; some.len()].join(", ");
+            let values = places(sql::CLAIM_ROW, some.len());
             let mut insert = boxed(format!("{}{values}{}", sql::CLAIM, sql::UNLESS_CLAIMED));
-            let keys = vec!["?"; some.len()].join(", ");
+            let keys = places("?", some.len());
             let mut select = boxed(format!("{}({keys}) FOR UPDATE", sql::CLAIMED));
             for claim in some {
                 insert = insert
@@ -242,9 +227,9 @@ impl Statements for MySql {
     async fn lock_versions(conn: &mut Connection, keys: &[Vec<u8>]) -> QueryResult<HashMap<Vec<u8>, i64>> {
         let mut versions = HashMap::new();
         for some in keys.chunks(ROWS_PER_INSERT) {
-            let values = vec!["(?, -1)"; some.len()].join(", ");
+            let values = places("(?, -1)", some.len());
             let mut insert = boxed(format!("{}{values}{}", sql::LOCK_VERSIONS, sql::AS_IT_IS));
-            let places = vec!["?"; some.len()].join(", ");
+            let places = places("?", some.len());
             // A locking read sees what was committed, whatever the snapshot of the transaction is.
             let mut select = boxed(format!("{}({places}) FOR UPDATE", sql::KEY_VERSIONS));
             for key in some {
@@ -260,7 +245,7 @@ impl Statements for MySql {
 
     async fn set_versions(conn: &mut Connection, versions: &[(Vec<u8>, i64)]) -> QueryResult<()> {
         for some in versions.chunks(ROWS_PER_INSERT) {
-            let values = vec!["(?, ?)"; some.len()].join(", ");
+            let values = places("(?, ?)", some.len());
             let mut insert = boxed(format!("{}{values}{}", sql::LOCK_VERSIONS, sql::AS_GIVEN));
             for (key, version) in some {
                 insert = insert.bind::<Binary, _>(key.clone()).bind::<BigInt, _>(*version);
@@ -298,23 +283,8 @@ impl Statements for MySql {
         Ok(!rows.is_empty())
     }
 
-    async fn scheduled(conn: &mut Connection, filter: &ScheduleFilter) -> QueryResult<Vec<ScheduledRecord>> {
-        let event_id = filter.event_id.map(|id| id.to_string());
-        let before = filter.before.map(datetime);
-        sql_query(sql::SCHEDULED)
-            .bind::<Nullable<Text>, _>(event_id.as_deref())
-            .bind::<Nullable<Text>, _>(event_id.as_deref())
-            .bind::<Nullable<Binary>, _>(filter.key.as_deref())
-            .bind::<Nullable<Binary>, _>(filter.key.as_deref())
-            .bind::<Nullable<Text>, _>(filter.topic.as_deref())
-            .bind::<Nullable<Text>, _>(filter.topic.as_deref())
-            .bind::<Nullable<Text>, _>(filter.name.as_deref())
-            .bind::<Nullable<Text>, _>(filter.name.as_deref())
-            .bind::<Nullable<Text>, _>(before.as_deref())
-            .bind::<Nullable<Text>, _>(before.as_deref())
-            .bind::<BigInt, _>(limit(filter.limit))
-            .load(conn)
-            .await
+    async fn scheduled(conn: &mut Connection, query: Query) -> QueryResult<Vec<ScheduledRecord>> {
+        bound(query).load(conn).await
     }
 
     async fn admit(conn: &mut Connection, consumer: &str, id: &MessageId) -> QueryResult<bool> {
@@ -700,7 +670,7 @@ fn bound(query: Query) -> BoxedSqlQuery<'static, Mysql, SqlQuery> {
         Value::Bytes(bytes) => query.bind::<Binary, _>(bytes),
         Value::Number(number) => query.bind::<BigInt, _>(number),
         Value::Seconds(seconds) => query.bind::<Double, _>(seconds),
-        Value::Time(time) => query.bind::<Text, _>(time.format("%Y-%m-%d %H:%M:%S%.6f").to_string()),
+        Value::Time(time) => query.bind::<Text, _>(datetime(time)),
     })
 }
 

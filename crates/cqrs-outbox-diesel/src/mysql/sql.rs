@@ -81,16 +81,6 @@ pub(super) const FIND_SCHEDULED: &str = "SELECT id AS value FROM cqrs_outbox_sch
 
 pub(super) const RESCHEDULE: &str = "UPDATE cqrs_outbox_scheduled SET deliver_at = ? WHERE id = ?";
 
-pub(super) const SCHEDULED: &str = "\
-    SELECT id, unhex(replace(event_id, '-', '')) AS event_id, event_name, event_kind, event_version, topic, message_key, \
-        headers, content_type, payload, payload_text, \
-        date_format(occurred_at, '%Y-%m-%dT%H:%i:%s.%fZ') AS occurred_at, attempts, 0 AS size, group_no, 0 AS gated, \
-        timestampdiff(MICROSECOND, '1970-01-01', deliver_at) AS deliver_micros \
-    FROM cqrs_outbox_scheduled \
-    WHERE (? IS NULL OR event_id = ?) AND (? IS NULL OR message_key = ?) AND (? IS NULL OR topic = ?) \
-        AND (? IS NULL OR event_name = ?) AND (? IS NULL OR deliver_at < ?) \
-    ORDER BY deliver_at, id LIMIT ?";
-
 /// One row changed: it is new. Two: it was there; for that to be told, something has to change. `INSERT IGNORE` would also
 /// ignore an id that is too long, and share a lock over which three at once fall into a deadlock.
 pub(super) const ADMIT: &str = "\
@@ -425,11 +415,18 @@ pub(super) const DIALECT: Dialect = Dialect {
             attempts, size, 0 AS group_no, false AS gated, error, errors, date_format(dead_at, '%Y-%m-%dT%H:%i:%s.%fZ') AS dead_at \
         FROM cqrs_outbox_dead",
     event_id_is: "event_key = ?",
+    scheduled: "\
+        SELECT id, unhex(replace(event_id, '-', '')) AS event_id, event_name, event_kind, event_version, topic, message_key, \
+            headers, content_type, payload, payload_text, \
+            date_format(occurred_at, '%Y-%m-%dT%H:%i:%s.%fZ') AS occurred_at, attempts, 0 AS size, group_no, 0 AS gated, \
+            timestampdiff(MICROSECOND, '1970-01-01', deliver_at) AS deliver_micros \
+        FROM cqrs_outbox_scheduled",
+    key_is: "message_key = ?",
     requests: "\
         SELECT id, kind, unhex(replace(event_id, '-', '')) AS event_id, date_format(not_before, '%Y-%m-%dT%H:%i:%s.%fZ') AS not_before, requested_by, \
             date_format(requested_at, '%Y-%m-%dT%H:%i:%s.%fZ') AS requested_at, date_format(done_at, '%Y-%m-%dT%H:%i:%s.%fZ') AS done_at, outcome \
         FROM cqrs_outbox_request",
-    request_event_id: "?",
+    event_id: "?",
     now: "utc_timestamp(6)",
     not_before: "utc_timestamp(6) + INTERVAL (? * 1000000) MICROSECOND",
     me: "current_user()",

@@ -33,7 +33,7 @@ use crate::network::pool_error;
 use crate::query::{Dialect, Query, Value};
 use crate::record::{NewRow, Record};
 use crate::requests::{DueRequest, Later, RequestRow};
-use crate::schedule::{ScheduleFilter, ScheduledRecord};
+use crate::schedule::ScheduledRecord;
 use crate::statements::{
     Census, Due, Exists, LeaseRow, Micros, Number, Reach, Statements, TABLES, TakenKey, VersionRow, Versions,
     Wait, attempts, groups_of, limit,
@@ -190,19 +190,8 @@ impl Statements for Pg {
         Ok(changed > 0)
     }
 
-    async fn scheduled(
-        conn: &mut AsyncPgConnection,
-        filter: &ScheduleFilter,
-    ) -> QueryResult<Vec<ScheduledRecord>> {
-        sql_query(sql::SCHEDULED)
-            .bind::<Nullable<SqlUuid>, _>(filter.event_id)
-            .bind::<Nullable<Binary>, _>(filter.key.as_deref())
-            .bind::<Nullable<Text>, _>(filter.topic.as_deref())
-            .bind::<Nullable<Text>, _>(filter.name.as_deref())
-            .bind::<Nullable<Timestamptz>, _>(filter.before)
-            .bind::<BigInt, _>(limit(filter.limit))
-            .load(conn)
-            .await
+    async fn scheduled(conn: &mut AsyncPgConnection, query: Query) -> QueryResult<Vec<ScheduledRecord>> {
+        bound(query).load(conn).await
     }
 
     async fn admit(conn: &mut AsyncPgConnection, consumer: &str, id: &MessageId) -> QueryResult<bool> {

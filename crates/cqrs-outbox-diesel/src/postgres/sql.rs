@@ -66,17 +66,6 @@ pub(super) const CANCEL: &str = "DELETE FROM cqrs_outbox_scheduled WHERE event_i
 
 pub(super) const RESCHEDULE: &str = "UPDATE cqrs_outbox_scheduled SET deliver_at = $2 WHERE event_id = $1";
 
-pub(super) const SCHEDULED: &str = "\
-    SELECT id, uuid_send(event_id) AS event_id, event_name, event_kind, event_version, topic, message_key, headers, \
-        content_type, payload, payload_text, \
-        to_char(occurred_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') AS occurred_at, attempts, size, \
-        slot / 64 AS group_no, false AS gated, (extract(epoch FROM deliver_at) * 1000000)::bigint AS deliver_micros \
-    FROM cqrs_outbox_scheduled \
-    WHERE ($1::uuid IS NULL OR event_id = $1) AND ($2::bytea IS NULL OR message_key = $2) \
-        AND ($3::text IS NULL OR topic = $3) AND ($4::text IS NULL OR event_name = $4) \
-        AND ($5::timestamptz IS NULL OR deliver_at < $5) \
-    ORDER BY deliver_at, id LIMIT $6";
-
 pub(super) const ADMIT: &str =
     "INSERT INTO cqrs_inbox (consumer, message_id) VALUES ($1, $2) ON CONFLICT DO NOTHING";
 
@@ -462,11 +451,18 @@ pub(super) const DIALECT: Dialect = Dialect {
             attempts, size, 0 AS group_no, false AS gated, error, errors, to_char(dead_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') AS dead_at \
         FROM cqrs_outbox_dead",
     event_id_is: "event_id = encode(?, 'hex')::uuid",
+    scheduled: "\
+        SELECT id, uuid_send(event_id) AS event_id, event_name, event_kind, event_version, topic, message_key, headers, \
+            content_type, payload, payload_text, \
+            to_char(occurred_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') AS occurred_at, attempts, size, \
+            slot / 64 AS group_no, false AS gated, (extract(epoch FROM deliver_at) * 1000000)::bigint AS deliver_micros \
+        FROM cqrs_outbox_scheduled",
+    key_is: "message_key = ?",
     requests: "\
         SELECT id, kind, uuid_send(event_id) AS event_id, to_char(not_before AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') AS not_before, requested_by, \
             to_char(requested_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') AS requested_at, to_char(done_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') AS done_at, outcome \
         FROM cqrs_outbox_request",
-    request_event_id: "?::uuid",
+    event_id: "?::uuid",
     now: "clock_timestamp()",
     not_before: "clock_timestamp() + make_interval(secs => ?)",
     me: "current_user",

@@ -26,10 +26,10 @@ use crate::migration::{Migration, SQLITE};
 use crate::query::{Dialect, Query, Value};
 use crate::record::{NewRow, Record};
 use crate::requests::{DueRequest, Later, RequestRow};
-use crate::schedule::{ScheduleFilter, ScheduledRecord};
+use crate::schedule::ScheduledRecord;
 use crate::statements::{
-    Census, Due, Exists, LeaseRow, Micros, Number, Statements, TABLES, TakenKey, VersionRow, Versions, Wait,
-    attempts, groups_of, joined, limit, receipts,
+    Census, Due, Exists, LeaseRow, Micros, Number, ROWS_PER_INSERT, Statements, TABLES, TakenKey, VersionRow,
+    Versions, Wait, attempts, groups_of, in_parts, joined, limit, places, receipts,
 };
 use crate::status::StatusRow;
 use crate::tx::Tx;
@@ -49,9 +49,6 @@ impl Backend for Sqlite {
     type Connection = Connection;
     type Guard = Object<Connection>;
 }
-
-/// Rows of one statement: SQLite allows 32,766 parameters.
-const ROWS_PER_INSERT: usize = 1_000;
 
 impl Statements for Sqlite {
     type Conn = Connection;
@@ -77,29 +74,18 @@ impl Statements for Sqlite {
     }
 
     async fn insert(conn: &mut Connection, rows: Vec<NewRow>) -> QueryResult<()> {
-        let mut rows = rows.into_iter().peekable();
-        while rows.peek().is_some() {
-            let chunk: Vec<NewRow> = rows.by_ref().take(ROWS_PER_INSERT).collect();
-            let values = vec![sql::INSERT_ROW; chunk.len()].join(", ");
-            let mut insert = boxed(format!("{}{values}", sql::INSERT));
-            for row in chunk {
-                insert = bind_row(insert, row);
-            }
-            insert.execute(conn).await?;
+        for some in in_parts(rows) {
+            let insert = boxed(format!("{}{}", sql::INSERT, places(sql::INSERT_ROW, some.len())));
+            some.into_iter().fold(insert, bind_row).execute(conn).await?;
         }
         Ok(())
     }
 
     async fn schedule(conn: &mut Connection, rows: Vec<(NewRow, DateTime<Utc>)>) -> QueryResult<()> {
-        let mut rows = rows.into_iter().peekable();
-        while rows.peek().is_some() {
-            let chunk: Vec<_> = rows.by_ref().take(ROWS_PER_INSERT).collect();
-            let values = vec![sql::SCHEDULE_ROW; chunk.len()].join(", ");
-            let mut insert = boxed(format!("{}{values}", sql::SCHEDULE));
-            for (row, at) in chunk {
-                insert = bind_row(insert, row).bind::<Double, _>(seconds(at));
-            }
-            insert.execute(conn).await?;
+        for some in in_parts(rows) {
+            let insert = boxed(format!("{}{}", sql::SCHEDULE, places(sql::SCHEDULE_ROW, some.len())));
+            let bind = |insert, (row, at)| bind_row(insert, row).bind::<Double, _>(seconds(at));
+            some.into_iter().fold(insert, bind).execute(conn).await?;
         }
         Ok(())
     }
@@ -112,7 +98,7 @@ impl Statements for Sqlite {
     async fn claim(conn: &mut Connection, claims: &[Claim]) -> QueryResult<HashMap<Vec<u8>, Uuid>> {
         let mut others = HashMap::new();
         for some in claims.chunks(ROWS_PER_INSERT) {
-            let keys = vec!["?"; some.len()].join(", ");
+            let keys = places("?", some.len());
             let mut select = boxed(format!("{}({keys})", sql::CLAIMED));
             for claim in some {
                 select = select.bind::<Binary, _>(claim.key.clone());
@@ -123,7 +109,7 @@ impl Statements for Sqlite {
             if free.is_empty() {
                 continue;
             }
-            let values = vec![sql::CLAIM_ROW; free.len()].join(", ");
+            let values = places(sql::CLAIM_ROW, free.len());
             let mut insert = boxed(format!("{}{values}{}", sql::CLAIM, sql::TAKE_OVER));
             for claim in free {
                 insert = insert
@@ -150,7 +136,7 @@ impl Statements for Sqlite {
     async fn lock_versions(conn: &mut Connection, keys: &[Vec<u8>]) -> QueryResult<HashMap<Vec<u8>, i64>> {
         let mut versions = HashMap::new();
         for some in keys.chunks(ROWS_PER_INSERT) {
-            let places = vec!["?"; some.len()].join(", ");
+            let places = places("?", some.len());
             let mut select = boxed(format!("{}({places})", sql::KEY_VERSIONS));
             for key in some {
                 select = select.bind::<Binary, _>(key.clone());
@@ -163,7 +149,7 @@ impl Statements for Sqlite {
 
     async fn set_versions(conn: &mut Connection, versions: &[(Vec<u8>, i64)]) -> QueryResult<()> {
         for some in versions.chunks(ROWS_PER_INSERT) {
-            let values = vec!["(?, ?)"; some.len()].join(", ");
+            let values = places("(?, ?)", some.len());
             let mut insert = boxed(format!("{}{values}{}", sql::SET_VERSIONS, sql::AS_GIVEN));
             for (key, version) in some {
                 insert = insert.bind::<Binary, _>(key.clone()).bind::<BigInt, _>(*version);
@@ -193,16 +179,8 @@ impl Statements for Sqlite {
         Ok(changed > 0)
     }
 
-    async fn scheduled(conn: &mut Connection, filter: &ScheduleFilter) -> QueryResult<Vec<ScheduledRecord>> {
-        sql_query(sql::SCHEDULED)
-            .bind::<Nullable<Text>, _>(filter.event_id.map(|id| id.to_string()))
-            .bind::<Nullable<Binary>, _>(filter.key.as_deref())
-            .bind::<Nullable<Text>, _>(filter.topic.as_deref())
-            .bind::<Nullable<Text>, _>(filter.name.as_deref())
-            .bind::<Nullable<Double>, _>(filter.before.map(seconds))
-            .bind::<BigInt, _>(limit(filter.limit))
-            .load(conn)
-            .await
+    async fn scheduled(conn: &mut Connection, query: Query) -> QueryResult<Vec<ScheduledRecord>> {
+        bound(query).load(conn).await
     }
 
     async fn admit(conn: &mut Connection, consumer: &str, id: &MessageId) -> QueryResult<bool> {

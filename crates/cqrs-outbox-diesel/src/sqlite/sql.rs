@@ -59,15 +59,6 @@ pub(super) const CANCEL: &str = "DELETE FROM cqrs_outbox_scheduled WHERE event_i
 
 pub(super) const RESCHEDULE: &str = "UPDATE cqrs_outbox_scheduled SET deliver_at = ?2 WHERE event_id = ?1";
 
-pub(super) const SCHEDULED: &str = "\
-    SELECT id, unhex(event_id, '-') AS event_id, event_name, event_kind, event_version, topic, \
-        CAST(message_key AS BLOB) AS message_key, headers, content_type, payload, payload_text, occurred_at, attempts, \
-        0 AS size, 0 AS group_no, 0 AS gated, CAST(round(deliver_at * 1000000) AS INTEGER) AS deliver_micros \
-    FROM cqrs_outbox_scheduled \
-    WHERE (?1 IS NULL OR event_id = ?1) AND (?2 IS NULL OR CAST(message_key AS BLOB) = ?2) AND (?3 IS NULL OR topic = ?3) \
-        AND (?4 IS NULL OR event_name = ?4) AND (?5 IS NULL OR deliver_at < ?5) \
-    ORDER BY deliver_at, id LIMIT ?6";
-
 pub(super) const ADMIT: &str =
     "INSERT INTO cqrs_inbox (consumer, message_id) VALUES (?, ?) ON CONFLICT DO NOTHING";
 
@@ -348,11 +339,17 @@ pub(super) const DIALECT: Dialect = Dialect {
             attempts, size, 0 AS group_no, 0 AS gated, error, errors, dead_at AS dead_at \
         FROM cqrs_outbox_dead",
     event_id_is: "unhex(event_id, '-') = ?",
+    scheduled: "\
+        SELECT id, unhex(event_id, '-') AS event_id, event_name, event_kind, event_version, topic, \
+            CAST(message_key AS BLOB) AS message_key, headers, content_type, payload, payload_text, occurred_at, attempts, \
+            0 AS size, 0 AS group_no, 0 AS gated, CAST(round(deliver_at * 1000000) AS INTEGER) AS deliver_micros \
+        FROM cqrs_outbox_scheduled",
+    key_is: "CAST(message_key AS BLOB) = ?",
     requests: "\
         SELECT id, kind, unhex(event_id, '-') AS event_id, strftime('%Y-%m-%dT%H:%M:%fZ', not_before, 'unixepoch') AS not_before, requested_by, \
             requested_at AS requested_at, done_at AS done_at, outcome \
         FROM cqrs_outbox_request",
-    request_event_id: "?",
+    event_id: "?",
     now: "strftime('%Y-%m-%dT%H:%M:%fZ', 'now')",
     not_before: "unixepoch('now', 'subsec') + ?",
     me: "''",
@@ -366,6 +363,6 @@ pub(super) const DIALECT: Dialect = Dialect {
         DELETE FROM cqrs_outbox_request WHERE id IN (SELECT id FROM cqrs_outbox_request \
             WHERE done_at < strftime('%Y-%m-%dT%H:%M:%fZ', unixepoch('now', 'subsec') - ?, 'unixepoch') ORDER BY done_at LIMIT ?)",
     clock: "CAST(round(unixepoch('now', 'subsec') * 1000000) AS INTEGER)",
-    at: "? / 1e6 + 0.0005",
+    at: "? / 1e6",
     group: "d.slot / 64",
 };
