@@ -2,13 +2,11 @@
 
 use std::io::{self, IsTerminal, Write};
 
-use cqrs_outbox_diesel::{
-    Asked, Asking, DeadLetterFilter, DeadLetterRequest, Page, RequestFilter, RequestKind,
-};
+use cqrs_outbox_diesel::{Asked, Asking, DeadLetterFilter, DeadLetterRequest, RequestFilter, RequestKind};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::{FilterArgs, show};
+use super::{FilterArgs, PageArgs, show};
 use crate::failure::Failure;
 use crate::key::visible;
 use crate::print;
@@ -56,15 +54,8 @@ pub(crate) struct RequestsArgs {
     /// About this event
     #[arg(long, value_name = "ID")]
     event_id: Option<Uuid>,
-    /// Begins with the oldest, and not with the newest
-    #[arg(long)]
-    oldest_first: bool,
-    /// So many at most
-    #[arg(long, value_name = "COUNT", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
-    limit: u32,
-    /// Goes on behind the one with this number: the last of the page before
-    #[arg(long, value_name = "NUMBER")]
-    after: Option<i64>,
+    #[command(flatten)]
+    page: PageArgs,
 }
 
 fn done(kind: RequestKind) -> &'static str {
@@ -153,7 +144,6 @@ fn report(kind: RequestKind, asked: &Asked, dry_run: bool, json: bool) -> Result
 }
 
 pub(crate) async fn requests(args: RequestsArgs, json: bool) -> Result<(), Failure> {
-    let limit = args.limit as usize;
     let mut filter = RequestFilter::new();
     if args.open {
         filter = filter.open();
@@ -161,14 +151,8 @@ pub(crate) async fn requests(args: RequestsArgs, json: bool) -> Result<(), Failu
     if let Some(event_id) = args.event_id {
         filter = filter.event_id(event_id);
     }
-    let mut page = if args.oldest_first { Page::oldest_first() } else { Page::newest_first() };
-    if let Some(after) = args.after {
-        page = page.after(after);
-    }
-    // One more, to know whether there are more.
-    let mut requests = args.database.connect(false).await?.requests(&filter, page.limit(limit + 1)).await?;
-    let more = requests.len() > limit;
-    requests.truncate(limit);
+    let mut requests = args.database.connect(false).await?.requests(&filter, args.page.page()).await?;
+    let more = args.page.cut(&mut requests);
     for request in &requests {
         print(&if json { as_json(request).to_string() } else { for_people(request) })?;
     }

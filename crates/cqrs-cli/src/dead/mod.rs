@@ -57,15 +57,8 @@ pub(crate) struct ListArgs {
     #[command(flatten)]
     filter: FilterArgs,
 
-    /// Begins with the oldest, and not with the newest
-    #[arg(long)]
-    oldest_first: bool,
-    /// So many at most
-    #[arg(long, value_name = "COUNT", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
-    limit: u32,
-    /// Goes on behind the one with this number: the last of the page before
-    #[arg(long, value_name = "NUMBER")]
-    after: Option<i64>,
+    #[command(flatten)]
+    page: PageArgs,
 }
 
 #[derive(Debug, clap::Args)]
@@ -82,6 +75,36 @@ pub(crate) struct ShowArgs {
     event_id: Uuid,
     #[command(flatten)]
     database: PatientDatabaseArgs,
+}
+
+/// Which part of a list.
+#[derive(Debug, clap::Args)]
+pub(crate) struct PageArgs {
+    /// Begins with the oldest, and not with the newest
+    #[arg(long)]
+    oldest_first: bool,
+    /// So many at most
+    #[arg(long, value_name = "COUNT", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    limit: u32,
+    /// Goes on behind the one with this number: the last of the page before
+    #[arg(long, value_name = "NUMBER")]
+    after: Option<i64>,
+}
+
+impl PageArgs {
+    /// With one more than there is to be, to know whether there are more.
+    fn page(&self) -> Page {
+        let page = if self.oldest_first { Page::oldest_first() } else { Page::newest_first() };
+        let page = page.limit(self.limit as usize + 1);
+        self.after.map_or(page, |after| page.after(after))
+    }
+
+    /// Leaves that one off; whether it was there.
+    fn cut<T>(&self, list: &mut Vec<T>) -> bool {
+        let more = list.len() > self.limit as usize;
+        list.truncate(self.limit as usize);
+        more
+    }
 }
 
 /// Which dead letters.
@@ -165,16 +188,9 @@ pub(crate) async fn run(command: Command, json: bool) -> Result<(), Failure> {
 }
 
 async fn list(args: ListArgs, json: bool) -> Result<(), Failure> {
-    let limit = args.limit as usize;
-    let mut page = if args.oldest_first { Page::oldest_first() } else { Page::newest_first() };
-    if let Some(after) = args.after {
-        page = page.after(after);
-    }
     let database = args.database.connect(false).await?;
-    // One more, to know whether there are more.
-    let mut letters = database.dead_letters(&args.filter.filter(), page.limit(limit + 1)).await?;
-    let more = letters.len() > limit;
-    letters.truncate(limit);
+    let mut letters = database.dead_letters(&args.filter.filter(), args.page.page()).await?;
+    let more = args.page.cut(&mut letters);
     for letter in &letters {
         print(&if json { show::as_json(letter).to_string() } else { show::for_people(letter) })?;
     }

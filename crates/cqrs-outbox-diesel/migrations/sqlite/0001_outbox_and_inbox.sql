@@ -91,7 +91,8 @@ CREATE TABLE cqrs_outbox_scheduled (
 CREATE INDEX cqrs_outbox_scheduled_due ON cqrs_outbox_scheduled (deliver_at, id);
 CREATE INDEX cqrs_outbox_scheduled_event ON cqrs_outbox_scheduled (event_id);
 
--- Rows that were given up, with their last error, and a way back.
+-- Rows that were given up, with their last error, and a way back. A lane may wait for them: ask for one to be discarded, for a
+-- DELETE leaves it waiting.
 CREATE TABLE cqrs_outbox_dead (
     id            INTEGER PRIMARY KEY,
     event_id      TEXT NOT NULL,
@@ -218,6 +219,7 @@ CREATE TABLE cqrs_outbox_request (
     outcome      TEXT
 );
 CREATE INDEX cqrs_outbox_request_open ON cqrs_outbox_request (dead_id, id) WHERE done_at IS NULL;
+CREATE INDEX cqrs_outbox_request_due ON cqrs_outbox_request (not_before) WHERE done_at IS NULL;
 CREATE INDEX cqrs_outbox_request_lane ON cqrs_outbox_request (lane, dead_id) WHERE done_at IS NULL;
 CREATE INDEX cqrs_outbox_request_event ON cqrs_outbox_request (event_id);
 CREATE INDEX cqrs_outbox_request_done ON cqrs_outbox_request (done_at) WHERE done_at IS NOT NULL;

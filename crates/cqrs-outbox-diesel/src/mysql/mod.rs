@@ -433,8 +433,9 @@ impl Statements for MySql {
         let listed = list(dead);
         let lanes = format!("{}{listed}{}{listed})", sql::LANES_OF_DEAD, sql::HAS_OTHER_DEAD);
         let lanes: Vec<Bytes> = sql_query(lanes).load(conn).await?;
-        for lane in lanes {
-            sql_query(sql::GATE_IS_DUE).bind::<Binary, _>(lane.value).execute(conn).await?;
+        if !lanes.is_empty() {
+            let lanes = lanes.iter().map(|lane| &lane.value);
+            bound(Query::new(sql::GATES_ARE_DUE).any_of(lanes)).execute(conn).await?;
         }
         sql_query(sql::DELETE_DEAD).bind::<Text, _>(ids(dead)).execute(conn).await?;
         Ok(())

@@ -183,8 +183,8 @@ pub(super) const LANES_OF_DEAD: &str = "SELECT DISTINCT lane AS value FROM cqrs_
 pub(super) const HAS_OTHER_DEAD: &str =
     " AND NOT EXISTS (SELECT 1 FROM cqrs_outbox_dead o WHERE o.lane = d.lane AND o.id NOT IN ";
 
-pub(super) const GATE_IS_DUE: &str =
-    "UPDATE cqrs_outbox_gate SET until = utc_timestamp(6) WHERE lane = ? AND until IS NULL";
+/// Followed by the lanes.
+pub(super) const GATES_ARE_DUE: &str = "UPDATE cqrs_outbox_gate FORCE INDEX (PRIMARY) SET until = utc_timestamp(6) WHERE until IS NULL AND lane IN ";
 
 /// Gates that are due and have nothing behind them; followed by the groups. No lock is taken while looking: the heartbeat
 /// holds the rows of its leases locked, so nothing can be moved behind one meanwhile.

@@ -269,6 +269,9 @@ pub(crate) trait PlainSql<D: Db> {
     /// The rows of a query for one column of text, which is called `value`.
     fn values(&self, query: &str) -> impl Future<Output = Vec<String>> + Send;
 
+    /// How many rows a table has.
+    fn count(&self, table: &str) -> impl Future<Output = usize> + Send;
+
     /// How many rows stand in the hot table.
     fn waiting(&self) -> impl Future<Output = usize> + Send;
 }
@@ -286,7 +289,12 @@ impl<D: Db> PlainSql<D> for Outbox<D> {
         values
     }
 
+    async fn count(&self, table: &str) -> usize {
+        let count = format!("SELECT CAST(count(*) AS text) AS value FROM {table}");
+        self.values(&count).await[0].parse().unwrap()
+    }
+
     async fn waiting(&self) -> usize {
-        self.values("SELECT CAST(count(*) AS text) AS value FROM cqrs_outbox").await[0].parse().unwrap()
+        self.count("cqrs_outbox").await
     }
 }

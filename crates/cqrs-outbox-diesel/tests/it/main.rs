@@ -14,6 +14,7 @@ mod floors;
 mod harness;
 mod mysql;
 mod operation;
+mod operator_plans;
 mod plans;
 mod postgres;
 mod requests;
@@ -50,6 +51,7 @@ fn main() {
     postgres::trials(&mut trials);
     floors::trials(&mut trials);
     plans::trials(&mut trials);
+    operator_plans::trials(&mut trials);
     mysql::trials(&mut trials);
     servers::trials(&mut trials);
     cuts::trials(&mut trials);

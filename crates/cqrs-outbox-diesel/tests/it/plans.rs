@@ -441,7 +441,7 @@ async fn on_mysql(site: &Site) {
 }
 
 /// How many rows a statement looks at, in tables and in what it makes of them.
-async fn visited(conn: &mut mysql_async::Conn, text: &str, parameters: Params) -> u64 {
+pub(crate) async fn visited(conn: &mut mysql_async::Conn, text: &str, parameters: Params) -> u64 {
     for statement in ["START TRANSACTION", "FLUSH STATUS"] {
         conn.query_drop(statement).await.unwrap();
     }

@@ -1,14 +1,22 @@
 //! What operators ask for dead letters.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
 use bytes::Bytes;
-use cqrs_core::{ErrorKind, Message};
-use cqrs_outbox::{OutboxRow, Place};
+use cqrs_core::broker::{Capabilities, Confirm, SubscribeOptions, Subscription};
+use cqrs_core::{BrokerError, ErrorClass, ErrorKind, Message, MessageBroker};
+use cqrs_outbox::{OutboxRelay, OutboxRow, Place};
 use cqrs_outbox_diesel::{
     Asking, DeadLetter, DeadLetterFilter, Outbox, Page, RequestFilter, RequestKind, RequestOutcome,
 };
+use tokio::time::timeout;
 
 use crate::backend::{Db, PlainSql, Site};
 use crate::dead_letters::{Owner, buried, letter};
+use crate::events::{Sink, quick};
 use crate::harness::{OnEach, Test, tests};
 
 pub(crate) struct All;
@@ -29,6 +37,7 @@ impl OnEach for All {
             those_that_were_seen_are_meant,
             the_gone_ones_are_one_relays,
             what_became_of_each_is_kept,
+            a_key_that_lives_on_stays_in_order,
             a_lane_goes_on_when_its_last_one_is_discarded,
             wrong_rates_are_refused,
         })
@@ -182,7 +191,7 @@ async fn a_lane_that_is_held_up_holds_up_no_other<D: Db>(site: &Site) {
 }
 
 /// Doubles these dead letters, and the doubles, so many times; their order stays.
-async fn copy<D: Db>(outbox: &Outbox<D>, which: &str, times: u32) {
+pub(crate) async fn copy<D: Db>(outbox: &Outbox<D>, which: &str, times: u32) {
     let columns = "event_id, event_name, event_kind, event_version, topic, message_key, headers, content_type, payload, \
         payload_text, tombstone, occurred_at, attempts, size, slot, lane, error, errors, parked_at, dead_at";
     for nth in 0..times {
@@ -347,6 +356,92 @@ async fn a_lane_goes_on_when_its_last_one_is_discarded<D: Db>(site: &Site) {
     let rows = owner.read().await;
     assert_eq!((rows[0].place, rows[0].message.payload.clone()), (Place::Hot, Some(Bytes::from("{}"))));
     assert!(left(&outbox).await.is_empty());
+}
+
+/// With relays at work, two operators at once, and a writer that goes on.
+async fn a_key_that_lives_on_stays_in_order<D: Db>(site: &Site) {
+    let outbox = site.outbox::<D>().await;
+    let broker = Arc::new(Moody::default());
+    let mut settings = quick();
+    (settings.max_attempts, settings.heartbeat_interval) = (1, Duration::from_millis(200));
+    let relays: Vec<_> = (0..2)
+        .map(|_| {
+            let relay = OutboxRelay::builder(D::store(&outbox), broker.clone()).settings(settings.clone());
+            let relay = relay.build().unwrap();
+            tokio::spawn(async move { relay.run_until(std::future::pending()).await })
+        })
+        .collect();
+    let keys = ["a", "b", "c"];
+    let write = async |nth: usize| {
+        let events = keys.map(|key| named(&format!("{nth:03}"), key));
+        outbox.transaction(async |tx| tx.publish_all(events).await).await.unwrap();
+    };
+    let until = async |what: &str, is_so: &(dyn Fn(usize, u64) -> bool + Sync)| {
+        let so = async {
+            loop {
+                let dead = outbox.count_dead_letters(&all()).await.unwrap();
+                if is_so(broker.sink.messages().len(), dead) {
+                    return;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(Duration::from_secs(60), so).await.unwrap_or_else(|_| panic!("{what}"));
+    };
+    for nth in 0..5 {
+        write(nth).await;
+    }
+    until("nothing is refused", &|_, dead| dead == 3).await;
+    broker.is_well.store(true, Ordering::Relaxed);
+    let operate = || async { outbox.replay_all(&all(), &now()).await.unwrap() };
+    let writer = async {
+        for nth in 5..40 {
+            write(nth).await;
+        }
+    };
+    tokio::join!(writer, operate(), operate());
+    until("not all of it arrives", &|sent, dead| sent >= 120 && dead == 0).await;
+    relays.iter().for_each(tokio::task::JoinHandle::abort);
+    for key in keys {
+        let sent =
+            broker.sink.messages().into_iter().filter(|one| one.key.as_deref() == Some(key.as_bytes()));
+        let mut sent: Vec<String> = sent.map(|message| message.name).collect();
+        sent.dedup();
+        assert_eq!(sent, (0..40).map(|nth| format!("{nth:03}")).collect::<Vec<_>>(), "{key}");
+    }
+}
+
+/// A broker that refuses every event until it is well.
+#[derive(Debug, Default)]
+struct Moody {
+    sink: Sink,
+    is_well: AtomicBool,
+}
+
+#[async_trait]
+impl MessageBroker for Moody {
+    fn capabilities(&self) -> Capabilities {
+        self.sink.capabilities()
+    }
+
+    async fn enqueue(&self, message: &Message) -> Result<Confirm, BrokerError> {
+        if self.is_well.load(Ordering::Relaxed) {
+            return self.sink.enqueue(message).await;
+        }
+        Err(BrokerError::new(ErrorClass::Event, "not today"))
+    }
+
+    async fn subscribe(&self, options: SubscribeOptions) -> Result<Box<dyn Subscription>, BrokerError> {
+        self.sink.subscribe(options).await
+    }
+
+    async fn check(&self) -> Result<(), BrokerError> {
+        Ok(())
+    }
+
+    async fn close(&self) -> Result<(), BrokerError> {
+        Ok(())
+    }
 }
 
 async fn wrong_rates_are_refused<D: Db>(site: &Site) {

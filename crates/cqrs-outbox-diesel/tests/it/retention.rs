@@ -100,17 +100,12 @@ async fn sent<D: Db>(outbox: &Outbox<D>) -> Vec<String> {
         .await
 }
 
-async fn count<D: Db>(outbox: &Outbox<D>, table: &str) -> usize {
-    let count = format!("SELECT CAST(count(*) AS text) AS value FROM {table}");
-    outbox.values(&count).await[0].parse().unwrap()
-}
-
 async fn what_was_sent_is_gone<D: Db>(site: &Site) {
     let outbox = site.outbox::<D>().await;
     let owner = Owner::new(&outbox).await;
     publish(&outbox, &["a", "b"]).await;
     owner.store.settle(&confirmed(&owner.read().await, at)).await.unwrap();
-    assert_eq!((outbox.waiting().await, count(&outbox, "cqrs_outbox_sent").await), (0, 0));
+    assert_eq!((outbox.waiting().await, outbox.count("cqrs_outbox_sent").await), (0, 0));
 }
 
 async fn what_was_sent_is_kept_if_wanted<D: Db>(site: &Site) {
@@ -154,7 +149,7 @@ async fn what_stood_aside_is_kept_with_its_refusals<D: Db>(site: &Site) {
     assert_eq!(owner.store.reject(&rejection).await.unwrap(), Fenced::Done(()));
     owner.store.settle(&confirmed(&owner.parked().await, at)).await.unwrap();
     assert_eq!(sent(&outbox).await, ["a 7 0"]);
-    assert_eq!(count(&outbox, "cqrs_outbox_parked").await, 0);
+    assert_eq!(outbox.count("cqrs_outbox_parked").await, 0);
     let refusals = "SELECT concat(attempts, ' ', error, ' ', errors) AS value FROM cqrs_outbox_sent";
     let refusals = outbox.values(refusals).await.remove(0);
     assert!(refusals.starts_with("1 not yet [{") && refusals.contains("\"at\""), "{refusals}");
@@ -189,7 +184,7 @@ async fn it_is_kept_where_it_was_moved_to<D: Db>(site: &Site) {
     // Both were read before.
     owner.store.settle(&confirmed(&rows, at)).await.unwrap();
     assert_eq!(sent(&outbox).await, ["a 7 0", "b 7 0"]);
-    assert_eq!(count(&outbox, "cqrs_outbox_parked").await, 0);
+    assert_eq!(outbox.count("cqrs_outbox_parked").await, 0);
 }
 
 /// Makes rows look older, by so many hours.
@@ -202,7 +197,7 @@ async fn age<D: Db>(outbox: &Outbox<D>, table: &str, column: &str, hours: u32, w
     outbox.sql(&format!("UPDATE {table} SET {column} = {past} WHERE {which}")).await.unwrap();
 }
 
-const HOUR: Duration = Duration::from_secs(3_600);
+pub(crate) const HOUR: Duration = Duration::from_secs(3_600);
 
 /// Has these messages handled; which of them are new.
 async fn admit<D: Db>(outbox: &Outbox<D>, ids: &[String]) -> Vec<bool> {
@@ -249,7 +244,7 @@ async fn several_purge_at_once<D: Db>(site: &Site) {
         purges.spawn(async move { outbox.purge_inbox(HOUR, 7).await.unwrap() });
     }
     assert_eq!(purges.join_all().await.into_iter().sum::<u64>(), 300);
-    assert_eq!(count(&outbox, "cqrs_inbox").await, 0);
+    assert_eq!(outbox.count("cqrs_inbox").await, 0);
 }
 
 /// A message that was handled long ago comes again, and its handler takes its time.
@@ -300,7 +295,7 @@ async fn a_purge_leaves_what_waits_and_what_is_young<D: Db>(site: &Site) {
     publish(&outbox, &["waits"]).await;
     assert_eq!(outbox.purge_sent(HOUR, 100).await.unwrap(), 1);
     assert_eq!(sent(&outbox).await, ["young 7 0"]);
-    assert_eq!((outbox.waiting().await, count(&outbox, "cqrs_outbox_dead").await), (1, 1));
+    assert_eq!((outbox.waiting().await, outbox.count("cqrs_outbox_dead").await), (1, 1));
 }
 
 async fn what_was_handled_and_what_was_asked_for_go_too<D: Db>(site: &Site) {
@@ -321,5 +316,5 @@ async fn what_was_handled_and_what_was_asked_for_go_too<D: Db>(site: &Site) {
     age(&outbox, "cqrs_outbox_request", "done_at", 2, "done_at IS NOT NULL").await;
     outbox.replay(rows[1].event_id).await.unwrap();
     assert_eq!(outbox.purge_requests(HOUR, 10).await.unwrap(), 1);
-    assert_eq!(count(&outbox, "cqrs_outbox_request").await, 1);
+    assert_eq!(outbox.count("cqrs_outbox_request").await, 1);
 }
