@@ -70,7 +70,8 @@ async fn on_postgres(site: &Site) {
         let rows: f64 = plan.visits().iter().map(|visit| visit.rows).sum();
         (rows, format!("{:?}", plan.visits()))
     };
-    let page = ["FROM cqrs_outbox_request r LEFT JOIN cqrs_outbox_dead d", "IN (0, 1, 2", "-- binds"];
+    let page =
+        ["FROM cqrs_outbox_request r LEFT JOIN cqrs_outbox_dead d", "d.slot / 64 IN (0, 1, 2", "-- binds"];
     let due = || [json!(Utc::now().timestamp_micros()), json!(FIRST), json!(PAGE)];
     let (visited, plan) = rows(&page, &due()).await;
     assert!(visited <= 20.0, "{visited} rows are looked at for none that is due: {plan}");
@@ -126,7 +127,8 @@ async fn on_sqlite(site: &Site) {
     all_due(&outbox).await;
     owner.beat().await;
     // What was asked for first would win.
-    outbox.sql("DELETE FROM cqrs_outbox_request").await.unwrap();
+    let first = "DELETE FROM cqrs_outbox_request WHERE dead_id = (SELECT min(id) FROM cqrs_outbox_dead)";
+    outbox.sql(first).await.unwrap();
     outbox.discard_all(&DeadLetterFilter::new(), &Asking::new().limit(1)).await.unwrap();
     owner.beat().await;
     let statements: [(&str, &[&str]); 9] = [
@@ -154,9 +156,15 @@ async fn on_sqlite(site: &Site) {
                 sql_query(format!("EXPLAIN QUERY PLAN {text}")).load(&mut *tx).await.unwrap();
             tx.rollback().await.unwrap();
             let plan: Vec<_> = plan.into_iter().map(|step| step.detail).collect();
-            let scans = plan.iter().filter(|step| step.starts_with("SCAN ") && !step.contains("json_each"));
-            let scans: Vec<_> = scans.filter(|step| !step.contains("(subquery")).collect();
-            assert!(scans.is_empty(), "{name} (analyzed: {analyzed}) scans:\n{}", plan.join("\n"));
+            // Of a table, that is, and not of what a part of the statement has found.
+            let scans = plan.iter().filter(|step| step.starts_with("SCAN "));
+            let mut tables = scans.map(|step| step.split(' ').nth(1).unwrap_or_default());
+            let found = ["json_each", "later", "(subquery", "(subquery-1)", "(subquery-2)"];
+            let plan = plan.join("\n");
+            assert!(
+                tables.all(|table| found.contains(&table)),
+                "{name} (analyzed: {analyzed}) scans:\n{plan}"
+            );
         }
     }
 }
