@@ -1,13 +1,16 @@
 //! An outbox in one of the databases that are compiled in.
 
+use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use cqrs::outbox::OutboxStore;
 use cqrs::{Error, ErrorKind, Result};
 use cqrs_outbox_diesel::migrations::{Migrated, Migration};
 use cqrs_outbox_diesel::{
-    Backend, DeadLetter, DeadLetterDetails, DeadLetterFilter, Drift, Outbox, OutboxStatus, Page,
+    Asked, Asking, Backend, DeadLetter, DeadLetterDetails, DeadLetterFilter, DeadLetterRequest, Drift,
+    Outbox, OutboxStatus, Page, RequestFilter, RequestKind,
 };
 use uuid::Uuid;
 
@@ -24,6 +27,14 @@ pub(crate) trait Database {
     async fn dead_letters(&self, filter: &DeadLetterFilter, page: Page) -> Result<Vec<DeadLetter>>;
     async fn count_dead_letters(&self, filter: &DeadLetterFilter) -> Result<u64>;
     async fn dead_letter(&self, event_id: Uuid) -> Result<Option<DeadLetterDetails>>;
+    async fn ask(&self, kind: RequestKind, filter: &DeadLetterFilter, asking: &Asking) -> Result<Asked>;
+    async fn ask_for(&self, kind: RequestKind, letters: &[DeadLetter], asking: &Asking) -> Result<()>;
+    async fn purge_sent(&self, older_than: Duration, chunk: usize) -> Result<u64>;
+    async fn purge_sent_for_ever(&self, older_than: Duration) -> Infallible;
+    async fn purge_inbox(&self, older_than: Duration, chunk: usize) -> Result<u64>;
+    async fn purge_requests(&self, older_than: Duration, chunk: usize) -> Result<u64>;
+    async fn purge_dedup(&self, chunk: usize) -> Result<u64>;
+    async fn requests(&self, filter: &RequestFilter, page: Page) -> Result<Vec<DeadLetterRequest>>;
 }
 
 #[async_trait]
@@ -63,6 +74,38 @@ impl<B: Backend> Database for Outbox<B> {
     async fn dead_letter(&self, event_id: Uuid) -> Result<Option<DeadLetterDetails>> {
         self.dead_letter(event_id).await
     }
+
+    async fn ask(&self, kind: RequestKind, filter: &DeadLetterFilter, asking: &Asking) -> Result<Asked> {
+        self.ask(kind, filter, asking).await
+    }
+
+    async fn ask_for(&self, kind: RequestKind, letters: &[DeadLetter], asking: &Asking) -> Result<()> {
+        self.ask_for(kind, letters, asking).await
+    }
+
+    async fn purge_sent(&self, older_than: Duration, chunk: usize) -> Result<u64> {
+        self.purge_sent(older_than, chunk).await
+    }
+
+    async fn purge_sent_for_ever(&self, older_than: Duration) -> Infallible {
+        self.purge_sent_for_ever(older_than).await
+    }
+
+    async fn purge_inbox(&self, older_than: Duration, chunk: usize) -> Result<u64> {
+        self.purge_inbox(older_than, chunk).await
+    }
+
+    async fn purge_requests(&self, older_than: Duration, chunk: usize) -> Result<u64> {
+        self.purge_requests(older_than, chunk).await
+    }
+
+    async fn purge_dedup(&self, chunk: usize) -> Result<u64> {
+        self.purge_dedup(chunk).await
+    }
+
+    async fn requests(&self, filter: &RequestFilter, page: Page) -> Result<Vec<DeadLetterRequest>> {
+        self.requests(filter, page).await
+    }
 }
 
 /// How to connect.
@@ -72,6 +115,8 @@ pub(crate) struct Connecting {
     pub(crate) connections: usize,
     /// Whether to listen for what writers notify.
     pub(crate) notifications: bool,
+    /// Whether a relay keeps what was sent.
+    pub(crate) keep_sent: bool,
     /// Whether to make a file of SQLite that is not there.
     pub(crate) create: bool,
 }
@@ -86,6 +131,7 @@ pub(crate) async fn connect(url: &str, how: Connecting) -> Result<Box<dyn Databa
             Ok(Box::new(
                 Outbox::<cqrs_outbox_diesel::$backend>::builder(url)
                     .max_connections(how.connections)
+                    .keep_sent(how.keep_sent)
                     $(.$setting(how.$setting))?
                     .connect()
                     .await?,

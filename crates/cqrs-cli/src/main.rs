@@ -7,6 +7,7 @@ mod failure;
 mod hold;
 mod key;
 mod migrate;
+mod purge;
 mod relay;
 mod settings;
 mod status;
@@ -68,6 +69,8 @@ enum Outbox {
     Hold(hold::Args),
     /// Ends a hold
     Resume(hold::Args),
+    /// Removes what is kept for a time only
+    Purge(purge::Args),
 }
 
 fn main() -> ExitCode {
@@ -104,6 +107,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Outbox(Outbox::Status(args)) => status::run(args, json).await,
             Command::Outbox(Outbox::Hold(args)) => hold::run(args, true, json).await,
             Command::Outbox(Outbox::Resume(args)) => hold::run(args, false, json).await,
+            Command::Outbox(Outbox::Purge(args)) => purge::run(args, json).await,
         }
     });
     // A call into a client library that hangs is no reason to stay.

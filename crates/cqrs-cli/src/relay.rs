@@ -59,6 +59,13 @@ pub(crate) struct Args {
     #[arg(long, value_name = "TIME", env = "CQRS_RELAY_LINGER")]
     linger: Option<Span>,
 
+    /// Keeps what was sent, in the table cqrs_outbox_sent, until someone purges it
+    #[arg(long, env = "CQRS_RELAY_KEEP_SENT", value_parser = clap::builder::BoolishValueParser::new())]
+    keep_sent: bool,
+    /// Keeps what was sent for so long, and purges it then
+    #[arg(long, value_name = "TIME", env = "CQRS_RELAY_KEEP_SENT_FOR")]
+    keep_sent_for: Option<Span>,
+
     #[command(flatten)]
     settings: SettingsArgs,
 }
@@ -77,6 +84,7 @@ pub(crate) async fn run(args: Args, json: bool) -> Result<(), Failure> {
     let how = Connecting {
         connections: args.connections as usize,
         notifications: args.notifications,
+        keep_sent: args.keep_sent || args.keep_sent_for.is_some(),
         create: false,
     };
     let database = tokio::select! {
@@ -101,10 +109,22 @@ pub(crate) async fn run(args: Args, json: bool) -> Result<(), Failure> {
             () = ready => {}
         }
     };
-    let ended = if args.until_empty {
-        relay.run_until_empty_or(until_told).await
-    } else {
-        relay.run_until(until_told).await
+    let relaying = async {
+        if args.until_empty {
+            relay.run_until_empty_or(until_told).await
+        } else {
+            relay.run_until(until_told).await
+        }
+    };
+    let purging = async {
+        match args.keep_sent_for {
+            Some(Span(time)) => database.purge_sent_for_ever(time).await,
+            None => std::future::pending().await,
+        }
+    };
+    let ended = tokio::select! {
+        ended = relaying => ended,
+        never = purging => match never {},
     };
     // The relay waited for what it had sent, or gave it up: that is still in the outbox, and the next relay's.
     if let Err(error) = broker.close().await {

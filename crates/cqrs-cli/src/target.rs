@@ -30,7 +30,7 @@ impl PatientDatabaseArgs {
     /// Connects, with few connections; makes a file of SQLite that is not there only if it is to.
     pub(crate) async fn connect(&self, create: bool) -> Result<Box<dyn Database>> {
         let url = &self.database.database;
-        let how = Connecting { connections: 2, notifications: false, create };
+        let how = Connecting { connections: 2, notifications: false, keep_sent: false, create };
         if !self.wait.0.is_zero()
             && let Ok(connected) = tokio::time::timeout(self.wait.0, connect(url, how)).await
         {

@@ -15,7 +15,6 @@ use crate::outbox::Outbox;
 use crate::query::Query;
 use crate::record::Record;
 use crate::statements::limit;
-use crate::tx::Tx;
 
 /// Which dead letters: those that fit everything that is said here; without a word, all.
 ///
@@ -198,7 +197,7 @@ impl<B: Backend> Outbox<B> {
     /// Safe.
     pub async fn dead_letters(&self, filter: &DeadLetterFilter, page: Page) -> Result<Vec<DeadLetter>> {
         let query = page.apply(filter.apply::<B>(Query::new(B::DIALECT.dead_letters)));
-        let mut conn = self.lend().await?;
+        let mut conn = self.lend().await.map_err(|error| self.failed(error))?;
         let rows =
             B::dead_letters(&mut conn, query).await.map_err(|error| self.failed(store_error(error)))?;
         conn.give_back();
@@ -216,10 +215,10 @@ impl<B: Backend> Outbox<B> {
     /// Safe.
     pub async fn count_dead_letters(&self, filter: &DeadLetterFilter) -> Result<u64> {
         let query = filter.apply::<B>(Query::new("SELECT count(*) AS value FROM cqrs_outbox_dead"));
-        let mut conn = self.lend().await?;
-        let count = B::number(&mut conn, query).await.map_err(|error| self.failed(store_error(error)))?;
+        let mut conn = self.lend().await.map_err(|error| self.failed(error))?;
+        let counts = B::numbers(&mut conn, query).await.map_err(|error| self.failed(store_error(error)))?;
         conn.give_back();
-        Ok(u64::try_from(count).unwrap_or(0))
+        Ok(counts.first().and_then(|count| u64::try_from(*count).ok()).unwrap_or(0))
     }
 
     /// All that is known of the dead letter of this event; `None` if there is none. (Of several with the same id, which only
@@ -235,18 +234,12 @@ impl<B: Backend> Outbox<B> {
     pub async fn dead_letter(&self, event_id: Uuid) -> Result<Option<DeadLetterDetails>> {
         let filter = DeadLetterFilter::new().event_id(event_id);
         let query = filter.apply::<B>(Query::new(B::DIALECT.dead_letters_in_full));
-        let mut conn = self.lend().await?;
+        let mut conn = self.lend().await.map_err(|error| self.failed(error))?;
         let row = B::dead_letter(&mut conn, Page::oldest_first().limit(1).apply(query))
             .await
             .map_err(|error| self.failed(store_error(error)))?;
         conn.give_back();
         row.map(FullDeadRow::into_details).transpose()
-    }
-
-    /// A connection of the application's, for a call that an operator waits for: the relay's have a limit of time.
-    pub(crate) async fn lend(&self) -> Result<Tx<B>> {
-        let guard = self.acquire().await.map_err(|error| self.failed(error))?;
-        Ok(Tx::new(guard, self.clone(), None))
     }
 }
 

@@ -22,6 +22,8 @@ mod outbox;
 mod postgres;
 mod query;
 mod record;
+mod requests;
+mod retention;
 mod schedule;
 #[cfg(feature = "sqlite")]
 mod sqlite;
@@ -53,6 +55,7 @@ pub use mysql::{MySql, MySqlBuilder};
 pub use outbox::{Outbox, TransactionFn};
 #[cfg(feature = "postgres")]
 pub use postgres::{Pg, PgBuilder};
+pub use requests::{Asked, Asking, DeadLetterRequest, RequestFilter, RequestKind, RequestOutcome};
 pub use schedule::{ScheduleFilter, ScheduledEvent};
 #[cfg(feature = "sqlite")]
 pub use sqlite::{Sqlite, SqliteBuilder};

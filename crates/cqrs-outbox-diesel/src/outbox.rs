@@ -6,16 +6,17 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use cqrs_consumer::Inbox;
+#[cfg(doc)]
+use cqrs_core::ErrorKind;
 use cqrs_core::{
-    Added, BeginTransaction, Correlation, Encoder, Error, ErrorKind, IntoMessage, MessageId, Outgoing,
-    Result, Transaction,
+    Added, BeginTransaction, Correlation, Encoder, Error, IntoMessage, MessageId, Outgoing, Result,
+    Transaction,
 };
 use cqrs_outbox::{StoreError, StoreErrorKind};
 use diesel_async::SimpleAsyncConnection;
 use futures_util::future::{self, BoxFuture};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
-use uuid::Uuid;
 
 use crate::backend::Backend;
 use crate::error::{MIGRATE, is_denied, store_error};
@@ -42,6 +43,7 @@ struct Shared<B: Backend> {
     changed: Notify,
     elsewhere: Option<Arc<dyn Elsewhere>>,
     memory: B::Memory,
+    keep_sent: bool,
 }
 
 /// A way to tell relays of other processes of a commit, and to hear of commits there.
@@ -59,9 +61,12 @@ impl<B: Backend> Outbox<B> {
         pool: B::Pool,
         writers: Option<Arc<Semaphore>>,
         elsewhere: Option<Arc<dyn Elsewhere>>,
+        keep_sent: bool,
     ) -> Self {
         let (encoder, changed, memory) = (Encoder::default(), Notify::new(), B::Memory::default());
-        Self { shared: Arc::new(Shared { place, pool, writers, encoder, changed, elsewhere, memory }) }
+        Self {
+            shared: Arc::new(Shared { place, pool, writers, encoder, changed, elsewhere, memory, keep_sent }),
+        }
     }
 
     /// The same connections with another wire format or size limit. Call it before the outbox is shared: clones that
@@ -76,6 +81,7 @@ impl<B: Backend> Outbox<B> {
             changed: Notify::new(),
             elsewhere: self.shared.elsewhere.clone(),
             memory: B::Memory::default(),
+            keep_sent: self.shared.keep_sent,
         };
         Self { shared: Arc::new(shared) }
     }
@@ -256,7 +262,7 @@ impl<B: Backend> Outbox<B> {
     }
 
     pub(crate) async fn try_check_schema(&self) -> Result<(), StoreError> {
-        let mut conn = Tx::new(self.acquire().await?, self.clone(), None);
+        let mut conn = self.lend().await?;
         check_versions::<B>(&mut conn).await?;
         conn.give_back();
         Ok(())
@@ -278,9 +284,8 @@ impl<B: Backend> Outbox<B> {
         self.try_status().await.map_err(|error| self.failed(error))
     }
 
-    /// On a connection of the application's: the relay's have a limit of time, and counting millions may take longer.
     async fn try_status(&self) -> Result<OutboxStatus, StoreError> {
-        let mut conn = Tx::new(self.acquire().await?, self.clone(), None);
+        let mut conn = self.lend().await?;
         check_versions::<B>(&mut conn).await?;
         let row = B::status(&mut conn).await.map_err(store_error)?;
         conn.give_back();
@@ -323,46 +328,6 @@ impl<B: Backend> Outbox<B> {
         tx.commit().await
     }
 
-    /// Asks for a dead letter to be sent again, before the later events of its key that wait for it. The relay that owns
-    /// its key does it with its next heartbeat.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::Store`]; [`ErrorKind::InvalidEvent`] if there is no dead letter with this id.
-    ///
-    /// # Cancel safety
-    ///
-    /// A dropped future leaves it open whether it was asked for; asking twice is harmless.
-    pub async fn replay(&self, event_id: Uuid) -> Result<()> {
-        self.request("replay", event_id).await
-    }
-
-    /// Asks for a dead letter to be dropped, so that the later events of its key go on.
-    ///
-    /// # Errors
-    ///
-    /// As for [`replay`](Self::replay).
-    ///
-    /// # Cancel safety
-    ///
-    /// As for [`replay`](Self::replay).
-    pub async fn discard(&self, event_id: Uuid) -> Result<()> {
-        self.request("discard", event_id).await
-    }
-
-    async fn request(&self, kind: &'static str, event_id: Uuid) -> Result<()> {
-        let mut tx = self.begin().await?;
-        let asked =
-            B::request(&mut tx, kind, event_id).await.map_err(|error| self.failed(store_error(error)))?;
-        if asked == 0 {
-            return Err(Error::new(
-                ErrorKind::InvalidEvent,
-                format!("there is no dead letter with the id {event_id}: nothing to {kind}"),
-            ));
-        }
-        tx.commit().await
-    }
-
     /// Tells the relay in this process that there may be something new; and those of other processes, where that was
     /// asked for (`PgBuilder::notifications`).
     ///
@@ -393,6 +358,11 @@ impl<B: Backend> Outbox<B> {
         events.into_iter().map(|event| event.into_outgoing(&self.shared.encoder, correlation)).collect()
     }
 
+    /// Whether what was sent is kept.
+    pub(crate) fn keeps_sent(&self) -> bool {
+        self.shared.keep_sent
+    }
+
     pub(crate) fn place(&self) -> &str {
         &self.shared.place
     }
@@ -407,6 +377,12 @@ impl<B: Backend> Outbox<B> {
 
     pub(crate) async fn acquire(&self) -> Result<B::Guard, StoreError> {
         B::acquire(&self.shared.pool).await
+    }
+
+    /// A connection of the application's, for a call that an operator waits for: the relay's have a limit of time, and
+    /// counting millions may take longer.
+    pub(crate) async fn lend(&self) -> Result<Tx<B>, StoreError> {
+        Ok(Tx::new(self.acquire().await?, self.clone(), None))
     }
 
     /// A connection for one call of the store: if the call is dropped half-way, its connection may hang and is closed.

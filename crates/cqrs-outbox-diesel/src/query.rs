@@ -3,6 +3,8 @@
 
 use chrono::{DateTime, Utc};
 
+use crate::statements::places;
+
 /// The text, with a `?` for each value.
 #[derive(Clone, Debug)]
 pub struct Query {
@@ -46,10 +48,29 @@ impl Query {
         query
     }
 
+    /// A condition, if it is asked for.
+    pub(crate) fn condition(self, condition: &'static str, asked_for: bool) -> Self {
+        if asked_for { self.then_condition(condition) } else { self }
+    }
+
     fn then_condition(mut self, condition: &'static str) -> Self {
         let word = if self.has_where { " AND " } else { " WHERE " };
         self.has_where = true;
         self.then(word).then(condition)
+    }
+
+    /// Numbers as the right side of an `IN`.
+    pub(crate) fn list(self, numbers: &[i64]) -> Self {
+        let text: Vec<String> = numbers.iter().map(i64::to_string).collect();
+        self.then(&format!("({})", text.join(", ")))
+    }
+
+    /// Bytes as the right side of an `IN`; there has to be one.
+    pub(crate) fn any_of<'a>(mut self, values: impl IntoIterator<Item = &'a Vec<u8>>) -> Self {
+        let before = self.values.len();
+        self.values.extend(values.into_iter().map(|bytes| Value::Bytes(bytes.clone())));
+        let places = places("?", self.values.len() - before);
+        self.then(&format!("({places})"))
     }
 
     #[cfg(any(feature = "mysql", feature = "sqlite"))]
@@ -114,6 +135,31 @@ pub struct Dialect {
     pub(crate) dead_letters_in_full: &'static str,
     /// Whether a row is about the event of this id, which is bound as bytes.
     pub(crate) event_id_is: &'static str,
+    /// Scheduled rows: the columns of a `ScheduledRecord`.
+    pub(crate) scheduled: &'static str,
+    /// Whether a scheduled row is of the key that is bound.
+    pub(crate) key_is: &'static str,
+    /// Requests: the columns of a `RequestRow`.
+    pub(crate) requests: &'static str,
+    /// The event's id of a request or of a scheduled row, which is bound as text.
+    pub(crate) event_id: &'static str,
+    /// The time, as it stands in columns that are only shown and compared with such.
+    pub(crate) now: &'static str,
+    /// So many seconds from now, as `not_before` has it.
+    pub(crate) not_before: &'static str,
+    /// Removes what was sent more than so many seconds ago, so many at most; as the next two do with what was handled, and
+    /// with requests that were done.
+    pub(crate) purge_sent: &'static str,
+    pub(crate) purge_inbox: &'static str,
+    pub(crate) purge_requests: &'static str,
+    /// Microseconds since 1970.
+    pub(crate) clock: &'static str,
+    /// The time so many of them after 1970, as `not_before` and `deliver_at` have it.
+    pub(crate) at: &'static str,
+    /// The group of a dead letter `d`.
+    pub(crate) group: &'static str,
+    /// Whom the database takes this for.
+    pub(crate) me: &'static str,
 }
 
 #[cfg(test)]

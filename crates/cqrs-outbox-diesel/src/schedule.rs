@@ -11,7 +11,9 @@ use uuid::Uuid;
 use crate::backend::Backend;
 use crate::error::store_error;
 use crate::outbox::{Outbox, commit};
+use crate::query::Query;
 use crate::record::Record;
+use crate::statements::limit;
 
 /// Which scheduled events to list: by default all of them, but 100 at most.
 #[non_exhaustive]
@@ -74,6 +76,22 @@ impl ScheduleFilter {
         self.limit = limit;
         self
     }
+
+    fn query<B: Backend>(&self) -> Query {
+        let mut query = Query::new(B::DIALECT.scheduled);
+        if let Some(event_id) = self.event_id {
+            query = query.condition("event_id = ", true).then(B::DIALECT.event_id).bind(event_id.to_string());
+        }
+        query = query
+            .filter(B::DIALECT.key_is, self.key.as_ref().map(|key| key.to_vec()))
+            .filter("topic = ?", self.topic.clone())
+            .filter("event_name = ?", self.name.clone());
+        if let Some(before) = self.before {
+            query =
+                query.condition("deliver_at < ", true).then(B::DIALECT.at).bind(before.timestamp_micros());
+        }
+        query.then(" ORDER BY deliver_at, id LIMIT ?").bind(limit(self.limit))
+    }
 }
 
 /// An event that waits for its time.
@@ -117,8 +135,10 @@ impl<B: Backend> Outbox<B> {
     ///
     /// Safe.
     pub async fn scheduled(&self, filter: &ScheduleFilter) -> Result<Vec<ScheduledEvent>> {
-        let mut conn = self.acquire_for_call().await.map_err(|error| self.failed(error))?;
-        let rows = B::scheduled(&mut conn, filter).await.map_err(|error| self.failed(store_error(error)))?;
+        let mut conn = self.lend().await.map_err(|error| self.failed(error))?;
+        let rows = B::scheduled(&mut conn, filter.query::<B>())
+            .await
+            .map_err(|error| self.failed(store_error(error)))?;
         conn.give_back();
         Ok(rows.into_iter().map(Into::into).collect())
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use cqrs_core::MessageId;
-use cqrs_outbox::{GroupNo, Lane, Lease, ReadRequest, Rejection, RelayId, StoreError};
+use cqrs_outbox::{Confirmed, GroupNo, Lane, Lease, ReadRequest, Rejection, RelayId, StoreError};
 use diesel::sql_types::{BigInt, Binary, Bool, Double, Integer, Nullable, Text};
 use diesel::{QueryResult, QueryableByName};
 use diesel_async::{AsyncConnection, TransactionManager};
@@ -18,7 +18,8 @@ use crate::drift::Fact;
 use crate::migration::Migration;
 use crate::query::{Dialect, Query};
 use crate::record::{NewRow, Record};
-use crate::schedule::{ScheduleFilter, ScheduledRecord};
+use crate::requests::{DueRequest, Later, RequestRow};
+use crate::schedule::ScheduledRecord;
 use crate::status::StatusRow;
 use crate::writing::Claim;
 
@@ -166,17 +167,10 @@ pub trait Statements: Sized {
 
     // --- The operator's.
 
-    /// Records what an operator asks for a dead letter; gives how many there are of this id.
-    fn request(
-        conn: &mut Self::Conn,
-        kind: &'static str,
-        event_id: Uuid,
-    ) -> impl Future<Output = QueryResult<usize>> + Send;
-
-    /// The scheduled rows that the filter lets through, the next one first.
+    /// The scheduled rows of a query.
     fn scheduled(
         conn: &mut Self::Conn,
-        filter: &ScheduleFilter,
+        query: Query,
     ) -> impl Future<Output = QueryResult<Vec<ScheduledRecord>>> + Send;
 
     /// What waits, what is stuck and who is at work, as of one snapshot.
@@ -197,8 +191,17 @@ pub trait Statements: Sized {
         query: Query,
     ) -> impl Future<Output = QueryResult<Option<FullDeadRow>>> + Send;
 
-    /// The only number of a query.
-    fn number(conn: &mut Self::Conn, query: Query) -> impl Future<Output = QueryResult<i64>> + Send;
+    /// The requests of a query.
+    fn requests(
+        conn: &mut Self::Conn,
+        query: Query,
+    ) -> impl Future<Output = QueryResult<Vec<RequestRow>>> + Send;
+
+    /// The numbers of a query for one column of them, which is called `value`.
+    fn numbers(conn: &mut Self::Conn, query: Query) -> impl Future<Output = QueryResult<Vec<i64>>> + Send;
+
+    /// Runs a query; how many rows it changed.
+    fn execute(conn: &mut Self::Conn, query: Query) -> impl Future<Output = QueryResult<usize>> + Send;
 
     // --- Leases.
 
@@ -258,17 +261,20 @@ pub trait Statements: Sized {
 
     // --- Requests; in a heartbeat, which holds the rows of these groups' leases locked.
 
-    /// Whether there are any that are open.
-    fn has_requests(conn: &mut Self::Conn) -> impl Future<Output = QueryResult<bool>> + Send;
+    /// The requests of a query that are due.
+    fn due_requests(
+        conn: &mut Self::Conn,
+        query: Query,
+    ) -> impl Future<Output = QueryResult<Vec<DueRequest>>> + Send;
 
-    /// Dead letters of these groups that are asked for go back behind the gate of their lane.
-    fn replay(conn: &mut Self::Conn, groups: &[i32]) -> impl Future<Output = QueryResult<()>> + Send;
+    /// The lanes of a query that have requests for later.
+    fn later(conn: &mut Self::Conn, query: Query) -> impl Future<Output = QueryResult<Vec<Later>>> + Send;
 
-    /// Dead letters of these groups that are given up go; what waits behind them is due.
-    fn discard_dead(conn: &mut Self::Conn, groups: &[i32]) -> impl Future<Output = QueryResult<()>> + Send;
+    /// These dead letters go back behind the gate of their lane.
+    fn replay(conn: &mut Self::Conn, dead: &[i64]) -> impl Future<Output = QueryResult<()>> + Send;
 
-    /// Requests whose dead letter is gone are done, by this relay or another.
-    fn close_requests(conn: &mut Self::Conn) -> impl Future<Output = QueryResult<()>> + Send;
+    /// These dead letters go; what waits behind them is due.
+    fn discard_dead(conn: &mut Self::Conn, dead: &[i64]) -> impl Future<Output = QueryResult<()>> + Send;
 
     /// Opens the gates of these groups that are due and have nothing behind them.
     fn sweep_gates(conn: &mut Self::Conn, groups: &[i32]) -> impl Future<Output = QueryResult<()>> + Send;
@@ -293,6 +299,18 @@ pub trait Statements: Sized {
 
     /// Removes rows that stand aside.
     fn settle_parked(conn: &mut Self::Conn, ids: &[i64]) -> impl Future<Output = QueryResult<()>> + Send;
+
+    /// Moves rows of the hot table to those that were sent, all or none; how many.
+    fn keep_hot(
+        conn: &mut Self::Conn,
+        confirmed: &[&Confirmed],
+    ) -> impl Future<Output = QueryResult<usize>> + Send;
+
+    /// Moves rows that stand aside to those that were sent, all or none.
+    fn keep_parked(
+        conn: &mut Self::Conn,
+        confirmed: &[&Confirmed],
+    ) -> impl Future<Output = QueryResult<()>> + Send;
 
     /// Moves a row of the hot table aside, with its attempts and its error; `false` if it is not there.
     fn park(conn: &mut Self::Conn, rejection: &Rejection) -> impl Future<Output = QueryResult<bool>> + Send;
@@ -544,7 +562,7 @@ pub(crate) const TABLES: &str = "\
     UNION ALL SELECT 1 FROM cqrs_outbox_group WHERE 1 = 0 UNION ALL SELECT 1 FROM cqrs_outbox_relay WHERE 1 = 0 \
     UNION ALL SELECT 1 FROM cqrs_outbox_request WHERE 1 = 0 \
     UNION ALL SELECT 1 FROM cqrs_outbox_scheduled WHERE 1 = 0 UNION ALL SELECT 1 FROM cqrs_outbox_dedup WHERE 1 = 0 \
-    UNION ALL SELECT 1 FROM cqrs_outbox_version WHERE 1 = 0";
+    UNION ALL SELECT 1 FROM cqrs_outbox_version WHERE 1 = 0 UNION ALL SELECT 1 FROM cqrs_outbox_sent WHERE 1 = 0";
 
 /// The numbers of the groups of these leases.
 pub(crate) fn groups_of(leases: &[Lease]) -> Vec<i32> {
@@ -557,9 +575,36 @@ pub(crate) fn joined<T: std::fmt::Display>(items: &[T]) -> String {
     items.iter().map(T::to_string).collect::<Vec<_>>().join(",")
 }
 
+/// Rows of one statement: MariaDB and MySQL allow 65,535 parameters, SQLite 32,766.
+pub(crate) const ROWS_PER_INSERT: usize = 1_000;
+
+/// Rows, as many at a time as one statement takes.
+#[cfg(any(feature = "mysql", feature = "sqlite"))]
+pub(crate) fn in_parts<T>(rows: Vec<T>) -> impl Iterator<Item = Vec<T>> {
+    let mut rows = rows.into_iter();
+    std::iter::from_fn(move || {
+        let some: Vec<T> = rows.by_ref().take(ROWS_PER_INSERT).collect();
+        (!some.is_empty()).then_some(some)
+    })
+}
+
+/// The places of one row or value, so many times.
+pub(crate) fn places(row: &str, count: usize) -> String {
+    vec![row; count].join(", ")
+}
+
 /// As a `LIMIT`.
 pub(crate) fn limit(count: usize) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+/// Rows and their receipts as JSON: `[[id, partition, offset], ..]`.
+#[cfg(any(feature = "mysql", feature = "sqlite"))]
+pub(crate) fn receipts(confirmed: &[&Confirmed]) -> String {
+    let receipt = |confirmed: &&Confirmed| {
+        serde_json::json!([confirmed.id(), confirmed.receipt().partition, confirmed.receipt().offset])
+    };
+    serde_json::Value::from_iter(confirmed.iter().map(receipt)).to_string()
 }
 
 /// What the attempts of a rejected row are to be.

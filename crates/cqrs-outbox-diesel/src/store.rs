@@ -13,6 +13,7 @@ use diesel::QueryResult;
 use crate::backend::Backend;
 use crate::error::store_error;
 use crate::outbox::{Outbox, commit, give_up};
+use crate::requests::carry_out;
 use crate::statements::{Due, LeaseRow, groups_of};
 use crate::tx::Tx;
 
@@ -47,20 +48,18 @@ impl<B: Backend> OutboxStore for Outbox<B> {
         Ok(rows.into_iter().map(|row| row.into_row(Place::Parked)).collect())
     }
 
-    /// No transaction: each place is one statement, and either alone is right.
+    /// No transaction around both places: either alone is right.
     async fn settle(&self, confirmed: &[Confirmed]) -> Result<(), StoreError> {
-        let ids = |parked: bool| -> Vec<i64> {
-            let here = confirmed.iter().filter(|confirmed| (confirmed.place() == Place::Parked) == parked);
-            here.map(Confirmed::id).collect()
-        };
-        let (hot, parked) = (ids(false), ids(true));
+        let (parked, hot): (Vec<_>, Vec<_>) =
+            confirmed.iter().partition(|confirmed| confirmed.place() == Place::Parked);
         let mut conn = self.acquire_for_write().await?;
-        if !hot.is_empty() && B::settle_hot(&mut conn, &hot).await.map_err(store_error)? < hot.len() {
+        let keep = self.keeps_sent();
+        if !hot.is_empty() && settle_hot::<B>(&mut conn, &hot, keep).await.map_err(store_error)? < hot.len() {
             // Settled before, or moved aside by a call that this relay took for failed. Nothing moves the other way.
-            B::settle_parked(&mut conn, &hot).await.map_err(store_error)?;
+            settle_parked::<B>(&mut conn, &hot, keep).await.map_err(store_error)?;
         }
         if !parked.is_empty() {
-            B::settle_parked(&mut conn, &parked).await.map_err(store_error)?;
+            settle_parked::<B>(&mut conn, &parked, keep).await.map_err(store_error)?;
         }
         conn.give_back();
         Ok(())
@@ -148,6 +147,26 @@ impl<B: Backend> Outbox<B> {
     }
 }
 
+fn ids(confirmed: &[&Confirmed]) -> Vec<i64> {
+    confirmed.iter().map(|confirmed| confirmed.id()).collect()
+}
+
+async fn settle_hot<B: Backend>(
+    conn: &mut B::Connection,
+    confirmed: &[&Confirmed],
+    keep: bool,
+) -> QueryResult<usize> {
+    if keep { B::keep_hot(conn, confirmed).await } else { B::settle_hot(conn, &ids(confirmed)).await }
+}
+
+async fn settle_parked<B: Backend>(
+    conn: &mut B::Connection,
+    confirmed: &[&Confirmed],
+    keep: bool,
+) -> QueryResult<()> {
+    if keep { B::keep_parked(conn, confirmed).await } else { B::settle_parked(conn, &ids(confirmed)).await }
+}
+
 async fn beat<B: Backend>(
     conn: &mut B::Connection,
     relay: &RelayId,
@@ -169,11 +188,7 @@ async fn beat<B: Backend>(
     let leases: Vec<Lease> = rows.iter().map(LeaseRow::lease).collect();
     if !leases.is_empty() {
         let groups = groups_of(&leases);
-        if B::has_requests(conn).await? {
-            B::replay(conn, &groups).await?;
-            B::discard_dead(conn, &groups).await?;
-            B::close_requests(conn).await?;
-        }
+        carry_out::<B>(conn, &groups).await?;
         B::sweep_gates(conn, &groups).await?;
     }
     let census = B::census(conn, lease).await?;

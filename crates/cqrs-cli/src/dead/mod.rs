@@ -1,12 +1,13 @@
 //! `cqrs dead`: the events that were given up.
 
+mod ask;
 mod show;
 
 use std::str::FromStr;
 
 use chrono::{DateTime, Utc};
 use clap::Subcommand;
-use cqrs_outbox_diesel::{DeadLetterFilter, Page};
+use cqrs_outbox_diesel::{DeadLetterFilter, Page, RequestKind};
 use uuid::Uuid;
 
 use crate::failure::Failure;
@@ -19,6 +20,16 @@ const KEYS: &str = "\
 A key is written as text, or as hex:00ff.. where it is no text. A time is one of RFC 3339, such as 2026-01-31T08:00:00Z, or
 how long ago it was, such as 2h.";
 
+const ASKING: &str = "\
+A key is written as text, or as hex:00ff.. where it is no text. A time is one of RFC 3339, such as 2026-01-31T08:00:00Z, or
+how long ago it was, such as 2h.
+
+It is the relays that do it, each with its heartbeats: `cqrs dead requests` says what became of it.
+
+  cqrs dead replay 0197a0c4-5f6e-7cc1-b7a6-0c0f8f3a2b11
+  cqrs dead replay --topic orders --since 2h --dry-run
+  cqrs dead replay --key customer-17 --rate 20 --yes";
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Lists dead letters, a page of them
@@ -29,6 +40,14 @@ pub(crate) enum Command {
     Count(CountArgs),
     /// Shows one: what was to be sent, and every refusal
     Show(ShowArgs),
+    /// Asks for dead letters to be sent again, those of a key in their order
+    #[command(after_help = ASKING)]
+    Replay(ask::Args),
+    /// Asks for dead letters to be dropped, so that the later events of their keys go on
+    #[command(after_help = ASKING)]
+    Discard(ask::Args),
+    /// Lists what was asked for, by whom, and what became of it
+    Requests(ask::RequestsArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -38,15 +57,8 @@ pub(crate) struct ListArgs {
     #[command(flatten)]
     filter: FilterArgs,
 
-    /// Begins with the oldest, and not with the newest
-    #[arg(long)]
-    oldest_first: bool,
-    /// So many at most
-    #[arg(long, value_name = "COUNT", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
-    limit: u32,
-    /// Goes on behind the one with this number: the last of the page before
-    #[arg(long, value_name = "NUMBER")]
-    after: Option<i64>,
+    #[command(flatten)]
+    page: PageArgs,
 }
 
 #[derive(Debug, clap::Args)]
@@ -63,6 +75,36 @@ pub(crate) struct ShowArgs {
     event_id: Uuid,
     #[command(flatten)]
     database: PatientDatabaseArgs,
+}
+
+/// Which part of a list.
+#[derive(Debug, clap::Args)]
+pub(crate) struct PageArgs {
+    /// Begins with the oldest, and not with the newest
+    #[arg(long)]
+    oldest_first: bool,
+    /// So many at most
+    #[arg(long, value_name = "COUNT", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    limit: u32,
+    /// Goes on behind the one with this number: the last of the page before
+    #[arg(long, value_name = "NUMBER")]
+    after: Option<i64>,
+}
+
+impl PageArgs {
+    /// With one more than there is to be, to know whether there are more.
+    fn page(&self) -> Page {
+        let page = if self.oldest_first { Page::oldest_first() } else { Page::newest_first() };
+        let page = page.limit(self.limit as usize + 1);
+        self.after.map_or(page, |after| page.after(after))
+    }
+
+    /// Leaves that one off; whether it was there.
+    fn cut<T>(&self, list: &mut Vec<T>) -> bool {
+        let more = list.len() > self.limit as usize;
+        list.truncate(self.limit as usize);
+        more
+    }
 }
 
 /// Which dead letters.
@@ -139,20 +181,16 @@ pub(crate) async fn run(command: Command, json: bool) -> Result<(), Failure> {
         Command::List(args) => list(args, json).await,
         Command::Count(args) => count(args, json).await,
         Command::Show(args) => show(args, json).await,
+        Command::Replay(args) => ask::run(RequestKind::Replay, args, json).await,
+        Command::Discard(args) => ask::run(RequestKind::Discard, args, json).await,
+        Command::Requests(args) => ask::requests(args, json).await,
     }
 }
 
 async fn list(args: ListArgs, json: bool) -> Result<(), Failure> {
-    let limit = args.limit as usize;
-    let mut page = if args.oldest_first { Page::oldest_first() } else { Page::newest_first() };
-    if let Some(after) = args.after {
-        page = page.after(after);
-    }
     let database = args.database.connect(false).await?;
-    // One more, to know whether there are more.
-    let mut letters = database.dead_letters(&args.filter.filter(), page.limit(limit + 1)).await?;
-    let more = letters.len() > limit;
-    letters.truncate(limit);
+    let mut letters = database.dead_letters(&args.filter.filter(), args.page.page()).await?;
+    let more = args.page.cut(&mut letters);
     for letter in &letters {
         print(&if json { show::as_json(letter).to_string() } else { show::for_people(letter) })?;
     }

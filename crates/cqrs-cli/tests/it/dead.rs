@@ -1,18 +1,107 @@
 //! `cqrs dead`.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
+use cqrs::outbox::{Heartbeat, RelayId};
 use libtest_mimic::Trial;
 use serde_json::Value;
+use uuid::Uuid;
 
 use crate::on_each;
-use crate::site::{Kind, Ran, Site, cqrs};
+use crate::site::{Kind, Ran, Site, cqrs, cqrs_with};
 
 pub(crate) fn trials() -> Vec<Trial> {
     let mut trials = Vec::new();
     on_each(&mut trials, "dead_letters_are_listed_counted_and_shown", listed);
     on_each(&mut trials, "what_is_not_there_is_told", not_there);
+    on_each(&mut trials, "replay_and_discard_are_asked_for", asked_for);
+    on_each(&mut trials, "what_was_asked_for_is_told", requests);
+    on_each(&mut trials, "more_than_one_needs_a_yes", yes);
     trials
+}
+
+/// A relay's heartbeat, which carries out what was asked for.
+async fn beat(site: &Site) {
+    let relay = RelayId { name: "it".to_owned(), incarnation: Uuid::new_v4() };
+    let beat = Heartbeat { lease: Duration::from_secs(600), take: usize::MAX, release: Vec::new() };
+    let store = site.store().await;
+    store.heartbeat(&relay, &beat).await.unwrap();
+    store.leave(&relay).await.unwrap();
+}
+
+async fn asked_for(site: Site) {
+    site.migrate().await;
+    bury(&site, &[("rooms", "5"), ("rooms", "6"), ("halls", "5"), ("halls", "6")]).await;
+    let replayed =
+        |asked: Value| (asked["dead_letters"].clone(), asked["more"].clone(), asked["event_ids"].clone());
+    // What would be.
+    let asked = dead_json(&site, &["replay", "--topic", "rooms", "--dry-run"]).await.remove(0);
+    assert_eq!(replayed(asked), (2.into(), false.into(), vec![id(1), id(2)].into()));
+    let said = dead(&site, &["discard", "--all", "--limit", "3", "--dry-run"]).await.expect_code(0);
+    assert!(said.contains(&id(3)) && !said.contains(&id(4)), "{said}");
+    assert!(said.contains("3 dead letters would be discarded, and there are more"), "{said}");
+    assert_eq!(dead_json(&site, &["requests"]).await.len(), 0);
+    // One by its id, a key, a topic.
+    let said = dead(&site, &["replay", &id(1)]).await.expect_code(0);
+    assert!(said.contains("1 dead letters are to be replayed"), "{said}");
+    let asked = dead_json(&site, &["discard", "--key", "6", "--yes"]).await.remove(0);
+    assert_eq!(replayed(asked), (2.into(), false.into(), vec![id(2), id(4)].into()));
+    assert_eq!(site.status().await["dead_letters"], 4);
+    beat(&site).await;
+    let status = site.status().await;
+    assert_eq!((&status["dead_letters"], &status["parked"]), (&1.into(), &1.into()));
+    // Nothing fits.
+    let said = dead(&site, &["replay", "--topic", "rooms"]).await.expect_code(0);
+    assert!(said.starts_with("0 dead letters"), "{said}");
+    for command in ["replay", "discard"] {
+        let gone = dead(&site, &[command, &id(1)]).await;
+        gone.expect_error(1, &["no dead letter", &id(1), command]);
+    }
+}
+
+async fn requests(site: Site) {
+    site.migrate().await;
+    assert_eq!(dead(&site, &["requests"]).await.expect_code(0), "0 requests\n");
+    bury(&site, &[("rooms", "5"), ("rooms", "6"), ("rooms", "7")]).await;
+    let by = |requests: &[Value]| {
+        requests.iter().map(|request| request["requested_by"].clone()).collect::<Vec<_>>()
+    };
+    // The first is due at once, the others in weeks.
+    dead_json(&site, &["replay", "--all", "--rate", "0.000001", "--yes", "--requested-by", "ada"]).await;
+    let variables = [("USER", "lin"), ("CQRS_DATABASE_URL", &*site.url)];
+    cqrs_with(&["dead", "discard", &id(3)], &variables).await.expect_code(0);
+    beat(&site).await;
+    let requests = dead_json(&site, &["requests", "--oldest-first"]).await;
+    assert_eq!(by(&requests), ["ada", "ada", "ada", "lin"]);
+    let outcomes: Vec<_> = requests.iter().map(|request| &request["outcome"]).collect();
+    assert_eq!(outcomes, [&Value::from("replayed"), &Value::Null, &"discarded".into(), &"discarded".into()]);
+    let open = dead_json(&site, &["requests", "--open"]).await;
+    assert_eq!(open, [requests[1].clone()]);
+    let about = dead_json(&site, &["requests", "--event-id", &id(3), "--limit", "1"]).await;
+    assert_eq!(about, [requests[3].clone()]);
+    let said = dead(&site, &["requests", "--limit", "2", "--oldest-first"]).await.expect_code(0);
+    for part in ["replay", &id(1), "asked by ada: replayed at ", "open, not before ", "more: --after 2"] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+}
+
+async fn yes(site: Site) {
+    site.migrate().await;
+    bury(&site, &[("rooms", "5"), ("rooms", "6")]).await;
+    // The tests have no terminal.
+    for command in ["replay", "discard"] {
+        dead(&site, &[command, "--topic", "rooms"])
+            .await
+            .expect_error(2, &["2 events", "--yes", "--dry-run"]);
+        dead(&site, &[command]).await.expect_error(2, &["say which", "--all"]);
+        dead(&site, &[command, &id(1), "--all"]).await.expect_error(2, &["cannot be used with"]);
+        dead(&site, &[command, "--all", "--rate", "0"]).await.expect_error(2, &["above 0"]);
+    }
+    assert_eq!(dead_json(&site, &["requests"]).await.len(), 0);
+    // One needs none.
+    dead(&site, &["replay", "--key", "5"]).await.expect_code(0);
+    assert_eq!(dead_json(&site, &["requests"]).await.len(), 1);
 }
 
 /// The id of the nth event.

@@ -1,4 +1,4 @@
-//! `cqrs outbox migrate`, `status`, `hold` and `resume`, and the help.
+//! `cqrs outbox migrate`, `status`, `hold`, `resume` and `purge`, and the help.
 
 use libtest_mimic::Trial;
 use serde_json::Value;
@@ -16,7 +16,51 @@ pub(crate) fn trials() -> Vec<Trial> {
     on_each(&mut trials, "status_tells_what_waits", status);
     on_each(&mut trials, "hold_and_resume", hold);
     on_each(&mut trials, "check_tells_what_was_changed", check);
+    on_each(&mut trials, "what_is_old_is_purged", purge);
     trials
+}
+
+async fn purge(site: Site) {
+    site.migrate().await;
+    let bytes = |text: &str| match site.kind {
+        Kind::Postgres => format!("convert_to('{text}', 'UTF8')"),
+        _ => format!("x'{}'", text.bytes().map(|byte| format!("{byte:02x}")).collect::<String>()),
+    };
+    // As each database writes its times.
+    let at = |year: u32| match site.kind {
+        Kind::MySql => format!("'{year}-01-31 08:00:00'"),
+        _ => format!("'{year}-01-31T08:00:00.000Z'"),
+    };
+    for (id, year) in [("old", 2020), ("young", 2999)] {
+        site.sql(&format!(
+            "INSERT INTO cqrs_inbox (consumer, message_id, handled_at) VALUES ({}, {}, {})",
+            if site.kind == Kind::MySql { bytes("it") } else { "'it'".to_owned() },
+            bytes(id),
+            at(year),
+        ))
+        .await;
+        site.sql(&format!(
+            "INSERT INTO cqrs_outbox_request (kind, requested_by, done_at) VALUES ('replay', 'ada', {})",
+            at(year)
+        ))
+        .await;
+    }
+    let purge = ["outbox", "purge", "--database", &site.url];
+    let json = async |more: &[&str]| -> Value {
+        let said = cqrs(&[&purge[..], more, &["--json"]].concat()).await.expect_code(0);
+        serde_json::from_str(&said).unwrap()
+    };
+    let said = json(&["--sent-older-than", "7d"]).await;
+    assert_eq!((&said["sent"], said.get("inbox")), (&0.into(), None));
+    assert_eq!(json(&["--inbox-older-than", "30d", "--chunk", "1"]).await["inbox"], 1);
+    assert_eq!(site.count("cqrs_inbox").await, 1);
+    let said = cqrs(&[&purge[..], &["--requests-older-than", "30d", "--expired-dedup"]].concat()).await;
+    let said = said.expect_code(0);
+    assert!(said.contains("requests       1 removed") && said.contains("expired keys   0 removed"), "{said}");
+    assert_eq!(site.count("cqrs_outbox_request").await, 1);
+    // Which, and a time with its unit.
+    cqrs(&purge).await.expect_error(2, &["--sent-older-than", "--inbox-older-than"]);
+    cqrs(&[&purge[..], &["--sent-older-than", "7"]].concat()).await.expect_error(2, &["such as 10s"]);
 }
 
 async fn hold(site: Site) {

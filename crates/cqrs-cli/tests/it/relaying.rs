@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use cqrs::app::connect_broker;
 use cqrs::broker::{SubscribeOptions, Subscription};
@@ -21,6 +22,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     on_each(&mut trials, "plain_sql_is_relayed_until_empty", until_empty);
     on_each(&mut trials, "a_stopped_relay_is_followed_at_once", followed_at_once);
     on_each(&mut trials, "a_killed_relay_is_followed_after_its_lease", followed_after_its_lease);
+    on_each(&mut trials, "what_was_sent_is_kept_for_so_long", kept);
     // SQLite has one group, which nobody can share.
     for kind in [Kind::Postgres, Kind::MySql] {
         trials.push(with_rabbitmq(kind, "two_relays_share_the_groups", shared));
@@ -113,6 +115,27 @@ async fn until_empty(site: Site, mut road: Road) {
     assert_eq!(message.key.as_deref(), Some(&b"room 5"[..]));
     road.expect("two").await;
     assert_eq!(site.status().await["waiting"], 0);
+}
+
+async fn kept(site: Site, mut road: Road) {
+    site.insert(&road.topic, "room 5", "one").await;
+    let arguments = [vec!["relay", "--until-empty"], road.arguments(&site, &[])].concat();
+    cqrs(&[&arguments[..], &["--keep-sent"]].concat()).await.expect_code(0);
+    road.expect("one").await;
+    assert_eq!(site.count("cqrs_outbox_sent").await, 1);
+    // It is kept, and what is older goes.
+    site.insert(&road.topic, "room 5", "two").await;
+    site.sql("UPDATE cqrs_outbox_sent SET sent_at = '2026-01-31 08:00:00'").await;
+    let (relay, _) = Relay::start(&road.arguments(&site, &["--keep-sent-for", "1h"])).await;
+    road.expect("two").await;
+    let left = async {
+        while site.status().await["waiting"] != 0 || site.count("cqrs_outbox_sent").await != 1 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), left).await.expect("what is old does not go");
+    relay.stop().await;
+    assert_eq!(site.count("cqrs_outbox_sent WHERE sent_at > '2026-02-01 08:00:00'").await, 1);
 }
 
 /// It would poll in an hour.

@@ -1,10 +1,14 @@
 //! A database of a test's own, and a run of the program on it.
 
 use std::fmt;
+use std::sync::Arc;
 
 use cqrs::Result;
 use cqrs::diesel::{MySql, Outbox, Pg, Sqlite};
-use diesel_async::SimpleAsyncConnection;
+use cqrs::outbox::OutboxStore;
+use diesel::sql_types::BigInt;
+use diesel::{QueryResult, QueryableByName, sql_query};
+use diesel_async::{RunQueryDsl, SimpleAsyncConnection};
 use serde_json::Value;
 use tempfile::TempDir;
 use uuid::Uuid;
@@ -33,6 +37,12 @@ pub(crate) struct Site {
     pub(crate) kind: Kind,
     pub(crate) url: String,
     place: Place,
+}
+
+#[derive(QueryableByName)]
+struct Count {
+    #[diesel(sql_type = BigInt)]
+    value: i64,
 }
 
 enum Place {
@@ -73,6 +83,35 @@ impl Site {
             Some(password) => self.url.replace(&format!(":{password}@"), ":***@"),
             None => self.url.clone(),
         }
+    }
+
+    /// Its outbox, as a relay sees it.
+    pub(crate) async fn store(&self) -> Arc<dyn OutboxStore> {
+        match self.kind {
+            Kind::Sqlite => Arc::new(Outbox::<Sqlite>::connect(&self.url).await.unwrap()),
+            Kind::Postgres => Arc::new(Outbox::<Pg>::connect(&self.url).await.unwrap()),
+            Kind::MySql => Arc::new(Outbox::<MySql>::connect(&self.url).await.unwrap()),
+        }
+    }
+
+    /// How many rows there are of a table.
+    pub(crate) async fn count(&self, table: &str) -> i64 {
+        let query = sql_query(format!("SELECT count(*) AS value FROM {table}"));
+        let count: QueryResult<Count> = match self.kind {
+            Kind::Sqlite => {
+                let outbox = Outbox::<Sqlite>::connect(&self.url).await.unwrap();
+                query.get_result(&mut *outbox.connection().await.unwrap()).await
+            }
+            Kind::Postgres => {
+                let outbox = Outbox::<Pg>::connect(&self.url).await.unwrap();
+                query.get_result(&mut *outbox.connection().await.unwrap()).await
+            }
+            Kind::MySql => {
+                let outbox = Outbox::<MySql>::connect(&self.url).await.unwrap();
+                query.get_result(&mut *outbox.connection().await.unwrap()).await
+            }
+        };
+        count.unwrap().value
     }
 
     pub(crate) async fn sql(&self, sql: &str) {

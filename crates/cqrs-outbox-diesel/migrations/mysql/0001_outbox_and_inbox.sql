@@ -99,7 +99,8 @@ CREATE TABLE IF NOT EXISTS cqrs_outbox_scheduled (
     INDEX cqrs_outbox_scheduled_event (event_id)
 ) ENGINE = InnoDB ROW_FORMAT = DYNAMIC DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;
 
--- Rows that were given up, with their last error, and a way back.
+-- Rows that were given up, with their last error, and a way back. A lane may wait for them: ask for one to be discarded, for a
+-- DELETE leaves it waiting.
 CREATE TABLE IF NOT EXISTS cqrs_outbox_dead (
     id            BIGINT NOT NULL PRIMARY KEY,
     event_id      VARCHAR(36) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
@@ -220,16 +221,21 @@ CREATE TABLE IF NOT EXISTS cqrs_outbox_request (
     id           BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY,
     -- `replay` or `discard`; kinds that this version does not know stay open.
     kind         VARCHAR(100) NOT NULL,
-    -- What it is about: one event, or a lane, or what the argument (JSON) says.
+    -- The dead letter that it is about: its event, its row, and its lane.
     event_id     VARCHAR(36) CHARACTER SET ascii COLLATE ascii_bin,
+    dead_id      BIGINT NOT NULL DEFAULT 0,
     lane         VARBINARY(2001),
     argument     LONGTEXT,
-    not_before   DATETIME(6),
+    not_before   DATETIME(6) NOT NULL DEFAULT (utc_timestamp(6)),
     requested_by TEXT NOT NULL DEFAULT (''),
     requested_at DATETIME(6) NOT NULL DEFAULT (utc_timestamp(6)),
     done_at      DATETIME(6),
+    -- What became of the dead letter: `replayed`, `discarded`, or `gone` by another hand.
     outcome      TEXT,
-    INDEX cqrs_outbox_request_open (done_at, id)
+    INDEX cqrs_outbox_request_open (done_at, dead_id, id),
+    INDEX cqrs_outbox_request_due (done_at, not_before),
+    INDEX cqrs_outbox_request_lane (lane, done_at, dead_id),
+    INDEX cqrs_outbox_request_event (event_id)
 ) ENGINE = InnoDB ROW_FORMAT = DYNAMIC DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;
 
 -- Which consumer has handled which message.

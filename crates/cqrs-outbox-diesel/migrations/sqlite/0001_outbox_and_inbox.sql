@@ -91,7 +91,8 @@ CREATE TABLE cqrs_outbox_scheduled (
 CREATE INDEX cqrs_outbox_scheduled_due ON cqrs_outbox_scheduled (deliver_at, id);
 CREATE INDEX cqrs_outbox_scheduled_event ON cqrs_outbox_scheduled (event_id);
 
--- Rows that were given up, with their last error, and a way back.
+-- Rows that were given up, with their last error, and a way back. A lane may wait for them: ask for one to be discarded, for a
+-- DELETE leaves it waiting.
 CREATE TABLE cqrs_outbox_dead (
     id            INTEGER PRIMARY KEY,
     event_id      TEXT NOT NULL,
@@ -208,17 +209,24 @@ CREATE TABLE cqrs_outbox_request (
     id           INTEGER PRIMARY KEY AUTOINCREMENT,
     -- `replay` or `discard`; kinds that this version does not know stay open.
     kind         TEXT NOT NULL,
-    -- What it is about: one event, or a lane, or what the argument (JSON) says.
+    -- The dead letter that it is about: its event, its row, and its lane.
     event_id     TEXT,
+    dead_id      INTEGER NOT NULL DEFAULT 0,
     lane         BLOB,
     argument     TEXT,
-    not_before   REAL,
+    -- Seconds since 1970.
+    not_before   REAL NOT NULL DEFAULT (unixepoch('now', 'subsec')),
     requested_by TEXT NOT NULL DEFAULT '',
     requested_at TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')),
     done_at      TEXT,
+    -- What became of the dead letter: `replayed`, `discarded`, or `gone` by another hand.
     outcome      TEXT
 );
-CREATE INDEX cqrs_outbox_request_open ON cqrs_outbox_request (id) WHERE done_at IS NULL;
+CREATE INDEX cqrs_outbox_request_open ON cqrs_outbox_request (dead_id, id) WHERE done_at IS NULL;
+CREATE INDEX cqrs_outbox_request_due ON cqrs_outbox_request (not_before) WHERE done_at IS NULL;
+CREATE INDEX cqrs_outbox_request_lane ON cqrs_outbox_request (lane, dead_id) WHERE done_at IS NULL;
+CREATE INDEX cqrs_outbox_request_event ON cqrs_outbox_request (event_id);
+CREATE INDEX cqrs_outbox_request_done ON cqrs_outbox_request (done_at) WHERE done_at IS NOT NULL;
 
 -- Which consumer has handled which message.
 CREATE TABLE cqrs_inbox (

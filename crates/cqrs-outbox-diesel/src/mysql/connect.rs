@@ -50,6 +50,7 @@ const UNTRIED: Duration = Duration::from_secs(1);
 pub struct MySqlBuilder {
     url: String,
     max_connections: usize,
+    keep_sent: bool,
     connect_timeout: Duration,
     connect: Arc<Connect>,
 }
@@ -70,6 +71,7 @@ impl Outbox<MySql> {
         MySqlBuilder {
             url: url.into(),
             max_connections: 10,
+            keep_sent: false,
             connect_timeout: Duration::from_secs(5),
             connect: Arc::new(|url| {
                 let url = url.to_owned();
@@ -123,6 +125,14 @@ impl MySqlBuilder {
         F: Future<Output = ConnectionResult<AsyncMysqlConnection>> + Send + 'static,
     {
         self.connect = Arc::new(move |url| connect(url.to_owned()).boxed());
+        self
+    }
+
+    /// Whether what was sent is kept, in `cqrs_outbox_sent`, with the partition and the offset of its receipt and the time;
+    /// [`Outbox::purge_sent`] removes what is old, and [`Outbox::purge_sent_for_ever`] does it beside the relay. Default
+    /// `false`: it is removed. This is a setting of the relay, so each outbox that one runs on wants it.
+    pub fn keep_sent(mut self, keep_sent: bool) -> Self {
+        self.keep_sent = keep_sent;
         self
     }
 
@@ -208,7 +218,7 @@ impl MySqlBuilder {
             }))
             .build()
             .map_err(misconfigured)?;
-        let outbox = Outbox::from_parts(shown, Pools { application, relay }, None, None);
+        let outbox = Outbox::from_parts(shown, Pools { application, relay }, None, None, self.keep_sent);
         match outbox.acquire().await {
             Ok(_) => Ok(outbox),
             Err(error) => {

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use cqrs_core::{Database, MessageId};
-use cqrs_outbox::{Lane, Lease, ReadRequest, Rejection, RelayId, StoreError, table};
+use cqrs_outbox::{Confirmed, Lane, Lease, ReadRequest, Rejection, RelayId, StoreError, table};
 use diesel::mysql::Mysql;
 use diesel::query_builder::{BoxedSqlQuery, SqlQuery};
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
@@ -33,10 +33,11 @@ use crate::migration::{MYSQL, Migration};
 use crate::network::pool_error;
 use crate::query::{Dialect, Query, Value};
 use crate::record::{NewRow, Record};
-use crate::schedule::{ScheduleFilter, ScheduledRecord};
+use crate::requests::{DueRequest, Later, RequestRow};
+use crate::schedule::ScheduledRecord;
 use crate::statements::{
-    Census, Due, Exists, GroupRow, LeaseRow, Micros, Number, Statements, TABLES, TakenKey, VersionRow,
-    Versions, Wait, attempts, joined, limit,
+    Census, Due, Exists, GroupRow, LeaseRow, Micros, Number, ROWS_PER_INSERT, Statements, TABLES, TakenKey,
+    VersionRow, Versions, Wait, attempts, in_parts, joined, limit, places, receipts,
 };
 use crate::status::StatusRow;
 use crate::tx::Tx;
@@ -75,10 +76,6 @@ struct Bytes {
     #[diesel(sql_type = Binary)]
     value: Vec<u8>,
 }
-
-/// Rows of one statement: there may be 65,535 parameters. Bytes are no matter: what is too much for a packet the client
-/// sends one by one.
-const ROWS_PER_INSERT: usize = 1_000;
 
 impl Statements for MySql {
     type Conn = Connection;
@@ -175,29 +172,18 @@ impl Statements for MySql {
     }
 
     async fn insert(conn: &mut Connection, rows: Vec<NewRow>) -> QueryResult<()> {
-        let mut rows = rows.into_iter().peekable();
-        while rows.peek().is_some() {
-            let some: Vec<NewRow> = rows.by_ref().take(ROWS_PER_INSERT).collect();
-            let values = vec![sql::INSERT_ROW; some.len()].join(", ");
-            let mut insert = boxed(format!("{}{values}", sql::INSERT));
-            for row in some {
-                insert = bind_row(insert, row);
-            }
-            insert.execute(conn).await?;
+        for some in in_parts(rows) {
+            let insert = boxed(format!("{}{}", sql::INSERT, places(sql::INSERT_ROW, some.len())));
+            some.into_iter().fold(insert, bind_row).execute(conn).await?;
         }
         Ok(())
     }
 
     async fn schedule(conn: &mut Connection, rows: Vec<(NewRow, DateTime<Utc>)>) -> QueryResult<()> {
-        let mut rows = rows.into_iter().peekable();
-        while rows.peek().is_some() {
-            let some: Vec<_> = rows.by_ref().take(ROWS_PER_INSERT).collect();
-            let values = vec![sql::SCHEDULE_ROW; some.len()].join(", ");
-            let mut insert = boxed(format!("{}{values}", sql::SCHEDULE));
-            for (row, at) in some {
-                insert = bind_row(insert, row).bind::<Text, _>(datetime(at));
-            }
-            insert.execute(conn).await?;
+        for some in in_parts(rows) {
+            let insert = boxed(format!("{}{}", sql::SCHEDULE, places(sql::SCHEDULE_ROW, some.len())));
+            let bind = |insert, (row, at)| bind_row(insert, row).bind::<Text, _>(datetime(at));
+            some.into_iter().fold(insert, bind).execute(conn).await?;
         }
         Ok(())
     }
@@ -211,9 +197,9 @@ impl Statements for MySql {
         let me = Uuid::new_v4();
         let mut others = HashMap::new();
         for some in claims.chunks(ROWS_PER_INSERT) {
-            let values = vec![sql::CLAIM_ROW; some.len()].join(", ");
+            let values = places(sql::CLAIM_ROW, some.len());
             let mut insert = boxed(format!("{}{values}{}", sql::CLAIM, sql::UNLESS_CLAIMED));
-            let keys = vec!["?"; some.len()].join(", ");
+            let keys = places("?", some.len());
             let mut select = boxed(format!("{}({keys}) FOR UPDATE", sql::CLAIMED));
             for claim in some {
                 insert = insert
@@ -251,9 +237,9 @@ impl Statements for MySql {
     async fn lock_versions(conn: &mut Connection, keys: &[Vec<u8>]) -> QueryResult<HashMap<Vec<u8>, i64>> {
         let mut versions = HashMap::new();
         for some in keys.chunks(ROWS_PER_INSERT) {
-            let values = vec!["(?, -1)"; some.len()].join(", ");
+            let values = places("(?, -1)", some.len());
             let mut insert = boxed(format!("{}{values}{}", sql::LOCK_VERSIONS, sql::AS_IT_IS));
-            let places = vec!["?"; some.len()].join(", ");
+            let places = places("?", some.len());
             // A locking read sees what was committed, whatever the snapshot of the transaction is.
             let mut select = boxed(format!("{}({places}) FOR UPDATE", sql::KEY_VERSIONS));
             for key in some {
@@ -269,7 +255,7 @@ impl Statements for MySql {
 
     async fn set_versions(conn: &mut Connection, versions: &[(Vec<u8>, i64)]) -> QueryResult<()> {
         for some in versions.chunks(ROWS_PER_INSERT) {
-            let values = vec!["(?, ?)"; some.len()].join(", ");
+            let values = places("(?, ?)", some.len());
             let mut insert = boxed(format!("{}{values}{}", sql::LOCK_VERSIONS, sql::AS_GIVEN));
             for (key, version) in some {
                 insert = insert.bind::<Binary, _>(key.clone()).bind::<BigInt, _>(*version);
@@ -307,23 +293,8 @@ impl Statements for MySql {
         Ok(!rows.is_empty())
     }
 
-    async fn scheduled(conn: &mut Connection, filter: &ScheduleFilter) -> QueryResult<Vec<ScheduledRecord>> {
-        let event_id = filter.event_id.map(|id| id.to_string());
-        let before = filter.before.map(datetime);
-        sql_query(sql::SCHEDULED)
-            .bind::<Nullable<Text>, _>(event_id.as_deref())
-            .bind::<Nullable<Text>, _>(event_id.as_deref())
-            .bind::<Nullable<Binary>, _>(filter.key.as_deref())
-            .bind::<Nullable<Binary>, _>(filter.key.as_deref())
-            .bind::<Nullable<Text>, _>(filter.topic.as_deref())
-            .bind::<Nullable<Text>, _>(filter.topic.as_deref())
-            .bind::<Nullable<Text>, _>(filter.name.as_deref())
-            .bind::<Nullable<Text>, _>(filter.name.as_deref())
-            .bind::<Nullable<Text>, _>(before.as_deref())
-            .bind::<Nullable<Text>, _>(before.as_deref())
-            .bind::<BigInt, _>(limit(filter.limit))
-            .load(conn)
-            .await
+    async fn scheduled(conn: &mut Connection, query: Query) -> QueryResult<Vec<ScheduledRecord>> {
+        bound(query).load(conn).await
     }
 
     async fn admit(conn: &mut Connection, consumer: &str, id: &MessageId) -> QueryResult<bool> {
@@ -333,14 +304,6 @@ impl Statements for MySql {
             .execute(conn)
             .await?;
         Ok(changed == 1)
-    }
-
-    async fn request(conn: &mut Connection, kind: &'static str, event_id: Uuid) -> QueryResult<usize> {
-        sql_query(sql::REQUEST)
-            .bind::<Text, _>(kind)
-            .bind::<Binary, _>(event_id.as_bytes().as_slice())
-            .execute(conn)
-            .await
     }
 
     async fn status(conn: &mut Connection) -> QueryResult<StatusRow> {
@@ -360,9 +323,17 @@ impl Statements for MySql {
         bound(query).get_result(conn).await.optional()
     }
 
-    async fn number(conn: &mut Connection, query: Query) -> QueryResult<i64> {
-        let number: Number = bound(query).get_result(conn).await?;
-        Ok(number.value)
+    async fn requests(conn: &mut Connection, query: Query) -> QueryResult<Vec<RequestRow>> {
+        bound(query).load(conn).await
+    }
+
+    async fn numbers(conn: &mut Connection, query: Query) -> QueryResult<Vec<i64>> {
+        let numbers: Vec<Number> = bound(query).load(conn).await?;
+        Ok(numbers.into_iter().map(|number| number.value).collect())
+    }
+
+    async fn execute(conn: &mut Connection, query: Query) -> QueryResult<usize> {
+        bound(query).execute(conn).await
     }
 
     async fn seen(conn: &mut Connection, relay: &RelayId) -> QueryResult<()> {
@@ -458,42 +429,34 @@ impl Statements for MySql {
         Ok(())
     }
 
-    async fn has_requests(conn: &mut Connection) -> QueryResult<bool> {
-        let exists: Exists = sql_query(sql::OPEN_REQUESTS).get_result(conn).await?;
-        Ok(exists.found)
+    async fn due_requests(conn: &mut Connection, query: Query) -> QueryResult<Vec<DueRequest>> {
+        bound(query).load(conn).await
     }
 
-    async fn replay(conn: &mut Connection, groups: &[i32]) -> QueryResult<()> {
-        let asked = asked_for(conn, "replay", groups).await?;
-        if asked.is_empty() {
-            return Ok(());
-        }
-        let dead = list(&asked);
+    async fn later(conn: &mut Connection, query: Query) -> QueryResult<Vec<Later>> {
+        bound(query).load(conn).await
+    }
+
+    async fn replay(conn: &mut Connection, dead: &[i64]) -> QueryResult<()> {
+        let listed = list(dead);
         for statement in [
-            format!("{}{dead}{}", sql::CLOSE_GATES_OF_DEAD, sql::ON_CLOSED_GATE),
-            format!("{}{dead}", sql::PARK_DEAD),
+            format!("{}{listed}{}", sql::CLOSE_GATES_OF_DEAD, sql::ON_CLOSED_GATE),
+            format!("{}{listed}", sql::PARK_DEAD),
         ] {
             sql_query(statement).execute(conn).await?;
         }
-        delete_dead(conn, &asked).await
+        Self::discard_dead(conn, dead).await
     }
 
-    async fn discard_dead(conn: &mut Connection, groups: &[i32]) -> QueryResult<()> {
-        let asked = asked_for(conn, "discard", groups).await?;
-        if asked.is_empty() {
-            return Ok(());
-        }
-        let dead = list(&asked);
-        let lanes = format!("{}{dead}{}{dead})", sql::LANES_OF_DEAD, sql::HAS_OTHER_DEAD);
+    async fn discard_dead(conn: &mut Connection, dead: &[i64]) -> QueryResult<()> {
+        let listed = list(dead);
+        let lanes = format!("{}{listed}{}{listed})", sql::LANES_OF_DEAD, sql::HAS_OTHER_DEAD);
         let lanes: Vec<Bytes> = sql_query(lanes).load(conn).await?;
-        for lane in lanes {
-            sql_query(sql::GATE_IS_DUE).bind::<Binary, _>(lane.value).execute(conn).await?;
+        if !lanes.is_empty() {
+            let lanes = lanes.iter().map(|lane| &lane.value);
+            bound(Query::new(sql::GATES_ARE_DUE).any_of(lanes)).execute(conn).await?;
         }
-        delete_dead(conn, &asked).await
-    }
-
-    async fn close_requests(conn: &mut Connection) -> QueryResult<()> {
-        sql_query(sql::REQUESTS_DONE).execute(conn).await?;
+        sql_query(sql::DELETE_DEAD).bind::<Text, _>(ids(dead)).execute(conn).await?;
         Ok(())
     }
 
@@ -520,6 +483,28 @@ impl Statements for MySql {
     async fn settle_parked(conn: &mut Connection, rows: &[i64]) -> QueryResult<()> {
         sql_query(sql::SETTLE_PARKED).bind::<Text, _>(ids(rows)).execute(conn).await?;
         Ok(())
+    }
+
+    async fn keep_hot(conn: &mut Connection, confirmed: &[&Confirmed]) -> QueryResult<usize> {
+        Self::begin_short(conn).await?;
+        let locked = lock_hot(conn, &ids_of(confirmed)).await?;
+        if !locked.is_empty() {
+            sql_query(sql::KEEP_HOT).bind::<Text, _>(receipts(confirmed)).execute(conn).await?;
+            Self::settle_hot(conn, &locked).await?;
+        }
+        Self::commit(conn).await?;
+        Ok(locked.len())
+    }
+
+    async fn keep_parked(conn: &mut Connection, confirmed: &[&Confirmed]) -> QueryResult<()> {
+        Self::begin_short(conn).await?;
+        let locked: Vec<Number> =
+            sql_query(sql::LOCK_PARKED_ROWS).bind::<Text, _>(ids(&ids_of(confirmed))).load(conn).await?;
+        if !locked.is_empty() {
+            sql_query(sql::KEEP_PARKED).bind::<Text, _>(receipts(confirmed)).execute(conn).await?;
+            Self::settle_parked(conn, &values(locked)).await?;
+        }
+        Self::commit(conn).await
     }
 
     async fn park(conn: &mut Connection, rejection: &Rejection) -> QueryResult<bool> {
@@ -697,20 +682,8 @@ fn bound(query: Query) -> BoxedSqlQuery<'static, Mysql, SqlQuery> {
         Value::Bytes(bytes) => query.bind::<Binary, _>(bytes),
         Value::Number(number) => query.bind::<BigInt, _>(number),
         Value::Seconds(seconds) => query.bind::<Double, _>(seconds),
-        Value::Time(time) => query.bind::<Text, _>(time.format("%Y-%m-%d %H:%M:%S%.6f").to_string()),
+        Value::Time(time) => query.bind::<Text, _>(datetime(time)),
     })
-}
-
-/// Dead letters of these groups that are asked for.
-async fn asked_for(conn: &mut Connection, kind: &'static str, groups: &[i32]) -> QueryResult<Vec<i64>> {
-    let asked: Vec<Number> =
-        sql_query(format!("{}{}", sql::ASKED_FOR, list(groups))).bind::<Text, _>(kind).load(conn).await?;
-    Ok(values(asked))
-}
-
-async fn delete_dead(conn: &mut Connection, dead: &[i64]) -> QueryResult<()> {
-    sql_query(sql::DELETE_DEAD).bind::<Text, _>(ids(dead)).execute(conn).await?;
-    Ok(())
 }
 
 /// Those of these rows that stand in the hot table.
@@ -751,6 +724,10 @@ async fn insert_refused(
         .execute(conn)
         .await?;
     Ok(())
+}
+
+fn ids_of(confirmed: &[&Confirmed]) -> Vec<i64> {
+    confirmed.iter().map(|confirmed| confirmed.id()).collect()
 }
 
 fn micros(duration: Duration) -> i64 {

@@ -81,16 +81,6 @@ pub(super) const FIND_SCHEDULED: &str = "SELECT id AS value FROM cqrs_outbox_sch
 
 pub(super) const RESCHEDULE: &str = "UPDATE cqrs_outbox_scheduled SET deliver_at = ? WHERE id = ?";
 
-pub(super) const SCHEDULED: &str = "\
-    SELECT id, unhex(replace(event_id, '-', '')) AS event_id, event_name, event_kind, event_version, topic, message_key, \
-        headers, content_type, payload, payload_text, \
-        date_format(occurred_at, '%Y-%m-%dT%H:%i:%s.%fZ') AS occurred_at, attempts, 0 AS size, group_no, 0 AS gated, \
-        timestampdiff(MICROSECOND, '1970-01-01', deliver_at) AS deliver_micros \
-    FROM cqrs_outbox_scheduled \
-    WHERE (? IS NULL OR event_id = ?) AND (? IS NULL OR message_key = ?) AND (? IS NULL OR topic = ?) \
-        AND (? IS NULL OR event_name = ?) AND (? IS NULL OR deliver_at < ?) \
-    ORDER BY deliver_at, id LIMIT ?";
-
 /// One row changed: it is new. Two: it was there; for that to be told, something has to change. `INSERT IGNORE` would also
 /// ignore an id that is too long, and share a lock over which three at once fall into a deadlock.
 pub(super) const ADMIT: &str = "\
@@ -110,10 +100,6 @@ pub(super) const META_EXISTS: &str = "\
 pub(super) const VERSIONS: &str = "SELECT schema_version, min_reader_version FROM cqrs_outbox_meta";
 
 pub(super) const SET_VERSION: &str = "UPDATE cqrs_outbox_meta SET schema_version = ?, min_reader_version = ?";
-
-pub(super) const REQUEST: &str = "\
-    INSERT INTO cqrs_outbox_request (kind, event_id, requested_by) \
-    SELECT ?, event_id, current_user() FROM cqrs_outbox_dead WHERE event_key = ?";
 
 pub(super) const SET_HOLD: &str = "UPDATE cqrs_outbox_meta SET hold = ?";
 
@@ -169,19 +155,6 @@ pub(super) const LEAVE_GROUPS: &str = "\
     UPDATE cqrs_outbox_group SET owner = NULL, incarnation = NULL, expires_at = NULL, dirty = false \
     WHERE incarnation = ?";
 
-pub(super) const OPEN_REQUESTS: &str =
-    "SELECT EXISTS (SELECT 1 FROM cqrs_outbox_request WHERE done_at IS NULL) AS found";
-
-/// Followed by the groups.
-pub(super) const ASKED_FOR: &str = "\
-    SELECT DISTINCT d.id AS value FROM cqrs_outbox_request r JOIN cqrs_outbox_dead d ON d.event_id = r.event_id \
-    WHERE r.done_at IS NULL AND r.kind = ? AND (d.slot DIV 64) IN ";
-
-pub(super) const REQUESTS_DONE: &str = "\
-    UPDATE cqrs_outbox_request r SET done_at = utc_timestamp(6), outcome = 'done' \
-    WHERE done_at IS NULL AND kind IN ('replay', 'discard') \
-        AND NOT EXISTS (SELECT 1 FROM cqrs_outbox_dead d WHERE d.event_id = r.event_id)";
-
 /// The columns that a row takes with it wherever it goes.
 macro_rules! carried {
     () => {
@@ -190,14 +163,14 @@ macro_rules! carried {
     };
 }
 
-/// Followed by the ids of dead letters, as are the next two.
+/// Followed by the ids of dead letters, as are the others on them. A gate that waits until someone acts stays as it is.
 pub(super) const CLOSE_GATES_OF_DEAD: &str = "\
     INSERT INTO cqrs_outbox_gate (lane, slot, until, error) \
     SELECT DISTINCT lane, slot, utc_timestamp(6), 'replay' FROM cqrs_outbox_dead d \
     WHERE d.id IN ";
 
-pub(super) const ON_CLOSED_GATE: &str =
-    " ON DUPLICATE KEY UPDATE until = utc_timestamp(6), cqrs_outbox_gate.error = 'replay'";
+pub(super) const ON_CLOSED_GATE: &str = " ON DUPLICATE KEY UPDATE cqrs_outbox_gate.error = if(until IS NULL, cqrs_outbox_gate.error, 'replay'), \
+        until = if(until IS NULL, until, utc_timestamp(6))";
 
 pub(super) const PARK_DEAD: &str = concat!(
     "INSERT INTO cqrs_outbox_parked (",
@@ -214,8 +187,8 @@ pub(super) const LANES_OF_DEAD: &str = "SELECT DISTINCT lane AS value FROM cqrs_
 pub(super) const HAS_OTHER_DEAD: &str =
     " AND NOT EXISTS (SELECT 1 FROM cqrs_outbox_dead o WHERE o.lane = d.lane AND o.id NOT IN ";
 
-pub(super) const GATE_IS_DUE: &str =
-    "UPDATE cqrs_outbox_gate SET until = utc_timestamp(6) WHERE lane = ? AND until IS NULL";
+/// Followed by the lanes.
+pub(super) const GATES_ARE_DUE: &str = "UPDATE cqrs_outbox_gate FORCE INDEX (PRIMARY) SET until = utc_timestamp(6) WHERE until IS NULL AND lane IN ";
 
 /// Gates that are due and have nothing behind them; followed by the groups. No lock is taken while looking: the heartbeat
 /// holds the rows of its leases locked, so nothing can be moved behind one meanwhile.
@@ -260,6 +233,42 @@ pub(super) const LOCK_HOT: &str =
 
 pub(super) const LOCK_PARKED: &str =
     "SELECT id AS value FROM cqrs_outbox_parked WHERE id = ? AND lane = ? FOR UPDATE";
+
+/// Rows and their receipts as a table.
+macro_rules! receipts {
+    () => {
+        "JSON_TABLE(?, '$[*]' COLUMNS (id BIGINT PATH '$[0]', `partition` INT PATH '$[1]', `offset` BIGINT PATH '$[2]')) k"
+    };
+}
+
+/// What was sent goes with its receipt. Done twice, the first one stays.
+macro_rules! keep {
+    ($table:literal, $lane:literal, $errors:literal) => {
+        concat!(
+            "INSERT INTO cqrs_outbox_sent (",
+            carried!(),
+            ", attempts, lane, error, errors, `partition`, `offset`) \
+             SELECT o.id, event_id, event_name, event_kind, event_version, topic, message_key, headers, content_type, payload, \
+                payload_text, tombstone, occurred_at, size, slot, attempts, ", $lane, ", ", $errors, ", k.`partition`, k.`offset` \
+             FROM ", receipts!(), " STRAIGHT_JOIN ", $table, " o ON o.id = k.id \
+             ON DUPLICATE KEY UPDATE cqrs_outbox_sent.id = cqrs_outbox_sent.id"
+        )
+    };
+}
+
+pub(super) const KEEP_HOT: &str = keep!(
+    "cqrs_outbox",
+    "if(message_key IS NULL, concat('e', unhex(replace(event_id, '-', ''))), concat('k', message_key))",
+    "NULL, '[]'"
+);
+
+pub(super) const KEEP_PARKED: &str = keep!("cqrs_outbox_parked", "lane", "error, errors");
+
+pub(super) const LOCK_PARKED_ROWS: &str = concat!(
+    "SELECT p.id AS value FROM ",
+    ids!(),
+    " STRAIGHT_JOIN cqrs_outbox_parked p ON p.id = k.id FOR UPDATE"
+);
 
 /// The entry of a refusal in `errors`.
 macro_rules! refusal {
@@ -410,4 +419,37 @@ pub(super) const DIALECT: Dialect = Dialect {
             attempts, size, 0 AS group_no, false AS gated, error, errors, date_format(dead_at, '%Y-%m-%dT%H:%i:%s.%fZ') AS dead_at \
         FROM cqrs_outbox_dead",
     event_id_is: "event_key = ?",
+    scheduled: "\
+        SELECT id, unhex(replace(event_id, '-', '')) AS event_id, event_name, event_kind, event_version, topic, message_key, \
+            headers, content_type, payload, payload_text, \
+            date_format(occurred_at, '%Y-%m-%dT%H:%i:%s.%fZ') AS occurred_at, attempts, 0 AS size, group_no, 0 AS gated, \
+            timestampdiff(MICROSECOND, '1970-01-01', deliver_at) AS deliver_micros \
+        FROM cqrs_outbox_scheduled",
+    key_is: "message_key = ?",
+    requests: "\
+        SELECT id, kind, unhex(replace(event_id, '-', '')) AS event_id, date_format(not_before, '%Y-%m-%dT%H:%i:%s.%fZ') AS not_before, requested_by, \
+            date_format(requested_at, '%Y-%m-%dT%H:%i:%s.%fZ') AS requested_at, date_format(done_at, '%Y-%m-%dT%H:%i:%s.%fZ') AS done_at, outcome \
+        FROM cqrs_outbox_request",
+    event_id: "?",
+    now: "utc_timestamp(6)",
+    not_before: "utc_timestamp(6) + INTERVAL (? * 1000000) MICROSECOND",
+    me: "current_user()",
+    purge_sent: "\
+        DELETE o FROM (SELECT id FROM cqrs_outbox_sent \
+            WHERE sent_at < utc_timestamp(6) - INTERVAL (? * 1000000) MICROSECOND \
+            ORDER BY sent_at LIMIT ? FOR UPDATE SKIP LOCKED) k \
+        STRAIGHT_JOIN cqrs_outbox_sent o ON o.id = k.id",
+    purge_inbox: "\
+        DELETE o FROM (SELECT consumer, message_id FROM cqrs_inbox \
+            WHERE handled_at < utc_timestamp(6) - INTERVAL (? * 1000000) MICROSECOND \
+            ORDER BY handled_at LIMIT ? FOR UPDATE SKIP LOCKED) k \
+        STRAIGHT_JOIN cqrs_inbox o ON o.consumer = k.consumer AND o.message_id = k.message_id",
+    purge_requests: "\
+        DELETE o FROM (SELECT id FROM cqrs_outbox_request \
+            WHERE done_at < utc_timestamp(6) - INTERVAL (? * 1000000) MICROSECOND \
+            ORDER BY done_at LIMIT ? FOR UPDATE SKIP LOCKED) k \
+        STRAIGHT_JOIN cqrs_outbox_request o ON o.id = k.id",
+    clock: "CAST(timestampdiff(MICROSECOND, '1970-01-01', utc_timestamp(6)) AS signed)",
+    at: "timestamp'1970-01-01 00:00:00' + INTERVAL ? MICROSECOND",
+    group: "d.slot DIV 64",
 };

@@ -24,6 +24,7 @@ pub(super) type Connect =
 pub struct PgBuilder {
     url: String,
     max_connections: usize,
+    keep_sent: bool,
     connect_timeout: Duration,
     notifications: bool,
     connect: Arc<Connect>,
@@ -45,6 +46,7 @@ impl Outbox<Pg> {
         PgBuilder {
             url: url.into(),
             max_connections: 10,
+            keep_sent: false,
             connect_timeout: Duration::from_secs(5),
             notifications: false,
             connect: Arc::new(|url| {
@@ -113,6 +115,14 @@ impl PgBuilder {
         self
     }
 
+    /// Whether what was sent is kept, in `cqrs_outbox_sent`, with the partition and the offset of its receipt and the time;
+    /// [`Outbox::purge_sent`] removes what is old, and [`Outbox::purge_sent_for_ever`] does it beside the relay. Default
+    /// `false`: it is removed. This is a setting of the relay, so each outbox that one runs on wants it.
+    pub fn keep_sent(mut self, keep_sent: bool) -> Self {
+        self.keep_sent = keep_sent;
+        self
+    }
+
     /// Connects.
     ///
     /// # Errors
@@ -144,7 +154,7 @@ impl PgBuilder {
             Arc::new(Notifications::new(pool.clone(), self.connect, self.url, self.connect_timeout))
                 as Arc<dyn Elsewhere>
         });
-        let outbox = Outbox::from_parts(shown, pool, None, notifications);
+        let outbox = Outbox::from_parts(shown, pool, None, notifications, self.keep_sent);
         match outbox.acquire().await {
             Ok(_) => Ok(outbox),
             Err(error) => {

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use cqrs_core::{Database, MessageId};
-use cqrs_outbox::{Lane, Lease, ReadRequest, Rejection, RelayId, StoreError};
+use cqrs_outbox::{Confirmed, Lane, Lease, ReadRequest, Rejection, RelayId, StoreError};
 use diesel::query_builder::{BoxedSqlQuery, SqlQuery};
 use diesel::sql_types::{
     Array, BigInt, Binary, Bool, Double, Integer, Nullable, Text, Timestamptz, Uuid as SqlUuid,
@@ -34,7 +34,8 @@ use crate::migration::{Migration, POSTGRES};
 use crate::network::pool_error;
 use crate::query::{Dialect, Query, Value};
 use crate::record::{NewRow, Record};
-use crate::schedule::{ScheduleFilter, ScheduledRecord};
+use crate::requests::{DueRequest, Later, RequestRow};
+use crate::schedule::ScheduledRecord;
 use crate::statements::{
     Census, Due, Exists, GroupRow, LeaseRow, Micros, Number, Reach, Statements, TABLES, TakenKey, VersionRow,
     Versions, Wait, attempts, groups_of, limit,
@@ -191,19 +192,8 @@ impl Statements for Pg {
         Ok(changed > 0)
     }
 
-    async fn scheduled(
-        conn: &mut AsyncPgConnection,
-        filter: &ScheduleFilter,
-    ) -> QueryResult<Vec<ScheduledRecord>> {
-        sql_query(sql::SCHEDULED)
-            .bind::<Nullable<SqlUuid>, _>(filter.event_id)
-            .bind::<Nullable<Binary>, _>(filter.key.as_deref())
-            .bind::<Nullable<Text>, _>(filter.topic.as_deref())
-            .bind::<Nullable<Text>, _>(filter.name.as_deref())
-            .bind::<Nullable<Timestamptz>, _>(filter.before)
-            .bind::<BigInt, _>(limit(filter.limit))
-            .load(conn)
-            .await
+    async fn scheduled(conn: &mut AsyncPgConnection, query: Query) -> QueryResult<Vec<ScheduledRecord>> {
+        bound(query).load(conn).await
     }
 
     async fn admit(conn: &mut AsyncPgConnection, consumer: &str, id: &MessageId) -> QueryResult<bool> {
@@ -259,10 +249,6 @@ impl Statements for Pg {
         sql_query(sql::STATUS).get_result(conn).await
     }
 
-    async fn request(conn: &mut AsyncPgConnection, kind: &'static str, event_id: Uuid) -> QueryResult<usize> {
-        sql_query(sql::REQUEST).bind::<Text, _>(kind).bind::<SqlUuid, _>(event_id).execute(conn).await
-    }
-
     async fn set_hold(conn: &mut AsyncPgConnection, hold: bool) -> QueryResult<()> {
         sql_query(sql::SET_HOLD).bind::<Bool, _>(hold).execute(conn).await?;
         Ok(())
@@ -276,9 +262,17 @@ impl Statements for Pg {
         bound(query).get_result(conn).await.optional()
     }
 
-    async fn number(conn: &mut AsyncPgConnection, query: Query) -> QueryResult<i64> {
-        let number: Number = bound(query).get_result(conn).await?;
-        Ok(number.value)
+    async fn requests(conn: &mut AsyncPgConnection, query: Query) -> QueryResult<Vec<RequestRow>> {
+        bound(query).load(conn).await
+    }
+
+    async fn numbers(conn: &mut AsyncPgConnection, query: Query) -> QueryResult<Vec<i64>> {
+        let numbers: Vec<Number> = bound(query).load(conn).await?;
+        Ok(numbers.into_iter().map(|number| number.value).collect())
+    }
+
+    async fn execute(conn: &mut AsyncPgConnection, query: Query) -> QueryResult<usize> {
+        bound(query).execute(conn).await
     }
 
     async fn seen(conn: &mut AsyncPgConnection, relay: &RelayId) -> QueryResult<()> {
@@ -373,23 +367,21 @@ impl Statements for Pg {
         Ok(())
     }
 
-    async fn has_requests(conn: &mut AsyncPgConnection) -> QueryResult<bool> {
-        let exists: Exists = sql_query(sql::OPEN_REQUESTS).get_result(conn).await?;
-        Ok(exists.found)
+    async fn due_requests(conn: &mut AsyncPgConnection, query: Query) -> QueryResult<Vec<DueRequest>> {
+        bound(query).load(conn).await
     }
 
-    async fn replay(conn: &mut AsyncPgConnection, groups: &[i32]) -> QueryResult<()> {
-        sql_query(sql::REPLAY).bind::<Array<Integer>, _>(groups).execute(conn).await?;
+    async fn later(conn: &mut AsyncPgConnection, query: Query) -> QueryResult<Vec<Later>> {
+        bound(query).load(conn).await
+    }
+
+    async fn replay(conn: &mut AsyncPgConnection, dead: &[i64]) -> QueryResult<()> {
+        sql_query(sql::REPLAY).bind::<Array<BigInt>, _>(dead).execute(conn).await?;
         Ok(())
     }
 
-    async fn discard_dead(conn: &mut AsyncPgConnection, groups: &[i32]) -> QueryResult<()> {
-        sql_query(sql::DISCARD).bind::<Array<Integer>, _>(groups).execute(conn).await?;
-        Ok(())
-    }
-
-    async fn close_requests(conn: &mut AsyncPgConnection) -> QueryResult<()> {
-        sql_query(sql::REQUESTS_DONE).execute(conn).await?;
+    async fn discard_dead(conn: &mut AsyncPgConnection, dead: &[i64]) -> QueryResult<()> {
+        sql_query(sql::DISCARD).bind::<Array<BigInt>, _>(dead).execute(conn).await?;
         Ok(())
     }
 
@@ -448,6 +440,14 @@ impl Statements for Pg {
     async fn settle_parked(conn: &mut AsyncPgConnection, ids: &[i64]) -> QueryResult<()> {
         sql_query(sql::SETTLE_PARKED).bind::<Array<BigInt>, _>(ids).execute(conn).await?;
         Ok(())
+    }
+
+    async fn keep_hot(conn: &mut AsyncPgConnection, confirmed: &[&Confirmed]) -> QueryResult<usize> {
+        keep(conn, sql::KEEP_HOT, confirmed).await
+    }
+
+    async fn keep_parked(conn: &mut AsyncPgConnection, confirmed: &[&Confirmed]) -> QueryResult<()> {
+        keep(conn, sql::KEEP_PARKED, confirmed).await.map(drop)
     }
 
     async fn park(conn: &mut AsyncPgConnection, rejection: &Rejection) -> QueryResult<bool> {
@@ -575,6 +575,22 @@ struct Key {
 struct Id {
     #[diesel(sql_type = BigInt)]
     id: i64,
+}
+
+async fn keep(
+    conn: &mut AsyncPgConnection,
+    statement: &'static str,
+    confirmed: &[&Confirmed],
+) -> QueryResult<usize> {
+    let ids: Vec<i64> = confirmed.iter().map(|one| one.id()).collect();
+    let partitions: Vec<Option<i32>> = confirmed.iter().map(|one| one.receipt().partition).collect();
+    let offsets: Vec<Option<i64>> = confirmed.iter().map(|one| one.receipt().offset).collect();
+    sql_query(statement)
+        .bind::<Array<BigInt>, _>(ids)
+        .bind::<Array<Nullable<Integer>>, _>(partitions)
+        .bind::<Array<Nullable<BigInt>>, _>(offsets)
+        .execute(conn)
+        .await
 }
 
 fn bound(query: Query) -> BoxedSqlQuery<'static, diesel::pg::Pg, SqlQuery> {

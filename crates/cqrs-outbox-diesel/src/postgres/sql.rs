@@ -66,17 +66,6 @@ pub(super) const CANCEL: &str = "DELETE FROM cqrs_outbox_scheduled WHERE event_i
 
 pub(super) const RESCHEDULE: &str = "UPDATE cqrs_outbox_scheduled SET deliver_at = $2 WHERE event_id = $1";
 
-pub(super) const SCHEDULED: &str = "\
-    SELECT id, uuid_send(event_id) AS event_id, event_name, event_kind, event_version, topic, message_key, headers, \
-        content_type, payload, payload_text, \
-        to_char(occurred_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') AS occurred_at, attempts, size, \
-        slot / 64 AS group_no, false AS gated, (extract(epoch FROM deliver_at) * 1000000)::bigint AS deliver_micros \
-    FROM cqrs_outbox_scheduled \
-    WHERE ($1::uuid IS NULL OR event_id = $1) AND ($2::bytea IS NULL OR message_key = $2) \
-        AND ($3::text IS NULL OR topic = $3) AND ($4::text IS NULL OR event_name = $4) \
-        AND ($5::timestamptz IS NULL OR deliver_at < $5) \
-    ORDER BY deliver_at, id LIMIT $6";
-
 pub(super) const ADMIT: &str =
     "INSERT INTO cqrs_inbox (consumer, message_id) VALUES ($1, $2) ON CONFLICT DO NOTHING";
 
@@ -88,9 +77,6 @@ pub(super) const VERSIONS: &str = "SELECT schema_version, min_reader_version FRO
 
 pub(super) const SET_VERSION: &str =
     "UPDATE cqrs_outbox_meta SET schema_version = $1, min_reader_version = $2";
-
-pub(super) const REQUEST: &str = "\
-    INSERT INTO cqrs_outbox_request (kind, event_id) SELECT $1, event_id FROM cqrs_outbox_dead WHERE event_id = $2";
 
 /// Shorter than a lease: a relay that is stopped in the midst of a transaction must not keep a lease's row locked.
 pub(super) const BEGIN_SHORT: &str = "\
@@ -142,46 +128,33 @@ pub(super) const CENSUS: &str = "\
             WHERE seen_at > clock_timestamp() - make_interval(secs => $1)) AS relays, \
         coalesce((SELECT hold FROM cqrs_outbox_meta), false) AS hold";
 
-/// Dead letters of owned groups that are asked for: they go back behind the gate of their lane.
+/// Dead letters go back behind the gate of their lane. One that waits for others, too, stays closed until those are gone.
 pub(super) const REPLAY: &str = "\
-    WITH asked AS ( \
-        SELECT DISTINCT ON (d.id) d.id FROM cqrs_outbox_request r JOIN cqrs_outbox_dead d USING (event_id) \
-        WHERE r.done_at IS NULL AND r.kind = 'replay' AND (d.slot / 64) = ANY($1)), \
-    back AS (DELETE FROM cqrs_outbox_dead WHERE id IN (SELECT id FROM asked) RETURNING *), \
+    WITH back AS (DELETE FROM cqrs_outbox_dead WHERE id = ANY($1) RETURNING *), \
     gated AS ( \
         INSERT INTO cqrs_outbox_gate (lane, slot, until, error) \
         SELECT DISTINCT ON (lane) lane, slot, clock_timestamp(), 'replay' FROM back \
-        ON CONFLICT (lane) DO UPDATE SET until = clock_timestamp(), error = 'replay') \
+        ON CONFLICT (lane) DO UPDATE SET until = clock_timestamp(), error = 'replay' \
+            WHERE cqrs_outbox_gate.until IS NOT NULL OR NOT EXISTS (SELECT 1 FROM cqrs_outbox_dead d \
+                WHERE d.lane = cqrs_outbox_gate.lane AND d.id NOT IN (SELECT id FROM back))) \
     INSERT INTO cqrs_outbox_parked (id, event_id, event_name, event_kind, event_version, topic, message_key, headers, \
         content_type, payload, payload_text, tombstone, occurred_at, attempts, size, slot, lane, error, errors) \
     SELECT id, event_id, event_name, event_kind, event_version, topic, message_key, headers, \
         content_type, payload, payload_text, tombstone, occurred_at, 0, size, slot, lane, error, errors FROM back";
 
-/// Dead letters of owned groups that are given up: what waits behind them is due.
+/// Dead letters go: what waits behind them is due.
 pub(super) const DISCARD: &str = "\
-    WITH asked AS ( \
-        SELECT DISTINCT d.id FROM cqrs_outbox_request r JOIN cqrs_outbox_dead d USING (event_id) \
-        WHERE r.done_at IS NULL AND r.kind = 'discard' AND (d.slot / 64) = ANY($1)), \
-    gone AS (DELETE FROM cqrs_outbox_dead WHERE id IN (SELECT id FROM asked) RETURNING id, lane) \
+    WITH gone AS (DELETE FROM cqrs_outbox_dead WHERE id = ANY($1) RETURNING id, lane) \
     UPDATE cqrs_outbox_gate SET until = clock_timestamp() \
     WHERE until IS NULL AND lane IN (SELECT lane FROM gone) \
         AND NOT EXISTS (SELECT 1 FROM cqrs_outbox_dead d \
             WHERE d.lane = cqrs_outbox_gate.lane AND d.id NOT IN (SELECT id FROM gone))";
-
-/// Requests whose dead letter is gone are done, by this relay or another.
-pub(super) const REQUESTS_DONE: &str = "\
-    UPDATE cqrs_outbox_request r SET done_at = clock_timestamp(), outcome = 'done' \
-    WHERE done_at IS NULL AND kind IN ('replay', 'discard') \
-        AND NOT EXISTS (SELECT 1 FROM cqrs_outbox_dead d WHERE d.event_id = r.event_id)";
 
 /// Gates that are due and have nothing behind them. The heartbeat holds the rows of its leases locked, so nothing can be
 /// moved behind one meanwhile.
 pub(super) const SWEEP_GATES: &str = "\
     DELETE FROM cqrs_outbox_gate g WHERE until <= (SELECT clock_timestamp()) AND (slot / 64) = ANY($1) \
         AND NOT EXISTS (SELECT 1 FROM cqrs_outbox_parked p WHERE p.lane = g.lane)";
-
-pub(super) const OPEN_REQUESTS: &str =
-    "SELECT EXISTS (SELECT 1 FROM cqrs_outbox_request WHERE done_at IS NULL) AS found";
 
 /// As `Lane::of` makes it.
 macro_rules! lane {
@@ -310,6 +283,32 @@ macro_rules! carried {
          payload_text, tombstone, occurred_at, size, slot"
     };
 }
+
+/// What was sent is moved with its receipt: `$1` the ids, `$2` the partitions, `$3` the offsets.
+macro_rules! keep {
+    ($table:literal, $lane:expr, $errors:literal) => {
+        concat!(
+            "WITH moved AS (DELETE FROM ",
+            $table,
+            " o \
+                USING unnest($1::bigint[], $2::int[], $3::bigint[]) AS k(id, partition, \"offset\") \
+                WHERE o.id = k.id RETURNING o.*, k.partition, k.\"offset\") \
+             INSERT INTO cqrs_outbox_sent (",
+            carried!(),
+            ", attempts, lane, error, errors, partition, \"offset\") SELECT ",
+            carried!(),
+            ", attempts, ",
+            $lane,
+            ", ",
+            $errors,
+            ", partition, \"offset\" FROM moved o ON CONFLICT (id) DO NOTHING"
+        )
+    };
+}
+
+pub(super) const KEEP_HOT: &str = keep!("cqrs_outbox", lane!("o"), "NULL, '[]'");
+
+pub(super) const KEEP_PARKED: &str = keep!("cqrs_outbox_parked", "lane", "error, errors");
 
 pub(super) const PARK_HOT: &str = concat!(
     "WITH moved AS (DELETE FROM cqrs_outbox WHERE id = $1 RETURNING *) \
@@ -456,4 +455,34 @@ pub(super) const DIALECT: Dialect = Dialect {
             attempts, size, 0 AS group_no, false AS gated, error, errors, to_char(dead_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') AS dead_at \
         FROM cqrs_outbox_dead",
     event_id_is: "event_id = encode(?, 'hex')::uuid",
+    scheduled: "\
+        SELECT id, uuid_send(event_id) AS event_id, event_name, event_kind, event_version, topic, message_key, headers, \
+            content_type, payload, payload_text, \
+            to_char(occurred_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') AS occurred_at, attempts, size, \
+            slot / 64 AS group_no, false AS gated, (extract(epoch FROM deliver_at) * 1000000)::bigint AS deliver_micros \
+        FROM cqrs_outbox_scheduled",
+    key_is: "message_key = ?",
+    requests: "\
+        SELECT id, kind, uuid_send(event_id) AS event_id, to_char(not_before AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') AS not_before, requested_by, \
+            to_char(requested_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') AS requested_at, to_char(done_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') AS done_at, outcome \
+        FROM cqrs_outbox_request",
+    event_id: "?::uuid",
+    now: "clock_timestamp()",
+    not_before: "clock_timestamp() + make_interval(secs => ?)",
+    me: "current_user",
+    purge_sent: "\
+        DELETE FROM cqrs_outbox_sent WHERE id IN (SELECT id FROM cqrs_outbox_sent \
+            WHERE sent_at < statement_timestamp() - make_interval(secs => ?) \
+            ORDER BY sent_at LIMIT ? FOR UPDATE SKIP LOCKED)",
+    purge_inbox: "\
+        DELETE FROM cqrs_inbox WHERE (consumer, message_id) IN (SELECT consumer, message_id FROM cqrs_inbox \
+            WHERE handled_at < statement_timestamp() - make_interval(secs => ?) \
+            ORDER BY handled_at LIMIT ? FOR UPDATE SKIP LOCKED)",
+    purge_requests: "\
+        DELETE FROM cqrs_outbox_request WHERE id IN (SELECT id FROM cqrs_outbox_request \
+            WHERE done_at < statement_timestamp() - make_interval(secs => ?) \
+            ORDER BY done_at LIMIT ? FOR UPDATE SKIP LOCKED)",
+    clock: "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint",
+    at: "timestamptz 'epoch' + ? * interval '1 microsecond'",
+    group: "d.slot / 64",
 };

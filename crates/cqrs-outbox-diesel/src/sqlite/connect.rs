@@ -25,6 +25,7 @@ use crate::outbox::Outbox;
 pub struct SqliteBuilder {
     url: String,
     max_connections: usize,
+    keep_sent: bool,
     create: bool,
 }
 
@@ -41,7 +42,7 @@ impl Outbox<Sqlite> {
 
     /// Opens with other settings.
     pub fn builder(url: impl Into<String>) -> SqliteBuilder {
-        SqliteBuilder { url: url.into(), max_connections: 8, create: true }
+        SqliteBuilder { url: url.into(), max_connections: 8, keep_sent: false, create: true }
     }
 }
 
@@ -56,6 +57,14 @@ impl SqliteBuilder {
     /// empty database.
     pub fn create(mut self, create: bool) -> Self {
         self.create = create;
+        self
+    }
+
+    /// Whether what was sent is kept, in `cqrs_outbox_sent`, with the partition and the offset of its receipt and the time;
+    /// [`Outbox::purge_sent`] removes what is old, and [`Outbox::purge_sent_for_ever`] does it beside the relay. Default
+    /// `false`: it is removed. This is a setting of the relay, so each outbox that one runs on wants it.
+    pub fn keep_sent(mut self, keep_sent: bool) -> Self {
+        self.keep_sent = keep_sent;
         self
     }
 
@@ -107,7 +116,7 @@ impl SqliteBuilder {
             .wait_timeout(Some(CONNECTION_TIMEOUT))
             .build()
             .map_err(|error| wrong(error.to_string()))?;
-        let outbox = Outbox::from_parts(shown, pool, Some(Arc::new(Semaphore::new(1))), None);
+        let outbox = Outbox::from_parts(shown, pool, Some(Arc::new(Semaphore::new(1))), None, self.keep_sent);
         match outbox.acquire().await {
             Ok(_) => Ok(outbox),
             Err(error) => {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use cqrs_core::{Database, MessageId};
-use cqrs_outbox::{Lane, Lease, ReadRequest, Rejection, RelayId, StoreError, table};
+use cqrs_outbox::{Confirmed, Lane, Lease, ReadRequest, Rejection, RelayId, StoreError, table};
 use diesel::connection::AnsiTransactionManager;
 use diesel::query_builder::{BoxedSqlQuery, SqlQuery};
 use diesel::sql_types::{BigInt, Binary, Bool, Double, Integer, Nullable, Text};
@@ -27,10 +27,11 @@ use crate::drift::Fact;
 use crate::migration::{Migration, SQLITE};
 use crate::query::{Dialect, Query, Value};
 use crate::record::{NewRow, Record};
-use crate::schedule::{ScheduleFilter, ScheduledRecord};
+use crate::requests::{DueRequest, Later, RequestRow};
+use crate::schedule::ScheduledRecord;
 use crate::statements::{
-    Census, Due, Exists, GroupRow, LeaseRow, Micros, Number, Statements, TABLES, TakenKey, VersionRow,
-    Versions, Wait, attempts, groups_of, joined, limit,
+    Census, Due, Exists, GroupRow, LeaseRow, Micros, Number, ROWS_PER_INSERT, Statements, TABLES, TakenKey,
+    VersionRow, Versions, Wait, attempts, groups_of, in_parts, joined, limit, places, receipts,
 };
 use crate::status::StatusRow;
 use crate::tx::Tx;
@@ -50,9 +51,6 @@ impl Backend for Sqlite {
     type Connection = Connection;
     type Guard = Object<Connection>;
 }
-
-/// Rows of one statement: SQLite allows 32,766 parameters.
-const ROWS_PER_INSERT: usize = 1_000;
 
 impl Statements for Sqlite {
     type Conn = Connection;
@@ -78,29 +76,18 @@ impl Statements for Sqlite {
     }
 
     async fn insert(conn: &mut Connection, rows: Vec<NewRow>) -> QueryResult<()> {
-        let mut rows = rows.into_iter().peekable();
-        while rows.peek().is_some() {
-            let chunk: Vec<NewRow> = rows.by_ref().take(ROWS_PER_INSERT).collect();
-            let values = vec![sql::INSERT_ROW; chunk.len()].join(", ");
-            let mut insert = boxed(format!("{}{values}", sql::INSERT));
-            for row in chunk {
-                insert = bind_row(insert, row);
-            }
-            insert.execute(conn).await?;
+        for some in in_parts(rows) {
+            let insert = boxed(format!("{}{}", sql::INSERT, places(sql::INSERT_ROW, some.len())));
+            some.into_iter().fold(insert, bind_row).execute(conn).await?;
         }
         Ok(())
     }
 
     async fn schedule(conn: &mut Connection, rows: Vec<(NewRow, DateTime<Utc>)>) -> QueryResult<()> {
-        let mut rows = rows.into_iter().peekable();
-        while rows.peek().is_some() {
-            let chunk: Vec<_> = rows.by_ref().take(ROWS_PER_INSERT).collect();
-            let values = vec![sql::SCHEDULE_ROW; chunk.len()].join(", ");
-            let mut insert = boxed(format!("{}{values}", sql::SCHEDULE));
-            for (row, at) in chunk {
-                insert = bind_row(insert, row).bind::<Double, _>(seconds(at));
-            }
-            insert.execute(conn).await?;
+        for some in in_parts(rows) {
+            let insert = boxed(format!("{}{}", sql::SCHEDULE, places(sql::SCHEDULE_ROW, some.len())));
+            let bind = |insert, (row, at)| bind_row(insert, row).bind::<Double, _>(seconds(at));
+            some.into_iter().fold(insert, bind).execute(conn).await?;
         }
         Ok(())
     }
@@ -113,7 +100,7 @@ impl Statements for Sqlite {
     async fn claim(conn: &mut Connection, claims: &[Claim]) -> QueryResult<HashMap<Vec<u8>, Uuid>> {
         let mut others = HashMap::new();
         for some in claims.chunks(ROWS_PER_INSERT) {
-            let keys = vec!["?"; some.len()].join(", ");
+            let keys = places("?", some.len());
             let mut select = boxed(format!("{}({keys})", sql::CLAIMED));
             for claim in some {
                 select = select.bind::<Binary, _>(claim.key.clone());
@@ -124,7 +111,7 @@ impl Statements for Sqlite {
             if free.is_empty() {
                 continue;
             }
-            let values = vec![sql::CLAIM_ROW; free.len()].join(", ");
+            let values = places(sql::CLAIM_ROW, free.len());
             let mut insert = boxed(format!("{}{values}{}", sql::CLAIM, sql::TAKE_OVER));
             for claim in free {
                 insert = insert
@@ -151,7 +138,7 @@ impl Statements for Sqlite {
     async fn lock_versions(conn: &mut Connection, keys: &[Vec<u8>]) -> QueryResult<HashMap<Vec<u8>, i64>> {
         let mut versions = HashMap::new();
         for some in keys.chunks(ROWS_PER_INSERT) {
-            let places = vec!["?"; some.len()].join(", ");
+            let places = places("?", some.len());
             let mut select = boxed(format!("{}({places})", sql::KEY_VERSIONS));
             for key in some {
                 select = select.bind::<Binary, _>(key.clone());
@@ -164,7 +151,7 @@ impl Statements for Sqlite {
 
     async fn set_versions(conn: &mut Connection, versions: &[(Vec<u8>, i64)]) -> QueryResult<()> {
         for some in versions.chunks(ROWS_PER_INSERT) {
-            let values = vec!["(?, ?)"; some.len()].join(", ");
+            let values = places("(?, ?)", some.len());
             let mut insert = boxed(format!("{}{values}{}", sql::SET_VERSIONS, sql::AS_GIVEN));
             for (key, version) in some {
                 insert = insert.bind::<Binary, _>(key.clone()).bind::<BigInt, _>(*version);
@@ -194,16 +181,8 @@ impl Statements for Sqlite {
         Ok(changed > 0)
     }
 
-    async fn scheduled(conn: &mut Connection, filter: &ScheduleFilter) -> QueryResult<Vec<ScheduledRecord>> {
-        sql_query(sql::SCHEDULED)
-            .bind::<Nullable<Text>, _>(filter.event_id.map(|id| id.to_string()))
-            .bind::<Nullable<Binary>, _>(filter.key.as_deref())
-            .bind::<Nullable<Text>, _>(filter.topic.as_deref())
-            .bind::<Nullable<Text>, _>(filter.name.as_deref())
-            .bind::<Nullable<Double>, _>(filter.before.map(seconds))
-            .bind::<BigInt, _>(limit(filter.limit))
-            .load(conn)
-            .await
+    async fn scheduled(conn: &mut Connection, query: Query) -> QueryResult<Vec<ScheduledRecord>> {
+        bound(query).load(conn).await
     }
 
     async fn admit(conn: &mut Connection, consumer: &str, id: &MessageId) -> QueryResult<bool> {
@@ -258,14 +237,6 @@ impl Statements for Sqlite {
         sql_query(sql::STATUS).get_result(conn).await
     }
 
-    async fn request(conn: &mut Connection, kind: &'static str, event_id: Uuid) -> QueryResult<usize> {
-        sql_query(sql::REQUEST)
-            .bind::<Text, _>(kind)
-            .bind::<Text, _>(event_id.to_string())
-            .execute(conn)
-            .await
-    }
-
     async fn set_hold(conn: &mut Connection, hold: bool) -> QueryResult<()> {
         sql_query(sql::SET_HOLD).bind::<Bool, _>(hold).execute(conn).await?;
         Ok(())
@@ -279,9 +250,17 @@ impl Statements for Sqlite {
         bound(query).get_result(conn).await.optional()
     }
 
-    async fn number(conn: &mut Connection, query: Query) -> QueryResult<i64> {
-        let number: Number = bound(query).get_result(conn).await?;
-        Ok(number.value)
+    async fn requests(conn: &mut Connection, query: Query) -> QueryResult<Vec<RequestRow>> {
+        bound(query).load(conn).await
+    }
+
+    async fn numbers(conn: &mut Connection, query: Query) -> QueryResult<Vec<i64>> {
+        let numbers: Vec<Number> = bound(query).load(conn).await?;
+        Ok(numbers.into_iter().map(|number| number.value).collect())
+    }
+
+    async fn execute(conn: &mut Connection, query: Query) -> QueryResult<usize> {
+        bound(query).execute(conn).await
     }
 
     async fn seen(conn: &mut Connection, relay: &RelayId) -> QueryResult<()> {
@@ -365,23 +344,20 @@ impl Statements for Sqlite {
         Ok(())
     }
 
-    async fn has_requests(conn: &mut Connection) -> QueryResult<bool> {
-        let exists: Exists = sql_query(sql::OPEN_REQUESTS).get_result(conn).await?;
-        Ok(exists.found)
+    async fn due_requests(conn: &mut Connection, query: Query) -> QueryResult<Vec<DueRequest>> {
+        bound(query).load(conn).await
     }
 
-    /// There is one group.
-    async fn replay(conn: &mut Connection, _groups: &[i32]) -> QueryResult<()> {
-        execute_all(conn, &sql::REPLAY).await
+    async fn later(conn: &mut Connection, query: Query) -> QueryResult<Vec<Later>> {
+        bound(query).load(conn).await
     }
 
-    async fn discard_dead(conn: &mut Connection, _groups: &[i32]) -> QueryResult<()> {
-        execute_all(conn, &sql::DISCARD).await
+    async fn replay(conn: &mut Connection, dead: &[i64]) -> QueryResult<()> {
+        execute_all(conn, &sql::REPLAY, dead).await
     }
 
-    async fn close_requests(conn: &mut Connection) -> QueryResult<()> {
-        sql_query(sql::REQUESTS_DONE).execute(conn).await?;
-        Ok(())
+    async fn discard_dead(conn: &mut Connection, dead: &[i64]) -> QueryResult<()> {
+        execute_all(conn, &sql::DISCARD, dead).await
     }
 
     async fn sweep_gates(conn: &mut Connection, _groups: &[i32]) -> QueryResult<()> {
@@ -415,6 +391,23 @@ impl Statements for Sqlite {
     async fn settle_parked(conn: &mut Connection, ids: &[i64]) -> QueryResult<()> {
         sql_query(sql::SETTLE_PARKED).bind::<Text, _>(array(ids)).execute(conn).await?;
         Ok(())
+    }
+
+    async fn keep_hot(conn: &mut Connection, confirmed: &[&Confirmed]) -> QueryResult<usize> {
+        let ids: Vec<i64> = confirmed.iter().map(|confirmed| confirmed.id()).collect();
+        Self::begin(conn).await?;
+        sql_query(sql::KEEP_HOT).bind::<Text, _>(receipts(confirmed)).execute(conn).await?;
+        let removed = Self::settle_hot(conn, &ids).await?;
+        Self::commit(conn).await?;
+        Ok(removed)
+    }
+
+    async fn keep_parked(conn: &mut Connection, confirmed: &[&Confirmed]) -> QueryResult<()> {
+        let ids: Vec<i64> = confirmed.iter().map(|confirmed| confirmed.id()).collect();
+        Self::begin(conn).await?;
+        sql_query(sql::KEEP_PARKED).bind::<Text, _>(receipts(confirmed)).execute(conn).await?;
+        Self::settle_parked(conn, &ids).await?;
+        Self::commit(conn).await
     }
 
     async fn park(conn: &mut Connection, rejection: &Rejection) -> QueryResult<bool> {
@@ -572,9 +565,10 @@ fn bound(query: Query) -> BoxedSqlQuery<'static, diesel::sqlite::Sqlite, SqlQuer
     })
 }
 
-async fn execute_all(conn: &mut Connection, statements: &[&'static str]) -> QueryResult<()> {
+/// About these rows.
+async fn execute_all(conn: &mut Connection, statements: &[&'static str], ids: &[i64]) -> QueryResult<()> {
     for statement in statements {
-        sql_query(*statement).execute(conn).await?;
+        sql_query(*statement).bind::<Text, _>(array(ids)).execute(conn).await?;
     }
     Ok(())
 }

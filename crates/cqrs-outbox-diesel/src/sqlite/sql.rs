@@ -59,15 +59,6 @@ pub(super) const CANCEL: &str = "DELETE FROM cqrs_outbox_scheduled WHERE event_i
 
 pub(super) const RESCHEDULE: &str = "UPDATE cqrs_outbox_scheduled SET deliver_at = ?2 WHERE event_id = ?1";
 
-pub(super) const SCHEDULED: &str = "\
-    SELECT id, unhex(event_id, '-') AS event_id, event_name, event_kind, event_version, topic, \
-        CAST(message_key AS BLOB) AS message_key, headers, content_type, payload, payload_text, occurred_at, attempts, \
-        0 AS size, 0 AS group_no, 0 AS gated, CAST(round(deliver_at * 1000000) AS INTEGER) AS deliver_micros \
-    FROM cqrs_outbox_scheduled \
-    WHERE (?1 IS NULL OR event_id = ?1) AND (?2 IS NULL OR CAST(message_key AS BLOB) = ?2) AND (?3 IS NULL OR topic = ?3) \
-        AND (?4 IS NULL OR event_name = ?4) AND (?5 IS NULL OR deliver_at < ?5) \
-    ORDER BY deliver_at, id LIMIT ?6";
-
 pub(super) const ADMIT: &str =
     "INSERT INTO cqrs_inbox (consumer, message_id) VALUES (?, ?) ON CONFLICT DO NOTHING";
 
@@ -77,10 +68,6 @@ pub(super) const META_EXISTS: &str =
 pub(super) const VERSIONS: &str = "SELECT schema_version, min_reader_version FROM cqrs_outbox_meta";
 
 pub(super) const SET_VERSION: &str = "UPDATE cqrs_outbox_meta SET schema_version = ?, min_reader_version = ?";
-
-pub(super) const REQUEST: &str = "\
-    INSERT INTO cqrs_outbox_request (kind, event_id) \
-    SELECT ?, event_id FROM cqrs_outbox_dead WHERE unhex(event_id, '-') = unhex(?, '-')";
 
 pub(super) const SET_HOLD: &str = "UPDATE cqrs_outbox_meta SET hold = ?";
 
@@ -130,9 +117,6 @@ pub(super) const SWEEP_GATES: &str = "\
     DELETE FROM cqrs_outbox_gate WHERE until <= unixepoch('now', 'subsec') \
         AND NOT EXISTS (SELECT 1 FROM cqrs_outbox_parked p WHERE p.lane = cqrs_outbox_gate.lane)";
 
-pub(super) const OPEN_REQUESTS: &str =
-    "SELECT EXISTS (SELECT 1 FROM cqrs_outbox_request WHERE done_at IS NULL) AS found";
-
 /// The columns that a row takes with it wherever it goes.
 macro_rules! carried {
     () => {
@@ -141,42 +125,37 @@ macro_rules! carried {
     };
 }
 
-/// One after the other: dead letters that are asked for go back behind the gate of their lane.
+/// One after the other: dead letters go back behind the gate of their lane. One that waits for others, too, stays closed until
+/// those are gone.
 pub(super) const REPLAY: [&str; 3] = [
     "INSERT INTO cqrs_outbox_gate (lane, slot, until, error) \
-     SELECT DISTINCT d.lane, d.slot, unixepoch('now', 'subsec'), 'replay' \
-     FROM cqrs_outbox_request r JOIN cqrs_outbox_dead d USING (event_id) \
-     WHERE r.done_at IS NULL AND r.kind = 'replay' \
-     ON CONFLICT (lane) DO UPDATE SET until = excluded.until, error = excluded.error",
+     SELECT DISTINCT lane, slot, unixepoch('now', 'subsec'), 'replay' \
+     FROM cqrs_outbox_dead WHERE id IN (SELECT value FROM json_each(?1)) \
+     ON CONFLICT (lane) DO UPDATE SET until = excluded.until, error = excluded.error \
+        WHERE cqrs_outbox_gate.until IS NOT NULL OR NOT EXISTS (SELECT 1 FROM cqrs_outbox_dead d \
+            WHERE d.lane = cqrs_outbox_gate.lane AND d.id NOT IN (SELECT value FROM json_each(?1)))",
     concat!(
         "INSERT INTO cqrs_outbox_parked (",
         carried!(),
         ", attempts, lane, error, errors) \
          SELECT ",
         carried!(),
-        ", 0, lane, error, errors FROM cqrs_outbox_dead \
-         WHERE event_id IN (SELECT event_id FROM cqrs_outbox_request WHERE done_at IS NULL AND kind = 'replay')"
+        ", 0, lane, error, errors FROM cqrs_outbox_dead WHERE id IN (SELECT value FROM json_each(?1))"
     ),
-    "DELETE FROM cqrs_outbox_dead \
-     WHERE event_id IN (SELECT event_id FROM cqrs_outbox_request WHERE done_at IS NULL AND kind = 'replay')",
+    DELETE_DEAD,
 ];
 
-/// One after the other: dead letters that are given up; what waits behind them is due.
+/// One after the other: dead letters go; what waits behind them is due.
 pub(super) const DISCARD: [&str; 2] = [
     "UPDATE cqrs_outbox_gate SET until = unixepoch('now', 'subsec') \
-     WHERE until IS NULL AND lane IN ( \
-            SELECT d.lane FROM cqrs_outbox_request r JOIN cqrs_outbox_dead d USING (event_id) \
-            WHERE r.done_at IS NULL AND r.kind = 'discard') \
-        AND NOT EXISTS ( \
-            SELECT 1 FROM cqrs_outbox_dead d WHERE d.lane = cqrs_outbox_gate.lane AND d.event_id NOT IN ( \
-                SELECT event_id FROM cqrs_outbox_request WHERE done_at IS NULL AND kind = 'discard'))",
-    "DELETE FROM cqrs_outbox_dead \
-     WHERE event_id IN (SELECT event_id FROM cqrs_outbox_request WHERE done_at IS NULL AND kind = 'discard')",
+     WHERE until IS NULL \
+        AND lane IN (SELECT lane FROM cqrs_outbox_dead WHERE id IN (SELECT value FROM json_each(?1))) \
+        AND NOT EXISTS (SELECT 1 FROM cqrs_outbox_dead d \
+            WHERE d.lane = cqrs_outbox_gate.lane AND d.id NOT IN (SELECT value FROM json_each(?1)))",
+    DELETE_DEAD,
 ];
 
-pub(super) const REQUESTS_DONE: &str = "\
-    UPDATE cqrs_outbox_request SET done_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now'), outcome = 'done' \
-    WHERE done_at IS NULL AND kind IN ('replay', 'discard') AND event_id NOT IN (SELECT event_id FROM cqrs_outbox_dead)";
+const DELETE_DEAD: &str = "DELETE FROM cqrs_outbox_dead WHERE id IN (SELECT value FROM json_each(?1))";
 
 /// As `Lane::of` makes it.
 macro_rules! lane {
@@ -211,6 +190,24 @@ pub(super) const SETTLE_HOT: &str = "DELETE FROM cqrs_outbox WHERE id IN (SELECT
 
 pub(super) const SETTLE_PARKED: &str =
     "DELETE FROM cqrs_outbox_parked WHERE id IN (SELECT value FROM json_each(?))";
+
+/// What was sent goes with its receipt. Done twice, the first one stays.
+macro_rules! keep {
+    ($table:literal, $lane:expr, $errors:literal) => {
+        concat!(
+            "INSERT OR IGNORE INTO cqrs_outbox_sent (",
+            carried!(),
+            ", attempts, lane, error, errors, partition, \"offset\") \
+             SELECT o.id, event_id, event_name, event_kind, event_version, topic, message_key, headers, content_type, payload, \
+                payload_text, tombstone, occurred_at, size, slot, attempts, ", $lane, ", ", $errors, ", k.value ->> 1, k.value ->> 2 \
+             FROM json_each(?) k CROSS JOIN ", $table, " o ON o.id = k.value ->> 0"
+        )
+    };
+}
+
+pub(super) const KEEP_HOT: &str = keep!("cqrs_outbox", lane!(), "NULL, '[]'");
+
+pub(super) const KEEP_PARKED: &str = keep!("cqrs_outbox_parked", "lane", "error, errors");
 
 pub(super) const FENCE: &str =
     "SELECT EXISTS (SELECT 1 FROM cqrs_outbox_group WHERE group_no = ? AND epoch = ?) AS found";
@@ -347,4 +344,30 @@ pub(super) const DIALECT: Dialect = Dialect {
             attempts, size, 0 AS group_no, 0 AS gated, error, errors, dead_at AS dead_at \
         FROM cqrs_outbox_dead",
     event_id_is: "unhex(event_id, '-') = ?",
+    scheduled: "\
+        SELECT id, unhex(event_id, '-') AS event_id, event_name, event_kind, event_version, topic, \
+            CAST(message_key AS BLOB) AS message_key, headers, content_type, payload, payload_text, occurred_at, attempts, \
+            0 AS size, 0 AS group_no, 0 AS gated, CAST(round(deliver_at * 1000000) AS INTEGER) AS deliver_micros \
+        FROM cqrs_outbox_scheduled",
+    key_is: "CAST(message_key AS BLOB) = ?",
+    requests: "\
+        SELECT id, kind, unhex(event_id, '-') AS event_id, strftime('%Y-%m-%dT%H:%M:%fZ', not_before, 'unixepoch') AS not_before, requested_by, \
+            requested_at AS requested_at, done_at AS done_at, outcome \
+        FROM cqrs_outbox_request",
+    event_id: "?",
+    now: "strftime('%Y-%m-%dT%H:%M:%fZ', 'now')",
+    not_before: "unixepoch('now', 'subsec') + ?",
+    me: "''",
+    purge_sent: "\
+        DELETE FROM cqrs_outbox_sent WHERE id IN (SELECT id FROM cqrs_outbox_sent \
+            WHERE sent_at < strftime('%Y-%m-%dT%H:%M:%fZ', unixepoch('now', 'subsec') - ?, 'unixepoch') ORDER BY sent_at LIMIT ?)",
+    purge_inbox: "\
+        DELETE FROM cqrs_inbox WHERE (consumer, message_id) IN (SELECT consumer, message_id FROM cqrs_inbox \
+            WHERE handled_at < strftime('%Y-%m-%dT%H:%M:%fZ', unixepoch('now', 'subsec') - ?, 'unixepoch') ORDER BY handled_at LIMIT ?)",
+    purge_requests: "\
+        DELETE FROM cqrs_outbox_request WHERE id IN (SELECT id FROM cqrs_outbox_request \
+            WHERE done_at < strftime('%Y-%m-%dT%H:%M:%fZ', unixepoch('now', 'subsec') - ?, 'unixepoch') ORDER BY done_at LIMIT ?)",
+    clock: "CAST(round(unixepoch('now', 'subsec') * 1000000) AS INTEGER)",
+    at: "? / 1e6",
+    group: "d.slot / 64",
 };

@@ -31,6 +31,9 @@ pub(crate) trait Db: Backend {
         connections: usize,
     ) -> impl Future<Output = cqrs_core::Result<Outbox<Self>>> + Send;
 
+    /// One whose relay keeps what was sent.
+    fn keeping(url: String) -> impl Future<Output = cqrs_core::Result<Outbox<Self>>> + Send;
+
     fn store(outbox: &Outbox<Self>) -> Arc<dyn OutboxStore>;
 
     /// The rows of a query for one column of text, which is called `value`. `CAST(.. AS text)` is understood by all.
@@ -63,6 +66,10 @@ impl Db for Pg {
         Outbox::<Pg>::builder(url).max_connections(connections).connect().await
     }
 
+    async fn keeping(url: String) -> cqrs_core::Result<Outbox<Self>> {
+        Outbox::<Pg>::builder(url).keep_sent(true).connect().await
+    }
+
     fn store(outbox: &Outbox<Self>) -> Arc<dyn OutboxStore> {
         Arc::new(outbox.clone())
     }
@@ -90,6 +97,10 @@ impl Db for MySql {
         Outbox::<MySql>::builder(url).max_connections(connections).connect().await
     }
 
+    async fn keeping(url: String) -> cqrs_core::Result<Outbox<Self>> {
+        Outbox::<MySql>::builder(url).keep_sent(true).connect().await
+    }
+
     fn store(outbox: &Outbox<Self>) -> Arc<dyn OutboxStore> {
         Arc::new(outbox.clone())
     }
@@ -115,6 +126,10 @@ impl Db for Sqlite {
 
     async fn connect_with(url: String, connections: usize) -> cqrs_core::Result<Outbox<Self>> {
         Outbox::<Sqlite>::builder(url).max_connections(connections).connect().await
+    }
+
+    async fn keeping(url: String) -> cqrs_core::Result<Outbox<Self>> {
+        Outbox::<Sqlite>::builder(url).keep_sent(true).connect().await
     }
 
     fn store(outbox: &Outbox<Self>) -> Arc<dyn OutboxStore> {
@@ -254,6 +269,9 @@ pub(crate) trait PlainSql<D: Db> {
     /// The rows of a query for one column of text, which is called `value`.
     fn values(&self, query: &str) -> impl Future<Output = Vec<String>> + Send;
 
+    /// How many rows a table has.
+    fn count(&self, table: &str) -> impl Future<Output = usize> + Send;
+
     /// How many rows stand in the hot table.
     fn waiting(&self) -> impl Future<Output = usize> + Send;
 }
@@ -271,7 +289,12 @@ impl<D: Db> PlainSql<D> for Outbox<D> {
         values
     }
 
+    async fn count(&self, table: &str) -> usize {
+        let count = format!("SELECT CAST(count(*) AS text) AS value FROM {table}");
+        self.values(&count).await[0].parse().unwrap()
+    }
+
     async fn waiting(&self) -> usize {
-        self.values("SELECT CAST(count(*) AS text) AS value FROM cqrs_outbox").await[0].parse().unwrap()
+        self.count("cqrs_outbox").await
     }
 }

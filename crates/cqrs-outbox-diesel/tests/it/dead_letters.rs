@@ -5,7 +5,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use cqrs_core::{Message, codec::header};
-use cqrs_outbox::{Fenced, Heartbeat, OutboxRow, OutboxStore, ReadRequest, Rejection, RelayId, Verdict};
+use cqrs_outbox::{
+    Fenced, Heartbeat, Lease, OutboxRow, OutboxStore, ReadRequest, Rejection, RelayId, Verdict,
+};
 use cqrs_outbox_diesel::{DeadLetter, DeadLetterFilter, Outbox, Page};
 use uuid::Uuid;
 
@@ -51,8 +53,12 @@ impl Owner {
 
     /// A heartbeat, which carries out what was asked for.
     pub(crate) async fn beat(&self) -> ReadRequest {
-        let lease = Duration::from_secs(600);
-        let beat = Heartbeat { lease, take: usize::MAX, release: Vec::new() };
+        self.beat_and(usize::MAX, Vec::new()).await
+    }
+
+    /// Takes so many groups more, and gives these back.
+    pub(crate) async fn beat_and(&self, take: usize, release: Vec<Lease>) -> ReadRequest {
+        let beat = Heartbeat { lease: Duration::from_secs(600), take, release };
         let leases = self.store.heartbeat(&self.relay, &beat).await.unwrap().leases;
         ReadRequest { leases, known: Vec::new(), limit: 1_000_000, max_bytes: usize::MAX }
     }
@@ -60,6 +66,11 @@ impl Owner {
     pub(crate) async fn read(&self) -> Vec<OutboxRow> {
         let request = self.beat().await;
         self.store.read(&request).await.unwrap()
+    }
+
+    pub(crate) async fn parked(&self) -> Vec<OutboxRow> {
+        let request = self.beat().await;
+        self.store.read_parked(&request).await.unwrap()
     }
 
     /// Gives up everything that waits.

@@ -9,9 +9,13 @@ use uuid::Uuid;
 use crate::backend::Db;
 use crate::events::statements_with;
 
-/// The last statement of this process with all of these in it, and its parameters, as diesel prints them.
+/// The last statement of this process with all of these in it, and its parameters, as diesel prints them; but for those that
+/// a trial looks at, such as this one.
 pub(crate) fn last_statement(parts: &[&str]) -> (String, String) {
-    let recorded = statements_with(parts).pop().unwrap_or_else(|| panic!("no statement has {parts:?} in it"));
+    let recorded = statements_with(parts).into_iter().rfind(|one| {
+        one.contains("-- binds:") && !one.starts_with("EXPLAIN") && !one.contains("PREPARE one AS")
+    });
+    let recorded = recorded.unwrap_or_else(|| panic!("no statement has {parts:?} in it"));
     let (text, binds) = recorded.split_once("-- binds:").unwrap();
     (text.trim().to_owned(), binds.trim().to_owned())
 }

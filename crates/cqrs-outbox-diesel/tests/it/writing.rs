@@ -75,10 +75,6 @@ async fn rooms<D: Db>(outbox: &Outbox<D>) -> Vec<String> {
         .collect()
 }
 
-async fn count<D: Db>(outbox: &Outbox<D>, table: &str) -> String {
-    outbox.values(&format!("SELECT CAST(count(*) AS text) AS value FROM cqrs_outbox_{table}")).await.remove(0)
-}
-
 #[derive(Request)]
 struct CloseRoom;
 
@@ -127,7 +123,7 @@ async fn every_door_honours_what_is_asked_for<D: Db>(site: &Site) {
     let mediator = RequestMediator::new(requests, EventEmitter::new(EventMap::new())).unwrap();
     mediator.send(CloseRoom).await.unwrap();
     assert_eq!(keys(&outbox).await, ["a", "b", "c", "by hand", "emitted"]);
-    assert_eq!(count(&outbox, "scheduled").await, "2");
+    assert_eq!(outbox.count("cqrs_outbox_scheduled").await, 2);
     assert_eq!(outbox.status().await.unwrap().scheduled, 2);
 }
 
@@ -162,7 +158,7 @@ async fn a_savepoint_takes_back_what_was_asked_for<D: Db>(site: &Site) {
     assert_eq!(outcomes(&tx.publish_all(wishes()).await.unwrap()), [AddOutcome::Written]);
     tx.commit().await.unwrap();
     assert_eq!(keys(&outbox).await, ["k"]);
-    assert_eq!(count(&outbox, "scheduled").await, "1");
+    assert_eq!(outbox.count("cqrs_outbox_scheduled").await, 1);
 }
 
 async fn keys_that_are_too_long_are_refused<D: Db>(site: &Site) {
@@ -206,8 +202,8 @@ async fn many_keys_at_once<D: Db>(site: &Site) {
     );
     assert_eq!(keys(&outbox).await, (0..1_500).step_by(2).map(|nth| format!("{nth:05}")).collect::<Vec<_>>());
     assert_eq!(
-        (count(&outbox, "scheduled").await, count(&outbox, "version").await),
-        ("750".into(), "1500".into())
+        (outbox.count("cqrs_outbox_scheduled").await, outbox.count("cqrs_outbox_version").await),
+        (750, 1_500)
     );
 }
 
@@ -232,7 +228,7 @@ async fn expired_keys_are_purged_in_chunks<D: Db>(site: &Site) {
     let before = deletes();
     assert_eq!(outbox.purge_dedup(10).await.unwrap(), 25);
     assert!(deletes() >= before + 3);
-    assert_eq!(count(&outbox, "dedup").await, "1");
+    assert_eq!(outbox.count("cqrs_outbox_dedup").await, 1);
     let again =
         outbox.transaction(async |tx| tx.publish_all([once("lasts"), once("1")]).await).await.unwrap();
     assert_eq!(outcomes(&again), [AddOutcome::Duplicate, AddOutcome::Written]);

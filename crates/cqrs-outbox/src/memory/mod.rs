@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use cqrs_core::{BeginTransaction, Correlation, Database, Encoder, IntoMessage, Result};
 use tokio::sync::Notify;
 use tokio::time::Instant;
+use uuid::Uuid;
 
 pub use self::tables::{DeadLetter, MemoryTables, Scheduled};
 use self::tx::Locks;
@@ -95,6 +96,23 @@ impl MemoryOutbox {
     /// The dead letters, oldest first.
     pub fn dead_letters(&self) -> Vec<DeadLetter> {
         self.tables().dead_letters()
+    }
+
+    /// Sends a dead letter again, before what waits behind it. Where its key waits for several
+    /// ([`RelaySettings::lane_waits_for_dead_letter`](crate::RelaySettings::lane_waits_for_dead_letter)), it goes when the last
+    /// of them is replayed or discarded. `false` if there is no dead letter with this id.
+    pub fn replay(&self, event_id: Uuid) -> bool {
+        let found = self.tables().replay(self.now(), event_id);
+        self.shared.changed.notify_one();
+        found
+    }
+
+    /// Drops a dead letter. What waits for it goes on, when it was the last one that its key waited for. `false` if there is no
+    /// dead letter with this id.
+    pub fn discard(&self, event_id: Uuid) -> bool {
+        let found = self.tables().discard(self.now(), event_id);
+        self.shared.changed.notify_one();
+        found
     }
 
     fn tables(&self) -> MutexGuard<'_, MemoryTables> {

@@ -189,27 +189,34 @@ impl MemoryTables {
         self.dead.values().cloned().collect()
     }
 
-    /// An operator wants this dead letter to be sent after all: it goes back behind the gate of its lane, which is due,
-    /// with its attempts forgotten. `false` if it is no dead letter.
+    /// An operator wants this dead letter to be sent after all: it goes back behind the gate of its lane, with its attempts
+    /// forgotten. The gate is due, unless it waits for another dead letter of the lane. `false` if it is no dead letter.
     pub fn replay(&mut self, now: Duration, event: Uuid) -> bool {
         let Some(row) = self.take_dead(event) else { return false };
-        self.gates.insert(row.lane.clone(), GateRow { until: Some(now) });
+        if !self.waits_for_dead(&row.lane) {
+            self.gates.insert(row.lane.clone(), GateRow { until: Some(now) });
+        }
         self.parked.insert(row.id, OutboxRow { attempts: 0, ..row });
         true
     }
 
-    /// An operator gives this dead letter up: what waits behind it is due, unless another dead letter of the lane is in
-    /// front of it. `false` if it is no dead letter.
+    /// An operator gives this dead letter up: what waits behind it is due, unless it waits for another dead letter of the
+    /// lane. `false` if it is no dead letter.
     pub fn discard(&mut self, now: Duration, event: Uuid) -> bool {
         let Some(row) = self.take_dead(event) else { return false };
-        let others = self.dead.values().any(|letter| letter.row.lane == row.lane);
-        if let Some(gate) = self.gates.get_mut(&row.lane)
+        if !self.waits_for_dead(&row.lane)
+            && let Some(gate) = self.gates.get_mut(&row.lane)
             && gate.until.is_none()
-            && !others
         {
             gate.until = Some(now);
         }
         true
+    }
+
+    /// Whether a lane waits until someone acts, and there is something to act on.
+    fn waits_for_dead(&self, lane: &Lane) -> bool {
+        self.gates.get(lane).is_some_and(|gate| gate.until.is_none())
+            && self.dead.values().any(|letter| letter.row.lane == *lane)
     }
 
     fn take_dead(&mut self, event: Uuid) -> Option<OutboxRow> {

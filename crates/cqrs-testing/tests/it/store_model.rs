@@ -111,11 +111,14 @@ pub(crate) enum Fault {
     BuryNeverGates,
     BuryGateIsDue,
     ReplaysToTheEnd,
+    ReplaysAsAsked,
+    ReplayOpensGate,
     ReplayKeepsAttempts,
     ReplayKeepsDead,
     RequestsAreNeverDone,
     RequestsAnything,
     DiscardKeepsGate,
+    DiscardOpensGate,
     DiscardKeepsDead,
     IgnoresDedup,
     DedupNamesItself,
@@ -378,7 +381,7 @@ impl Model {
 
     fn carry_out_requests(&self, tables: &mut Tables, owned: &[Lease]) {
         let now = self.now();
-        for (request, event_id) in std::mem::take(&mut tables.requests) {
+        for (nth, (request, event_id)) in (0_i64..).zip(std::mem::take(&mut tables.requests)) {
             let found = tables.dead.iter().find(|(_, (row, _))| row.event_id == event_id);
             let Some((id, (row, error))) = found.map(|(id, dead)| (*id, dead.clone())) else { continue };
             if !owned.iter().any(|lease| lease.group == row.group) {
@@ -389,20 +392,28 @@ impl Model {
                 tables.requests.push((request, event_id));
             }
             let lane = self.lane(&row);
+            let others = tables.dead.iter().any(|(other, (row, _))| *other != id && self.lane(row) == lane);
+            let waits = others && tables.gates.get(&lane) == Some(&None);
             if request == Request::Replay {
                 if !self.has(Fault::ReplayKeepsDead) {
                     tables.dead.remove(&id);
                 }
-                let id = if self.has(Fault::ReplaysToTheEnd) { id + 1_000 } else { id };
+                let id = match self.0.fault {
+                    Fault::ReplaysToTheEnd => id + 1_000,
+                    Fault::ReplaysAsAsked => nth + 1,
+                    _ => id,
+                };
                 let attempts = if self.has(Fault::ReplayKeepsAttempts) { row.attempts } else { 0 };
                 let row = OutboxRow { id, attempts, place: Place::Parked, ..row };
-                tables.gates.insert(lane, Some(now));
+                if !waits || self.has(Fault::ReplayOpensGate) {
+                    tables.gates.insert(lane, Some(now));
+                }
                 tables.parked.insert(id, Parked { row, error });
             } else {
                 if !self.has(Fault::DiscardKeepsDead) {
                     tables.dead.remove(&id);
                 }
-                if !self.has(Fault::DiscardKeepsGate) {
+                if (!waits || self.has(Fault::DiscardOpensGate)) && !self.has(Fault::DiscardKeepsGate) {
                     tables.gates.entry(lane).and_modify(|until| *until = Some(now));
                 }
             }

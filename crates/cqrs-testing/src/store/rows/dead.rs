@@ -94,6 +94,59 @@ pub(super) async fn replay<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Checked {
     Ok(())
 }
 
+/// Asked for the later one first, while the key lives on.
+pub(super) async fn replay_several<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Checked {
+    let mut owner = bench.owned().await?;
+    owner.commit(["a1", "a2", "a3"].map(|label| event(Some("a"), label))).await?;
+    let (first, second) = (owner.find("a1").await?, owner.find("a2").await?);
+    for row in [&first, &second] {
+        owner.bury(row, false, "not readable").await?;
+    }
+    let asked = bench.adapter.request(&owner.table.store, Request::Replay, second.event_id).await?;
+    if asked == Asked::Unsupported {
+        return skip("this store has no requests for dead letters (`StoreUnderTest::request`)");
+    }
+    owner.commit([event(Some("a"), "a4")]).await?;
+    ask(bench, &mut owner, Request::Replay, first.event_id).await?;
+    owner.commit([event(Some("a"), "a5")]).await?;
+    let due = owner.parked().await?;
+    ensure_eq("the rows that are due", labels(&due), ["a1", "a2"])?;
+    ensure_eq("the gated rows", labels_at(&owner.read().await?, Place::Gated), ["a3", "a4", "a5"])?;
+    // The gate opens when all of them are through.
+    let (lease, lane) = (owner.lease_of(&first)?, first.lane);
+    owner.settle(due[..1].to_vec()).await?;
+    ensure_eq(
+        "opening the gate before the second",
+        owner.open_gate(lease, &lane).await?,
+        Fenced::Done(false),
+    )?;
+    owner.settle(due[1..].to_vec()).await?;
+    ensure_eq("opening the gate", owner.open_gate(lease, &lane).await?, Fenced::Done(true))?;
+    ensure_eq("the free rows", labels_at(&owner.read().await?, Place::Hot), ["a3", "a4", "a5"])
+}
+
+pub(super) async fn replay_waits<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Checked {
+    use Request::{Discard, Replay};
+    for (first, second, due) in [
+        (Replay, Replay, &["a1", "a2", "a3"][..]),
+        (Replay, Discard, &["a1", "a3"]),
+        (Discard, Replay, &["a2", "a3"]),
+    ] {
+        let mut owner = bench.owned().await?;
+        owner.commit(["a1", "a2", "a3"].map(|label| event(Some("a"), label))).await?;
+        let (a1, a2, a3) = (owner.find("a1").await?, owner.find("a2").await?, owner.find("a3").await?);
+        owner.bury(&a1, true, "not readable").await?;
+        owner.bury(&a2, true, "not readable").await?;
+        let answer = owner.set_aside(owner.lease_of(&a3)?, &a3.lane, &[a3.id]).await?;
+        ensure_eq("setting aside behind dead letters", answer, Fenced::Done(true))?;
+        ask(bench, &mut owner, first, a1.event_id).await?;
+        ensure_eq("the rows that are due before the last", labels(&owner.parked().await?), NONE)?;
+        ask(bench, &mut owner, second, a2.event_id).await?;
+        ensure_eq("the rows that are due", &labels(&owner.parked().await?)[..], due)?;
+    }
+    Ok(())
+}
+
 pub(super) async fn discard<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Checked {
     let (mut owner, row) = buried(bench, true).await?;
     let next = owner.find("a2").await?;

@@ -96,6 +96,8 @@ rows! {
     "bury", "a buried row is a dead letter, and its lane goes on" => dead::bury;
     "bury-lane-waits", "where the lane is to wait for its dead letter, it does" => dead::lane_waits;
     "replay", "a dead letter that is asked for goes again, before the later ones of its lane" => dead::replay;
+    "replay-several", "dead letters of one lane go again in their order, whichever was asked for first" => dead::replay_several;
+    "replay-waits", "a lane that waits for several dead letters goes on when the last one is replayed or discarded" => dead::replay_waits;
     "discard", "a dead letter that is given up is gone, and its lane goes on" => dead::discard;
 
     "relay", "through relays that start and stop gracefully each event goes once, in order per key" => relay::graceful;

@@ -1,0 +1,195 @@
+//! `cqrs dead replay`, `discard` and `requests`.
+
+use std::io::{self, IsTerminal, Write};
+
+use cqrs_outbox_diesel::{Asked, Asking, DeadLetterFilter, DeadLetterRequest, RequestFilter, RequestKind};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::{FilterArgs, PageArgs, show};
+use crate::failure::Failure;
+use crate::key::visible;
+use crate::print;
+use crate::target::PatientDatabaseArgs;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The event's id
+    #[arg(conflicts_with_all = ["topic", "key", "name", "event_id", "since", "until", "all"])]
+    event: Option<Uuid>,
+
+    #[command(flatten)]
+    database: PatientDatabaseArgs,
+    #[command(flatten)]
+    filter: FilterArgs,
+
+    /// All of them
+    #[arg(long, conflicts_with_all = ["topic", "key", "name", "event_id", "since", "until"])]
+    all: bool,
+    /// For so many at most, the oldest ones
+    #[arg(long, value_name = "COUNT", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..))]
+    limit: u32,
+    /// So many a second, on the average; without, all with the next heartbeats of the relays
+    #[arg(long, value_name = "EVENTS")]
+    rate: Option<f64>,
+    /// Says which it would be, and asks for nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Does not ask back where more than one event is meant
+    #[arg(short, long)]
+    yes: bool,
+    /// Who asks
+    #[arg(long, value_name = "NAME", env = "CQRS_REQUESTED_BY")]
+    requested_by: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct RequestsArgs {
+    #[command(flatten)]
+    database: PatientDatabaseArgs,
+
+    /// Only what is not done yet
+    #[arg(long)]
+    open: bool,
+    /// About this event
+    #[arg(long, value_name = "ID")]
+    event_id: Option<Uuid>,
+    #[command(flatten)]
+    page: PageArgs,
+}
+
+fn done(kind: RequestKind) -> &'static str {
+    match kind {
+        RequestKind::Replay => "replayed",
+        _ => "discarded",
+    }
+}
+
+pub(crate) async fn run(kind: RequestKind, args: Args, json: bool) -> Result<(), Failure> {
+    let filter = match args.event {
+        Some(event) => DeadLetterFilter::new().event_id(event),
+        None => args.filter.filter(),
+    };
+    if args.event.is_none() && !args.all && filter == DeadLetterFilter::new() {
+        return Err(Failure::usage("say which: an event's id, a filter such as --topic, or --all"));
+    }
+    let mut asking = Asking::new().limit(args.limit as usize);
+    if let Some(rate) = args.rate {
+        asking = asking.rate(rate);
+    }
+    if let Some(name) = args.requested_by.or_else(user) {
+        asking = asking.requested_by(name);
+    }
+    let database = args.database.connect(false).await?;
+    let preview = database.ask(kind, &filter, &asking.clone().dry_run(true)).await?;
+    if let (Some(event), []) = (args.event, &preview.letters[..]) {
+        let what = format!("there is no dead letter with the id {event}: nothing to {}", kind.as_str());
+        return Err(Failure::nothing(what));
+    }
+    if args.dry_run {
+        return report(kind, &preview, true, json);
+    }
+    if preview.letters.len() > 1 && !args.yes && !confirmed(kind, preview.letters.len())? {
+        return Err(Failure::nothing("nothing was asked for"));
+    }
+    // For those that were shown or counted, not for what has come meanwhile.
+    database.ask_for(kind, &preview.letters, &asking).await?;
+    report(kind, &preview, false, json)
+}
+
+/// Whoever runs this, by the name that the system gives.
+fn user() -> Option<String> {
+    let names = ["USER", "LOGNAME", "USERNAME"];
+    names.iter().find_map(|name| std::env::var(name).ok().filter(|name| !name.is_empty()))
+}
+
+/// Asks the one who sits there, if somebody does.
+fn confirmed(kind: RequestKind, count: usize) -> Result<bool, Failure> {
+    if !io::stdin().is_terminal() {
+        let what = format!("{count} events would be {}: say --yes, or look with --dry-run first", done(kind));
+        return Err(Failure::usage(what));
+    }
+    let mut err = io::stderr().lock();
+    write!(err, "{count} events are to be {}. Go on? [y/N] ", done(kind))?;
+    err.flush()?;
+    let mut answer = String::new();
+    io::stdin().read_line(&mut answer)?;
+    Ok(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))
+}
+
+fn report(kind: RequestKind, asked: &Asked, dry_run: bool, json: bool) -> Result<(), Failure> {
+    let Asked { letters, more, .. } = asked;
+    if json {
+        let ids: Vec<_> = letters.iter().map(|letter| letter.event_id.to_string()).collect();
+        let said = json!({
+            "request": kind.as_str(), "dry_run": dry_run, "dead_letters": ids.len(), "more": more, "event_ids": ids,
+        });
+        return print(&said.to_string());
+    }
+    if dry_run {
+        for letter in letters {
+            print(&show::for_people(letter))?;
+        }
+    }
+    let count = letters.len();
+    let more = if *more { ", and there are more" } else { "" };
+    print(&match (count, dry_run) {
+        (0, _) => format!("0 dead letters to be {}", done(kind)),
+        (_, true) => format!("{count} dead letters would be {}{more}", done(kind)),
+        (_, false) => format!(
+            "{count} dead letters are to be {}{more}: the relays do it, `cqrs dead requests` says what became of it",
+            done(kind)
+        ),
+    })
+}
+
+pub(crate) async fn requests(args: RequestsArgs, json: bool) -> Result<(), Failure> {
+    let mut filter = RequestFilter::new();
+    if args.open {
+        filter = filter.open();
+    }
+    if let Some(event_id) = args.event_id {
+        filter = filter.event_id(event_id);
+    }
+    let mut requests = args.database.connect(false).await?.requests(&filter, args.page.page()).await?;
+    let more = args.page.cut(&mut requests);
+    for request in &requests {
+        print(&if json { as_json(request).to_string() } else { for_people(request) })?;
+    }
+    match requests.last() {
+        _ if json => Ok(()),
+        Some(last) if more => {
+            print(&format!("{} requests, and there are more: --after {}", requests.len(), last.id))
+        }
+        _ => print(&format!("{} requests", requests.len())),
+    }
+}
+
+fn as_json(request: &DeadLetterRequest) -> Value {
+    json!({
+        "id": request.id,
+        "request": request.kind.as_str(),
+        "event_id": request.event_id.to_string(),
+        "not_before": show::time(request.not_before),
+        "requested_by": request.requested_by,
+        "requested_at": show::time(request.requested_at),
+        "done_at": request.done.map(|(at, _)| show::time(at)),
+        "outcome": request.done.map(|(_, outcome)| outcome.as_str()),
+    })
+}
+
+fn for_people(request: &DeadLetterRequest) -> String {
+    let by = if request.requested_by.is_empty() { "nobody known" } else { &request.requested_by };
+    let became = match request.done {
+        Some((at, outcome)) => format!("{} at {}", outcome.as_str(), show::time(at)),
+        None => format!("open, not before {}", show::time(request.not_before)),
+    };
+    format!(
+        "{}  {}  {} {}, asked by {}: {became}",
+        request.id,
+        show::time(request.requested_at),
+        request.kind.as_str(),
+        request.event_id,
+        visible(by),
+    )
+}

@@ -1,0 +1,591 @@
+//! What an operator asks for dead letters, and how it is carried out: a row for each dead letter in
+//! `cqrs_outbox_request`, which the relay that owns its group finds with its heartbeat.
+
+use std::collections::{HashMap, HashSet};
+
+use chrono::{DateTime, Utc};
+use cqrs_core::{BeginTransaction, Error, ErrorKind, Result, Transaction};
+use cqrs_outbox::Lane;
+use diesel::sql_types::{BigInt, Binary, Integer, Nullable, Text};
+use diesel::{QueryResult, QueryableByName};
+use uuid::Uuid;
+
+use crate::backend::Backend;
+use crate::dead_letters::{DeadLetter, DeadLetterFilter, Page, time};
+use crate::error::store_error;
+use crate::outbox::Outbox;
+use crate::query::Query;
+use crate::retention::LONGEST;
+use crate::statements::{ROWS_PER_INSERT, limit, places};
+
+/// How many requests a heartbeat carries out at most: it holds its leases' rows locked meanwhile, and renews them.
+const PER_HEARTBEAT: usize = 500;
+
+/// How many times as many it looks at, where most are held back.
+const PAGES: usize = 10;
+
+/// How many bytes of dead letters a heartbeat moves at most, but one in any case.
+const BYTES_PER_HEARTBEAT: i64 = 16 * 1024 * 1024;
+
+/// How to ask for dead letters to be replayed or discarded.
+///
+/// ```
+/// use cqrs_outbox_diesel::Asking;
+///
+/// let gently = Asking::new().rate(20.0).requested_by("ada");
+/// ```
+#[non_exhaustive]
+#[must_use = "it does nothing by itself"]
+#[derive(Clone, Debug, PartialEq)]
+pub struct Asking {
+    limit: usize,
+    rate: Option<f64>,
+    dry_run: bool,
+    requested_by: Option<String>,
+}
+
+impl Default for Asking {
+    fn default() -> Self {
+        Self { limit: 1_000, rate: None, dry_run: false, requested_by: None }
+    }
+}
+
+impl Asking {
+    /// For up to 1,000 at once, without delay, in the name of the database's user.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// For so many at most, the oldest ones. Default 1,000. [`Asked::more`] says whether there are more.
+    pub fn limit(mut self, limit: usize) -> Self {
+        self.limit = limit;
+        self
+    }
+
+    /// So many a second, on the average: what is due goes with each heartbeat of a relay, 500 at most. Default: all with the next
+    /// heartbeats.
+    pub fn rate(mut self, per_second: f64) -> Self {
+        self.rate = Some(per_second);
+        self
+    }
+
+    /// Whether only to say which it would be. Default `false`.
+    pub fn dry_run(mut self, dry_run: bool) -> Self {
+        self.dry_run = dry_run;
+        self
+    }
+
+    /// Who asks. Default: the database's user, where the database has users.
+    pub fn requested_by(mut self, requested_by: impl Into<String>) -> Self {
+        self.requested_by = Some(requested_by.into());
+        self
+    }
+
+    /// How long the one at this place has to wait, in seconds.
+    fn delay(&self, nth: usize) -> f64 {
+        // No list is so long that its places do not fit.
+        #[expect(clippy::cast_precision_loss, reason = "places are far below 2^52")]
+        self.rate.map_or(0.0, |rate| nth as f64 / rate)
+    }
+
+    /// Refuses a rate that is none, or so low that the last of so many would wait for longer than databases have dates.
+    fn check(&self, count: usize) -> Result<()> {
+        let Some(rate) = self.rate else { return Ok(()) };
+        if rate.is_finite() && rate > 0.0 && self.delay(count) < LONGEST.as_secs_f64() {
+            return Ok(());
+        }
+        let what = if rate > 0.0 && rate.is_finite() {
+            format!(
+                "at a rate of {rate} events a second the last of {count} would wait for a thousand years: raise it"
+            )
+        } else {
+            format!("a rate of {rate} events a second: it has to be above 0")
+        };
+        Err(Error::new(ErrorKind::Configuration, what))
+    }
+}
+
+/// What was asked for.
+#[non_exhaustive]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Asked {
+    /// The dead letters, the oldest first.
+    pub letters: Vec<DeadLetter>,
+    /// Whether there are more that fit.
+    pub more: bool,
+}
+
+/// What is asked for a dead letter.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RequestKind {
+    /// Send it again.
+    Replay,
+    /// Drop it.
+    Discard,
+}
+
+impl RequestKind {
+    /// As it stands in the table: `replay` or `discard`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Replay => "replay",
+            Self::Discard => "discard",
+        }
+    }
+}
+
+/// What became of a dead letter that something was asked for. It may not be what was asked for: of two requests for one dead
+/// letter, the first that is due wins.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RequestOutcome {
+    /// It went back, to be sent.
+    Replayed,
+    /// It was dropped.
+    Discarded,
+    /// It was not there any more when the request was due.
+    Gone,
+}
+
+impl RequestOutcome {
+    /// As it stands in the table: `replayed`, `discarded` or `gone`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Replayed => "replayed",
+            Self::Discarded => "discarded",
+            Self::Gone => "gone",
+        }
+    }
+}
+
+/// A request, and what became of it.
+#[non_exhaustive]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeadLetterRequest {
+    /// Its number: where a next [`Page`] goes on.
+    pub id: i64,
+    /// What was asked for.
+    pub kind: RequestKind,
+    /// For the dead letter of this event.
+    pub event_id: Uuid,
+    /// It is not done before this time, by the database's clock.
+    pub not_before: DateTime<Utc>,
+    /// Who asked.
+    pub requested_by: String,
+    /// When, by the database's clock.
+    pub requested_at: DateTime<Utc>,
+    /// When it was done, and what became of the dead letter; `None` as long as it is open.
+    pub done: Option<(DateTime<Utc>, RequestOutcome)>,
+}
+
+/// Which requests: those that fit everything that is said here; without a word, all.
+#[non_exhaustive]
+#[must_use = "a filter does nothing by itself"]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RequestFilter {
+    open: bool,
+    event_id: Option<Uuid>,
+}
+
+impl RequestFilter {
+    /// All of them.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Only those that are not done yet.
+    pub fn open(mut self) -> Self {
+        self.open = true;
+        self
+    }
+
+    /// About this event.
+    pub fn event_id(mut self, event_id: Uuid) -> Self {
+        self.event_id = Some(event_id);
+        self
+    }
+}
+
+impl<B: Backend> Outbox<B> {
+    /// Asks for a dead letter to be sent again, before the later events of its key that wait for it. The relay that owns
+    /// its key does it with its next heartbeat. A key that waits for several goes on when none of them is left, as for
+    /// [`replay_all`](Self::replay_all).
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Store`]; [`ErrorKind::InvalidEvent`] if there is no dead letter with this id.
+    ///
+    /// # Cancel safety
+    ///
+    /// A dropped future leaves it open whether it was asked for; asking twice is harmless.
+    pub async fn replay(&self, event_id: Uuid) -> Result<()> {
+        self.ask_for_one(RequestKind::Replay, event_id).await
+    }
+
+    /// Asks for a dead letter to be dropped, so that the later events of its key go on.
+    ///
+    /// # Errors
+    ///
+    /// As for [`replay`](Self::replay).
+    ///
+    /// # Cancel safety
+    ///
+    /// As for [`replay`](Self::replay).
+    pub async fn discard(&self, event_id: Uuid) -> Result<()> {
+        self.ask_for_one(RequestKind::Discard, event_id).await
+    }
+
+    /// Asks for all dead letters that fit to be sent again, those of a key in their order: none passes an earlier one of its key
+    /// that is asked for, whenever each is due. The relays that own them do it with their heartbeats.
+    ///
+    /// A key that waits for its dead letters (`RelaySettings::lane_waits_for_dead_letter`) goes on when none of them is left:
+    /// those that are replayed wait for the others to be replayed or discarded, and all go in their order, before what was
+    /// written later. A key that does not wait has sent later events before them, and sends some between them where they are
+    /// too many for one heartbeat.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Store`]; [`ErrorKind::Configuration`] if the rate is not above zero, or next to nothing. None that fits is no
+    /// error.
+    ///
+    /// # Cancel safety
+    ///
+    /// A dropped future leaves it open whether they were asked for, all or none; asking twice is harmless.
+    pub async fn replay_all(&self, filter: &DeadLetterFilter, asking: &Asking) -> Result<Asked> {
+        self.ask(RequestKind::Replay, filter, asking).await
+    }
+
+    /// Asks for all dead letters that fit to be dropped. A key that waits for its dead letters goes on when none of them is left.
+    ///
+    /// # Errors
+    ///
+    /// As for [`replay_all`](Self::replay_all).
+    ///
+    /// # Cancel safety
+    ///
+    /// As for [`replay_all`](Self::replay_all).
+    pub async fn discard_all(&self, filter: &DeadLetterFilter, asking: &Asking) -> Result<Asked> {
+        self.ask(RequestKind::Discard, filter, asking).await
+    }
+
+    /// What was asked for, by whom, and what became of it: a page of it.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Store`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe.
+    pub async fn requests(&self, filter: &RequestFilter, page: Page) -> Result<Vec<DeadLetterRequest>> {
+        let query = Query::new(B::DIALECT.requests)
+            .condition("kind IN ('replay', 'discard')", true)
+            .condition("done_at IS NULL", filter.open);
+        let query = match filter.event_id {
+            Some(event_id) => {
+                query.condition("event_id = ", true).then(B::DIALECT.event_id).bind(event_id.to_string())
+            }
+            None => query,
+        };
+        let mut conn = self.lend().await.map_err(|error| self.failed(error))?;
+        let rows = B::requests(&mut conn, page.apply(query))
+            .await
+            .map_err(|error| self.failed(store_error(error)))?;
+        conn.give_back();
+        rows.into_iter().map(RequestRow::into_request).collect()
+    }
+
+    async fn ask_for_one(&self, kind: RequestKind, event_id: Uuid) -> Result<()> {
+        let asked = self.ask(kind, &DeadLetterFilter::new().event_id(event_id), &Asking::new()).await?;
+        if asked.letters.is_empty() {
+            let what =
+                format!("there is no dead letter with the id {event_id}: nothing to {}", kind.as_str());
+            return Err(Error::new(ErrorKind::InvalidEvent, what));
+        }
+        Ok(())
+    }
+
+    /// [`replay_all`](Self::replay_all) or [`discard_all`](Self::discard_all).
+    ///
+    /// # Errors
+    ///
+    /// As for [`replay_all`](Self::replay_all).
+    ///
+    /// # Cancel safety
+    ///
+    /// As for [`replay_all`](Self::replay_all).
+    pub async fn ask(&self, kind: RequestKind, filter: &DeadLetterFilter, asking: &Asking) -> Result<Asked> {
+        asking.check(0)?;
+        // One more, to know whether there are more.
+        let page = Page::oldest_first().limit(asking.limit.saturating_add(1));
+        let mut letters = self.dead_letters(filter, page).await?;
+        let more = letters.len() > asking.limit;
+        letters.truncate(asking.limit);
+        if !asking.dry_run {
+            self.ask_for(kind, &letters, asking).await?;
+        }
+        Ok(Asked { letters, more })
+    }
+
+    /// Asks for these dead letters, and for no others that may fit by now: for someone who has seen a list and said yes to it.
+    /// Of what is said in `asking`, the limit and the dry run are about finding them, and do not count here.
+    ///
+    /// # Errors
+    ///
+    /// As for [`replay_all`](Self::replay_all). One that is not there any more is no error: its request ends as
+    /// [`Gone`](RequestOutcome::Gone).
+    ///
+    /// # Cancel safety
+    ///
+    /// As for [`replay_all`](Self::replay_all).
+    pub async fn ask_for(&self, kind: RequestKind, letters: &[DeadLetter], asking: &Asking) -> Result<()> {
+        asking.check(letters.len())?;
+        if letters.is_empty() {
+            return Ok(());
+        }
+        let dialect = B::DIALECT;
+        let mut letters: Vec<&DeadLetter> = letters.iter().collect();
+        letters.sort_by_key(|letter| letter.id);
+        let by = if asking.requested_by.is_some() { "?" } else { dialect.me };
+        let row = format!("(?, {}, ?, ?, {}, {by})", dialect.event_id, dialect.not_before);
+        let mut tx = self.begin().await?;
+        for (chunk, first) in letters.chunks(ROWS_PER_INSERT).zip((0..).step_by(ROWS_PER_INSERT)) {
+            let rows = places(&row, chunk.len());
+            let insert = "INSERT INTO cqrs_outbox_request (kind, event_id, dead_id, lane, not_before, requested_by) VALUES ";
+            let mut insert = Query::new(insert).then(&rows);
+            for (letter, nth) in chunk.iter().zip(first..) {
+                let lane = Lane::of(letter.key.as_deref(), letter.event_id);
+                insert = insert
+                    .bind(kind.as_str())
+                    .bind(letter.event_id.to_string())
+                    .bind(letter.id)
+                    .bind(lane.as_bytes().to_vec())
+                    .bind(asking.delay(nth));
+                if let Some(by) = &asking.requested_by {
+                    insert = insert.bind(&**by);
+                }
+            }
+            B::execute(&mut tx, insert).await.map_err(|error| self.failed(store_error(error)))?;
+        }
+        tx.commit().await
+    }
+}
+
+/// A request that is due.
+#[derive(QueryableByName, Debug)]
+pub struct DueRequest {
+    #[diesel(sql_type = BigInt)]
+    id: i64,
+    #[diesel(sql_type = Text)]
+    kind: String,
+    #[diesel(sql_type = Nullable<Binary>)]
+    lane: Option<Vec<u8>>,
+    #[diesel(sql_type = BigInt)]
+    dead_id: i64,
+    /// `None` if the dead letter is gone.
+    #[diesel(sql_type = Nullable<Integer>)]
+    size: Option<i32>,
+}
+
+impl DueRequest {
+    fn is_replay(&self) -> bool {
+        self.kind == RequestKind::Replay.as_str()
+    }
+}
+
+/// A lane with dead letters that are to be replayed later.
+#[derive(QueryableByName, Debug)]
+pub struct Later {
+    #[diesel(sql_type = Binary)]
+    lane: Vec<u8>,
+    /// The first of them.
+    #[diesel(sql_type = BigInt)]
+    dead_id: i64,
+}
+
+impl Later {
+    /// None to replay may pass an earlier one of its lane that is asked for and not yet due.
+    fn holds_back(&self, request: &DueRequest) -> bool {
+        request.is_replay() && self.dead_id < request.dead_id
+    }
+}
+
+/// Carries out what is due for dead letters of these groups, as much of it as a heartbeat has time for. In the heartbeat's
+/// transaction, which holds the rows of these groups' leases locked. As a rule nothing is open: then it is one statement.
+pub(crate) async fn carry_out<B: Backend>(conn: &mut B::Connection, groups: &[i32]) -> QueryResult<()> {
+    let clock = Query::new("SELECT ")
+        .then(B::DIALECT.clock)
+        .then(" AS value WHERE EXISTS (SELECT 1 FROM cqrs_outbox_request WHERE done_at IS NULL)");
+    // One time for all that follows.
+    let Some(now) = B::numbers(conn, clock).await?.first().copied() else { return Ok(()) };
+    let due = due::<B>(conn, groups, now).await?;
+    let (mut replayed, mut discarded, mut gone) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut seen, mut bytes) = (HashSet::new(), 0);
+    for request in due {
+        let Some(size) = request.size else {
+            gone.push(request.id);
+            continue;
+        };
+        if !seen.insert(request.dead_id) {
+            // What was asked for first is done.
+            continue;
+        }
+        bytes += i64::from(size);
+        if bytes > BYTES_PER_HEARTBEAT && seen.len() > 1 {
+            // Later ones neither: they may be of the same lane.
+            break;
+        }
+        if request.is_replay() { &mut replayed } else { &mut discarded }.push(request.dead_id);
+    }
+    if !replayed.is_empty() {
+        B::replay(conn, &replayed).await?;
+        let about = open_requests::<B>(conn, &replayed).await?;
+        close::<B>(conn, &about, RequestOutcome::Replayed).await?;
+    }
+    if !discarded.is_empty() {
+        B::discard_dead(conn, &discarded).await?;
+        let about = open_requests::<B>(conn, &discarded).await?;
+        close::<B>(conn, &about, RequestOutcome::Discarded).await?;
+    }
+    close::<B>(conn, &gone, RequestOutcome::Gone).await
+}
+
+/// The first requests that are due and not held back, in the order of their dead letters: of dead letters of these groups. Those
+/// of dead letters that are gone, which have no group any more, are the first group's, so that no two heartbeats write the same.
+///
+/// A page is read, and then what its lanes have to wait for: one statement for both would take the square of the time where
+/// the database plans badly, and the heartbeat has seconds. A lane that is held back is left out of the next pages.
+async fn due<B: Backend>(conn: &mut B::Connection, groups: &[i32], now: i64) -> QueryResult<Vec<DueRequest>> {
+    let groups: Vec<i64> = groups.iter().copied().map(i64::from).collect();
+    let gone = if groups.contains(&0) { "(d.id IS NULL OR " } else { "(d.id IS NOT NULL AND " };
+    let (mut due, mut after, mut held) = (Vec::new(), i64::MIN, HashSet::<Vec<u8>>::new());
+    for _ in 0..PAGES {
+        let page = Query::new(
+            "SELECT r.id, r.kind, r.lane, r.dead_id, d.size \
+             FROM cqrs_outbox_request r LEFT JOIN cqrs_outbox_dead d ON d.id = r.dead_id",
+        )
+        .condition("r.done_at IS NULL AND r.kind IN ('replay', 'discard') AND r.not_before <= ", true)
+        .then(B::DIALECT.at)
+        .bind(now)
+        .condition(gone, true)
+        .then(B::DIALECT.group)
+        .then(" IN ")
+        .list(&groups)
+        .then(")")
+        .filter("r.dead_id > ?", Some(after));
+        let page = if held.is_empty() {
+            page
+        } else {
+            page.condition("(r.kind = 'discard' OR r.lane IS NULL OR r.lane NOT IN ", true)
+                .any_of(&held)
+                .then(")")
+        };
+        let page = page.then(" ORDER BY r.dead_id, r.id LIMIT ?").bind(limit(PER_HEARTBEAT));
+        let page = B::due_requests(conn, page).await?;
+        let is_last = page.len() < PER_HEARTBEAT;
+        after = page.last().map_or(after, |request| request.dead_id);
+        let later = later::<B>(conn, &page, now).await?;
+        for request in page {
+            match request.lane.as_ref().and_then(|lane| later.get_key_value(lane)) {
+                Some((lane, later)) if later.holds_back(&request) => drop(held.insert(lane.clone())),
+                _ => due.push(request),
+            }
+        }
+        if is_last || due.len() >= PER_HEARTBEAT {
+            break;
+        }
+    }
+    due.truncate(PER_HEARTBEAT);
+    Ok(due)
+}
+
+/// The lanes of these requests that have earlier ones that are not due yet.
+async fn later<B: Backend>(
+    conn: &mut B::Connection,
+    page: &[DueRequest],
+    now: i64,
+) -> QueryResult<HashMap<Vec<u8>, Later>> {
+    let lanes = page.iter().filter(|request| request.is_replay() && request.size.is_some());
+    let lanes: HashSet<&Vec<u8>> = lanes.filter_map(|request| request.lane.as_ref()).collect();
+    if lanes.is_empty() {
+        return Ok(HashMap::new());
+    }
+    // Whoever asks again has not to wait for what was asked before.
+    let query = Query::new(
+        "SELECT lane, min(dead_id) AS dead_id FROM (SELECT lane, dead_id FROM cqrs_outbox_request",
+    )
+    .condition("done_at IS NULL AND kind = 'replay' AND lane IN ", true)
+    .any_of(lanes)
+    .filter("dead_id < ?", page.last().map(|last| last.dead_id))
+    .then(" GROUP BY lane, dead_id HAVING min(not_before) > ")
+    .then(B::DIALECT.at)
+    .bind(now)
+    .then(") later GROUP BY lane");
+    let later = B::later(conn, query).await?;
+    Ok(later.into_iter().map(|later| (later.lane.clone(), later)).collect())
+}
+
+/// All that is asked for these dead letters, due or not.
+async fn open_requests<B: Backend>(conn: &mut B::Connection, dead: &[i64]) -> QueryResult<Vec<i64>> {
+    let query = Query::new("SELECT id AS value FROM cqrs_outbox_request")
+        .condition("done_at IS NULL AND kind IN ('replay', 'discard') AND dead_id IN ", true)
+        .list(dead);
+    B::numbers(conn, query).await
+}
+
+async fn close<B: Backend>(
+    conn: &mut B::Connection,
+    requests: &[i64],
+    outcome: RequestOutcome,
+) -> QueryResult<()> {
+    if requests.is_empty() {
+        return Ok(());
+    }
+    let update = Query::new("UPDATE cqrs_outbox_request SET outcome = ?, done_at = ")
+        .bind(outcome.as_str())
+        .then(B::DIALECT.now)
+        .condition("done_at IS NULL AND id IN ", true)
+        .list(requests);
+    B::execute(conn, update).await.map(drop)
+}
+
+/// A request, as it stands in the table: ids as bytes, times as RFC 3339.
+#[derive(QueryableByName, Debug)]
+pub struct RequestRow {
+    #[diesel(sql_type = BigInt)]
+    id: i64,
+    #[diesel(sql_type = Text)]
+    kind: String,
+    #[diesel(sql_type = Nullable<Binary>)]
+    event_id: Option<Vec<u8>>,
+    #[diesel(sql_type = Text)]
+    not_before: String,
+    #[diesel(sql_type = Text)]
+    requested_by: String,
+    #[diesel(sql_type = Text)]
+    requested_at: String,
+    #[diesel(sql_type = Nullable<Text>)]
+    done_at: Option<String>,
+    #[diesel(sql_type = Nullable<Text>)]
+    outcome: Option<String>,
+}
+
+impl RequestRow {
+    fn into_request(self) -> Result<DeadLetterRequest> {
+        let outcome = match self.outcome.as_deref() {
+            Some("replayed") => RequestOutcome::Replayed,
+            Some("discarded") => RequestOutcome::Discarded,
+            _ => RequestOutcome::Gone,
+        };
+        Ok(DeadLetterRequest {
+            id: self.id,
+            kind: if self.kind == "replay" { RequestKind::Replay } else { RequestKind::Discard },
+            event_id: self.event_id.and_then(|id| Uuid::from_slice(&id).ok()).unwrap_or_default(),
+            not_before: time(&self.not_before)?,
+            requested_by: self.requested_by,
+            requested_at: time(&self.requested_at)?,
+            done: self.done_at.map(|at| Ok::<_, Error>((time(&at)?, outcome))).transpose()?,
+        })
+    }
+}
