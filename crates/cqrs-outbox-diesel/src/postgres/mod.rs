@@ -24,7 +24,7 @@ use diesel_async::{
 use uuid::Uuid;
 
 pub use self::connect::PgBuilder;
-use self::floor::Floors;
+use self::floor::{Basis, Floors};
 use self::prepared::{Parameter, prepared};
 use crate::backend::Backend;
 use crate::dead_letters::{DeadRow, FullDeadRow};
@@ -382,30 +382,33 @@ impl Statements for Pg {
         memory: &Floors,
     ) -> QueryResult<Vec<Record>> {
         let groups = groups_of(&request.leases);
-        let (floors, run) = memory.of(conn, &groups).await;
+        let beginning = memory.of(conn, &groups).await;
+        let (floors, Basis { sequence, generation, last }) = (&beginning.floors, &beginning.basis);
+        let basis = [Parameter::Number(*sequence), Parameter::Text(generation), Parameter::Number(*last)];
+        let [sequence, generation, last] = basis;
         let mut rows = Vec::new();
-        let (known, run) = (Parameter::Numbers(&request.known), Parameter::Uuid(run));
+        let known = Parameter::Numbers(&request.known);
         let [most, max_bytes] = [request.limit, request.max_bytes].map(|most| Parameter::Number(limit(most)));
         for reach in Reach::of(request) {
-            rows = match reach {
+            let found = match reach {
                 Reach::All => {
-                    let floor = floors.iter().min().copied().unwrap_or(i64::MIN);
-                    let parameters = [run, Parameter::Number(floor), known, most, max_bytes];
+                    let floor = Parameter::Number(floors.iter().min().copied().unwrap_or(i64::MIN));
+                    let parameters = [sequence, generation, last, floor, known, most, max_bytes];
                     prepared(sql::READ_ALL, parameters).load(conn).await?
                 }
                 Reach::OfEachGroup(each) => {
-                    let (groups, floors) = (Parameter::Groups(&groups), Parameter::Numbers(&floors));
+                    let (groups, floors) = (Parameter::Groups(&groups), Parameter::Numbers(floors));
                     let each = Parameter::Number(limit(each));
-                    prepared(sql::READ_GROUPS, [groups, floors, run, known, each, most, max_bytes])
-                        .load(conn)
-                        .await?
+                    let parameters =
+                        [sequence, generation, last, groups, floors, known, each, most, max_bytes];
+                    prepared(sql::READ_GROUPS, parameters).load(conn).await?
                 }
             };
+            rows = memory.have_read(&beginning, found).await;
             if reach.is_enough(&rows, request) {
                 break;
             }
         }
-        memory.have_read(rows.len()).await;
         Ok(rows)
     }
 

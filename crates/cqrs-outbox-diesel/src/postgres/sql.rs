@@ -212,21 +212,52 @@ macro_rules! waiting {
     };
 }
 
+/// What floors are about, as one text: the run, since when the server is up, and where the table and the sequence of the oid
+/// `seq` are stored, and so in which database. A crash, a restore, `TRUNCATE` and a sequence that begins again change it. NULL
+/// as long as the run has no name.
+macro_rules! generation {
+    () => {
+        "(SELECT run FROM cqrs_outbox_run)::text || ' ' || extract(epoch FROM pg_postmaster_start_time())::text || ' ' \
+            || pg_relation_filepath('cqrs_outbox') || ' ' || pg_relation_filepath(seq)"
+    };
+}
+
+/// Whether floors hold: they are about this generation, and the sequence has not been set back. It is a statement of its own,
+/// which is asked once: an index is of no use to what may change from row to row.
+macro_rules! floors_hold {
+    ($seq:literal, $generation:literal, $last:literal) => {
+        concat!(
+            "SELECT coalesce(CASE WHEN ",
+            generation!(),
+            " = known_generation AND has_sequence_privilege(seq, 'USAGE, SELECT') \
+                THEN pg_sequence_last_value(seq) >= known_last END, false) AS hold \
+             FROM (SELECT ",
+            $seq,
+            "::bigint::oid AS seq, ",
+            $generation,
+            "::text AS known_generation, ",
+            $last,
+            "::bigint AS known_last) known"
+        )
+    };
+}
+
 /// Of all groups, in the order of the ids.
 ///
 /// What is known is left out by a hash table: before version 15 a list is searched from its start for each row, and a plan that
 /// is made once for all lists does so in any version.
 pub(super) const READ_ALL: &str = concat!(
-    "SELECT * FROM (SELECT ",
+    "WITH floors AS MATERIALIZED (",
+    floors_hold!("$1", "$2", "$3"),
+    ") SELECT *, (SELECT hold FROM floors) AS floors_hold FROM (SELECT ",
     waiting!(),
     ", (o.slot / 64)::int AS group_no FROM ( \
             SELECT * FROM cqrs_outbox o \
-            WHERE o.id > (CASE WHEN EXISTS (SELECT 1 FROM cqrs_outbox_run WHERE run = $1) \
-                    THEN $2 ELSE -9223372036854775808 END) \
-                AND o.id NOT IN (SELECT unnest($3::bigint[])) \
-            ORDER BY o.id LIMIT $4) o \
+            WHERE o.id > (CASE WHEN (SELECT hold FROM floors) THEN $4 ELSE -9223372036854775808 END) \
+                AND o.id NOT IN (SELECT unnest($5::bigint[])) \
+            ORDER BY o.id LIMIT $6) o \
         ) bounded \
-    WHERE bytes_before = 0 OR bytes_before + size <= $5 ORDER BY id"
+    WHERE bytes_before = 0 OR bytes_before + size <= $7 ORDER BY id"
 );
 
 /// The first of each of these groups.
@@ -234,32 +265,35 @@ pub(super) const READ_ALL: &str = concat!(
 /// The rows of a group behind its floor are asked for in the order of the one index that is for that, and in a way that no
 /// other can serve: by `slot / 64 = no` and `id > floor` the primary key looks as good, and visits the rows of all groups.
 pub(super) const READ_GROUPS: &str = concat!(
-    "SELECT * FROM (SELECT ",
+    "WITH floors AS MATERIALIZED (",
+    floors_hold!("$1", "$2", "$3"),
+    ") SELECT *, (SELECT hold FROM floors) AS floors_hold FROM (SELECT ",
     waiting!(),
     ", grp.no AS group_no \
-        FROM unnest($1::int[], $2::bigint[]) AS grp(no, floor) CROSS JOIN LATERAL ( \
+        FROM unnest($4::int[], $5::bigint[]) AS grp(no, floor) CROSS JOIN LATERAL ( \
             SELECT * FROM cqrs_outbox o \
-            WHERE (o.slot / 64, o.id) > (grp.no, CASE WHEN EXISTS (SELECT 1 FROM cqrs_outbox_run WHERE run = $3) \
+            WHERE (o.slot / 64, o.id) > (grp.no, CASE WHEN (SELECT hold FROM floors) \
                     THEN grp.floor ELSE -9223372036854775808 END) \
-                AND (o.slot / 64) <= grp.no AND o.id NOT IN (SELECT unnest($4::bigint[])) \
-            ORDER BY o.slot / 64, o.id LIMIT $5) o \
-        ORDER BY o.id LIMIT $6) bounded \
-    WHERE bytes_before = 0 OR bytes_before + size <= $7 ORDER BY id"
+                AND (o.slot / 64) <= grp.no AND o.id NOT IN (SELECT unnest($6::bigint[])) \
+            ORDER BY o.slot / 64, o.id LIMIT $7) o \
+        ORDER BY o.id LIMIT $8) bounded \
+    WHERE bytes_before = 0 OR bytes_before + size <= $9 ORDER BY id"
 );
 
 /// Says which run of the server this is, unless that was said already.
 pub(super) const BEGIN_RUN: &str = "INSERT INTO cqrs_outbox_run DEFAULT VALUES ON CONFLICT DO NOTHING";
 
-/// The sequence of the ids, if it is one that says what it has given and goes on from there. Its storage is new when it was
-/// set to begin again.
-pub(super) const SEQUENCE: &str = "\
-    SELECT seqrelid::bigint AS sequence, pg_relation_filenode(seqrelid)::bigint AS storage, \
-        (SELECT run FROM cqrs_outbox_run) AS run, \
-        CASE WHEN has_sequence_privilege(seqrelid, 'USAGE, SELECT') THEN coalesce(pg_sequence_last_value(seqrelid), seqstart - 1) \
+/// The sequence of the ids, if it is one that says what it has given and goes on from there.
+pub(super) const SEQUENCE: &str = concat!(
+    "SELECT seq::bigint AS sequence, ",
+    generation!(),
+    " AS generation, \
+        CASE WHEN has_sequence_privilege(seq, 'USAGE, SELECT') THEN coalesce(pg_sequence_last_value(seq), seqstart - 1) \
         END AS last \
-    FROM pg_sequence \
-    WHERE seqrelid = pg_get_serial_sequence('cqrs_outbox', 'id')::regclass \
-        AND seqcache = 1 AND seqincrement > 0 AND NOT seqcycle";
+    FROM (SELECT seqrelid AS seq, seqstart FROM pg_sequence \
+        WHERE seqrelid = pg_get_serial_sequence('cqrs_outbox', 'id')::regclass \
+            AND seqcache = 1 AND seqincrement > 0 AND NOT seqcycle) sequences"
+);
 
 /// The transactions that may have drawn an id: INSERT holds a lock on the table, and `nextval` one on the sequence, until
 /// the transaction ends, of this mode. Who reads or vacuums holds others.
@@ -269,12 +303,14 @@ pub(super) const OPEN_WRITERS: &str = "\
         AND mode = 'RowExclusiveLock' \
         AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
 
-pub(super) const FIRST_IDS: &str = "\
-    SELECT grp.no AS group_no, (SELECT o.id FROM cqrs_outbox o \
+pub(super) const FIRST_IDS: &str = concat!(
+    "SELECT grp.no AS group_no, (SELECT o.id FROM cqrs_outbox o \
         WHERE (o.slot / 64, o.id) > (grp.no, grp.above) AND (o.slot / 64, o.id) <= (grp.no, grp.up_to) \
         ORDER BY o.slot / 64, o.id LIMIT 1) AS first \
-    FROM unnest($1::int[], $2::bigint[], $3::bigint[]) AS grp(no, above, up_to) \
-    WHERE EXISTS (SELECT 1 FROM cqrs_outbox_run WHERE run = $4)";
+    FROM unnest($1::int[], $2::bigint[], $3::bigint[]) AS grp(no, above, up_to) WHERE (",
+    floors_hold!("$4", "$5", "$6"),
+    ")"
+);
 
 pub(super) const READ_PARKED: &str = "\
     SELECT * FROM ( \
