@@ -389,25 +389,26 @@ impl Statements for Pg {
         let mut rows = Vec::new();
         let known = Parameter::Numbers(&request.known);
         let [most, max_bytes] = [request.limit, request.max_bytes].map(|most| Parameter::Number(limit(most)));
-        for reach in Reach::of(request) {
+        let mut next = Some(Reach::first(request));
+        while let Some(reach) = next {
             let found = match reach {
                 Reach::All => {
                     let floor = Parameter::Number(floors.iter().min().copied().unwrap_or(i64::MIN));
                     let parameters = [sequence, generation, last, floor, known, most, max_bytes];
                     prepared(sql::READ_ALL, parameters).load(conn).await?
                 }
-                Reach::OfEachGroup(each) => {
+                Reach::OfEachGroup(each) | Reach::Shares(each) => {
                     let (groups, floors) = (Parameter::Groups(&groups), Parameter::Numbers(floors));
                     let each = Parameter::Number(limit(each));
                     let parameters =
                         [sequence, generation, last, groups, floors, known, each, most, max_bytes];
-                    prepared(sql::READ_GROUPS, parameters).load(conn).await?
+                    let by_share = matches!(reach, Reach::Shares(_));
+                    let read = if by_share { sql::READ_SHARES } else { sql::READ_GROUPS };
+                    prepared(read, parameters).load(conn).await?
                 }
             };
             rows = memory.have_read(&beginning, found).await;
-            if reach.is_enough(&rows, request) {
-                break;
-            }
+            next = reach.next(&rows, request);
         }
         Ok(rows)
     }

@@ -195,19 +195,21 @@ macro_rules! lane {
     };
 }
 
-/// The columns of a waiting row of the table `o`, but for `group_no`.
+/// The columns of a waiting row of the table `o`, but for `group_no`; and how many bytes come before it in this order.
 ///
 /// Whether a lane is gated is asked row by row. For an `EXISTS`, all gates would be read into a table first where there are
 /// some thousands.
 macro_rules! waiting {
-    () => {
+    ($order:literal) => {
         concat!(
             "o.id, uuid_send(o.event_id) AS event_id, o.event_name, o.event_kind, o.event_version, o.topic, \
              o.message_key, o.headers, o.content_type, o.payload, o.payload_text, \
              to_char(o.occurred_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') AS occurred_at, \
              o.attempts, o.size, coalesce((SELECT true FROM cqrs_outbox_gate g WHERE g.lane = ",
             lane!("o"),
-            "), false) AS gated, sum(o.size) OVER (ORDER BY o.id) - o.size AS bytes_before"
+            "), false) AS gated, sum(o.size) OVER (ORDER BY ",
+            $order,
+            ") - o.size AS bytes_before"
         )
     };
 }
@@ -250,7 +252,7 @@ pub(super) const READ_ALL: &str = concat!(
     "WITH floors AS MATERIALIZED (",
     floors_hold!("$1", "$2", "$3"),
     ") SELECT *, (SELECT hold FROM floors) AS floors_hold FROM (SELECT ",
-    waiting!(),
+    waiting!("o.id"),
     ", (o.slot / 64)::int AS group_no FROM ( \
             SELECT * FROM cqrs_outbox o \
             WHERE o.id > (CASE WHEN (SELECT hold FROM floors) THEN $4 ELSE -9223372036854775808 END) \
@@ -260,25 +262,38 @@ pub(super) const READ_ALL: &str = concat!(
     WHERE bytes_before = 0 OR bytes_before + size <= $7 ORDER BY id"
 );
 
-/// The first of each of these groups.
-///
 /// The rows of a group behind its floor are asked for in the order of the one index that is for that, and in a way that no
 /// other can serve: by `slot / 64 = no` and `id > floor` the primary key looks as good, and visits the rows of all groups.
-pub(super) const READ_GROUPS: &str = concat!(
-    "WITH floors AS MATERIALIZED (",
-    floors_hold!("$1", "$2", "$3"),
-    ") SELECT *, (SELECT hold FROM floors) AS floors_hold FROM (SELECT ",
-    waiting!(),
-    ", grp.no AS group_no \
-        FROM unnest($4::int[], $5::bigint[]) AS grp(no, floor) CROSS JOIN LATERAL ( \
-            SELECT * FROM cqrs_outbox o \
-            WHERE (o.slot / 64, o.id) > (grp.no, CASE WHEN (SELECT hold FROM floors) \
-                    THEN grp.floor ELSE -9223372036854775808 END) \
-                AND (o.slot / 64) <= grp.no AND o.id NOT IN (SELECT unnest($6::bigint[])) \
-            ORDER BY o.slot / 64, o.id LIMIT $7) o \
-        ORDER BY o.id LIMIT $8) bounded \
-    WHERE bytes_before = 0 OR bytes_before + size <= $9 ORDER BY id"
-);
+macro_rules! read_groups {
+    ($columns:literal, $order:literal) => {
+        concat!(
+            "WITH floors AS MATERIALIZED (",
+            floors_hold!("$1", "$2", "$3"),
+            ") SELECT *, (SELECT hold FROM floors) AS floors_hold FROM (SELECT ",
+            waiting!($order),
+            ", grp.no AS group_no \
+                FROM unnest($4::int[], $5::bigint[]) AS grp(no, floor) CROSS JOIN LATERAL ( \
+                    SELECT ",
+            $columns,
+            " FROM cqrs_outbox o \
+                    WHERE (o.slot / 64, o.id) > (grp.no, CASE WHEN (SELECT hold FROM floors) \
+                            THEN grp.floor ELSE -9223372036854775808 END) \
+                        AND (o.slot / 64) <= grp.no AND o.id NOT IN (SELECT unnest($6::bigint[])) \
+                    ORDER BY o.slot / 64, o.id LIMIT $7) o \
+                ORDER BY ",
+            $order,
+            " LIMIT $8) bounded \
+            WHERE bytes_before = 0 OR bytes_before + size <= $9 ORDER BY id"
+        )
+    };
+}
+
+/// The first of each of these groups, cut by their ids.
+pub(super) const READ_GROUPS: &str = read_groups!("*", "o.id");
+
+/// The first of each of these groups, cut by their places in them: each has its share.
+pub(super) const READ_SHARES: &str =
+    read_groups!("*, row_number() OVER (ORDER BY o.slot / 64, o.id) AS nth", "o.nth, o.id");
 
 /// Says which run of the server this is, unless that was said already.
 pub(super) const BEGIN_RUN: &str = "INSERT INTO cqrs_outbox_run DEFAULT VALUES ON CONFLICT DO NOTHING";

@@ -16,6 +16,7 @@ mod mysql;
 mod operation;
 mod plans;
 mod postgres;
+mod reach;
 mod rows;
 mod scheduled;
 mod schema;
@@ -45,6 +46,7 @@ fn main() {
     sqlite::trials(&mut trials);
     postgres::trials(&mut trials);
     floors::trials(&mut trials);
+    reach::trials(&mut trials);
     plans::trials(&mut trials);
     mysql::trials(&mut trials);
     servers::trials(&mut trials);
