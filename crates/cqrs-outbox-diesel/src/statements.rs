@@ -510,8 +510,8 @@ impl Reach {
     }
 
     fn a_few(request: &ReadRequest) -> Self {
-        /// So few that not many groups can fill the answer with them.
-        const FEW: usize = 2;
+        /// Worth a statement.
+        const FEW: usize = 8;
         let few = (2 * request.limit).div_ceil(request.leases.len().max(1));
         Self::OfEachGroup(few.max(FEW).min(request.limit))
     }

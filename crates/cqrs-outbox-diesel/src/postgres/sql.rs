@@ -327,20 +327,21 @@ pub(super) const FIRST_IDS: &str = concat!(
     ")"
 );
 
+/// The first of each lane, cut by their places in it: each has its share.
 pub(super) const READ_PARKED: &str = "\
     SELECT * FROM ( \
         SELECT p.id, uuid_send(p.event_id) AS event_id, p.event_name, p.event_kind, p.event_version, p.topic, p.message_key, p.headers, \
             p.content_type, p.payload, p.payload_text, \
             to_char(p.occurred_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') AS occurred_at, p.attempts, p.size, g.slot / 64 AS group_no, \
-            false AS gated, sum(p.size) OVER (ORDER BY p.id) - p.size AS bytes_before \
+            false AS gated, sum(p.size) OVER (ORDER BY p.nth, p.id) - p.size AS bytes_before \
         FROM (SELECT lane, slot FROM cqrs_outbox_gate due \
             WHERE until <= (SELECT clock_timestamp()) AND (slot / 64) = ANY($1) \
                 AND EXISTS (SELECT 1 FROM cqrs_outbox_parked p WHERE p.lane = due.lane AND p.id NOT IN (SELECT unnest($2::bigint[]))) \
             ORDER BY until LIMIT $3) g \
         CROSS JOIN LATERAL ( \
-            SELECT * FROM cqrs_outbox_parked p WHERE p.lane = g.lane AND p.id NOT IN (SELECT unnest($2::bigint[])) \
+            SELECT *, row_number() OVER (ORDER BY p.id) AS nth FROM cqrs_outbox_parked p WHERE p.lane = g.lane AND p.id NOT IN (SELECT unnest($2::bigint[])) \
             ORDER BY p.id LIMIT $3) p \
-        ORDER BY p.id LIMIT $3) bounded \
+        ORDER BY p.nth, p.id LIMIT $3) bounded \
     WHERE bytes_before = 0 OR bytes_before + size <= $4 ORDER BY id";
 
 pub(super) const SETTLE_HOT: &str = "DELETE FROM cqrs_outbox WHERE id = ANY($1)";

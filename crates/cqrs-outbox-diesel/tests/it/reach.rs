@@ -3,8 +3,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
-use cqrs_outbox::{GroupNo, Lane, Lease, OutboxRow, OutboxStore, ReadRequest, RelayId};
+use cqrs_outbox::{
+    Fenced, GroupNo, Lane, Lease, OutboxRow, OutboxStore, ReadRequest, Rejection, RelayId, Verdict,
+};
 use cqrs_outbox_diesel::{MySql, Outbox, Pg};
 use uuid::Uuid;
 
@@ -15,11 +18,13 @@ use crate::harness::{Trials, tests};
 pub(crate) fn trials(trials: &mut Trials) {
     trials.on::<Pg>(tests!(reach<Pg> {
         a_key_with_very_many_rows_leaves_room_for_others,
-        keys_with_very_many_rows_leave_room_for_others
+        keys_with_very_many_rows_leave_room_for_others,
+        a_lane_that_drains_leaves_room_for_others
     }));
     trials.on::<MySql>(tests!(reach<MySql> {
         a_key_with_very_many_rows_leaves_room_for_others,
-        keys_with_very_many_rows_leave_room_for_others
+        keys_with_very_many_rows_leave_room_for_others,
+        a_lane_that_drains_leaves_room_for_others
     }));
 }
 
@@ -134,4 +139,33 @@ async fn keys_with_very_many_rows_leave_room_for_others<D: Db>(site: &Site) {
     write(&outbox, "first", 1).await;
     assert_eq!(of(&reader.read(10, ALL, None).await, "first"), 1);
     reader.nothing_was_skipped(&outbox, &[hot[0], hot[1], hot[2], "first"]).await;
+}
+
+/// From the side table, when its gate is due.
+async fn a_lane_that_drains_leaves_room_for_others<D: Db>(site: &Site) {
+    let outbox = site.outbox::<D>().await;
+    write(&outbox, "hot", 500).await;
+    write(&outbox, "first", 2).await;
+    let mut reader = Reader::new(&outbox).await;
+    let rows = reader.read(1_000, ALL, None).await;
+    for key in ["hot", "first"] {
+        let of_key: Vec<_> = rows.iter().filter(|row| row.lane == lane(key)).collect();
+        let lease = *reader.leases.iter().find(|lease| lease.group == of_key[0].group).unwrap();
+        let (id, verdict) = (of_key[0].id, Verdict::Park { retry_in: Duration::ZERO });
+        let rejection =
+            Rejection { lease, id, lane: lane(key), attempts: 1, error: "no".to_owned(), verdict };
+        assert_eq!(reader.store.reject(&rejection).await.unwrap(), Fenced::Done(()));
+        let others: Vec<i64> = of_key[1..].iter().map(|row| row.id).collect();
+        assert_eq!(reader.store.set_aside(lease, &lane(key), &others).await.unwrap(), Fenced::Done(true));
+    }
+    let size = rows[0].size;
+    for (limit, max_bytes) in [(10, ALL), (100, 10 * size + 20)] {
+        let request = ReadRequest { leases: reader.leases.clone(), known: Vec::new(), limit, max_bytes };
+        let rows = reader.store.read_parked(&request).await.unwrap();
+        assert!(rows.is_sorted_by_key(|row| row.id), "not in the order of the ids");
+        assert_eq!((of(&rows, "first"), of(&rows, "hot")), (2, 8));
+        let first: Vec<i64> = rows.iter().filter(|row| row.lane == lane("hot")).map(|row| row.id).collect();
+        let wanted: Vec<i64> = reader.by_lane[&lane("hot")][..8].to_vec();
+        assert_eq!(first, wanted);
+    }
 }
