@@ -337,10 +337,11 @@ pub trait Statements: Sized {
         leases: &[Lease],
     ) -> impl Future<Output = QueryResult<Vec<i32>>> + Send;
 
-    /// The first ones of these groups that are due, in the order in which they are to go.
+    /// The first ones of these groups, but not of these slots, that are due, in the order in which they are to go.
     fn due(
         conn: &mut Self::Conn,
         groups: &[i32],
+        but: &[i32],
         limit: usize,
     ) -> impl Future<Output = QueryResult<Vec<Due>>> + Send;
 

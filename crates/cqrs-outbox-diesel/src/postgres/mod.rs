@@ -532,8 +532,18 @@ impl Statements for Pg {
         Ok(leases.into_iter().map(|lease| lease.group_no).collect())
     }
 
-    async fn due(conn: &mut AsyncPgConnection, groups: &[i32], max: usize) -> QueryResult<Vec<Due>> {
-        sql_query(sql::DUE).bind::<Array<Integer>, _>(groups).bind::<BigInt, _>(limit(max)).load(conn).await
+    async fn due(
+        conn: &mut AsyncPgConnection,
+        groups: &[i32],
+        but: &[i32],
+        max: usize,
+    ) -> QueryResult<Vec<Due>> {
+        sql_query(sql::DUE)
+            .bind::<Array<Integer>, _>(groups)
+            .bind::<Array<Integer>, _>(but)
+            .bind::<BigInt, _>(limit(max))
+            .load(conn)
+            .await
     }
 
     async fn lock_due(conn: &mut AsyncPgConnection, ids: &[i64]) -> QueryResult<Vec<i64>> {

@@ -440,8 +440,9 @@ pub(super) const LOCK_LEASES: &str = "\
 pub(super) const DUE: &str = "\
     SELECT s.id, s.slot::int AS slot FROM unnest($1::int[]) AS grp(no) CROSS JOIN LATERAL ( \
         SELECT id, slot, deliver_at FROM cqrs_outbox_scheduled \
-        WHERE (slot / 64) = grp.no AND deliver_at <= statement_timestamp() ORDER BY deliver_at, id LIMIT $2) s \
-    ORDER BY s.deliver_at, s.id LIMIT $2";
+        WHERE (slot / 64) = grp.no AND deliver_at <= statement_timestamp() AND slot <> ALL($2) \
+        ORDER BY deliver_at, id LIMIT $3) s \
+    ORDER BY s.deliver_at, s.id LIMIT $3";
 
 pub(super) const LOCK_DUE: &str = "\
     SELECT id FROM cqrs_outbox_scheduled WHERE id = ANY($1) AND deliver_at <= statement_timestamp() \
