@@ -486,7 +486,13 @@ async fn on_mysql(site: &Site) {
         ("lock leases", &["FORCE INDEX (PRIMARY) WHERE (group_no, epoch) IN"], none(), 2 * 64),
         ("due events", &["cqrs_outbox_scheduled_due", "LIMIT 11)"], none(), 5 * 64 * PROMOTED),
         ("lock due", &["s.deliver_at <= utc_timestamp(6)", "SKIP LOCKED"], some(vec![json(ids(0))]), 1_510),
-        ("insert due", &["FROM cqrs_outbox_scheduled WHERE id IN "], none(), 1_510),
+        // What SQLite says so has a parameter.
+        (
+            "insert due",
+            &["FROM cqrs_outbox_scheduled WHERE id IN (", " ORDER BY deliver_at, id -- binds: []"],
+            none(),
+            1_510,
+        ),
         ("delete due", &["DELETE s FROM"], some(vec![json(ids(0))]), 1_510),
     ];
     for (name, parts, parameters, bound) in statements {
@@ -564,7 +570,11 @@ async fn on_sqlite(site: &Site) {
         ),
         ("leases", &["value ->> 0 = group_no"], &["SCAN cqrs_outbox_group"]),
         ("due", &["SELECT id, 0 AS slot FROM cqrs_outbox_scheduled"], &[]),
-        ("insert due", &["INSERT INTO cqrs_outbox (", "FROM cqrs_outbox_scheduled WHERE id IN"], &[]),
+        (
+            "insert due",
+            &["INSERT INTO cqrs_outbox (", "FROM cqrs_outbox_scheduled WHERE id IN (SELECT value"],
+            &[],
+        ),
         ("delete due", &["DELETE FROM cqrs_outbox_scheduled WHERE id IN"], &[]),
     ];
     let statements = statements.map(|(name, parts, scans)| (name, last_statement(parts).0, scans));
