@@ -295,8 +295,9 @@ impl<B: Backend> Outbox<B> {
         })
     }
 
-    /// Holds all relaying on this database, of every relay: after a restore, say, until it is clear what the broker has. Events
-    /// are written as before, and wait. Each relay stops sending with its next heartbeat. Holding twice is holding.
+    /// Holds all relaying on this database, of every relay: around a restore, say, until it is clear what the broker has. Events
+    /// are written as before, and wait. Each relay stops sending with its next heartbeat, and forgets what waits in its memory.
+    /// Holding twice is holding. A restore brings back what the database said of a hold then, too.
     ///
     /// # Errors
     ///

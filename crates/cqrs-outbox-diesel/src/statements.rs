@@ -370,10 +370,11 @@ pub trait Statements: Sized {
         leases: &[Lease],
     ) -> impl Future<Output = QueryResult<Vec<i32>>> + Send;
 
-    /// The first ones of these groups that are due, in the order in which they are to go.
+    /// The first ones of these groups, but not of these slots, that are due, in the order in which they are to go.
     fn due(
         conn: &mut Self::Conn,
         groups: &[i32],
+        but: &[i32],
         limit: usize,
     ) -> impl Future<Output = QueryResult<Vec<Due>>> + Send;
 
@@ -519,39 +520,51 @@ impl From<Versions> for (i32, i32) {
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 const GROUPS: usize = 64;
 
-/// How far a read looks. One after the other is tried until it is enough.
+/// How far a read looks. It begins with the cheapest, and goes on until that was enough.
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reach {
     /// Through all groups in the order of the ids: by far the cheapest, for whoever owns them all.
     All,
-    /// For the first rows of each group. Rows are spread over the groups as a rule, and fetching and sorting a full batch of
-    /// each takes most of the time. So a few of each come first, and all that there is room for only if that was too little.
+    /// For so many first rows of each group, cut by their ids where there are too many. Rows are spread over the groups as a
+    /// rule, and fetching and sorting a full batch of each takes most of the time. So a few of each come first.
     OfEachGroup(usize),
+    /// The same, cut by their places in their groups: the first of each, then the second of each, and so on. By their ids, those
+    /// of a key that has very many would come before all that was written later, and fill the answer and then the memory.
+    ///
+    /// No row is left out for a later one of its lane: a lane is of one group, in which places are given in the order of the ids.
+    Shares(usize),
 }
 
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 impl Reach {
-    pub(crate) fn of(request: &ReadRequest) -> impl Iterator<Item = Self> {
-        /// Worth a statement.
-        const FEW: usize = 8;
-        let few = (2 * request.limit).div_ceil(request.leases.len().max(1)).max(FEW).min(request.limit);
-        let all = (request.leases.len() == GROUPS).then_some(Self::All);
-        all.into_iter().chain([Self::OfEachGroup(few), Self::OfEachGroup(request.limit)])
+    pub(crate) fn first(request: &ReadRequest) -> Self {
+        if request.leases.len() == GROUPS { Self::All } else { Self::a_few(request) }
     }
 
-    /// Whether these rows are enough.
-    pub(crate) fn is_enough(self, rows: &[Record], request: &ReadRequest) -> bool {
+    /// After these rows; `None` if they are enough.
+    pub(crate) fn next(self, rows: &[Record], request: &ReadRequest) -> Option<Self> {
         let mut counts = HashMap::<i32, usize>::new();
         rows.iter().for_each(|row| *counts.entry(row.group_no).or_default() += 1);
+        let most = counts.into_values().max().unwrap_or(0);
         let bytes: i64 = rows.iter().map(|row| i64::from(row.size)).sum();
         let is_full = rows.len() >= request.limit || bytes > limit(request.max_bytes) / 2;
+        // A key that has very many must not keep the others out of the memory. A group may well have its share, and half of that.
+        let share = rows.len().div_ceil(request.leases.len().max(1));
+        let is_uneven = most > rows.len().div_ceil(4).max(share + share / 2);
         match self {
-            // A key that has very many must not keep the others out of the memory.
-            Self::All => !is_full || counts.values().all(|count| *count <= rows.len() / 4),
-            // There is room for no more, or no group has more than these.
-            Self::OfEachGroup(each) => is_full || counts.values().all(|count| *count < each),
+            Self::All => (is_full && is_uneven).then(|| Self::a_few(request)),
+            Self::OfEachGroup(each) if is_full => is_uneven.then_some(Self::Shares(each)),
+            Self::OfEachGroup(each) => (most >= each).then_some(Self::Shares(request.limit)),
+            Self::Shares(_) => None,
         }
+    }
+
+    fn a_few(request: &ReadRequest) -> Self {
+        /// Worth a statement.
+        const FEW: usize = 8;
+        let few = (2 * request.limit).div_ceil(request.leases.len().max(1));
+        Self::OfEachGroup(few.max(FEW).min(request.limit))
     }
 }
 

@@ -202,34 +202,50 @@ async fn beat<B: Backend>(
 }
 
 /// What somebody holds locked (a heartbeat a lease, a writer an event that it cancels or moves) is not waited for, for the
-/// writer's transaction may be a long one. What is due behind such an event in the order of its key waits with it.
+/// writer's transaction may be a long one. What is due behind such an event in the order of its key waits with it: all of its
+/// slot is passed over. Who holds very many leaves room for others all the same, for it is asked again without their slots.
 async fn promote<B: Backend>(
     conn: &mut B::Connection,
     leases: &[Lease],
     limit: usize,
 ) -> QueryResult<Promoted> {
     let groups = B::lock_leases(conn, leases).await?;
-    let due = B::due(conn, &groups, limit).await?;
-    let mut ready = Vec::with_capacity(due.len());
-    if !due.is_empty() {
+    let (mut moved, mut held) = (0, Vec::new());
+    for _ in 0..ROUNDS {
+        let due = B::due(conn, &groups, &held, limit - moved).await?;
+        if due.is_empty() {
+            break;
+        }
         let ids: Vec<i64> = due.iter().map(|due| due.id).collect();
         let locked: HashSet<i64> = B::lock_due(conn, &ids).await?.into_iter().collect();
-        let mut held = HashSet::new();
+        let (before, mut ready) = (held.len(), Vec::with_capacity(due.len()));
         for Due { id, slot } in &due {
-            if !locked.contains(id) {
-                held.insert(slot);
-            } else if !held.contains(slot) {
+            if held[before..].contains(slot) {
+                continue;
+            }
+            if locked.contains(id) {
                 ready.push(*id);
+            } else {
+                held.push(*slot);
             }
         }
-    }
-    if !ready.is_empty() {
-        B::move_due(conn, &ready).await?;
+        if !ready.is_empty() {
+            B::move_due(conn, &ready).await?;
+        }
+        let is_all = due.len() < limit - moved;
+        moved += ready.len();
+        if is_all || held.len() == before || moved == limit {
+            break;
+        }
     }
     let next_due = B::next_due(conn, &groups_of(leases)).await?.map(seconds);
-    let is_held_up = ready.is_empty() && next_due.is_some_and(|wait| wait < HELD_UP);
-    Ok(Promoted { moved: ready.len(), next_due: if is_held_up { Some(HELD_UP) } else { next_due } })
+    let is_held_up = moved == 0 && next_due.is_some_and(|wait| wait < HELD_UP);
+    Ok(Promoted { moved, next_due: if is_held_up { Some(HELD_UP) } else { next_due } })
 }
+
+/// How often is asked without the slots in which something is held. Each time some are left out, so only a writer that holds
+/// many times the limit, slot after slot, gets as far as this.
+const ROUNDS: usize = 8;
 
 /// When to look again for what is due and cannot go yet.
 const HELD_UP: Duration = Duration::from_millis(50);

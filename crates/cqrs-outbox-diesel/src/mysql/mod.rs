@@ -606,11 +606,12 @@ impl Statements for MySql {
         Ok(groups.into_iter().map(|group| group.group_no).collect())
     }
 
-    async fn due(conn: &mut Connection, groups: &[i32], limit: usize) -> QueryResult<Vec<Due>> {
+    async fn due(conn: &mut Connection, groups: &[i32], but: &[i32], limit: usize) -> QueryResult<Vec<Due>> {
         if groups.is_empty() {
             return Ok(Vec::new());
         }
-        let parts: Vec<String> = groups.iter().map(|group| sql::due(*group, limit)).collect();
+        let others = if but.is_empty() { String::new() } else { format!(" AND slot NOT IN {}", list(but)) };
+        let parts: Vec<String> = groups.iter().map(|group| sql::due(*group, &others, limit)).collect();
         let parts = parts.join(" UNION ALL ");
         sql_query(format!("SELECT id, slot FROM ({parts}) parts ORDER BY deliver_at, id LIMIT {limit}"))
             .load(conn)

@@ -58,20 +58,19 @@ struct DueLane {
 pub(super) async fn hot(conn: &mut AsyncMysqlConnection, request: &ReadRequest) -> QueryResult<Vec<Record>> {
     let mut rows = Vec::new();
     let mut known = None;
-    for reach in Reach::of(request) {
+    let mut next = Some(Reach::first(request));
+    while let Some(reach) = next {
         rows = match reach {
             Reach::All => all(conn, request).await?,
-            Reach::OfEachGroup(each) => {
+            Reach::OfEachGroup(each) | Reach::Shares(each) => {
                 let known = match &known {
                     Some(known) => known,
                     None => known.insert(by_group(conn, &request.known).await?),
                 };
-                of_each_group(conn, request, known, each).await?
+                of_each_group(conn, request, known, each, matches!(reach, Reach::Shares(_))).await?
             }
         };
-        if reach.is_enough(&rows, request) {
-            break;
-        }
+        next = reach.next(&rows, request);
     }
     rows.sort_unstable_by_key(|row| row.id);
     Ok(rows)
@@ -91,12 +90,13 @@ async fn of_each_group(
     request: &ReadRequest,
     known: &HashMap<i32, Vec<i64>>,
     each: usize,
+    by_share: bool,
 ) -> QueryResult<Vec<Record>> {
     let table = "cqrs_outbox FORCE INDEX (cqrs_outbox_read)";
     let of_group = |group: i32| part(table, &format!("group_no = {group}"), known.get(&group), each);
     let parts = groups_of(&request.leases).into_iter().map(of_group);
     let columns = format!("{COLUMNS}, {GROUP_AND_GATE}");
-    match query(parts, "cqrs_outbox", &columns, request.limit, request.max_bytes) {
+    match query(parts, by_share, "cqrs_outbox", &columns, request.limit, request.max_bytes) {
         Some(query) => sql_query(query).load(conn).await,
         None => Ok(Vec::new()),
     }
@@ -158,7 +158,7 @@ pub(super) async fn parked(
             part("cqrs_outbox_parked", &lane, known.get(&due.lane), limit)
         });
         let columns = format!("{COLUMNS}, {group_of} END AS group_no, 0 AS gated");
-        if let Some(query) = query(parts, "cqrs_outbox_parked", &columns, limit, max_bytes) {
+        if let Some(query) = query(parts, true, "cqrs_outbox_parked", &columns, limit, max_bytes) {
             let some: Vec<Record> = sql_query(query).load(conn).await?;
             bytes += some.iter().map(|row| usize::try_from(row.size).unwrap_or(0)).sum::<usize>();
             rows.extend(some.into_iter().map(|row| (row.id, row)));
@@ -170,24 +170,33 @@ pub(super) async fn parked(
 /// The first rows of a group, or of a lane, that are not known.
 fn part(table: &str, which: &str, known: Option<&Vec<i64>>, limit: usize) -> String {
     let unknown = known.map_or_else(String::new, |known| format!(" AND id NOT IN {}", list(known)));
-    format!("(SELECT id, size FROM {table} WHERE {which}{unknown} ORDER BY id LIMIT {limit})")
+    format!("id, size FROM {table} WHERE {which}{unknown} ORDER BY id LIMIT {limit}")
 }
 
-/// The first of all these rows, up to so many and so many bytes, but at least one. First ids and sizes only; then what was
-/// chosen, by its primary key.
+/// The first of all these rows, up to so many and so many bytes, but at least one: by their ids, or so that each part has its
+/// share. First ids and sizes only; then what was chosen, by its primary key.
 fn query(
     parts: impl Iterator<Item = String>,
+    by_share: bool,
     table: &str,
     columns: &str,
     limit: usize,
     max_bytes: usize,
 ) -> Option<String> {
-    let parts = parts.collect::<Vec<_>>().join(" UNION ALL ");
-    (!parts.is_empty()).then(|| {
+    let parts: Vec<_> =
+        parts.enumerate().map(|(no, part)| format!("(SELECT {no} AS part, {part})")).collect();
+    let (is_empty, mut parts) = (parts.is_empty(), parts.join(" UNION ALL "));
+    let mut order = "id";
+    if by_share {
+        let nth = "row_number() OVER (PARTITION BY part ORDER BY id) AS nth";
+        parts = format!("SELECT id, size, {nth} FROM ({parts}) unnumbered");
+        order = "nth, id";
+    }
+    (!is_empty).then(|| {
         format!(
             "SELECT {columns} FROM ( \
-                SELECT id, size, sum(size) OVER (ORDER BY id) - size AS bytes_before FROM ( \
-                    SELECT id, size FROM ({parts}) parts ORDER BY id LIMIT {limit}) firsts) chosen \
+                SELECT id, size, sum(size) OVER (ORDER BY {order}) - size AS bytes_before FROM ( \
+                    SELECT * FROM ({parts}) parts ORDER BY {order} LIMIT {limit}) firsts) chosen \
              STRAIGHT_JOIN {table} t ON t.id = chosen.id \
              WHERE chosen.bytes_before = 0 OR chosen.bytes_before + chosen.size <= {max_bytes}"
         )

@@ -340,11 +340,11 @@ pub(super) fn first_due(group: i32) -> String {
     )
 }
 
-/// The first scheduled rows of a group that are due.
-pub(super) fn due(group: i32, limit: usize) -> String {
+/// The first scheduled rows of a group that are due and meet a condition.
+pub(super) fn due(group: i32, condition: &str, limit: usize) -> String {
     format!(
         "(SELECT id, slot, deliver_at FROM cqrs_outbox_scheduled FORCE INDEX (cqrs_outbox_scheduled_due) \
-          WHERE group_no = {group} AND deliver_at <= utc_timestamp(6) ORDER BY deliver_at, id LIMIT {limit})"
+          WHERE group_no = {group} AND deliver_at <= utc_timestamp(6){condition} ORDER BY deliver_at, id LIMIT {limit})"
     )
 }
 

@@ -26,23 +26,28 @@
 //! is drawn before its transaction has an xid. A transaction that was prepared (two phases) has no session by which it
 //! can be told from others: no floor rises while there is one.
 //!
-//! All of this is true for one run of the server. A crash may lose what a sequence has given, and rows that were removed are
-//! there again; a standby that takes over may never have heard of either. So a run has a name, in a table that is empty
-//! after both (it is unlogged), and a statement that is given a floor asks for that name itself.
+//! All of this is true of one *generation* of the table. A crash may lose what a sequence has given, and rows that were removed
+//! are there again; a standby that takes over may never have heard of either. So a run of the server has a name, in a table that
+//! is empty after both (it is unlogged). A restore brings that name back, on this server or another one; but then the server was
+//! started at another time, or the table is stored in another place, as it is after `TRUNCATE`. A sequence that begins again
+//! is stored in another place, too. One that is set back is not: but what it gave last is less than it was. All of that makes
+//! one text and one number, and a statement that is given a floor asks for them itself: a moment before would not do. Where
+//! they are not what they were it begins at the beginning, and says so, for the sequence is going to reach that number again.
 //!
 //! An id that was not drawn by the transaction that inserts it, but made up, or drawn in another one and kept, breaks the
 //! contract of the table. It must not be lost for that: every minute the ids below the floors are looked at all the same.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use diesel::sql_types::{Array, BigInt, Bool, Integer, Nullable, Text, Uuid as SqlUuid};
+use diesel::sql_types::{Array, BigInt, Bool, Integer, Nullable, Text};
 use diesel::{OptionalExtension, QueryResult, QueryableByName, sql_query};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use tokio::sync::Mutex;
-use uuid::Uuid;
+use tokio::time::Instant;
 
 use super::sql;
+use crate::record::Record;
 
 /// So many rows are read before it is worth a look whether floors can rise.
 const ROWS: usize = 1_000;
@@ -61,15 +66,39 @@ pub struct Floors(Mutex<State>);
 struct State {
     /// By group.
     floors: BTreeMap<i32, i64>,
-    /// The run that they are about.
-    run: Uuid,
-    /// The sequence that they are about, and its storage.
-    sequence: (i64, i64),
+    basis: Basis,
     waiting: Option<Candidate>,
     /// Rows read since there was the last candidate.
     rows: usize,
     next_look: Option<Instant>,
     next_look_below: Option<Instant>,
+}
+
+/// What floors are about. By default nothing that there is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Basis {
+    /// The oid of the sequence of the ids.
+    pub(super) sequence: i64,
+    pub(super) generation: String,
+    /// The last id that the sequence is known to have given: no floor is above.
+    pub(super) last: i64,
+}
+
+/// Where a read begins.
+#[derive(Debug)]
+pub(super) struct Beginning {
+    /// In the order of the groups.
+    pub(super) floors: Vec<i64>,
+    pub(super) basis: Basis,
+}
+
+/// A row, and whether the read that found it began at the floors.
+#[derive(QueryableByName)]
+pub(super) struct Found {
+    #[diesel(embed)]
+    record: Record,
+    #[diesel(sql_type = Bool)]
+    floors_hold: bool,
 }
 
 /// Floors can rise up to `last` when these transactions have ended.
@@ -83,10 +112,8 @@ struct Candidate {
 struct Sequence {
     #[diesel(sql_type = BigInt)]
     sequence: i64,
-    #[diesel(sql_type = BigInt)]
-    storage: i64,
-    #[diesel(sql_type = Nullable<SqlUuid>)]
-    run: Option<Uuid>,
+    #[diesel(sql_type = Nullable<Text>)]
+    generation: Option<String>,
     #[diesel(sql_type = Nullable<BigInt>)]
     last: Option<i64>,
 }
@@ -108,20 +135,28 @@ struct First {
 }
 
 impl Floors {
-    /// Those of these groups, in the same order, and the run in which they hold; raised before, if that is due. A failure
-    /// leaves them as they are: a read from further below is slower, and right.
-    pub(super) async fn of(&self, conn: &mut AsyncPgConnection, groups: &[i32]) -> (Vec<i64>, Uuid) {
+    /// Where a read of these groups begins; floors are raised before, if that is due. A failure leaves them as they are: a read
+    /// from further below is slower, and right.
+    pub(super) async fn of(&self, conn: &mut AsyncPgConnection, groups: &[i32]) -> Beginning {
         let mut state = self.0.lock().await;
         if let Err(error) = state.look(conn, groups).await {
             // A privilege that is missing, as a rule: not worth an error in the server's log with each read.
             tracing::debug!(%error, "where reads of the outbox begin is left as it is");
             state.next_look = Some(Instant::now() + LOOK_BELOW);
         }
-        (groups.iter().map(|group| state.floor(*group)).collect(), state.run)
+        let floors = groups.iter().map(|group| state.floor(*group)).collect();
+        Beginning { floors, basis: state.basis.clone() }
     }
 
-    pub(super) async fn have_read(&self, rows: usize) {
-        self.0.lock().await.rows += rows;
+    /// What a read found that was to begin there.
+    pub(super) async fn have_read(&self, beginning: &Beginning, found: Vec<Found>) -> Vec<Record> {
+        let mut state = self.0.lock().await;
+        state.rows += found.len();
+        let is_over = found.iter().any(|found| !found.floors_hold);
+        if is_over && beginning.basis.generation == state.basis.generation {
+            state.forget(Basis::default());
+        }
+        found.into_iter().map(|found| found.record).collect()
     }
 }
 
@@ -146,7 +181,7 @@ impl State {
         self.next_look = Some(now + PAUSE);
         let Some(last) = self.decided(conn).await? else { return Ok(()) };
         let firsts = groups.iter().map(|group| (*group, self.floor(*group), last));
-        for First { group_no, first } in first_ids(conn, self.run, firsts).await? {
+        for First { group_no, first } in first_ids(conn, &self.basis, firsts).await? {
             let floor = first.map_or(last, |first| first - 1);
             self.floors.entry(group_no).and_modify(|old| *old = floor.max(*old)).or_insert(floor);
         }
@@ -156,22 +191,23 @@ impl State {
     /// An id such that whoever has drawn one up to it has ended, if there is news of that.
     async fn decided(&mut self, conn: &mut AsyncPgConnection) -> QueryResult<Option<i64>> {
         let found: Option<Sequence> = sql_query(sql::SEQUENCE).get_result(conn).await.optional()?;
-        let Some(Sequence { sequence, storage, run, last: Some(last) }) = found else {
+        let Some(Sequence { sequence, generation, last: Some(last) }) = found else {
             // It is not a sequence of which anything can be known: as a rule, this user may not look at it.
-            self.forget(Uuid::nil(), (0, 0));
+            self.forget(Basis::default());
             self.next_look = Some(Instant::now() + LOOK_BELOW);
             return Ok(None);
         };
-        let Some(run) = run else {
-            self.forget(Uuid::nil(), (0, 0));
+        let Some(generation) = generation else {
+            self.forget(Basis::default());
             sql_query(sql::BEGIN_RUN).execute(conn).await?;
             return Ok(None);
         };
-        // Another run, or a sequence that was made anew or set back: what was true before is not any more.
-        if (self.run, self.sequence) != (run, (sequence, storage))
-            || self.floors.values().any(|floor| *floor > last)
+        let (before, now) = (&self.basis, Basis { sequence, generation, last });
+        if (before.sequence, &before.generation) == (now.sequence, &now.generation) && before.last <= now.last
         {
-            self.forget(run, (sequence, storage));
+            self.basis = now;
+        } else {
+            self.forget(now);
         }
         let holders: Vec<Holder> =
             sql_query(sql::OPEN_WRITERS).bind::<BigInt, _>(sequence).load(conn).await?;
@@ -190,15 +226,16 @@ impl State {
         Ok(None)
     }
 
-    fn forget(&mut self, run: Uuid, sequence: (i64, i64)) {
+    /// What was true before is not any more.
+    fn forget(&mut self, basis: Basis) {
         let (next_look, next_look_below) = (self.next_look, self.next_look_below);
-        *self = Self { run, sequence, next_look, next_look_below, ..Self::default() };
+        *self = Self { basis, next_look, next_look_below, ..Self::default() };
     }
 
     /// There is nothing, unless somebody has broken the contract.
     async fn look_below(&mut self, conn: &mut AsyncPgConnection) -> QueryResult<()> {
         let below = self.floors.iter().map(|(group, floor)| (*group, i64::MIN, *floor));
-        for First { group_no, first } in first_ids(conn, self.run, below).await? {
+        for First { group_no, first } in first_ids(conn, &self.basis, below).await? {
             if let Some(id) = first {
                 tracing::warn!(
                     id,
@@ -212,10 +249,10 @@ impl State {
     }
 }
 
-/// Of each group, the first id above the one and up to the other; nothing in another run.
+/// Of each group, the first id above the one and up to the other; nothing on another basis.
 async fn first_ids(
     conn: &mut AsyncPgConnection,
-    run: Uuid,
+    basis: &Basis,
     groups: impl Iterator<Item = (i32, i64, i64)>,
 ) -> QueryResult<Vec<First>> {
     let (mut numbers, mut above, mut up_to) = (Vec::new(), Vec::new(), Vec::new());
@@ -231,7 +268,9 @@ async fn first_ids(
         .bind::<Array<Integer>, _>(numbers)
         .bind::<Array<BigInt>, _>(above)
         .bind::<Array<BigInt>, _>(up_to)
-        .bind::<SqlUuid, _>(run)
+        .bind::<BigInt, _>(basis.sequence)
+        .bind::<Text, _>(&basis.generation)
+        .bind::<BigInt, _>(basis.last)
         .load(conn)
         .await
 }

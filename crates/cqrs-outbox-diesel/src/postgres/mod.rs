@@ -25,7 +25,7 @@ use diesel_async::{
 use uuid::Uuid;
 
 pub use self::connect::PgBuilder;
-use self::floor::Floors;
+use self::floor::{Basis, Floors};
 use self::prepared::{Parameter, prepared};
 use crate::backend::Backend;
 use crate::dead_letters::{DeadRow, FullDeadRow};
@@ -396,30 +396,34 @@ impl Statements for Pg {
         memory: &Floors,
     ) -> QueryResult<Vec<Record>> {
         let groups = groups_of(&request.leases);
-        let (floors, run) = memory.of(conn, &groups).await;
+        let beginning = memory.of(conn, &groups).await;
+        let (floors, Basis { sequence, generation, last }) = (&beginning.floors, &beginning.basis);
+        let basis = [Parameter::Number(*sequence), Parameter::Text(generation), Parameter::Number(*last)];
+        let [sequence, generation, last] = basis;
         let mut rows = Vec::new();
-        let (known, run) = (Parameter::Numbers(&request.known), Parameter::Uuid(run));
+        let known = Parameter::Numbers(&request.known);
         let [most, max_bytes] = [request.limit, request.max_bytes].map(|most| Parameter::Number(limit(most)));
-        for reach in Reach::of(request) {
-            rows = match reach {
+        let mut next = Some(Reach::first(request));
+        while let Some(reach) = next {
+            let found = match reach {
                 Reach::All => {
-                    let floor = floors.iter().min().copied().unwrap_or(i64::MIN);
-                    let parameters = [run, Parameter::Number(floor), known, most, max_bytes];
+                    let floor = Parameter::Number(floors.iter().min().copied().unwrap_or(i64::MIN));
+                    let parameters = [sequence, generation, last, floor, known, most, max_bytes];
                     prepared(sql::READ_ALL, parameters).load(conn).await?
                 }
-                Reach::OfEachGroup(each) => {
-                    let (groups, floors) = (Parameter::Groups(&groups), Parameter::Numbers(&floors));
+                Reach::OfEachGroup(each) | Reach::Shares(each) => {
+                    let (groups, floors) = (Parameter::Groups(&groups), Parameter::Numbers(floors));
                     let each = Parameter::Number(limit(each));
-                    prepared(sql::READ_GROUPS, [groups, floors, run, known, each, most, max_bytes])
-                        .load(conn)
-                        .await?
+                    let parameters =
+                        [sequence, generation, last, groups, floors, known, each, most, max_bytes];
+                    let by_share = matches!(reach, Reach::Shares(_));
+                    let read = if by_share { sql::READ_SHARES } else { sql::READ_GROUPS };
+                    prepared(read, parameters).load(conn).await?
                 }
             };
-            if reach.is_enough(&rows, request) {
-                break;
-            }
+            rows = memory.have_read(&beginning, found).await;
+            next = reach.next(&rows, request);
         }
-        memory.have_read(rows.len()).await;
         Ok(rows)
     }
 
@@ -550,8 +554,18 @@ impl Statements for Pg {
         Ok(groups.into_iter().map(|group| group.group_no).collect())
     }
 
-    async fn due(conn: &mut AsyncPgConnection, groups: &[i32], max: usize) -> QueryResult<Vec<Due>> {
-        sql_query(sql::DUE).bind::<Array<Integer>, _>(groups).bind::<BigInt, _>(limit(max)).load(conn).await
+    async fn due(
+        conn: &mut AsyncPgConnection,
+        groups: &[i32],
+        but: &[i32],
+        max: usize,
+    ) -> QueryResult<Vec<Due>> {
+        sql_query(sql::DUE)
+            .bind::<Array<Integer>, _>(groups)
+            .bind::<Array<Integer>, _>(but)
+            .bind::<BigInt, _>(limit(max))
+            .load(conn)
+            .await
     }
 
     async fn lock_due(conn: &mut AsyncPgConnection, ids: &[i64]) -> QueryResult<Vec<i64>> {

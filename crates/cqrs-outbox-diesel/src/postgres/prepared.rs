@@ -4,8 +4,7 @@
 use diesel::QueryResult;
 use diesel::pg::Pg;
 use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
-use diesel::sql_types::{Array, BigInt, Integer, Untyped, Uuid as SqlUuid};
-use uuid::Uuid;
+use diesel::sql_types::{Array, BigInt, Integer, Text, Untyped};
 
 /// A statement of a fixed text, with its parameters in the order of their first use. Each is used once.
 #[derive(Debug)]
@@ -20,7 +19,7 @@ pub(super) enum Parameter<'a> {
     Number(i64),
     Numbers(&'a [i64]),
     Groups(&'a [i32]),
-    Uuid(Uuid),
+    Text(&'a str),
 }
 
 /// `text` has `$1` to `$N`, in their order.
@@ -44,7 +43,7 @@ impl<const N: usize> QueryFragment<Pg> for Prepared<'_, N> {
                 Parameter::Number(number) => out.push_bind_param::<BigInt, _>(number)?,
                 Parameter::Numbers(numbers) => out.push_bind_param::<Array<BigInt>, _>(numbers)?,
                 Parameter::Groups(groups) => out.push_bind_param::<Array<Integer>, _>(groups)?,
-                Parameter::Uuid(uuid) => out.push_bind_param::<SqlUuid, _>(uuid)?,
+                Parameter::Text(text) => out.push_bind_param::<Text, _>(*text)?,
             }
         }
         out.push_sql(rest);

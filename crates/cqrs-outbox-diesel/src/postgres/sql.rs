@@ -172,19 +172,51 @@ macro_rules! lane {
     };
 }
 
-/// The columns of a waiting row of the table `o`, but for `group_no`.
+/// The columns of a waiting row of the table `o`, but for `group_no`; and how many bytes come before it in this order.
 ///
 /// Whether a lane is gated is asked row by row. For an `EXISTS`, all gates would be read into a table first where there are
 /// some thousands.
 macro_rules! waiting {
-    () => {
+    ($order:literal) => {
         concat!(
             "o.id, uuid_send(o.event_id) AS event_id, o.event_name, o.event_kind, o.event_version, o.topic, \
              o.message_key, o.headers, o.content_type, o.payload, o.payload_text, \
              to_char(o.occurred_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') AS occurred_at, \
              o.attempts, o.size, coalesce((SELECT true FROM cqrs_outbox_gate g WHERE g.lane = ",
             lane!("o"),
-            "), false) AS gated, sum(o.size) OVER (ORDER BY o.id) - o.size AS bytes_before"
+            "), false) AS gated, sum(o.size) OVER (ORDER BY ",
+            $order,
+            ") - o.size AS bytes_before"
+        )
+    };
+}
+
+/// What floors are about, as one text: the run, since when the server is up, and where the table and the sequence of the oid
+/// `seq` are stored, and so in which database. A crash, a restore, `TRUNCATE` and a sequence that begins again change it. NULL
+/// as long as the run has no name.
+macro_rules! generation {
+    () => {
+        "(SELECT run FROM cqrs_outbox_run)::text || ' ' || extract(epoch FROM pg_postmaster_start_time())::text || ' ' \
+            || pg_relation_filepath('cqrs_outbox') || ' ' || pg_relation_filepath(seq)"
+    };
+}
+
+/// Whether floors hold: they are about this generation, and the sequence has not been set back. It is a statement of its own,
+/// which is asked once: an index is of no use to what may change from row to row.
+macro_rules! floors_hold {
+    ($seq:literal, $generation:literal, $last:literal) => {
+        concat!(
+            "SELECT coalesce(CASE WHEN ",
+            generation!(),
+            " = known_generation AND has_sequence_privilege(seq, 'USAGE, SELECT') \
+                THEN pg_sequence_last_value(seq) >= known_last END, false) AS hold \
+             FROM (SELECT ",
+            $seq,
+            "::bigint::oid AS seq, ",
+            $generation,
+            "::text AS known_generation, ",
+            $last,
+            "::bigint AS known_last) known"
         )
     };
 }
@@ -194,49 +226,66 @@ macro_rules! waiting {
 /// What is known is left out by a hash table: before version 15 a list is searched from its start for each row, and a plan that
 /// is made once for all lists does so in any version.
 pub(super) const READ_ALL: &str = concat!(
-    "SELECT * FROM (SELECT ",
-    waiting!(),
+    "WITH floors AS MATERIALIZED (",
+    floors_hold!("$1", "$2", "$3"),
+    ") SELECT *, (SELECT hold FROM floors) AS floors_hold FROM (SELECT ",
+    waiting!("o.id"),
     ", (o.slot / 64)::int AS group_no FROM ( \
             SELECT * FROM cqrs_outbox o \
-            WHERE o.id > (CASE WHEN EXISTS (SELECT 1 FROM cqrs_outbox_run WHERE run = $1) \
-                    THEN $2 ELSE -9223372036854775808 END) \
-                AND o.id NOT IN (SELECT unnest($3::bigint[])) \
-            ORDER BY o.id LIMIT $4) o \
+            WHERE o.id > (CASE WHEN (SELECT hold FROM floors) THEN $4 ELSE -9223372036854775808 END) \
+                AND o.id NOT IN (SELECT unnest($5::bigint[])) \
+            ORDER BY o.id LIMIT $6) o \
         ) bounded \
-    WHERE bytes_before = 0 OR bytes_before + size <= $5 ORDER BY id"
-);
-
-/// The first of each of these groups.
-///
-/// The rows of a group behind its floor are asked for in the order of the one index that is for that, and in a way that no
-/// other can serve: by `slot / 64 = no` and `id > floor` the primary key looks as good, and visits the rows of all groups.
-pub(super) const READ_GROUPS: &str = concat!(
-    "SELECT * FROM (SELECT ",
-    waiting!(),
-    ", grp.no AS group_no \
-        FROM unnest($1::int[], $2::bigint[]) AS grp(no, floor) CROSS JOIN LATERAL ( \
-            SELECT * FROM cqrs_outbox o \
-            WHERE (o.slot / 64, o.id) > (grp.no, CASE WHEN EXISTS (SELECT 1 FROM cqrs_outbox_run WHERE run = $3) \
-                    THEN grp.floor ELSE -9223372036854775808 END) \
-                AND (o.slot / 64) <= grp.no AND o.id NOT IN (SELECT unnest($4::bigint[])) \
-            ORDER BY o.slot / 64, o.id LIMIT $5) o \
-        ORDER BY o.id LIMIT $6) bounded \
     WHERE bytes_before = 0 OR bytes_before + size <= $7 ORDER BY id"
 );
+
+/// The rows of a group behind its floor are asked for in the order of the one index that is for that, and in a way that no
+/// other can serve: by `slot / 64 = no` and `id > floor` the primary key looks as good, and visits the rows of all groups.
+macro_rules! read_groups {
+    ($columns:literal, $order:literal) => {
+        concat!(
+            "WITH floors AS MATERIALIZED (",
+            floors_hold!("$1", "$2", "$3"),
+            ") SELECT *, (SELECT hold FROM floors) AS floors_hold FROM (SELECT ",
+            waiting!($order),
+            ", grp.no AS group_no \
+                FROM unnest($4::int[], $5::bigint[]) AS grp(no, floor) CROSS JOIN LATERAL ( \
+                    SELECT ",
+            $columns,
+            " FROM cqrs_outbox o \
+                    WHERE (o.slot / 64, o.id) > (grp.no, CASE WHEN (SELECT hold FROM floors) \
+                            THEN grp.floor ELSE -9223372036854775808 END) \
+                        AND (o.slot / 64) <= grp.no AND o.id NOT IN (SELECT unnest($6::bigint[])) \
+                    ORDER BY o.slot / 64, o.id LIMIT $7) o \
+                ORDER BY ",
+            $order,
+            " LIMIT $8) bounded \
+            WHERE bytes_before = 0 OR bytes_before + size <= $9 ORDER BY id"
+        )
+    };
+}
+
+/// The first of each of these groups, cut by their ids.
+pub(super) const READ_GROUPS: &str = read_groups!("*", "o.id");
+
+/// The first of each of these groups, cut by their places in them: each has its share.
+pub(super) const READ_SHARES: &str =
+    read_groups!("*, row_number() OVER (ORDER BY o.slot / 64, o.id) AS nth", "o.nth, o.id");
 
 /// Says which run of the server this is, unless that was said already.
 pub(super) const BEGIN_RUN: &str = "INSERT INTO cqrs_outbox_run DEFAULT VALUES ON CONFLICT DO NOTHING";
 
-/// The sequence of the ids, if it is one that says what it has given and goes on from there. Its storage is new when it was
-/// set to begin again.
-pub(super) const SEQUENCE: &str = "\
-    SELECT seqrelid::bigint AS sequence, pg_relation_filenode(seqrelid)::bigint AS storage, \
-        (SELECT run FROM cqrs_outbox_run) AS run, \
-        CASE WHEN has_sequence_privilege(seqrelid, 'USAGE, SELECT') THEN coalesce(pg_sequence_last_value(seqrelid), seqstart - 1) \
+/// The sequence of the ids, if it is one that says what it has given and goes on from there.
+pub(super) const SEQUENCE: &str = concat!(
+    "SELECT seq::bigint AS sequence, ",
+    generation!(),
+    " AS generation, \
+        CASE WHEN has_sequence_privilege(seq, 'USAGE, SELECT') THEN coalesce(pg_sequence_last_value(seq), seqstart - 1) \
         END AS last \
-    FROM pg_sequence \
-    WHERE seqrelid = pg_get_serial_sequence('cqrs_outbox', 'id')::regclass \
-        AND seqcache = 1 AND seqincrement > 0 AND NOT seqcycle";
+    FROM (SELECT seqrelid AS seq, seqstart FROM pg_sequence \
+        WHERE seqrelid = pg_get_serial_sequence('cqrs_outbox', 'id')::regclass \
+            AND seqcache = 1 AND seqincrement > 0 AND NOT seqcycle) sequences"
+);
 
 /// The transactions that may have drawn an id: INSERT holds a lock on the table, and `nextval` one on the sequence, until
 /// the transaction ends, of this mode. Who reads or vacuums holds others.
@@ -246,27 +295,30 @@ pub(super) const OPEN_WRITERS: &str = "\
         AND mode = 'RowExclusiveLock' \
         AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
 
-pub(super) const FIRST_IDS: &str = "\
-    SELECT grp.no AS group_no, (SELECT o.id FROM cqrs_outbox o \
+pub(super) const FIRST_IDS: &str = concat!(
+    "SELECT grp.no AS group_no, (SELECT o.id FROM cqrs_outbox o \
         WHERE (o.slot / 64, o.id) > (grp.no, grp.above) AND (o.slot / 64, o.id) <= (grp.no, grp.up_to) \
         ORDER BY o.slot / 64, o.id LIMIT 1) AS first \
-    FROM unnest($1::int[], $2::bigint[], $3::bigint[]) AS grp(no, above, up_to) \
-    WHERE EXISTS (SELECT 1 FROM cqrs_outbox_run WHERE run = $4)";
+    FROM unnest($1::int[], $2::bigint[], $3::bigint[]) AS grp(no, above, up_to) WHERE (",
+    floors_hold!("$4", "$5", "$6"),
+    ")"
+);
 
+/// The first of each lane, cut by their places in it: each has its share.
 pub(super) const READ_PARKED: &str = "\
     SELECT * FROM ( \
         SELECT p.id, uuid_send(p.event_id) AS event_id, p.event_name, p.event_kind, p.event_version, p.topic, p.message_key, p.headers, \
             p.content_type, p.payload, p.payload_text, \
             to_char(p.occurred_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') AS occurred_at, p.attempts, p.size, g.slot / 64 AS group_no, \
-            false AS gated, sum(p.size) OVER (ORDER BY p.id) - p.size AS bytes_before \
+            false AS gated, sum(p.size) OVER (ORDER BY p.nth, p.id) - p.size AS bytes_before \
         FROM (SELECT lane, slot FROM cqrs_outbox_gate due \
             WHERE until <= (SELECT clock_timestamp()) AND (slot / 64) = ANY($1) \
                 AND EXISTS (SELECT 1 FROM cqrs_outbox_parked p WHERE p.lane = due.lane AND p.id NOT IN (SELECT unnest($2::bigint[]))) \
             ORDER BY until LIMIT $3) g \
         CROSS JOIN LATERAL ( \
-            SELECT * FROM cqrs_outbox_parked p WHERE p.lane = g.lane AND p.id NOT IN (SELECT unnest($2::bigint[])) \
+            SELECT *, row_number() OVER (ORDER BY p.id) AS nth FROM cqrs_outbox_parked p WHERE p.lane = g.lane AND p.id NOT IN (SELECT unnest($2::bigint[])) \
             ORDER BY p.id LIMIT $3) p \
-        ORDER BY p.id LIMIT $3) bounded \
+        ORDER BY p.nth, p.id LIMIT $3) bounded \
     WHERE bytes_before = 0 OR bytes_before + size <= $4 ORDER BY id";
 
 pub(super) const SETTLE_HOT: &str = "DELETE FROM cqrs_outbox WHERE id = ANY($1)";
@@ -391,8 +443,9 @@ pub(super) const LOCK_LEASES: &str = "\
 pub(super) const DUE: &str = "\
     SELECT s.id, s.slot::int AS slot FROM unnest($1::int[]) AS grp(no) CROSS JOIN LATERAL ( \
         SELECT id, slot, deliver_at FROM cqrs_outbox_scheduled \
-        WHERE (slot / 64) = grp.no AND deliver_at <= statement_timestamp() ORDER BY deliver_at, id LIMIT $2) s \
-    ORDER BY s.deliver_at, s.id LIMIT $2";
+        WHERE (slot / 64) = grp.no AND deliver_at <= statement_timestamp() AND slot <> ALL($2) \
+        ORDER BY deliver_at, id LIMIT $3) s \
+    ORDER BY s.deliver_at, s.id LIMIT $3";
 
 pub(super) const LOCK_DUE: &str = "\
     SELECT id FROM cqrs_outbox_scheduled WHERE id = ANY($1) AND deliver_at <= statement_timestamp() \

@@ -510,7 +510,8 @@ impl Statements for Sqlite {
         Ok(groups.into_iter().map(|group| group.group_no).collect())
     }
 
-    async fn due(conn: &mut Connection, groups: &[i32], max: usize) -> QueryResult<Vec<Due>> {
+    /// There is one slot, and nothing in it is held by others.
+    async fn due(conn: &mut Connection, groups: &[i32], _but: &[i32], max: usize) -> QueryResult<Vec<Due>> {
         sql_query(sql::DUE).bind::<Text, _>(array(groups)).bind::<BigInt, _>(limit(max)).load(conn).await
     }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use cqrs_core::{BeginTransaction, Transaction};
 use cqrs_outbox::{GroupNo, Lease, OutboxStore, ReadRequest, RelayId};
 use cqrs_outbox_diesel::{Outbox, Pg, Tx};
+use cqrs_testing::services::Server;
 use diesel_async::SimpleAsyncConnection;
 use serde_json::Value;
 use tokio::time::{sleep, timeout};
@@ -15,6 +16,7 @@ use crate::backend::{Db, PlainSql, Site};
 use crate::events::{own_all, statements_with};
 use crate::explain::{Plan, last_statement, parameters};
 use crate::harness::{Trials, tests};
+use crate::servers;
 
 pub(crate) fn trials(trials: &mut Trials) {
     trials.on::<Pg>(tests!(floors {
@@ -22,13 +24,21 @@ pub(crate) fn trials(trials: &mut Trials) {
         who_draws_an_id_early_and_commits_late_is_not_lost,
         who_is_open_while_floors_rise_is_not_lost,
         who_has_not_written_to_the_outbox_holds_nothing_up,
-        a_table_that_was_made_anew_is_read_from_its_beginning,
+        a_table_that_was_emptied_is_read_from_its_beginning,
+        a_restore_of_the_tables_is_read_from_its_beginning,
+        a_restore_of_the_data_alone_is_read_from_its_beginning,
+        a_sequence_that_was_set_back_is_noticed_for_good,
+        what_was_inserted_below_the_floors_is_found_in_time,
         what_was_known_before_a_crash_is_forgotten,
     }));
+    trials.on_own::<Pg>(tests!(floors { another_database_of_the_same_name_is_read_from_its_beginning }));
 }
 
-/// Among the parameters of a read.
-const FLOORS: usize = 1;
+/// Among the parameters of a read of groups.
+const FLOORS: usize = 4;
+
+/// Among those of a read of all.
+const FLOOR: usize = 3;
 
 /// Somebody who reads all groups but one, in which there is nothing that matters: who reads all begins behind the lowest floor.
 struct Reader {
@@ -170,7 +180,7 @@ async fn what_an_old_snapshot_keeps_is_stepped_over(site: &Site) {
         (text, parameters(&binds))
     };
     let risen = async {
-        while all().await.1[FLOORS].as_i64().unwrap() < DEAD as i64 {
+        while all().await.1[FLOOR].as_i64().unwrap() < DEAD as i64 {
             sleep(Duration::from_millis(20)).await;
         }
     };
@@ -178,9 +188,9 @@ async fn what_an_old_snapshot_keeps_is_stepped_over(site: &Site) {
     let (text, mut binds) = all().await;
     for generic in [false, true] {
         let behind = Plan::of(&outbox, generic, &text, &binds).await.buffers();
-        let floor = std::mem::replace(&mut binds[FLOORS], i64::MIN.into());
+        let floor = std::mem::replace(&mut binds[FLOOR], i64::MIN.into());
         let before = Plan::of(&outbox, generic, &text, &binds).await.buffers();
-        binds[FLOORS] = floor;
+        binds[FLOOR] = floor;
         eprintln!("a read of all from the beginning looks at {before} pages, one from the floor at {behind}");
         assert!(before > 2_000, "nothing is dead: {before}");
         assert!(behind < 1_500, "{behind} pages");
@@ -257,21 +267,142 @@ async fn who_has_not_written_to_the_outbox_holds_nothing_up(site: &Site) {
     elsewhere.rollback().await.unwrap();
 }
 
-async fn a_table_that_was_made_anew_is_read_from_its_beginning(site: &Site) {
-    let outbox = site.outbox::<Pg>().await;
-    let reader = Reader::new(&outbox, 1_509).await;
-    insert(&outbox, 2_000).await;
-    delete(&outbox).await;
+/// A reader whose floors are at 2,000, and in the table there is nothing.
+async fn at_2000(outbox: &Outbox<Pg>, limit: usize) -> Reader {
+    let reader = Reader::new(outbox, limit).await;
+    insert(outbox, 2_000).await;
+    delete(outbox).await;
     reader.until_floors_are_at(2_000).await;
+    reader
+}
+
+async fn a_table_that_was_emptied_is_read_from_its_beginning(site: &Site) {
+    let outbox = site.outbox::<Pg>().await;
+    let reader = at_2000(&outbox, 1_509).await;
     outbox.sql("TRUNCATE cqrs_outbox RESTART IDENTITY").await.unwrap();
     // Some of it above the floors.
     insert(&outbox, 3_600).await;
-    let found = async {
-        while reader.read().await.first() != Some(&1) {
+    assert_eq!(reader.read().await.first(), Some(&1));
+
+    // And what is found out then is about the new one.
+    delete(&outbox).await;
+    reader.until_floors_are_at(3_600).await;
+    outbox.sql("ALTER SEQUENCE cqrs_outbox_id_seq RESTART").await.unwrap();
+    insert(&outbox, 3_700).await;
+    assert_eq!(reader.read().await.first(), Some(&1));
+}
+
+/// The tables are made anew, and have in them what was dumped: the name of the run is the same.
+async fn a_restore_of_the_tables_is_read_from_its_beginning(site: &Site) {
+    let outbox = site.outbox::<Pg>().await;
+    let reader = at_2000(&outbox, 1_513).await;
+    let run = outbox.values("SELECT run::text AS value FROM cqrs_outbox_run").await.remove(0);
+    let tables = "SELECT string_agg(quote_ident(tablename), ', ') AS value FROM pg_tables WHERE schemaname = current_schema";
+    let tables = outbox.values(tables).await.remove(0);
+    outbox.sql(&format!("DROP TABLE {tables}")).await.unwrap();
+    outbox.migrate().await.unwrap();
+    restore(&outbox, 2_500).await;
+    outbox.sql(&format!("INSERT INTO cqrs_outbox_run (run) VALUES ('{run}')")).await.unwrap();
+    assert_eq!(reader.read().await, [3, 2_400]);
+}
+
+/// The tables are those that were there, and so is the sequence.
+async fn a_restore_of_the_data_alone_is_read_from_its_beginning(site: &Site) {
+    let outbox = site.outbox::<Pg>().await;
+    let reader = at_2000(&outbox, 1_517).await;
+    outbox.sql("TRUNCATE cqrs_outbox").await.unwrap();
+    restore(&outbox, 2_500).await;
+    assert_eq!(reader.read().await, [3, 2_400]);
+}
+
+/// As a dump says it, but for the tables.
+async fn restore(outbox: &Outbox<Pg>, last: i64) {
+    let restore = format!(
+        "INSERT INTO cqrs_outbox (id, event_name, topic, message_key, payload_text) \
+         SELECT id, 'n', 't', 'a', 'x' FROM unnest('{{3, 2400}}'::bigint[]) AS id; \
+         SELECT setval('cqrs_outbox_id_seq', {last}, true)"
+    );
+    outbox.sql(&restore).await.unwrap();
+}
+
+/// A copy that was made of the files has all in it that a database says of itself: that of a template, and that of a server that
+/// was shut down.
+async fn another_database_of_the_same_name_is_read_from_its_beginning(_: &Site) {
+    let server = servers::start::<Pg>().await;
+    let admin = Pg::connect(server.url().to_owned()).await.unwrap();
+    admin.sql("CREATE DATABASE meetings").await.unwrap();
+    let mut url = url::Url::parse(server.url()).unwrap();
+    url.set_path("meetings");
+    let outbox = Pg::connect(url.into()).await.unwrap();
+    outbox.migrate().await.unwrap();
+    let reader = at_2000(&outbox, 1_523).await;
+    let alone = "SELECT pg_terminate_backend(pid, 5000)::text AS value FROM pg_stat_activity WHERE datname = 'meetings'";
+    admin.values(alone).await;
+    admin.sql("CREATE DATABASE copy TEMPLATE meetings").await.unwrap();
+    admin.sql("ALTER DATABASE meetings RENAME TO gone").await.unwrap();
+    admin.sql("ALTER DATABASE copy RENAME TO meetings").await.unwrap();
+    let waiting = |id: i64| {
+        format!(
+            "INSERT INTO cqrs_outbox (id, event_name, topic, message_key, payload_text) VALUES ({id}, 'n', 't', 'a', 'x')"
+        )
+    };
+    outbox.sql(&waiting(7)).await.unwrap();
+    assert_eq!(reader.read().await, [7]);
+
+    delete(&outbox).await;
+    reader.until_floors_are_at(2_000).await;
+    outbox.sql(&waiting(8)).await.unwrap();
+    assert!(reader.read().await.is_empty(), "a read does not begin at the floors");
+    drop(admin);
+    servers::tell(&server, Server::restart).await;
+    let again = async {
+        while outbox.connection().await.is_err() || outbox.sql("SELECT 1").await.is_err() {
             sleep(Duration::from_millis(20)).await;
         }
     };
-    timeout(Duration::from_secs(60), found).await.expect("what is there is not read");
+    timeout(Duration::from_secs(30), again).await.expect("the server is not back");
+    assert_eq!(reader.read().await, [8]);
+}
+
+async fn a_sequence_that_was_set_back_is_noticed_for_good(site: &Site) {
+    let outbox = site.outbox::<Pg>().await;
+    let reader = at_2000(&outbox, 1_519).await;
+    outbox.sql("SELECT setval('cqrs_outbox_id_seq', 1500)").await.unwrap();
+    let (late, id) = insert_and_wait(&outbox).await;
+    assert_eq!(id, 1_501);
+    insert(&outbox, 3).await;
+    assert_eq!(reader.read().await, [1_502, 1_503, 1_504]);
+    // It has given as many again, and the floors would be right if it had not been there before.
+    insert(&outbox, 700).await;
+    reader.read().await;
+    late.commit().await.unwrap();
+    assert_eq!(reader.read().await.first(), Some(&1_501));
+}
+
+/// With the clock of a runtime of its own, which is set forward.
+async fn what_was_inserted_below_the_floors_is_found_in_time(site: &Site) {
+    let url = site.empty().await;
+    let on_its_own = move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let outbox = Pg::connect(url).await.unwrap();
+            outbox.migrate().await.unwrap();
+            let reader = at_2000(&outbox, 1_521).await;
+            outbox
+                .sql("INSERT INTO cqrs_outbox (id, event_name, topic, message_key, payload_text) VALUES (7, 'n', 't', 'a', 'x')")
+                .await
+                .unwrap();
+            assert!(reader.read().await.is_empty(), "a read does not begin at the floors");
+            tokio::time::pause();
+            tokio::time::advance(Duration::from_secs(61)).await;
+            tokio::time::resume();
+            assert_eq!(reader.read().await, [7]);
+            let floors = reader.floors();
+            let lowered = floors.iter().filter(|floor| **floor < 2_000).collect::<Vec<_>>();
+            assert_eq!(lowered, [&6], "floors of other groups are not what they were");
+        });
+    };
+    tokio::task::spawn_blocking(on_its_own).await.unwrap();
 }
 
 /// After which rows that were removed may be there again, and ids be given again.
@@ -280,10 +411,7 @@ async fn what_was_known_before_a_crash_is_forgotten(site: &Site) {
     let unlogged =
         "SELECT relpersistence::text AS value FROM pg_class WHERE oid = 'cqrs_outbox_run'::regclass";
     assert_eq!(outbox.values(unlogged).await, ["u"], "a crash does not empty it");
-    let reader = Reader::new(&outbox, 1_511).await;
-    insert(&outbox, 2_000).await;
-    delete(&outbox).await;
-    reader.until_floors_are_at(2_000).await;
+    let reader = at_2000(&outbox, 1_511).await;
     let again = "INSERT INTO cqrs_outbox (id, event_name, topic, message_key, payload_text) VALUES (7, 'n', 't', 'a', 'x')";
     outbox.sql(again).await.unwrap();
     assert!(reader.read().await.is_empty(), "a read does not begin at the floors");

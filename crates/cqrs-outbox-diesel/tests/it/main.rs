@@ -19,6 +19,7 @@ mod operation;
 mod operator_plans;
 mod plans;
 mod postgres;
+mod reach;
 mod requests;
 mod retention;
 mod rows;
@@ -57,6 +58,7 @@ fn main() {
     drift::trials(&mut trials);
     postgres::trials(&mut trials);
     floors::trials(&mut trials);
+    reach::trials(&mut trials);
     plans::trials(&mut trials);
     operator_plans::trials(&mut trials);
     mysql::trials(&mut trials);

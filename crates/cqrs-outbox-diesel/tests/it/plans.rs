@@ -1,6 +1,7 @@
 //! What a relay's statements visit, among a million rows that were sent and are kept, 80,000 that are parked behind
-//! closed gates, and 20,000 that wait: only what they are about. On PostgreSQL that is said by plans that were carried out, on
-//! MariaDB and MySQL by the server's counters of the rows that were looked at, on SQLite by the plan alone.
+//! closed gates, 20,000 that wait, and 100,000 that are scheduled, a fifth of them due: only what they are about. On PostgreSQL
+//! that is said by plans that were carried out, on MariaDB and MySQL by the server's counters of the rows that were looked at, on
+//! SQLite by the plan alone.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -35,8 +36,14 @@ const PARKED: usize = 80_000;
 const LANES: usize = PARKED / 10;
 const DUE: usize = 10;
 const WAITING: usize = 20_000;
+/// Every fifth is due.
+const SCHEDULED: usize = 100_000;
+/// How many of them are promoted at once.
+const PROMOTED: usize = 11;
 /// Which no other trial has, so that the statements of this one are found.
 const LIMIT: usize = 479;
+/// And nor has any other this.
+const FEW_BYTES: usize = 16_777_213;
 
 /// What a database says differently.
 struct Dialect {
@@ -92,7 +99,11 @@ const SQLITE: Dialect = Dialect {
 /// An outbox with all of that in it, and the statements of a relay recorded.
 async fn filled<D: Db>(site: &Site, dialect: &Dialect) -> Outbox<D> {
     // On a small one of their own: what is removed here is not missing there.
-    record_all(&site.outbox::<D>().await).await;
+    let scheduled = format!(
+        "INSERT INTO cqrs_outbox_scheduled (event_name, topic, payload_text, deliver_at) VALUES ('n', 't', 'x', {})",
+        dialect.due
+    );
+    record_all(&site.outbox::<D>().await, &scheduled).await;
     let outbox = site.outbox::<D>().await;
     let (numbers, bytes) = (dialect.numbers, dialect.bytes);
     let name = |text: &str| match D::NAME {
@@ -125,10 +136,17 @@ async fn filled<D: Db>(site: &Site, dialect: &Dialect) -> Outbox<D> {
         bytes(&name("'key ', (n % 2000)")),
         numbers(WAITING)
     );
+    let scheduled = format!(
+        "INSERT INTO cqrs_outbox_scheduled (event_name, topic, message_key, payload_text, deliver_at) \
+         SELECT 'n', 't', {}, 'x', CASE WHEN n % 5 = 0 THEN {} ELSE {} END FROM {}",
+        bytes(&name("'key ', (n % 2000)")),
+        dialect.due,
+        dialect.later,
+        numbers(SCHEDULED)
+    );
     let began = std::time::Instant::now();
-    for statement in
-        [row("sent", 10_000_000, KEPT, "sent "), row("parked", 1_000_000, PARKED, "parked "), gates, waiting]
-    {
+    let sent = row("sent", 10_000_000, KEPT, "sent ");
+    for statement in [sent, row("parked", 1_000_000, PARKED, "parked "), gates, waiting, scheduled] {
         outbox.sql(&statement).await.unwrap();
     }
     eprintln!("{}: filled in {:.1?}", D::NAME, began.elapsed());
@@ -136,13 +154,18 @@ async fn filled<D: Db>(site: &Site, dialect: &Dialect) -> Outbox<D> {
 }
 
 /// Everything that a relay says happens once.
-async fn record_all<D: Db>(outbox: &Outbox<D>) {
+async fn record_all<D: Db>(outbox: &Outbox<D>, scheduled: &str) {
     let store = D::store(outbox);
     let events = ["one", "one", "one", "two", "three"];
     outbox.transaction(async |tx| tx.publish_all(events.map(closed)).await).await.unwrap();
     let rows = read_all(&store).await;
     let relay = RelayId { name: "reader".to_owned(), incarnation: Uuid::new_v4() };
     let leases = own_all(&store, &relay).await;
+    // Of the first key there are more than its share.
+    let few = ReadRequest { leases: leases.clone(), known: Vec::new(), limit: 2, max_bytes: FEW_BYTES };
+    assert_eq!(store.read(&few).await.unwrap().len(), 2);
+    outbox.sql(scheduled).await.unwrap();
+    assert_eq!(store.promote(&leases, 1).await.unwrap().moved, 1);
     let reject = async |nth: usize, attempts: u32, verdict: Verdict| {
         let row = &rows[nth];
         let lease = *leases.iter().find(|lease| lease.group == row.group).unwrap();
@@ -185,6 +208,8 @@ async fn read<D: Db>(outbox: &Outbox<D>) {
         (status.waiting, status.parked, status.closed_gates),
         (WAITING as u64, PARKED as u64, LANES as u64)
     );
+    let promoted = store.promote(&request.leases, PROMOTED).await.unwrap();
+    assert_eq!((promoted.moved, promoted.next_due), (PROMOTED, Some(Duration::ZERO)));
 }
 
 /// A lane of the parked ones.
@@ -210,7 +235,7 @@ const SMALL: [&str; 6] = [
 async fn on_postgres(site: &Site) {
     let outbox = filled::<Pg>(site, &POSTGRES).await;
     // As the server does by itself before long.
-    for table in ["cqrs_outbox", "cqrs_outbox_parked", "cqrs_outbox_sent", "cqrs_outbox_gate"] {
+    for table in ["", "_parked", "_sent", "_gate", "_scheduled"].map(|of| format!("cqrs_outbox{of}")) {
         outbox.sql(&format!("ANALYZE {table}")).await.unwrap();
     }
     read(&outbox).await;
@@ -222,6 +247,7 @@ async fn on_postgres(site: &Site) {
     let bytes = |nth| Value::String(format!("\\x{}", lane(nth)));
     let refused = |id: usize| vec![json!(id), bytes(77), json!("no"), json!(1)];
     let first = 1_000_077;
+    let groups: Vec<i32> = (0..64).collect();
     // What is moved is rolled back, and leaves dead rows in its lane: looked at is another.
     // The rows that they may visit, by table: "" is that of the events that wait.
     let statements = [
@@ -234,6 +260,14 @@ async fn on_postgres(site: &Site) {
             "read groups",
             own(&["grp.no AS group_no", ", 16, 479, 16777216]"]),
             vec![("", 63 * 16 + 2), ("_gate", LIMIT)],
+        ),
+        (
+            "read shares",
+            (
+                last_statement(&["AS nth FROM cqrs_outbox o"]).0,
+                own(&["grp.no AS group_no", ", 16, 479, 16777216]"]).1,
+            ),
+            vec![("", 63 * (16 + 1) + 2), ("_gate", LIMIT)],
         ),
         (
             "read parked",
@@ -303,6 +337,23 @@ async fn on_postgres(site: &Site) {
             own(&["DELETE FROM cqrs_outbox_gate g WHERE until"]),
             vec![("_gate", DUE), ("_parked", DUE)],
         ),
+        ("next due", any(&["min(s.deliver_at)"], vec![json!(groups)]), vec![("_scheduled", 64)]),
+        ("lock leases", any(&["FOR SHARE SKIP LOCKED"], vec![json!(groups), json!(vec![1; 64])]), vec![]),
+        (
+            "due",
+            any(&["s.slot::int AS slot"], vec![json!(groups), json!([]), json!(PROMOTED)]),
+            vec![("_scheduled", 64 * PROMOTED)],
+        ),
+        (
+            "lock due",
+            any(&["FROM cqrs_outbox_scheduled WHERE id = ANY($1) AND deliver_at"], vec![json!(ids(0))]),
+            vec![("_scheduled", 500)],
+        ),
+        (
+            "move due",
+            any(&["DELETE FROM cqrs_outbox_scheduled WHERE id = ANY($1)"], vec![json!(ids(0))]),
+            vec![("_scheduled", 500)],
+        ),
     ];
     for ((name, (text, values), bounds), generic) in
         statements.iter().flat_map(|one| [(one, false), (one, true)])
@@ -340,7 +391,8 @@ async fn on_postgres(site: &Site) {
 async fn on_mysql(site: &Site) {
     let outbox = filled::<MySql>(site, &MYSQL).await;
     outbox
-        .sql("ANALYZE TABLE cqrs_outbox; ANALYZE TABLE cqrs_outbox_parked; ANALYZE TABLE cqrs_outbox_sent; ANALYZE TABLE cqrs_outbox_gate")
+        .sql("ANALYZE TABLE cqrs_outbox; ANALYZE TABLE cqrs_outbox_parked; ANALYZE TABLE cqrs_outbox_sent; ANALYZE TABLE cqrs_outbox_gate; \
+              ANALYZE TABLE cqrs_outbox_scheduled")
         .await
         .unwrap();
     read(&outbox).await;
@@ -368,6 +420,12 @@ async fn on_mysql(site: &Site) {
             &["STRAIGHT_JOIN cqrs_outbox t ON t.id = chosen.id", "LIMIT 479", "16777216"],
             none(),
             20 * LIMIT,
+        ),
+        (
+            "read shares",
+            &["STRAIGHT_JOIN cqrs_outbox t ON t.id = chosen.id", "PARTITION BY part", "16777213"],
+            none(),
+            10 * 64 * 2,
         ),
         ("due", &["FROM cqrs_outbox_gate g ", "ORDER BY until LIMIT 479"], none(), 4 * DUE + 4),
         (
@@ -424,9 +482,27 @@ async fn on_mysql(site: &Site) {
             none(),
             4 * DUE + 4,
         ),
+        ("next due", &["min(deliver_at)", "group_no = 63 "], none(), 4 * 64),
+        ("lock leases", &["FORCE INDEX (PRIMARY) WHERE (group_no, epoch) IN"], none(), 2 * 64),
+        ("due events", &["cqrs_outbox_scheduled_due", "LIMIT 11)"], none(), 5 * 64 * PROMOTED),
+        ("lock due", &["s.deliver_at <= utc_timestamp(6)", "SKIP LOCKED"], some(vec![json(ids(0))]), 1_510),
+        // What SQLite says so has a parameter.
+        (
+            "insert due",
+            &["FROM cqrs_outbox_scheduled WHERE id IN (", " ORDER BY deliver_at, id -- binds: []"],
+            none(),
+            1_510,
+        ),
+        ("delete due", &["DELETE s FROM"], some(vec![json(ids(0))]), 1_510),
     ];
     for (name, parts, parameters, bound) in statements {
-        let (text, _) = last_statement(parts);
+        let (mut text, _) = last_statement(parts);
+        if name == "insert due" {
+            // Those that were moved are not there any more.
+            let (before, behind) = text.split_once(" WHERE id IN (").unwrap();
+            let others = ids(0).iter().map(usize::to_string).collect::<Vec<_>>().join(",");
+            text = format!("{before} WHERE id IN ({others}){}", behind.split_once(')').unwrap().1);
+        }
         let visited = visited(&mut conn, &text, parameters).await;
         assert!(visited <= bound as u64, "{name} visits {visited} rows, not {bound}: {text:.2000}");
     }
@@ -467,7 +543,7 @@ struct Step {
 async fn on_sqlite(site: &Site) {
     let outbox = filled::<Sqlite>(site, &SQLITE).await;
     read(&outbox).await;
-    let statements: [(&str, &[&str], &[&str]); 13] = [
+    let statements: [(&str, &[&str], &[&str]); 18] = [
         ("present", &["SELECT id, size FROM cqrs_outbox ORDER BY id LIMIT 481"], &["SCAN cqrs_outbox"]),
         (
             "read",
@@ -486,6 +562,20 @@ async fn on_sqlite(site: &Site) {
         ("has parked", &["FROM cqrs_outbox_parked WHERE lane = ?) AS found"], &[]),
         ("open gate", &["DELETE FROM cqrs_outbox_gate WHERE lane = ?"], &[]),
         ("sweep", &["DELETE FROM cqrs_outbox_gate WHERE until"], &[]),
+        (
+            "next due",
+            &["SELECT (SELECT deliver_at FROM cqrs_outbox_scheduled"],
+            // For the first one.
+            &["SCAN cqrs_outbox_scheduled USING COVERING INDEX cqrs_outbox_scheduled_due"],
+        ),
+        ("leases", &["value ->> 0 = group_no"], &["SCAN cqrs_outbox_group"]),
+        ("due", &["SELECT id, 0 AS slot FROM cqrs_outbox_scheduled"], &[]),
+        (
+            "insert due",
+            &["INSERT INTO cqrs_outbox (", "FROM cqrs_outbox_scheduled WHERE id IN (SELECT value"],
+            &[],
+        ),
+        ("delete due", &["DELETE FROM cqrs_outbox_scheduled WHERE id IN"], &[]),
     ];
     let statements = statements.map(|(name, parts, scans)| (name, last_statement(parts).0, scans));
     for analyzed in [false, true] {

@@ -27,6 +27,7 @@ impl OnEach for All {
         if D::SERVICE.is_some() {
             tests.extend(tests!(scheduled<D> {
                 what_a_writer_holds_is_not_waited_for_and_holds_back_its_key,
+                who_holds_very_many_does_not_hold_others_back,
                 what_a_heartbeat_holds_is_not_waited_for,
             }));
         }
@@ -205,6 +206,37 @@ async fn what_a_writer_holds_is_not_waited_for_and_holds_back_its_key<D: Db>(sit
     writer.rollback().await.unwrap();
     assert_eq!(promote(&outbox, &leases, 10).await.moved, 2);
     assert_eq!(hot(&outbox).await, ["b1", "a1", "a2"]);
+}
+
+/// More than are promoted at once, of two keys; one of them has some that nobody holds.
+async fn who_holds_very_many_does_not_hold_others_back<D: Db>(site: &Site) {
+    let outbox = site.outbox::<D>().await;
+    let leases = owner(&outbox).await;
+    for (key, count, seconds) in [("a", 30, -900), ("c", 30, -800), ("c", 1, -700), ("b", 3, -600)] {
+        let some: String = (0..count)
+            .map(|nth| insert::<D>(key, &format!("{key}{}", nth - seconds), seconds + nth))
+            .collect();
+        outbox.sql(&some).await.unwrap();
+    }
+    let slots = "SELECT DISTINCT CAST(slot AS text) AS value FROM cqrs_outbox_scheduled";
+    assert_eq!(outbox.values(slots).await.len(), 3, "keys are of one slot: take others");
+    let order = scheduled(&outbox).await;
+    let mut writer = outbox.begin().await.unwrap();
+    let all = "SELECT CAST(id AS text) AS value FROM cqrs_outbox_scheduled ORDER BY deliver_at, id";
+    for id in &outbox.values(all).await[..60] {
+        writer.batch_execute(&format!("DELETE FROM cqrs_outbox_scheduled WHERE id = {id}")).await.unwrap();
+    }
+    assert_eq!(promote(&outbox, &leases, 2).await.moved, 2);
+    assert_eq!(promote(&outbox, &leases, 10).await.moved, 1);
+    assert_eq!(hot(&outbox).await, ["b600", "b601", "b602"]);
+    let held_up = promote(&outbox, &leases, 10).await;
+    assert_eq!(held_up.moved, 0);
+    assert!(held_up.next_due.is_some_and(|wait| !wait.is_zero()), "it would spin: {held_up:?}");
+    writer.rollback().await.unwrap();
+    assert_eq!(promote(&outbox, &leases, 100).await.moved, 61);
+    let others: Vec<String> = hot(&outbox).await.into_iter().skip(3).collect();
+    let wanted: Vec<String> = order.into_iter().filter(|name| !name.starts_with('b')).collect();
+    assert_eq!(others, wanted);
 }
 
 async fn what_a_heartbeat_holds_is_not_waited_for<D: Db>(site: &Site) {

@@ -26,13 +26,13 @@ pub(crate) fn trials(trials: &mut Trials) {
     trials.on_own::<MySql>(tests!(servers<MySql> { a_server_that_is_away_loses_nothing }));
 }
 
-async fn start<D: Db>() -> Arc<Server> {
+pub(crate) async fn start<D: Db>() -> Arc<Server> {
     let service = D::SERVICE.unwrap();
     Arc::new(spawn_blocking(move || Server::start(service)).await.unwrap().unwrap())
 }
 
 /// Tells a server to do something, which blocks.
-async fn tell(server: &Arc<Server>, call: fn(&Server) -> Result<(), String>) {
+pub(crate) async fn tell(server: &Arc<Server>, call: fn(&Server) -> Result<(), String>) {
     let server = server.clone();
     spawn_blocking(move || call(&server)).await.unwrap().unwrap();
 }
@@ -50,7 +50,7 @@ async fn a_wrong_password_is_a_clear_error(_: &Site) {
     assert!(!all.contains("wrong-secret"), "{all}");
 }
 
-/// An orderly restart loses nothing, so it ends nothing.
+/// An orderly restart loses nothing, so the run goes on.
 async fn a_crash_ends_what_reads_remember(_: &Site) {
     let server = start::<Pg>().await;
     let connect = async || Pg::connect(server.url().to_owned()).await.unwrap();

@@ -53,6 +53,9 @@ impl Engine {
         self.first_answer.get_or_insert(now);
         self.counted = Some(sent);
         self.next_heartbeat = sent + self.settings.heartbeat_interval;
+        if ownership.hold && !self.hold {
+            self.forget_what_waits();
+        }
         self.hold = ownership.hold;
         self.stats.groups = ownership.groups;
         self.stats.relays = ownership.relays;
@@ -107,6 +110,17 @@ impl Engine {
         }
         self.next_read_parked = now;
         self.promote_now = true;
+    }
+
+    /// A hold is for those who bring an earlier state of the database back. Afterwards other events may stand there, under
+    /// ids that were known.
+    fn forget_what_waits(&mut self) {
+        self.acquit();
+        self.forget_waiting(|_| true);
+        for lane in self.gates.keys().cloned().collect::<Vec<_>>() {
+            self.forget_gate(&lane);
+        }
+        (self.read_now, self.read_parked_now) = (true, true);
     }
 
     /// Another relay may own the group from now on. What is in flight stays until its outcome is known: a receipt

@@ -67,6 +67,11 @@ impl Engine {
             return;
         };
         self.stats.reads += 1;
+        if self.hold {
+            // It was asked before.
+            self.read_now = true;
+            return;
+        }
         self.read_now |= may_have_more(&rows, &request);
         let mut aside = BTreeMap::<Lane, Vec<i64>>::new();
         for row in rows {
@@ -110,6 +115,10 @@ impl Engine {
             self.next_read_parked = now;
             return;
         };
+        if self.hold {
+            self.read_parked_now = true;
+            return;
+        }
         self.read_parked_now |= may_have_more(&rows, &request);
         for row in rows {
             if !self.is_wanted(&row, &request) {

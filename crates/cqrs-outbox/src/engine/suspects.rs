@@ -237,7 +237,7 @@ impl Engine {
     }
 
     /// What was chosen and not sent goes as any other event.
-    fn acquit(&mut self) {
+    pub(super) fn acquit(&mut self) {
         while let Some((id, lease)) = self.suspects.chosen.pop_front() {
             let Some(row) = self.rows.get(&id).map(Arc::clone) else { continue };
             self.put_back(&row, lease);

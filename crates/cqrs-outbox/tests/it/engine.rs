@@ -591,16 +591,21 @@ fn a_hold_stops_reading_and_publishing_and_settles_on() {
     desk.heartbeat();
     let held =
         Ownership { leases: vec![lease(0, 1)], groups: 1, relays: 1, hold: true, ..Ownership::default() };
+    desk.hear(Input::Woken);
+    assert!(desk.reading().is_some());
     desk.hear(Input::Heartbeat(Ok(held)));
-    desk.read_nothing();
+    desk.hear(Input::Read(Ok(vec![hot(13, "b")])));
     desk.receipt(11);
     assert_eq!(desk.published(), NONE);
     assert_eq!(desk.settled(), [11]);
+    assert_eq!(desk.engine.stats().in_memory, 0, "an earlier state of the database may be brought back");
     desk.hear(Input::Woken);
     assert_eq!((desk.reading(), desk.reading_parked()), (None, None));
     desk.wait(300);
     desk.beats(&[lease(0, 1)]);
-    assert_eq!(desk.published(), [12]);
+    assert_eq!(desk.published(), NONE);
+    desk.read(vec![hot(12, "c")]);
+    assert_eq!(desk.published(), [12], "as it is then");
 }
 
 // --- a read that is under way while its rows are forgotten ---
