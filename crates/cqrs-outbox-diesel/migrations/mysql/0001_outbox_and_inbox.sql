@@ -229,8 +229,8 @@ CREATE TABLE IF NOT EXISTS cqrs_outbox_request (
     not_before   DATETIME(6) NOT NULL DEFAULT (utc_timestamp(6)),
     requested_by TEXT NOT NULL DEFAULT (''),
     requested_at DATETIME(6) NOT NULL DEFAULT (utc_timestamp(6)),
+    -- When it was done, and what became of the dead letter: `replayed`, `discarded`, or `gone` by another hand.
     done_at      DATETIME(6),
-    -- What became of the dead letter: `replayed`, `discarded`, or `gone` by another hand.
     outcome      TEXT,
     INDEX cqrs_outbox_request_open (done_at, dead_id, id),
     INDEX cqrs_outbox_request_due (done_at, not_before),

@@ -163,8 +163,8 @@ CREATE TABLE cqrs_outbox_request (
     not_before   timestamptz NOT NULL DEFAULT clock_timestamp(),
     requested_by text NOT NULL DEFAULT current_user,
     requested_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    -- When it was done, and what became of the dead letter: `replayed`, `discarded`, or `gone` by another hand.
     done_at      timestamptz,
-    -- What became of the dead letter: `replayed`, `discarded`, or `gone` by another hand.
     outcome      text
 );
 CREATE INDEX cqrs_outbox_request_open ON cqrs_outbox_request (dead_id, id) WHERE done_at IS NULL;

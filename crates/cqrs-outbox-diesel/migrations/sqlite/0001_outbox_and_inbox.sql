@@ -218,8 +218,8 @@ CREATE TABLE cqrs_outbox_request (
     not_before   REAL NOT NULL DEFAULT (unixepoch('now', 'subsec')),
     requested_by TEXT NOT NULL DEFAULT '',
     requested_at TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')),
+    -- When it was done, and what became of the dead letter: `replayed`, `discarded`, or `gone` by another hand.
     done_at      TEXT,
-    -- What became of the dead letter: `replayed`, `discarded`, or `gone` by another hand.
     outcome      TEXT
 );
 CREATE INDEX cqrs_outbox_request_open ON cqrs_outbox_request (dead_id, id) WHERE done_at IS NULL;
