@@ -39,7 +39,8 @@ pub struct RelaySettings {
     /// How often an event may be refused for a reason of its own before it goes to the dead letters. Default 10.
     ///
     /// A process that ended while it was sending the event, and nothing else that may have caused the end, counts as a third
-    /// of these, rounded up; so by default an event goes there with the fifth process that it ends.
+    /// of these, rounded up; so by default an event goes there after five processes or a few more that it has ended, and with
+    /// less than three attempts the first time that it was alone.
     pub max_attempts: u32,
     /// Whether the later events of a key wait when one of it was buried, until someone has replayed or discarded it.
     /// Default `true`.

@@ -49,8 +49,9 @@ pub struct Ownership {
     pub relays: usize,
     /// Whether an operator has stopped all relaying.
     pub hold: bool,
-    /// The groups of these leases whose last owner, another relay, ended without a release, each with what that relay had
-    /// recorded by [`record_suspects`](OutboxStore::record_suspects).
+    /// The groups of these leases that were taken from another relay which ended without a release, each with what that
+    /// relay had recorded by [`record_suspects`](OutboxStore::record_suspects). Taken again by this relay, whose own lease
+    /// has lapsed, they are without it: it was told.
     pub dirty: BTreeMap<GroupNo, Vec<i64>>,
 }
 

@@ -35,8 +35,8 @@ impl fmt::Debug for Pools {
     }
 }
 
-/// A heartbeat, a read, a settle and one for a refusal.
-const RELAY_CONNECTIONS: usize = 4;
+/// A heartbeat, a read, a settle, a refusal, a promotion, what is suspected, and one for a purge beside them.
+const RELAY_CONNECTIONS: usize = 7;
 
 /// Half of the time after which the server closes an idle connection of a relay's.
 const RELAY_IDLE: Duration = Duration::from_secs(4);

@@ -135,7 +135,7 @@ pub(super) const FREE_GROUPS: &str = "\
 pub(super) const TAKE: &str = "\
     UPDATE cqrs_outbox_group SET dirty = dirty OR coalesce(incarnation <> ?, false), \
         suspects = IF(incarnation <> ?, (SELECT r.suspects FROM cqrs_outbox_relay r \
-            WHERE r.incarnation = cqrs_outbox_group.incarnation), suspects), \
+            WHERE r.incarnation = cqrs_outbox_group.incarnation), NULL), \
         owner = ?, incarnation = ?, epoch = epoch + 1, expires_at = utc_timestamp(6) + INTERVAL ? MICROSECOND \
     WHERE group_no IN ";
 

@@ -111,7 +111,7 @@ pub(super) const TAKE: &str = "\
         expires_at = clock_timestamp() + make_interval(secs => $3), \
         dirty = dirty OR coalesce(incarnation <> $1, false), \
         suspects = CASE WHEN incarnation <> $1 THEN (SELECT r.suspects FROM cqrs_outbox_relay r \
-            WHERE r.incarnation = cqrs_outbox_group.incarnation) ELSE suspects END \
+            WHERE r.incarnation = cqrs_outbox_group.incarnation) END \
     WHERE group_no IN ( \
         SELECT group_no FROM cqrs_outbox_group \
         WHERE incarnation IS NULL OR expires_at <= clock_timestamp() \

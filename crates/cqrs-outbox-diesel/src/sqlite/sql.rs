@@ -96,7 +96,7 @@ pub(super) const TAKE: &str = "\
         expires_at = unixepoch('now', 'subsec') + ?3, \
         dirty = max(dirty, coalesce(incarnation <> ?1, 0)), \
         suspects = iif(incarnation <> ?1, (SELECT r.suspects FROM cqrs_outbox_relay r \
-            WHERE r.incarnation = cqrs_outbox_group.incarnation), suspects) \
+            WHERE r.incarnation = cqrs_outbox_group.incarnation), NULL) \
     WHERE group_no IN ( \
         SELECT group_no FROM cqrs_outbox_group \
         WHERE incarnation IS NULL OR expires_at <= unixepoch('now', 'subsec') \

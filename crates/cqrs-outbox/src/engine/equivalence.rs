@@ -52,10 +52,11 @@ impl Hash for Engine {
             store_resumes,
             stats,
         } = self;
-        for (group, Owned { epoch, valid_until, releasing, watched, evidence }) in groups {
+        for (group, Owned { epoch, valid_until, releasing, watched, evidence, looked_at }) in groups {
             // How many they are is of consequence only when the last one goes.
             let are_watched = *watched > 0 && *broker_answers;
             (group, epoch, valid_until, releasing, are_watched, evidence).hash(state);
+            (are_watched && looked_at.0, are_watched && looked_at.1).hash(state);
         }
         (phase, hold, active, lanes, ready, delayed, gates, doubtful).hash(state);
         (in_flight, pace, destinations, confirmed, settle_at, settling, fenced, fenced_busy).hash(state);
@@ -86,6 +87,7 @@ impl Engine {
         self.delayed = delayed.map(|(at, lane)| (at.saturating_sub(now), lane)).collect::<BTreeSet<_>>();
         self.pace.rebase(now);
         self.destinations.rebase(now);
+        self.suspects.rebase(now);
         let known =
             [&mut self.first_answer, &mut self.counted, &mut self.heartbeat_sent, &mut self.next_promotion];
         for at in known.into_iter().flatten() {

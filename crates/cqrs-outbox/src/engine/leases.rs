@@ -1,9 +1,9 @@
 //! Which groups are ours: heartbeats, fair shares, and what becomes of a group that is lost.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::{Action, Engine, Evidence, Failed, Owned, Phase};
+use super::{Action, Engine, Evidence, Failed, FencedChange, Owned, Phase};
 use crate::row::{GroupNo, Lane};
 use crate::store::{Heartbeat, Lease, Ownership};
 
@@ -71,13 +71,11 @@ impl Engine {
         for group in lost {
             self.lose(group);
         }
-        // What there was has been looked at since they were taken, or is about to be.
-        if !self.read_now && !self.read_parked_now {
-            let watched = self.groups.iter().filter(|(_, owned)| owned.watched > 0);
-            for group in watched.map(|(group, _)| *group).collect::<Vec<_>>() {
-                if !self.lanes.values().any(|lane| lane.group == group) {
-                    self.lift_suspicion(group);
-                }
+        let seen =
+            self.groups.iter().filter(|(_, owned)| owned.watched > 0 && owned.looked_at == (true, true));
+        for group in seen.map(|(group, _)| *group).collect::<Vec<_>>() {
+            if !self.lanes.values().any(|lane| lane.group == group) {
+                self.lift_suspicion(group);
             }
         }
         let excess = answered.len().saturating_sub(self.fair_share());
@@ -90,7 +88,14 @@ impl Engine {
                     Some(suspects) => (self.settings.max_rows, Evidence::of(suspects)),
                     None => (0, Evidence::None),
                 };
-                let owned = Owned { epoch: *epoch, valid_until, releasing, watched, evidence };
+                let owned = Owned {
+                    epoch: *epoch,
+                    valid_until,
+                    releasing,
+                    watched,
+                    evidence,
+                    looked_at: (false, false),
+                };
                 self.groups.insert(*group, owned);
                 (self.read_now, self.read_parked_now) = (true, true);
             }
@@ -116,8 +121,19 @@ impl Engine {
     /// ids that were known.
     fn forget_what_waits(&mut self) {
         self.acquit();
+        // What is under way cannot be called back, and its gate is about to close.
+        let under_way = usize::from(self.fenced_busy).min(self.fenced.len());
+        for change in self.fenced.split_off(under_way) {
+            if let FencedChange::Reject(rejection) = change {
+                self.give_up_rejection(&rejection);
+            } else if let FencedChange::SetAside { lane, ids } = change {
+                self.forget_unsent(&lane, ids);
+            }
+        }
         self.forget_waiting(|_| true);
-        for lane in self.gates.keys().cloned().collect::<Vec<_>>() {
+        let closing: BTreeSet<Lane> = self.fenced.iter().filter_map(FencedChange::closes).cloned().collect();
+        let gates = self.gates.keys().filter(|lane| !closing.contains(*lane));
+        for lane in gates.cloned().collect::<Vec<_>>() {
             self.forget_gate(&lane);
         }
         (self.read_now, self.read_parked_now) = (true, true);

@@ -212,6 +212,8 @@ struct Owned {
     watched: usize,
     /// And this is known of it.
     evidence: Evidence,
+    /// A read of the hot table, and one of the side tables, have brought all that there was.
+    looked_at: (bool, bool),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -332,7 +334,8 @@ impl Engine {
                 .or_else(|| self.poll_promote(now))
                 .or_else(|| self.poll_read(now)),
             Phase::Stopping | Phase::GivingUp => self
-                .poll_fenced(now)
+                .poll_suspects(now)
+                .or_else(|| self.poll_fenced(now))
                 .or_else(|| self.poll_settle(now))
                 .or_else(|| self.poll_leave())
                 .or_else(|| self.poll_heartbeat(now)),
@@ -360,6 +363,9 @@ impl Engine {
         if !self.fenced.is_empty() && !self.fenced_busy {
             consider(self.store_resumes);
         }
+        if let Some(at) = self.suspects_deadline() {
+            consider(at);
+        }
         if self.phase == Phase::Running {
             if self.reading.is_none() && !self.groups.is_empty() && !self.hold {
                 consider(self.next_read.max(self.store_resumes));
@@ -370,9 +376,6 @@ impl Engine {
             }
             if let Some((at, _)) = self.delayed.first() {
                 consider(*at);
-            }
-            if let Some(at) = self.suspects_deadline() {
-                consider(at);
             }
             // With the window full, the next outcome comes first.
             if !self.hold && self.pace.has_room(self.in_flight) {

@@ -12,13 +12,21 @@ pub(super) struct Pace {
     window: usize,
     max_window: usize,
     failures: u32,
+    /// A publish ended without an answer, and none was confirmed since.
+    doubted: bool,
     resume_at: Duration,
 }
 
 impl Pace {
     pub(super) fn new(settings: &RelaySettings) -> Self {
         // The first publish is a probe, too: a relay that starts during an outage has one message in flight.
-        Self { window: 1, max_window: settings.max_in_flight, failures: 0, resume_at: Duration::ZERO }
+        Self {
+            window: 1,
+            max_window: settings.max_in_flight,
+            failures: 0,
+            doubted: false,
+            resume_at: Duration::ZERO,
+        }
     }
 
     pub(super) fn allows(&self, now: Duration, in_flight: usize) -> bool {
@@ -29,9 +37,9 @@ impl Pace {
         in_flight < self.window
     }
 
-    /// An outage has begun, and nobody knows that it is over.
+    /// Something was wrong, and nobody knows that it is over.
     pub(super) fn is_interrupted(&self) -> bool {
-        self.failures > 0
+        self.failures > 0 || self.doubted
     }
 
     pub(super) fn resumes_at(&self) -> Duration {
@@ -43,7 +51,7 @@ impl Pace {
     }
 
     pub(super) fn success(&mut self) {
-        self.failures = 0;
+        (self.failures, self.doubted) = (0, false);
         self.window = self.window.saturating_mul(2).min(self.max_window);
     }
 
@@ -58,6 +66,7 @@ impl Pace {
 
     /// Something may be wrong; the lane itself waits.
     pub(super) fn doubt(&mut self) {
+        self.doubted = true;
         self.window = (self.window / 2).max(1);
     }
 }
@@ -102,6 +111,10 @@ impl Destinations {
         if let Some(suspension) = self.0.get_mut(topic) {
             suspension.probing = false;
         }
+    }
+
+    pub(super) fn is_suspended(&self, topic: &str) -> bool {
+        self.0.contains_key(topic)
     }
 
     /// The topic works: its lanes go on.

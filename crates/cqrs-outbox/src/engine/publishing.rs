@@ -26,8 +26,10 @@ impl Engine {
             self.stats.published += 1;
             return Some(Action::Publish(row));
         }
-        self.release_suspects();
         loop {
+            if self.ready.is_empty() {
+                self.release_suspects();
+            }
             if self.ready.is_empty() {
                 self.ready.extend(self.destinations.due(now));
             }
@@ -67,7 +69,7 @@ impl Engine {
     pub(super) fn on_published(&mut self, now: Duration, id: i64, outcome: Result<Receipt, PublishFailure>) {
         let Some(row) = self.rows.get(&id).map(Arc::clone) else { return };
         self.in_flight -= 1;
-        self.suspects.answered(id);
+        self.suspect_answered(&row);
         match outcome {
             Ok(receipt) => self.on_receipt(now, &row, receipt),
             Err(failure) => self.on_failure(now, &row, failure),

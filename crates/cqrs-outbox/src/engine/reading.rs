@@ -97,6 +97,9 @@ impl Engine {
         for (lane, ids) in aside {
             self.fenced.push_back(FencedChange::SetAside { lane, ids });
         }
+        if !self.read_now {
+            self.looked_at(&request).for_each(|seen| seen.0 = true);
+        }
         self.top_up_at = if self.has_room(2) { Duration::ZERO } else { now + TOP_UP };
     }
 
@@ -140,6 +143,16 @@ impl Engine {
             self.gates.insert(row.lane.clone(), Gate { group: row.group, state: GateState::Draining });
             self.enqueue(row);
         }
+        if !self.read_parked_now {
+            self.looked_at(&request).for_each(|seen| seen.1 = true);
+        }
+    }
+
+    /// Of the groups that were read under the leases that they have now.
+    fn looked_at<'a>(&'a mut self, request: &'a ReadRequest) -> impl Iterator<Item = &'a mut (bool, bool)> {
+        let groups = self.groups.iter_mut();
+        let same = |group, epoch| request.leases.contains(&Lease { group, epoch });
+        groups.filter(move |(group, owned)| same(**group, owned.epoch)).map(|(_, owned)| &mut owned.looked_at)
     }
 
     /// Not in memory yet, and read under the lease that its group has now: between two leases another relay may have

@@ -3,18 +3,19 @@
 //! A lease that ended without a release may mean that an event killed the relay that was sending it; whoever comes next
 //! would die of it, too, and nothing would ever go on. So events of such a group, and events that were refused before, are
 //! suspects: the store is told which of them are with the broker before they are. If that relay dies as well, its successor
-//! knows what it was sending. It sends each of these with no other suspect, and one that had no other beside it when a
-//! process ended is put aside, so that the others go on; that counts as a third of the refusals after which an event goes to
+//! knows what it was sending. It sends these one by one, with nothing else recorded, while all others go on as ever. One that
+//! was recorded alone when a process ended is put aside; that counts as a third of the refusals after which an event goes to
 //! the dead letters.
 //!
 //! Nothing is held against an event while the broker may be away: a process that is restarted again and again for want of
-//! a broker was not killed by what it tried to send.
+//! a broker was not killed by what it tried to send. Where the broker answers and confirms nothing, and the process is always
+//! ended before the publish times out, and nothing else waits, that cannot be told from an event that kills.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Action, Engine, Failed};
+use super::{Action, Engine, Failed, Phase};
 use crate::row::{GroupNo, Lane, OutboxRow};
 use crate::store::Lease;
 
@@ -48,29 +49,32 @@ impl Evidence {
 pub(super) struct Suspects {
     /// Lanes whose next event is one.
     waiting: VecDeque<Lane>,
+    /// Lanes whose next event was with the broker when a process ended, with others.
+    accused: VecDeque<Lane>,
     /// What is sent next, with the lease under which it was chosen.
     chosen: VecDeque<(i64, Lease)>,
     /// What is with the broker.
     sent: BTreeSet<i64>,
-    /// What was chosen or sent last goes with no other suspect.
-    alone: bool,
     /// What the store was told last.
     told: Vec<i64>,
     /// Whether it knows all that was chosen.
     is_told: bool,
     telling: bool,
+    /// When it may be told again after it failed.
+    resumes: Duration,
 }
 
 impl Default for Suspects {
     fn default() -> Self {
         Self {
             waiting: VecDeque::new(),
+            accused: VecDeque::new(),
             chosen: VecDeque::new(),
             sent: BTreeSet::new(),
-            alone: false,
             told: Vec::new(),
             is_told: true,
             telling: false,
+            resumes: Duration::ZERO,
         }
     }
 }
@@ -80,8 +84,8 @@ impl Suspects {
         self.telling
     }
 
-    pub(super) fn answered(&mut self, id: i64) {
-        self.sent.remove(&id);
+    pub(super) fn rebase(&mut self, now: Duration) {
+        self.resumes = self.resumes.saturating_sub(now);
     }
 
     fn is_empty(&self) -> bool {
@@ -100,21 +104,53 @@ impl Suspects {
 
 impl Engine {
     /// Whether a lane's next event may go as any other does. If not, the lane waits here, or its event is put aside.
+    ///
+    /// Events for a topic that is suspended are: there is one probe at a time, and it says nothing new.
     pub(super) fn is_above_suspicion(&mut self, lane: &Lane, row: &Arc<OutboxRow>) -> bool {
-        let Some(owned) = self.groups.get_mut(&row.group) else { return true };
-        if owned.evidence == Evidence::Against(row.id) {
-            owned.evidence = Evidence::None;
-            self.convict(lane, row);
-            return false;
+        if !self.may_be_held_against_it() || self.destinations.is_suspended(&row.message.topic) {
+            return true;
         }
-        if (owned.watched == 0 && row.attempts == 0) || !self.may_be_held_against_it() {
+        let Some(owned) = self.groups.get_mut(&row.group) else { return true };
+        let is_accused = match &owned.evidence {
+            Evidence::Against(id) if *id == row.id => {
+                // It goes alone when it goes again.
+                owned.evidence = Evidence::Among([row.id].into());
+                self.convict(lane, row);
+                return false;
+            }
+            Evidence::Among(ids) => ids.contains(&row.id),
+            _ => false,
+        };
+        let is_suspect = owned.watched > 0 || row.attempts > 0;
+        if !is_accused && (!is_suspect || self.accused_are_tried()) {
             return true;
         }
         if let Some(state) = self.lanes.get_mut(lane) {
             state.scheduled = true;
-            self.suspects.waiting.push_back(lane.clone());
+            let line = if is_accused { &mut self.suspects.accused } else { &mut self.suspects.waiting };
+            line.push_back(lane.clone());
         }
         false
+    }
+
+    /// This process has outlived it.
+    pub(super) fn suspect_answered(&mut self, row: &OutboxRow) {
+        self.suspects.sent.remove(&row.id);
+        if let Some(owned) = self.groups.get_mut(&row.group)
+            && let Evidence::Among(ids) = &mut owned.evidence
+        {
+            ids.remove(&row.id);
+        }
+    }
+
+    /// Meanwhile nothing else is recorded, and nobody else waits.
+    fn accused_are_tried(&self) -> bool {
+        let is_accused = |id: &i64| {
+            let row = self.rows.get(id).and_then(|row| self.groups.get(&row.group));
+            row.is_some_and(|owned| matches!(&owned.evidence, Evidence::Among(ids) if ids.contains(id)))
+        };
+        let Suspects { accused, chosen, sent, .. } = &self.suspects;
+        !accused.is_empty() || sent.iter().chain(chosen.iter().map(|(id, _)| id)).any(is_accused)
     }
 
     /// The broker is known to be there.
@@ -124,10 +160,10 @@ impl Engine {
 
     /// Tells the store what is sent next, and when that is over.
     pub(super) fn poll_suspects(&mut self, now: Duration) -> Option<Action> {
-        if self.suspects.telling || now < self.store_resumes {
+        if self.suspects.telling || now < self.store_resumes.max(self.suspects.resumes) {
             return None;
         }
-        if !self.may_be_held_against_it() {
+        if !self.may_be_held_against_it() || self.phase > Phase::Running {
             self.acquit();
         } else if self.suspects.chosen.is_empty() && !self.hold {
             self.choose(now);
@@ -145,7 +181,11 @@ impl Engine {
 
     pub(super) fn on_suspects_recorded(&mut self, now: Duration, answer: Result<(), Failed>) {
         self.suspects.telling = false;
-        self.suspects.is_told = self.store_answered(now, answer).is_some();
+        self.suspects.is_told = answer.is_ok();
+        if answer.is_err() {
+            // No reason for anything else to wait.
+            self.suspects.resumes = now + self.settings.backoff;
+        }
     }
 
     /// The next of the batch, if the store knows of it.
@@ -162,9 +202,12 @@ impl Engine {
         None
     }
 
-    /// Lanes that wait here, once nothing can be held against their events.
+    /// Lanes that wait here and need not.
     pub(super) fn release_suspects(&mut self) {
         if !self.may_be_held_against_it() {
+            self.ready.append(&mut self.suspects.accused);
+            self.ready.append(&mut self.suspects.waiting);
+        } else if self.accused_are_tried() {
             self.ready.append(&mut self.suspects.waiting);
         }
     }
@@ -172,68 +215,63 @@ impl Engine {
     /// When something is to be done here although nothing happens.
     pub(super) fn suspects_deadline(&self) -> Option<Duration> {
         let suspects = &self.suspects;
-        let may_be_held = self.may_be_held_against_it();
-        let may_choose = suspects.is_empty() && !suspects.waiting.is_empty() && !self.hold && may_be_held;
+        let may_be_held = self.may_be_held_against_it() && self.phase == Phase::Running;
+        let someone_waits = !suspects.waiting.is_empty() || !suspects.accused.is_empty();
+        let may_choose = suspects.is_empty() && someone_waits && !self.hold && may_be_held;
         let acquits = !suspects.chosen.is_empty() && !may_be_held;
         let wants = !suspects.is_told || suspects.is_over() || may_choose || acquits;
-        (wants && !suspects.telling).then_some(self.store_resumes)
+        (wants && !suspects.telling).then_some(self.store_resumes.max(suspects.resumes))
     }
 
     /// Whether suspects go as soon as the pace allows it.
     pub(super) fn suspects_are_ready(&self) -> bool {
-        let are_released = !self.suspects.waiting.is_empty() && !self.may_be_held_against_it();
+        let Suspects { waiting, accused, .. } = &self.suspects;
+        let may_be_held = self.may_be_held_against_it();
+        let are_released = !waiting.is_empty() && (!may_be_held || self.accused_are_tried())
+            || !accused.is_empty() && !may_be_held;
         self.suspects.may_be_sent() || are_released
     }
 
     fn choose(&mut self, now: Duration) {
-        if self.suspects.alone && !self.suspects.is_empty() {
+        while self.suspects.is_empty()
+            && let Some(lane) = self.suspects.accused.pop_front()
+        {
+            self.choose_next_of(&lane, now);
+        }
+        if self.accused_are_tried() {
             return;
         }
-        self.suspects.alone = false;
         while self.suspects.chosen.len() + self.suspects.sent.len() < TOGETHER
             && let Some(lane) = self.suspects.waiting.pop_front()
         {
-            let Some(state) = self.lanes.get_mut(&lane) else { continue };
-            state.scheduled = false;
-            let (group, head) = (state.group, state.queue.front().copied());
-            let Some(row) = head.and_then(|id| self.rows.get(&id)).map(Arc::clone) else {
-                self.drop_if_over(&lane);
-                continue;
-            };
-            // Without a valid lease the lane rests until the next heartbeat.
-            let Some(lease) = self.lease(group).filter(|_| self.may_publish(group, now)) else { continue };
-            let evidence = self.groups.get(&group).map(|owned| &owned.evidence);
-            let goes_alone = match evidence {
-                Some(Evidence::Among(ids)) => ids.contains(&row.id),
-                Some(Evidence::Against(id)) if *id == row.id => {
-                    self.schedule(&lane);
-                    continue;
-                }
-                _ => false,
-            };
-            if goes_alone && !self.suspects.is_empty() {
-                if let Some(state) = self.lanes.get_mut(&lane) {
-                    state.scheduled = true;
-                }
-                self.suspects.waiting.push_front(lane);
-                return;
-            }
-            let admitted = self.destinations.admit(&row.message.topic, &lane, now);
-            let Some(state) = self.lanes.get_mut(&lane) else { continue };
-            if !admitted {
-                state.scheduled = true;
-                continue;
-            }
-            state.queue.pop_front();
-            state.busy = true;
-            self.activate(group);
-            self.suspects.chosen.push_back((row.id, lease));
-            self.suspects.is_told = false;
-            if goes_alone {
-                self.suspects.alone = true;
-                return;
-            }
+            self.choose_next_of(&lane, now);
         }
+    }
+
+    fn choose_next_of(&mut self, lane: &Lane, now: Duration) {
+        let Some(state) = self.lanes.get_mut(lane) else { return };
+        state.scheduled = false;
+        let (group, head) = (state.group, state.queue.front().copied());
+        let Some(row) = head.and_then(|id| self.rows.get(&id)).map(Arc::clone) else {
+            return self.drop_if_over(lane);
+        };
+        // Without a valid lease the lane rests until the next heartbeat.
+        let Some(lease) = self.lease(group).filter(|_| self.may_publish(group, now)) else { return };
+        let evidence = self.groups.get(&group).map(|owned| &owned.evidence);
+        if evidence == Some(&Evidence::Against(row.id)) {
+            return self.schedule(lane);
+        }
+        let admitted = self.destinations.admit(&row.message.topic, lane, now);
+        let Some(state) = self.lanes.get_mut(lane) else { return };
+        if !admitted {
+            state.scheduled = true;
+            return;
+        }
+        state.queue.pop_front();
+        state.busy = true;
+        self.activate(group);
+        self.suspects.chosen.push_back((row.id, lease));
+        self.suspects.is_told = false;
     }
 
     /// What was chosen and not sent goes as any other event.
@@ -268,7 +306,7 @@ impl Engine {
         state.busy = true;
         self.activate(row.group);
         let attempts = row.attempts + self.settings.max_attempts.div_ceil(3);
-        let error = "the process ended while it was sending this event, and nothing else that it suspected";
+        let error = "the process ended while this event, of all that it suspected, was with the broker";
         self.refuse(row, lease, attempts, error.to_owned());
     }
 

@@ -242,6 +242,9 @@ impl MemoryTables {
                 if let Some(other) = lease.owner.filter(|owner| *owner != me) {
                     let other = self.relays.get(&other);
                     lease.dirty = Some(other.map(|other| other.suspects.clone()).unwrap_or_default());
+                } else if let Some(suspects) = &mut lease.dirty {
+                    // Of an earlier end, and it was told already.
+                    suspects.clear();
                 }
                 (lease.owner, lease.expires) = (Some(me), now + heartbeat.lease);
                 lease.epoch += 1;

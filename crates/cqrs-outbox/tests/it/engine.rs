@@ -1153,18 +1153,87 @@ fn suspicion_ends_with_as_many_events_as_the_dead_relay_can_have_had() {
 }
 
 #[test]
-fn each_of_several_suspects_goes_alone() {
+fn each_of_several_suspects_goes_alone_and_nothing_waits_for_that() {
     let mut desk = successor(settings(), &[11, 12]);
     widen(&mut desk);
     desk.read(vec![hot(10, "x"), hot(11, "a"), hot(12, "b"), hot(13, "c")]);
-    assert_eq!(desk.published(), [10], "in its turn");
-    desk.receipt(10);
-    assert_eq!(desk.published(), [11]);
-    desk.receipt(11);
-    assert_eq!(desk.published(), [12]);
+    assert_eq!(desk.published(), [13, 10, 11]);
+    desk.read(vec![hot(14, "d")]);
+    assert_eq!(desk.published(), [14]);
+    desk.fail(11, ErrorClass::Unknown);
+    assert_eq!(desk.suspects, [vec![11], vec![]], "something is wrong with the broker");
+    assert_eq!(desk.published(), [12], "and so it goes as any other");
     desk.receipt(12);
-    assert_eq!(desk.published(), [13]);
-    assert_eq!(desk.suspects, [[10], [11], [12], [13]]);
+    desk.wait(100);
+    assert_eq!(desk.published(), [11]);
+    assert_eq!(desk.suspects, [vec![11], vec![], vec![11]], "this process has outlived it once");
+}
+
+#[test]
+fn suspects_for_a_suspended_destination_are_probed_one_at_a_time() {
+    let mut desk = successor(settings(), &[]);
+    widen(&mut desk);
+    let bad = |id: i64| row(id, &format!("k{id}"), "bad", Place::Hot);
+    desk.read((11..16).map(bad).collect());
+    assert_eq!(desk.published(), [11, 12, 13, 14, 15]);
+    for id in 11..16 {
+        desk.fail(id, ErrorClass::Destination);
+    }
+    for wait in [100, 200] {
+        desk.wait(wait);
+        let probe = desk.published();
+        assert_eq!(probe.len(), 1, "{probe:?}");
+        assert_eq!(desk.engine.stats().suspended_destinations, 1);
+        desk.fail(probe[0], ErrorClass::Destination);
+    }
+}
+
+#[test]
+fn what_is_known_of_an_end_stays_until_a_look_has_ended() {
+    let mut desk = successor(settings(), &[11]);
+    if desk.reading_parked().is_some() {
+        desk.hear(Input::ReadParked(Ok(Vec::new())));
+    }
+    assert!(desk.reading().is_some(), "a long one");
+    desk.wait(300);
+    desk.beats(&[lease(0, 1)]);
+    desk.hear(Input::Read(Ok(vec![hot(11, "a")])));
+    assert_eq!(desk.rejection().unwrap().attempts, 1);
+}
+
+#[test]
+fn a_hold_keeps_the_gate_that_is_closing() {
+    let mut desk = Desk::owner(settings());
+    desk.read(vec![hot(11, "a"), hot(12, "a"), hot(13, "b")]);
+    assert_eq!(desk.published(), [11, 13]);
+    desk.fail(11, ErrorClass::Event);
+    assert_eq!(desk.rejection().unwrap().id, 11);
+    desk.fail(13, ErrorClass::Event);
+    desk.wait(300);
+    desk.heartbeat();
+    let (leases, none) = (vec![lease(0, 1)], Ownership::default());
+    desk.hear(Input::Heartbeat(Ok(Ownership { leases, groups: 1, relays: 1, hold: true, ..none })));
+    desk.wait(300);
+    desk.beats(&[lease(0, 1)]);
+    desk.read(vec![hot(12, "a"), hot(13, "b")]);
+    assert_eq!(desk.published(), [13], "its refusal was not written, and is forgotten");
+    desk.hear(Input::Rejected(Ok(Fenced::Done(()))));
+    assert_eq!(desk.published(), NONE, "row 11 stands aside, and 12 is to go behind it");
+    assert_eq!(desk.setting_aside(), Some(vec![12]));
+}
+
+#[test]
+fn what_was_chosen_is_not_held_against_it_by_a_stop() {
+    let mut desk = successor(settings(), &[]);
+    widen(&mut desk);
+    desk.records_suspects = false;
+    desk.read(vec![hot(11, "a")]);
+    desk.hear(Input::Stop);
+    desk.hear(Input::SuspectsRecorded(Ok(())));
+    assert_eq!(desk.suspects, [vec![11], vec![]]);
+    assert!(!desk.open.contains(&Action::Leave));
+    desk.hear(Input::SuspectsRecorded(Ok(())));
+    assert!(desk.open.contains(&Action::Leave));
 }
 
 #[test]

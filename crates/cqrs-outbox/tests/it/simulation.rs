@@ -67,6 +67,8 @@ fn promises_hold_whatever_goes_wrong() {
         broken[0].0,
         &broken[..broken.len().min(3)]
     );
+    let of = |what: &str| counts.0.get(what).copied().unwrap_or(0);
+    assert!(of("convicted in error") < of("convicted"), "{:?}", counts.0);
     // A simulation in which nothing happens proves nothing.
     for what in [
         "clock jumps",

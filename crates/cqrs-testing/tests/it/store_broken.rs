@@ -240,6 +240,7 @@ const FAULTS: &[(Fault, &[&str])] = &[
     (Fault::ForgetsSuspects, &["suspects", "relay-killed-by-event"]),
     (Fault::KeepsOldSuspects, &["suspects", "relay-killed-by-event"]),
     (Fault::SuspectsTheLate, &["suspects"]),
+    (Fault::SuspectsAgain, &["suspects"]),
     (Fault::SuspectsAfterRelease, &["suspects"]),
     (
         Fault::EpochStays,
@@ -259,7 +260,7 @@ const FAULTS: &[(Fault, &[&str])] = &[
     (Fault::EpochStaysAfterExpiry, &["lease-expiry", "lease-clock"]),
     (Fault::NeverRenews, &["lease-renewal"]),
     (Fault::NeverExpires, &["lease-expiry", "suspects", "relay-killed", "relay-killed-by-event"]),
-    (Fault::RevivesExpired, &["lease-expiry"]),
+    (Fault::RevivesExpired, &["lease-expiry", "suspects"]),
     (Fault::TrustsFarExpiry, &["lease-clock"]),
     (Fault::ExpiresAnyOther, &["lease-clock"]),
     (Fault::NeverForgetsRelays, &["census", "relay-killed", "relay-killed-by-event"]),

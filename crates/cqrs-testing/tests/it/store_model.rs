@@ -67,6 +67,7 @@ pub(crate) enum Fault {
     ForgetsSuspects,
     KeepsOldSuspects,
     SuspectsTheLate,
+    SuspectsAgain,
     SuspectsAfterRelease,
     EpochStays,
     EpochStaysAfterExpiry,
@@ -740,7 +741,8 @@ impl OutboxStore for Model {
                 lease.dirty = match before.filter(|_| ended && other) {
                     Some(_) if self.has(Fault::ForgetsSuspects) => Some(Vec::new()),
                     Some(before) => Some(tables.suspects.get(&before).cloned().unwrap_or_default()),
-                    None => lease.dirty.take().filter(|_| lease.owner.is_some()),
+                    None if self.has(Fault::SuspectsAgain) => lease.dirty.take(),
+                    None => lease.dirty.take().filter(|_| lease.owner.is_some()).map(|_| Vec::new()),
                 };
                 (lease.owner, lease.expires) = (Some(me.clone()), now + heartbeat.lease);
                 lease.epoch = epoch;

@@ -88,7 +88,8 @@ impl Outbox {
             }
             if rejection.error.contains("the process ended") {
                 self.saw(Seen::Convicted);
-                if self.scope.faults.crashes == 0 && self.scope.faults.expiries == 0 {
+                let (left, all) = (state.left, self.scope.faults);
+                if left.crashes == all.crashes && left.expiries == all.expiries {
                     state.broken = Some("an end was held against an event, and nothing had ended");
                 }
             } else if self.scope.faults.refusals == 0 && rejection.attempts > 0 {

@@ -205,12 +205,18 @@ pub(super) async fn suspects<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Checked
     two.record_suspects(&[5]).await?;
     time::sleep(lease + lease / 10).await;
     // For longer than a lease it was not seen.
-    let taken = two.beat(LONG, usize::MAX, Vec::new()).await?;
+    let taken = two.beat(lease, usize::MAX, Vec::new()).await?;
     let of_one: BTreeMap<_, _> = two.owned().into_iter().map(|group| (group, vec![9, i64::MAX])).collect();
     ensure(!of_one.is_empty(), || "nothing was taken over".to_owned())?;
     ensure_eq("what was left of the relay that died", dirty(&taken), of_one.clone())?;
-    let again = two.beat(LONG, 0, Vec::new()).await?;
+    let again = two.beat(lease, 0, Vec::new()).await?;
     ensure_eq("the same in the next answer", dirty(&again), of_one)?;
+
+    // Its own lease lapses: nothing has ended, so nothing is held against anything for a second time.
+    time::sleep(lease + lease / 10).await;
+    let lapsed = two.beat(LONG, usize::MAX, Vec::new()).await?;
+    let told: BTreeMap<_, _> = two.owned().into_iter().map(|group| (group, Vec::new())).collect();
+    ensure_eq("the same after a lapse of its own", dirty(&lapsed), told)?;
 
     // A relay that leaves has sent all that it had to.
     two.leave().await?;

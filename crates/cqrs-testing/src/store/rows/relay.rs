@@ -143,26 +143,10 @@ pub(super) async fn killed<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Checked {
             reached = recorder.until(committed / part, patience) => reached?,
         }
     }
-    let relay = relay(&table, &recorder, lease, "last")?;
-    let (stop, stopped) = oneshot::channel();
-    let (run, reached) = tokio::join!(
-        relay.run_until(async {
-            stopped.await.ok();
-        }),
-        async {
-            let mut reached = recorder.until(committed, patience).await;
-            // With duplicates there are more to come.
-            while reached.is_ok() && !history.check().lost.is_empty() {
-                reached = recorder.until(history.check().deliveries + 1, patience).await;
-            }
-            stop.send(()).ok();
-            reached
-        }
-    );
-    run?;
+    let last = relay(&table, &recorder, lease, "last")?;
+    bench.bounded("sending the rest", last.run_until_empty()).await??;
     let verdict = history.check();
     ensure(verdict.is_clean(), || verdict.to_string())?;
-    reached?;
     nothing_left(&table).await
 }
 
