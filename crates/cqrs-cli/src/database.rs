@@ -19,6 +19,7 @@ use uuid::Uuid;
 pub(crate) trait Database {
     /// The part of it that a relay needs.
     fn store(&self) -> Arc<dyn OutboxStore>;
+    async fn check_schema(&self) -> Result<()>;
     async fn migrate(&self) -> Result<Migrated>;
     async fn drift(&self) -> Result<Vec<Drift>>;
     async fn status(&self) -> Result<OutboxStatus>;
@@ -41,6 +42,10 @@ pub(crate) trait Database {
 impl<B: Backend> Database for Outbox<B> {
     fn store(&self) -> Arc<dyn OutboxStore> {
         Arc::new(self.clone())
+    }
+
+    async fn check_schema(&self) -> Result<()> {
+        self.check_schema().await
     }
 
     async fn migrate(&self) -> Result<Migrated> {

@@ -15,7 +15,7 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(args: Args, hold: bool, json: bool) -> Result<(), Failure> {
     let shown = without_password(&args.database.database.database);
-    let database = args.database.connect(false).await?;
+    let database = args.database.open().await?;
     if hold {
         database.hold().await?;
     } else {

@@ -34,7 +34,7 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(args: Args, json: bool) -> Result<(), Failure> {
     let shown = without_password(&args.database.database.database);
-    let database = args.database.connect(false).await?;
+    let database = args.database.open().await?;
     let chunk = args.chunk as usize;
     let mut said = json!({ "database": shown });
     let mut lines = vec![shown];

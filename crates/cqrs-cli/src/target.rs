@@ -27,6 +27,13 @@ pub(crate) struct PatientDatabaseArgs {
 }
 
 impl PatientDatabaseArgs {
+    /// Connects to tables that this program knows.
+    pub(crate) async fn open(&self) -> Result<Box<dyn Database>> {
+        let database = self.connect(false).await?;
+        database.check_schema().await?;
+        Ok(database)
+    }
+
     /// Connects, with few connections; makes a file of SQLite that is not there only if it is to.
     pub(crate) async fn connect(&self, create: bool) -> Result<Box<dyn Database>> {
         let url = &self.database.database;

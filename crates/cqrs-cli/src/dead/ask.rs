@@ -80,7 +80,7 @@ pub(crate) async fn run(kind: RequestKind, args: Args, json: bool) -> Result<(),
     if let Some(name) = args.requested_by.or_else(user) {
         asking = asking.requested_by(name);
     }
-    let database = args.database.connect(false).await?;
+    let database = args.database.open().await?;
     let preview = database.ask(kind, &filter, &asking.clone().dry_run(true)).await?;
     if let (Some(event), []) = (args.event, &preview.letters[..]) {
         let what = format!("there is no dead letter with the id {event}: nothing to {}", kind.as_str());
@@ -151,7 +151,7 @@ pub(crate) async fn requests(args: RequestsArgs, json: bool) -> Result<(), Failu
     if let Some(event_id) = args.event_id {
         filter = filter.event_id(event_id);
     }
-    let mut requests = args.database.connect(false).await?.requests(&filter, args.page.page()).await?;
+    let mut requests = args.database.open().await?.requests(&filter, args.page.page()).await?;
     let more = args.page.cut(&mut requests);
     for request in &requests {
         print(&if json { as_json(request).to_string() } else { for_people(request) })?;

@@ -188,7 +188,7 @@ pub(crate) async fn run(command: Command, json: bool) -> Result<(), Failure> {
 }
 
 async fn list(args: ListArgs, json: bool) -> Result<(), Failure> {
-    let database = args.database.connect(false).await?;
+    let database = args.database.open().await?;
     let mut letters = database.dead_letters(&args.filter.filter(), args.page.page()).await?;
     let more = args.page.cut(&mut letters);
     for letter in &letters {
@@ -205,12 +205,12 @@ async fn list(args: ListArgs, json: bool) -> Result<(), Failure> {
 }
 
 async fn count(args: CountArgs, json: bool) -> Result<(), Failure> {
-    let count = args.database.connect(false).await?.count_dead_letters(&args.filter.filter()).await?;
+    let count = args.database.open().await?.count_dead_letters(&args.filter.filter()).await?;
     print(&if json { serde_json::json!({ "dead_letters": count }).to_string() } else { count.to_string() })
 }
 
 async fn show(args: ShowArgs, json: bool) -> Result<(), Failure> {
-    match args.database.connect(false).await?.dead_letter(args.event_id).await? {
+    match args.database.open().await?.dead_letter(args.event_id).await? {
         Some(details) if json => print(&show::details_as_json(&details).to_string()),
         Some(details) => print(&show::details_for_people(&details)),
         None => Err(Failure::nothing(format!("there is no dead letter with the id {}", args.event_id))),

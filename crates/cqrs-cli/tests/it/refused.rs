@@ -211,6 +211,14 @@ async fn newer_tables(site: Site) {
     for command in [
         vec!["outbox", "status", "--database", &site.url],
         vec!["outbox", "migrate", "--database", &site.url],
+        vec!["outbox", "hold", "--database", &site.url],
+        vec!["outbox", "resume", "--database", &site.url],
+        vec!["outbox", "purge", "--expired-dedup", "--database", &site.url],
+        vec!["dead", "list", "--database", &site.url],
+        vec!["dead", "count", "--database", &site.url],
+        vec!["dead", "show", "0199c0de-0000-7000-8000-000000000001", "--database", &site.url],
+        vec!["dead", "discard", "--all", "--yes", "--database", &site.url],
+        vec!["dead", "requests", "--database", &site.url],
         vec!["relay", "--database", &site.url, "--broker", "amqp://me:hunter2@localhost:1"],
     ] {
         let parts = [&*site.shown(), "version 9", "version 8", "update this program"];
