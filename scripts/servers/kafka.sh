@@ -62,8 +62,9 @@ kafka_create() {
     local home=$1
     kafka_download >"$home/log"
     kafka_configure "$home" 1 2 3 4
+    # One that began with a dash would be taken for an option.
     kafka_run "$home" -Xmx128m kafka.tools.StorageTool format -c "$home/server.properties" \
-        -t "$(head -c 16 /dev/urandom | base64 | tr '+/' '-_' | cut -c1-22)"
+        -t "$(head -c 16 /dev/urandom | base64 | tr '+/' 'AA' | cut -c1-22)"
     "${kafka_command[@]}" >"$home/log" 2>&1
 }
 

@@ -52,6 +52,10 @@ impl Engine {
     /// Without its gate, what was to be moved aside has to be read again before anything else of the lane.
     pub(super) fn forget_gate(&mut self, lane: &Lane) {
         self.gates.remove(lane);
+        self.forget_held(lane);
+    }
+
+    pub(super) fn forget_held(&mut self, lane: &Lane) {
         let mut held = Vec::new();
         for change in &mut self.fenced {
             // It stays in its place in the queue: it may be under way.

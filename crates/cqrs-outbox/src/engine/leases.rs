@@ -1,6 +1,6 @@
 //! Which groups are ours: heartbeats, fair shares, and what becomes of a group that is lost.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::{Action, Engine, Evidence, Failed, FencedChange, Owned, Phase};
@@ -121,21 +121,7 @@ impl Engine {
     /// ids that were known.
     fn forget_what_waits(&mut self) {
         self.acquit();
-        // What is under way cannot be called back, and its gate is about to close.
-        let under_way = usize::from(self.fenced_busy).min(self.fenced.len());
-        for change in self.fenced.split_off(under_way) {
-            if let FencedChange::Reject(rejection) = change {
-                self.give_up_rejection(&rejection);
-            } else if let FencedChange::SetAside { lane, ids } = change {
-                self.forget_unsent(&lane, ids);
-            }
-        }
-        self.forget_waiting(|_| true);
-        let closing: BTreeSet<Lane> = self.fenced.iter().filter_map(FencedChange::closes).cloned().collect();
-        let gates = self.gates.keys().filter(|lane| !closing.contains(*lane));
-        for lane in gates.cloned().collect::<Vec<_>>() {
-            self.forget_gate(&lane);
-        }
+        self.forget_groups(|_| true);
         (self.read_now, self.read_parked_now) = (true, true);
     }
 
@@ -143,11 +129,33 @@ impl Engine {
     /// is as good as before, anything else is the new owner's to find out.
     pub(super) fn lose(&mut self, group: GroupNo) {
         self.groups.remove(&group);
-        self.forget_waiting(|lane| lane.group == group);
-        let gated = self.gates.iter().filter(|(_, gate)| gate.group == group);
-        let gated: Vec<Lane> = gated.map(|(lane, _)| lane.clone()).collect();
-        for lane in gated {
-            self.forget_gate(&lane);
+        self.forget_groups(|of| of == group);
+    }
+
+    /// Forgets what waits in memory of these groups, and what was to be done about it.
+    ///
+    /// Rejections too, not only when their turn comes: by then the same lease may be ours again, for the clock of a
+    /// database can be set back, and nothing would hold the rows behind them.
+    fn forget_groups(&mut self, which: impl Fn(GroupNo) -> bool) {
+        // What is under way cannot be called back, and its gate is about to close.
+        let under_way = usize::from(self.fenced_busy).min(self.fenced.len());
+        let mut rejections = Vec::new();
+        for change in self.fenced.split_off(under_way) {
+            match change {
+                FencedChange::Reject(rejection) if which(rejection.lease.group) => rejections.push(rejection),
+                change => self.fenced.push_back(change),
+            }
+        }
+        for rejection in rejections {
+            self.give_up_rejection(&rejection);
+        }
+        self.forget_waiting(|lane| which(lane.group));
+        let gates = self.gates.iter().filter(|(_, gate)| which(gate.group));
+        for lane in gates.map(|(lane, _)| lane.clone()).collect::<Vec<_>>() {
+            self.forget_held(&lane);
+            if !self.fenced.iter().filter_map(FencedChange::closes).any(|closing| *closing == lane) {
+                self.gates.remove(&lane);
+            }
         }
     }
 

@@ -1222,6 +1222,28 @@ fn a_hold_keeps_the_gate_that_is_closing() {
     assert_eq!(desk.setting_aside(), Some(vec![12]));
 }
 
+/// As after the database's clock was set back, just when the lease had ended.
+#[test]
+fn a_lease_that_comes_back_finds_no_refusal_of_before() {
+    let mut desk = Desk::owner(settings());
+    desk.read(vec![hot(11, "a"), hot(12, "a"), hot(13, "b"), hot(14, "b")]);
+    assert_eq!(desk.published(), [11, 13]);
+    desk.fail(11, ErrorClass::Event);
+    assert_eq!(desk.rejection().unwrap().id, 11);
+    desk.fail(13, ErrorClass::Event);
+    desk.wait(300);
+    desk.beats(&[]);
+    desk.wait(300);
+    desk.beats(&[lease(0, 1)]);
+    desk.read(vec![hot(12, "a"), hot(13, "b"), hot(14, "b")]);
+    assert_eq!(desk.published(), [13], "its refusal was not written, and is forgotten");
+    desk.hear(Input::Rejected(Ok(Fenced::Done(()))));
+    assert_eq!(desk.rejection(), None);
+    assert_eq!(desk.setting_aside(), Some(vec![12]), "row 11 stands aside, and 12 is to go behind it");
+    desk.receipt(13);
+    assert_eq!(desk.published(), [14]);
+}
+
 #[test]
 fn what_was_chosen_is_not_held_against_it_by_a_stop() {
     let mut desk = successor(settings(), &[]);
