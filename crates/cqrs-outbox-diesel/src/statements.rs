@@ -349,8 +349,8 @@ pub trait Statements: Sized {
     /// Whether the gate of a lane is closed.
     fn is_gate_closed(conn: &mut Self::Conn, lane: &Lane) -> impl Future<Output = QueryResult<bool>> + Send;
 
-    /// Whether rows of a lane stand aside.
-    fn has_parked(conn: &mut Self::Conn, lane: &Lane) -> impl Future<Output = QueryResult<bool>> + Send;
+    /// Whether rows of a lane stand aside, or wait for what someone does about a dead letter.
+    fn gate_is_needed(conn: &mut Self::Conn, lane: &Lane) -> impl Future<Output = QueryResult<bool>> + Send;
 
     /// Opens the gate of a lane.
     fn open_gate(conn: &mut Self::Conn, lane: &Lane) -> impl Future<Output = QueryResult<()>> + Send;

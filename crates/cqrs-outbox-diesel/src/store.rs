@@ -91,7 +91,7 @@ impl<B: Backend> OutboxStore for Outbox<B> {
         let Some(mut tx) = self.begin_fenced(lease).await? else {
             return Ok(Fenced::LeaseLost);
         };
-        if B::has_parked(&mut tx, lane).await.map_err(store_error)? {
+        if B::gate_is_needed(&mut tx, lane).await.map_err(store_error)? {
             give_up(tx).await;
             return Ok(Fenced::Done(false));
         }

@@ -164,7 +164,8 @@ pub trait OutboxStore: fmt::Debug + Send + Sync + 'static {
     /// nothing was moved.
     async fn set_aside(&self, lease: Lease, lane: &Lane, ids: &[i64]) -> Result<Fenced<bool>, StoreError>;
 
-    /// Opens the gate of a lane that has no rows aside any more. `Done(false)` if it has.
+    /// Opens the gate of a lane that has no rows aside any more. `Done(false)` if it has, or if it waits for what someone does
+    /// about a dead letter: the call may be carried out long after the relay has given it up.
     async fn open_gate(&self, lease: Lease, lane: &Lane) -> Result<Fenced<bool>, StoreError>;
 
     /// Moves up to `limit` scheduled events that are due from the groups of these leases into the hot table, in the order of

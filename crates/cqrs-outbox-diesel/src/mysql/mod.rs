@@ -577,9 +577,10 @@ impl Statements for MySql {
         Ok(exists.found)
     }
 
-    async fn has_parked(conn: &mut Connection, lane: &Lane) -> QueryResult<bool> {
-        let exists: Exists =
-            sql_query(sql::PARKED_LEFT).bind::<Binary, _>(lane.as_bytes()).get_result(conn).await?;
+    async fn gate_is_needed(conn: &mut Connection, lane: &Lane) -> QueryResult<bool> {
+        let lane = lane.as_bytes();
+        let needed = sql_query(sql::GATE_IS_NEEDED).bind::<Binary, _>(lane).bind::<Binary, _>(lane);
+        let exists: Exists = needed.get_result(conn).await?;
         Ok(exists.found)
     }
 

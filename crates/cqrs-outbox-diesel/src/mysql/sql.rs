@@ -200,8 +200,9 @@ pub(super) const OPEN_GATE: &str = "DELETE FROM cqrs_outbox_gate WHERE lane = ?"
 
 pub(super) const GATE_CLOSED: &str = "SELECT EXISTS (SELECT 1 FROM cqrs_outbox_gate WHERE lane = ?) AS found";
 
-pub(super) const PARKED_LEFT: &str =
-    "SELECT EXISTS (SELECT 1 FROM cqrs_outbox_parked WHERE lane = ?) AS found";
+pub(super) const GATE_IS_NEEDED: &str = "\
+    SELECT EXISTS (SELECT 1 FROM cqrs_outbox_parked WHERE lane = ?) \
+        OR EXISTS (SELECT 1 FROM cqrs_outbox_gate WHERE lane = ? AND until IS NULL) AS found";
 
 /// `?` microseconds from now; NULL: until someone acts.
 pub(super) const CLOSE_GATE: &str = "\

@@ -528,9 +528,9 @@ impl Statements for Pg {
         Ok(exists.found)
     }
 
-    async fn has_parked(conn: &mut AsyncPgConnection, lane: &Lane) -> QueryResult<bool> {
+    async fn gate_is_needed(conn: &mut AsyncPgConnection, lane: &Lane) -> QueryResult<bool> {
         let exists: Exists =
-            sql_query(sql::PARKED_LEFT).bind::<Binary, _>(lane.as_bytes()).get_result(conn).await?;
+            sql_query(sql::GATE_IS_NEEDED).bind::<Binary, _>(lane.as_bytes()).get_result(conn).await?;
         Ok(exists.found)
     }
 

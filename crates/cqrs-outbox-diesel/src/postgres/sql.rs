@@ -424,8 +424,9 @@ pub(super) const SET_ASIDE: &str = concat!(
     ", attempts, $2 FROM moved"
 );
 
-pub(super) const PARKED_LEFT: &str =
-    "SELECT EXISTS (SELECT 1 FROM cqrs_outbox_parked WHERE lane = $1) AS found";
+pub(super) const GATE_IS_NEEDED: &str = "\
+    SELECT EXISTS (SELECT 1 FROM cqrs_outbox_parked WHERE lane = $1) \
+        OR EXISTS (SELECT 1 FROM cqrs_outbox_gate WHERE lane = $1 AND until IS NULL) AS found";
 
 pub(super) const OPEN_GATE: &str = "DELETE FROM cqrs_outbox_gate WHERE lane = $1";
 

@@ -271,8 +271,9 @@ pub(super) const SET_ASIDE: &str = concat!(
     ", attempts, ?2 FROM cqrs_outbox WHERE id IN (SELECT value FROM json_each(?1))"
 );
 
-pub(super) const PARKED_LEFT: &str =
-    "SELECT EXISTS (SELECT 1 FROM cqrs_outbox_parked WHERE lane = ?) AS found";
+pub(super) const GATE_IS_NEEDED: &str = "\
+    SELECT EXISTS (SELECT 1 FROM cqrs_outbox_parked WHERE lane = ?) \
+        OR EXISTS (SELECT 1 FROM cqrs_outbox_gate WHERE lane = ? AND until IS NULL) AS found";
 
 pub(super) const OPEN_GATE: &str = "DELETE FROM cqrs_outbox_gate WHERE lane = ?";
 

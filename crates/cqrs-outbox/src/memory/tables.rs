@@ -346,7 +346,8 @@ impl MemoryTables {
         if !self.owns(lease) {
             return Fenced::LeaseLost;
         }
-        if self.parked.values().any(|row| row.lane == *lane) {
+        let waits = self.gates.get(lane).is_some_and(|gate| gate.until.is_none());
+        if waits || self.parked.values().any(|row| row.lane == *lane) {
             return Fenced::Done(false);
         }
         self.gates.remove(lane);

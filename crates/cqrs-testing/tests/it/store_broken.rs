@@ -392,6 +392,7 @@ const FAULTS: &[(Fault, &[&str])] = &[
     ),
     (Fault::BuryAlwaysGates, &["bury"]),
     (Fault::BuryNeverGates, &["bury-lane-waits", "replay-waits", "discard"]),
+    (Fault::OpensWaitingGate, &["bury-lane-waits"]),
     (Fault::BuryGateIsDue, &["bury-lane-waits", "replay-waits"]),
     (Fault::ReplaysToTheEnd, &["replay", "replay-waits"]),
     (Fault::ReplaysAsAsked, &["replay-several", "replay-waits"]),

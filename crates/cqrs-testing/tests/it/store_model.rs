@@ -102,6 +102,7 @@ pub(crate) enum Fault {
     /// Looks behind no more gates than rows are asked for, whatever stands there.
     ParkedFirstGates,
     OpensAnyway,
+    OpensWaitingGate,
     NeverOpens,
     OpensAllGates,
     ForgetsAttempts,
@@ -933,7 +934,8 @@ impl OutboxStore for Model {
             return Ok(Fenced::LeaseLost);
         }
         let left = tables.parked.values().any(|parked| parked.row.lane == *lane);
-        if left && !self.has(Fault::OpensAnyway) {
+        let waits = tables.gates.get(lane.as_bytes()).is_some_and(Option::is_none);
+        if left && !self.has(Fault::OpensAnyway) || waits && !self.has(Fault::OpensWaitingGate) {
             return Ok(Fenced::Done(false));
         }
         match self.0.fault {

@@ -41,6 +41,10 @@ pub(super) async fn lane_waits<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Check
     let rows = owner.read().await?;
     ensure_eq("the free rows", labels_at(&rows, Place::Hot), ["b1", "b2"])?;
     ensure_eq("the gated rows", labels_at(&rows, Place::Gated), ["a2"])?;
+    // As a relay asked for it before, and gave it up. Nothing stands aside yet.
+    let late = owner.open_gate(owner.lease_of(&row)?, &row.lane).await?;
+    ensure_eq("opening the gate behind a dead letter", late, Fenced::Done(false))?;
+    ensure_eq("the gated rows", labels_at(&owner.read().await?, Place::Gated), ["a2"])?;
     let gated = owner.find("a2").await?;
     let answer = owner.set_aside(owner.lease_of(&row)?, &row.lane, &[gated.id]).await?;
     ensure_eq("setting aside behind a dead letter", answer, Fenced::Done(true))?;
