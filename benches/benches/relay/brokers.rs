@@ -1,7 +1,7 @@
 //! The brokers, and the floors of their bare clients.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cqrs::MessageBroker;
 use cqrs::broker::memory::MemoryBroker;
@@ -17,18 +17,19 @@ use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use crate::databases::Database;
-use crate::measure::{Cost, Measured};
+use crate::measure::{Cost, Measured, Times};
 
 /// As many as a relay has with the broker at most.
 const IN_FLIGHT: usize = 1_000;
 
+#[derive(Clone)]
 pub(crate) enum Broker {
     Kafka(String),
     RabbitMq(String),
     Memory,
 }
 
-fn payload() -> String {
+pub(crate) fn payload() -> String {
     format!("{{\"text\":\"{}\"}}", "x".repeat(290))
 }
 
@@ -72,6 +73,26 @@ impl Broker {
             }
             Self::RabbitMq(url) => cqrs::app::connect_broker(url).unwrap(),
             Self::Memory => Arc::new(MemoryBroker::new()),
+        }
+    }
+
+    /// As the peer wants it.
+    pub(crate) fn url(&self) -> &str {
+        match self {
+            Self::Kafka(url) | Self::RabbitMq(url) => url,
+            Self::Memory => "memory://",
+        }
+    }
+
+    /// How long the bare client waits for each confirm, one event at a time.
+    pub(crate) async fn confirm(&self, events: usize, pause: Duration, times: &mut Times) {
+        let producer = Producer::new(self).await;
+        producer.send("warm".to_owned()).await;
+        for _ in 0..events {
+            tokio::time::sleep(pause).await;
+            let began = Instant::now();
+            producer.send("key".to_owned()).await;
+            times.push(began.elapsed());
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use cqrs::Message;
 use cqrs::diesel::{MySql, Outbox, Pg, Sqlite};
 use cqrs::outbox::{OutboxStore, RelaySettings};
 use diesel::sql_types::{BigInt, Binary, Text};
@@ -12,6 +13,7 @@ use uuid::Uuid;
 
 use crate::measure::{Cost, Measured};
 
+#[derive(Clone)]
 pub(crate) enum Database {
     Postgres(String),
     MySql(String),
@@ -26,13 +28,15 @@ pub(crate) struct Site {
 }
 
 /// Diesel's types differ by database.
-enum Connected {
+#[derive(Clone)]
+pub(crate) enum Connected {
     Postgres(Outbox<Pg>),
     MySql(Outbox<MySql>),
     Sqlite(Outbox<Sqlite>),
 }
 
 /// What a relay stands on, and how to wake it: connections of its own, as in a process of its own.
+#[derive(Clone)]
 pub(crate) struct Footing {
     pub(crate) store: Arc<dyn OutboxStore>,
     outbox: Connected,
@@ -112,19 +116,49 @@ impl Database {
         !matches!(self, Self::Sqlite)
     }
 
+    /// Whether a relay hears of commits in other processes.
+    pub(crate) fn listens(&self) -> bool {
+        matches!(self, Self::Postgres(_))
+    }
+
     pub(crate) async fn footing(&self, site: &Site) -> Footing {
-        let outbox = self.connect(&site.url).await;
-        Footing { store: each!(&outbox, outbox => Arc::new(outbox.clone())), outbox }
+        Footing::new(self.connect(&site.url).await)
+    }
+
+    /// One that says what it commits, and listens, by NOTIFY.
+    pub(crate) async fn listening_footing(&self, site: &Site) -> Footing {
+        assert!(self.listens());
+        let outbox = Outbox::<Pg>::builder(&site.url).notifications(true).connect().await.unwrap();
+        Footing::new(Connected::Postgres(outbox))
     }
 }
 
 impl Footing {
+    fn new(outbox: Connected) -> Self {
+        Self { store: each!(&outbox, outbox => Arc::new(outbox.clone())), outbox }
+    }
+
+    /// In a transaction of its own, which wakes who relays.
+    pub(crate) async fn write(&self, message: Message) {
+        each!(&self.outbox, outbox => {
+            outbox.transaction(async |tx| tx.publish(message).await.map(drop)).await.unwrap();
+        });
+    }
+
     pub(crate) fn wake(&self) {
         each!(&self.outbox, outbox => outbox.wake());
     }
 }
 
 impl Site {
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    pub(crate) fn outbox(&self) -> &Connected {
+        &self.outbox
+    }
+
     /// Writes all of them in one transaction.
     pub(crate) async fn fill(&self, topic: &str, keys: u64, events: u64) {
         let payload = "x".repeat(290);

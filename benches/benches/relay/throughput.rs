@@ -1,0 +1,83 @@
+//! What a relay takes from an outbox to a broker in a second, beside the floors.
+
+use crate::brokers::Broker;
+use crate::databases::{Database, Site};
+use crate::measure::{Cost, Measured, Size, median};
+use crate::relays::Relays;
+
+const KEYS: [u64; 3] = [1, 64, 10_000];
+
+pub(crate) async fn measure(pairs: &[(Database, Broker)], size: Size) {
+    println!("{} events of 300 bytes, medians of {} runs\n", size.events, size.runs);
+    println!(
+        "| from, to | keys | relays | relay, events/s | f1: read and delete | f2: producer | both on shared cores \
+         | one in flight per key | of what is possible | CPU of the relay / of both floors |"
+    );
+    println!("|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|");
+    for (database, broker) in pairs {
+        for keys in KEYS {
+            // One key is a tenth as fast, or less.
+            let events = if keys == 1 { size.events / 10 } else { size.events };
+            Line { database, broker, keys, events }.measure(size.runs).await;
+        }
+    }
+}
+
+struct Line<'a> {
+    database: &'a Database,
+    broker: &'a Broker,
+    keys: u64,
+    events: u64,
+}
+
+impl Line<'_> {
+    async fn measure(&self, runs: u64) {
+        let (mut read, mut produced, mut chained) = (Vec::new(), Vec::new(), Vec::new());
+        let mut relayed = [1, 4].map(|relays| (relays, Vec::new()));
+        // In turns, so that what else the machine does meets all of them.
+        for _ in 0..runs {
+            let site = self.database.site().await;
+            site.fill("floor", self.keys, self.events).await;
+            read.push(site.read_and_delete(self.events).await);
+            produced.push(self.broker.produce(self.keys, self.events).await);
+            chained.push(self.broker.produce_in_order(self.keys, self.events).await);
+            for (relays, costs) in &mut relayed {
+                if *relays == 1 || (self.database.shares() && self.keys > 1) {
+                    costs.push(self.relay(&site, *relays).await);
+                }
+            }
+        }
+        let (read, produced, chained) = (median(read), median(produced), median(chained));
+        let both = 1.0 / (1.0 / read.rate + 1.0 / produced.rate);
+        let possible = both.min(chained.rate);
+        for (relays, costs) in relayed.into_iter().filter(|(_, costs)| !costs.is_empty()) {
+            let relay = median(costs);
+            println!(
+                "| {} to {} | {} | {relays} | {:.0} | {:.0} | {:.0} | {both:.0} | {:.0} | {:.0} % | {:.2} |",
+                self.database.name(),
+                self.broker.name(),
+                self.keys,
+                relay.rate,
+                read.rate,
+                produced.rate,
+                chained.rate,
+                100.0 * relay.rate / possible,
+                relay.cpu / (read.cpu + produced.cpu),
+            );
+        }
+    }
+
+    /// From the commit of all events to the last that is settled, with relays that share the groups already.
+    async fn relay(&self, site: &Site, relays: usize) -> Measured {
+        let relays = Relays::start(self.database, site, self.broker, relays).await;
+        // The first receipts open the window.
+        site.fill(relays.topic(), 256, 256).await;
+        relays.settle(256).await;
+        site.fill(relays.topic(), self.keys, self.events).await;
+        let cost = Cost::start();
+        relays.settle(256 + self.events).await;
+        let measured = cost.stop(self.events);
+        relays.stop().await;
+        measured
+    }
+}
