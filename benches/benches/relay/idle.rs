@@ -29,6 +29,9 @@ pub(crate) async fn measure(databases: &[Database]) {
         };
         let broker = Broker::Memory.connect().await;
         let relays = Relays::on(vec![footing], broker, RelaySettings::default()).await;
+        // An outbox that was in use.
+        site.fill(relays.topic(), 1, 1).await;
+        relays.settle(1).await;
         tokio::time::sleep(Duration::from_secs(5)).await;
         let (before, cost) = (STATEMENTS.load(Ordering::Relaxed), Cost::start());
         tokio::time::sleep(TIME).await;

@@ -17,6 +17,8 @@ mod migration;
 mod mysql;
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 mod network;
+#[cfg(any(feature = "mysql", feature = "sqlite"))]
+mod new_rows;
 mod outbox;
 #[cfg(feature = "postgres")]
 mod postgres;

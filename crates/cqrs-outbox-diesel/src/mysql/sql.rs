@@ -30,8 +30,6 @@ pub(super) const INSERT: &str = "\
     INSERT INTO cqrs_outbox (event_id, event_name, event_kind, event_version, topic, message_key, headers, content_type, \
         payload, tombstone, occurred_at) VALUES ";
 
-pub(super) const INSERT_ROW: &str = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
-
 pub(super) const SCHEDULE: &str = "\
     INSERT INTO cqrs_outbox_scheduled (event_id, event_name, event_kind, event_version, topic, message_key, headers, \
         content_type, payload, tombstone, occurred_at, deliver_at) VALUES ";

@@ -44,23 +44,6 @@ use crate::status::StatusRow;
 use crate::tx::Tx;
 use crate::writing::Claim;
 
-/// New rows as the first ten parameters of a statement.
-macro_rules! bind_columns {
-    ($query:expr, $columns:ident) => {
-        $query
-            .bind::<Array<SqlUuid>, _>($columns.event_id)
-            .bind::<Array<Text>, _>($columns.event_name)
-            .bind::<Array<Text>, _>($columns.event_kind)
-            .bind::<Array<Integer>, _>($columns.event_version)
-            .bind::<Array<Text>, _>($columns.topic)
-            .bind::<Array<Nullable<Binary>>, _>($columns.message_key)
-            .bind::<Array<Text>, _>($columns.headers)
-            .bind::<Array<Text>, _>($columns.content_type)
-            .bind::<Array<Nullable<Binary>>, _>($columns.payload)
-            .bind::<Array<Timestamptz>, _>($columns.occurred_at)
-    };
-}
-
 /// PostgreSQL, 13 or newer, as the database of an [`Outbox`](crate::Outbox).
 #[derive(Debug)]
 pub enum Pg {}
@@ -102,7 +85,7 @@ impl Statements for Pg {
     async fn insert(conn: &mut AsyncPgConnection, rows: Vec<NewRow>) -> QueryResult<()> {
         let mut columns = Columns::default();
         rows.into_iter().for_each(|row| columns.push(row));
-        bind_columns!(sql_query(sql::INSERT), columns).execute(conn).await?;
+        prepared(sql::INSERT, columns.parameters()).execute(conn).await?;
         Ok(())
     }
 
@@ -112,10 +95,10 @@ impl Statements for Pg {
             columns.push(row);
             deliver_at.push(at);
         }
-        bind_columns!(sql_query(sql::SCHEDULE), columns)
-            .bind::<Array<Timestamptz>, _>(deliver_at)
-            .execute(conn)
-            .await?;
+        let [one, two, three, four, five, six, seven, eight, nine, ten] = columns.parameters();
+        let deliver_at = Parameter::Times(&deliver_at);
+        let parameters = [one, two, three, four, five, six, seven, eight, nine, ten, deliver_at];
+        prepared(sql::SCHEDULE, parameters).execute(conn).await?;
         Ok(())
     }
 
@@ -412,7 +395,7 @@ impl Statements for Pg {
                     prepared(sql::READ_ALL, parameters).load(conn).await?
                 }
                 Reach::OfEachGroup(each) | Reach::Shares(each) => {
-                    let (groups, floors) = (Parameter::Groups(&groups), Parameter::Numbers(floors));
+                    let (groups, floors) = (Parameter::Integers(&groups), Parameter::Numbers(floors));
                     let each = Parameter::Number(limit(each));
                     let parameters =
                         [sequence, generation, last, groups, floors, known, each, most, max_bytes];
@@ -651,5 +634,21 @@ impl Columns {
         self.content_type.push(row.content_type);
         self.payload.push(row.payload);
         self.occurred_at.push(row.occurred_at);
+    }
+
+    /// The first ten parameters of a statement.
+    fn parameters(&self) -> [Parameter<'_>; 10] {
+        [
+            Parameter::Uuids(&self.event_id),
+            Parameter::Texts(&self.event_name),
+            Parameter::Words(&self.event_kind),
+            Parameter::Integers(&self.event_version),
+            Parameter::Texts(&self.topic),
+            Parameter::Blobs(&self.message_key),
+            Parameter::Texts(&self.headers),
+            Parameter::Texts(&self.content_type),
+            Parameter::Blobs(&self.payload),
+            Parameter::Times(&self.occurred_at),
+        ]
     }
 }

@@ -1,10 +1,14 @@
-//! Statements that stay prepared on their connection: what a relay runs all the time need not be parsed each time.
+//! Statements that stay prepared on their connection: what runs all the time need not be parsed each time.
 //! `diesel::sql_query` prepares anew with each call, which costs a round trip more.
 
+use chrono::{DateTime, Utc};
 use diesel::QueryResult;
 use diesel::pg::Pg;
 use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
-use diesel::sql_types::{Array, BigInt, Integer, Text, Untyped};
+use diesel::sql_types::{
+    Array, BigInt, Binary, Integer, Nullable, Text, Timestamptz, Untyped, Uuid as SqlUuid,
+};
+use uuid::Uuid;
 
 /// A statement of a fixed text, with its parameters in the order of their first use. Each is used once.
 #[derive(Debug)]
@@ -18,8 +22,13 @@ pub(super) struct Prepared<'a, const N: usize> {
 pub(super) enum Parameter<'a> {
     Number(i64),
     Numbers(&'a [i64]),
-    Groups(&'a [i32]),
+    Integers(&'a [i32]),
     Text(&'a str),
+    Texts(&'a [String]),
+    Words(&'a [&'static str]),
+    Blobs(&'a [Option<Vec<u8>>]),
+    Uuids(&'a [Uuid]),
+    Times(&'a [DateTime<Utc>]),
 }
 
 /// `text` has `$1` to `$N`, in their order.
@@ -42,8 +51,13 @@ impl<const N: usize> QueryFragment<Pg> for Prepared<'_, N> {
             match parameter {
                 Parameter::Number(number) => out.push_bind_param::<BigInt, _>(number)?,
                 Parameter::Numbers(numbers) => out.push_bind_param::<Array<BigInt>, _>(numbers)?,
-                Parameter::Groups(groups) => out.push_bind_param::<Array<Integer>, _>(groups)?,
+                Parameter::Integers(integers) => out.push_bind_param::<Array<Integer>, _>(integers)?,
                 Parameter::Text(text) => out.push_bind_param::<Text, _>(*text)?,
+                Parameter::Texts(texts) => out.push_bind_param::<Array<Text>, _>(texts)?,
+                Parameter::Words(words) => out.push_bind_param::<Array<Text>, _>(words)?,
+                Parameter::Blobs(blobs) => out.push_bind_param::<Array<Nullable<Binary>>, _>(blobs)?,
+                Parameter::Uuids(uuids) => out.push_bind_param::<Array<SqlUuid>, _>(uuids)?,
+                Parameter::Times(times) => out.push_bind_param::<Array<Timestamptz>, _>(times)?,
             }
         }
         out.push_sql(rest);

@@ -25,6 +25,7 @@ use crate::choice::{self, Choice, Present};
 use crate::dead_letters::{DeadRow, FullDeadRow};
 use crate::drift::Fact;
 use crate::migration::{Migration, SQLITE};
+use crate::new_rows::NewRows;
 use crate::query::{Dialect, Query, Value};
 use crate::record::{NewRow, Record};
 use crate::requests::{DueRequest, Later, RequestRow};
@@ -77,8 +78,7 @@ impl Statements for Sqlite {
 
     async fn insert(conn: &mut Connection, rows: Vec<NewRow>) -> QueryResult<()> {
         for some in in_parts(rows) {
-            let insert = boxed(format!("{}{}", sql::INSERT, places(sql::INSERT_ROW, some.len())));
-            some.into_iter().fold(insert, bind_row).execute(conn).await?;
+            NewRows::new(sql::INSERT, some, table::Dialect::Sqlite).execute(conn).await?;
         }
         Ok(())
     }

@@ -48,6 +48,7 @@ pub(crate) fn trials(trials: &mut Trials) {
         a_relay_does_not_wait_for_writers,
         writers_do_not_wait_for_what_a_relay_looked_for,
         writers_meet_no_deadlock,
+        what_writers_run_stays_prepared,
         a_take_over_does_not_wait_for_another_relay,
     }));
 }
@@ -863,4 +864,19 @@ async fn a_take_over_does_not_wait_for_another_relay(site: &Site) {
     let owned = store.heartbeat(&relay("one"), &beat).await.unwrap();
     assert!(owned.leases.len() >= 53 && owned.leases.iter().all(|lease| lease.group.0 >= 10), "{owned:?}");
     other.rollback().await.unwrap();
+}
+
+async fn what_writers_run_stays_prepared(site: &Site) {
+    let outbox = site.outbox::<MySql>().await;
+    let mut tx = outbox.begin().await.unwrap();
+    let prepares = "SELECT CAST(variable_value AS text) AS value FROM information_schema.session_status \
+                    WHERE variable_name = 'Com_stmt_prepare'";
+    outbox.add(&mut tx, closed(1)).await.unwrap();
+    let before: u64 = MySql::values(&mut tx, prepares).await.unwrap()[0].parse().unwrap();
+    for nth in 2..5 {
+        outbox.add(&mut tx, closed(nth)).await.unwrap();
+    }
+    let after: u64 = MySql::values(&mut tx, prepares).await.unwrap()[0].parse().unwrap();
+    assert_eq!(after - before, 1, "the query that counts them");
+    tx.commit().await.unwrap();
 }

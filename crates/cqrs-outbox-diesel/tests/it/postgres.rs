@@ -28,6 +28,7 @@ pub(crate) fn trials(trials: &mut Trials) {
         nobody_listens_unasked,
         cut_connections_lose_nothing,
         writers_do_not_wait_for_a_relay,
+        what_writers_run_stays_prepared,
     }));
 }
 
@@ -314,4 +315,15 @@ async fn nobody_listens_unasked(site: &Site) {
     arrive(&sink, 1).await;
     assert_eq!(listening(&writer).await.len(), 0);
     running.abort();
+}
+
+async fn what_writers_run_stays_prepared(site: &Site) {
+    let outbox = site.outbox::<Pg>().await;
+    let mut tx = outbox.begin().await.unwrap();
+    outbox.add(&mut tx, closed(1)).await.unwrap();
+    outbox.add_all(&mut tx, (2..9).map(closed)).await.unwrap();
+    let prepared = "SELECT CAST(count(*) AS text) AS value FROM pg_prepared_statements \
+                    WHERE statement LIKE 'INSERT INTO cqrs_outbox %'";
+    assert_eq!(Pg::values(&mut tx, prepared).await.unwrap(), ["1"], "one for any number of rows");
+    tx.commit().await.unwrap();
 }
