@@ -1,4 +1,4 @@
-//! New rows of the outbox as one statement of MySQL or SQLite. Where it is one row, as it is most of the time, it stays
+//! New rows of the outbox as one statement of MySQL or SQLite. Where they are few, as they are most of the time, it stays
 //! prepared on its connection: `diesel::sql_query` prepares anew with each call, which costs a round trip more.
 
 use cqrs_outbox::table::{Dialect, OutboxRecord, Value};
@@ -7,6 +7,9 @@ use diesel::backend::{Backend, DieselReserveSpecialization};
 use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
 use diesel::serialize::ToSql;
 use diesel::sql_types::{Binary, HasSqlType, Integer, Nullable, Text, Untyped};
+
+/// A connection keeps one statement for each number of rows up to this.
+const FEW: usize = 16;
 
 #[derive(Debug)]
 pub(crate) struct NewRows {
@@ -29,8 +32,7 @@ where
     i32: ToSql<Integer, DB>,
 {
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, DB>) -> QueryResult<()> {
-        // Otherwise there would be one for each number of rows.
-        if self.rows.len() > 1 {
+        if self.rows.len() > FEW {
             out.unsafe_to_cache_prepared();
         }
         out.push_sql(self.insert);

@@ -83,6 +83,10 @@ impl Statements for Pg {
     }
 
     async fn insert(conn: &mut AsyncPgConnection, rows: Vec<NewRow>) -> QueryResult<()> {
+        if let [row] = &rows[..] {
+            prepared(sql::INSERT_ONE, parameters(row)).execute(conn).await?;
+            return Ok(());
+        }
         let mut columns = Columns::default();
         rows.into_iter().for_each(|row| columns.push(row));
         prepared(sql::INSERT, columns.parameters()).execute(conn).await?;
@@ -606,6 +610,23 @@ const MIGRATION_LOCK: i64 = 0x6371_7273;
 
 /// The same, as the first of two: those are locks of their own.
 const KEY_LOCKS: i32 = 0x6371_7273;
+
+/// In the order of [`NewRow::COLUMNS`].
+fn parameters(row: &NewRow) -> [Parameter<'_>; NewRow::COLUMNS.len()] {
+    [
+        Parameter::Uuid(row.event_id),
+        Parameter::Text(&row.event_name),
+        Parameter::Text(row.event_kind),
+        Parameter::Integer(row.event_version),
+        Parameter::Text(&row.topic),
+        Parameter::Blob(row.message_key.as_deref()),
+        Parameter::Text(&row.headers),
+        Parameter::Text(&row.content_type),
+        Parameter::Blob(row.payload.as_deref()),
+        Parameter::Bool(row.payload.is_none()),
+        Parameter::Time(row.occurred_at),
+    ]
+}
 
 /// New rows by column: one array a parameter, so that one fixed statement serves any number of rows.
 #[derive(Default)]

@@ -6,7 +6,7 @@ use diesel::QueryResult;
 use diesel::pg::Pg;
 use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
 use diesel::sql_types::{
-    Array, BigInt, Binary, Integer, Nullable, Text, Timestamptz, Untyped, Uuid as SqlUuid,
+    Array, BigInt, Binary, Bool, Integer, Nullable, Text, Timestamptz, Untyped, Uuid as SqlUuid,
 };
 use uuid::Uuid;
 
@@ -20,10 +20,15 @@ pub(super) struct Prepared<'a, const N: usize> {
 /// A parameter.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Parameter<'a> {
+    Bool(bool),
+    Integer(i32),
     Number(i64),
     Numbers(&'a [i64]),
     Integers(&'a [i32]),
+    Blob(Option<&'a [u8]>),
     Text(&'a str),
+    Time(DateTime<Utc>),
+    Uuid(Uuid),
     Texts(&'a [String]),
     Words(&'a [&'static str]),
     Blobs(&'a [Option<Vec<u8>>]),
@@ -49,9 +54,14 @@ impl<const N: usize> QueryFragment<Pg> for Prepared<'_, N> {
                 rest = behind;
             }
             match parameter {
+                Parameter::Bool(bool) => out.push_bind_param::<Bool, _>(bool)?,
+                Parameter::Integer(integer) => out.push_bind_param::<Integer, _>(integer)?,
                 Parameter::Number(number) => out.push_bind_param::<BigInt, _>(number)?,
                 Parameter::Numbers(numbers) => out.push_bind_param::<Array<BigInt>, _>(numbers)?,
                 Parameter::Integers(integers) => out.push_bind_param::<Array<Integer>, _>(integers)?,
+                Parameter::Blob(blob) => out.push_bind_param::<Nullable<Binary>, _>(blob)?,
+                Parameter::Time(time) => out.push_bind_param::<Timestamptz, _>(time)?,
+                Parameter::Uuid(uuid) => out.push_bind_param::<SqlUuid, _>(uuid)?,
                 Parameter::Text(text) => out.push_bind_param::<Text, _>(*text)?,
                 Parameter::Texts(texts) => out.push_bind_param::<Array<Text>, _>(texts)?,
                 Parameter::Words(words) => out.push_bind_param::<Array<Text>, _>(words)?,

@@ -15,6 +15,11 @@ pub(super) const INSERT: &str = "\
         content_type, payload, occurred_at, nth) \
     ORDER BY nth";
 
+/// A fifth less than the one for many takes.
+pub(super) const INSERT_ONE: &str = "\
+    INSERT INTO cqrs_outbox (event_id, event_name, event_kind, event_version, topic, message_key, headers, content_type, \
+        payload, tombstone, occurred_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
+
 pub(super) const SCHEDULE: &str = "\
     INSERT INTO cqrs_outbox_scheduled (event_id, event_name, event_kind, event_version, topic, message_key, headers, \
         content_type, payload, tombstone, occurred_at, deliver_at) \
