@@ -10,7 +10,7 @@ use std::fmt;
 use cqrs_core::Result;
 use cqrs_outbox::{StoreError, StoreErrorKind};
 use diesel::QueryableByName;
-use diesel::sql_types::Text;
+use diesel::sql_types::{BigInt, Text};
 
 use crate::backend::Backend;
 use crate::error::{MIGRATE, is_denied, store_error};
@@ -32,7 +32,7 @@ pub struct Drift {
     /// yours, or other settings.
     pub is_serious: bool,
     /// Why it matters, or what to do.
-    pub advice: &'static str,
+    pub advice: String,
 }
 
 impl fmt::Display for Drift {
@@ -212,7 +212,40 @@ fn drift(table: &str, part: Part, name: &str, expected: Option<String>, found: O
             "Nothing is sent of a group without a row: insert what is missing, as in `cqrs outbox migrate --print`"
         }
     };
+    let advice = advice.to_owned();
     Drift { object: part.called(table, name), expected, found, is_serious, advice }
+}
+
+/// Where the sequence of a table's ids stands.
+#[derive(QueryableByName, Clone, Debug, PartialEq, Eq)]
+pub struct Sequence {
+    #[diesel(sql_type = Text)]
+    pub(crate) of_table: String,
+    /// The last id that it has given.
+    #[diesel(sql_type = BigInt)]
+    pub(crate) last: i64,
+    /// The highest one of the rows that have their ids of it, wherever they stand now.
+    #[diesel(sql_type = BigInt)]
+    pub(crate) highest: i64,
+}
+
+/// A sequence that is going to give ids that are in use.
+fn behind<B: Backend>(sequence: &Sequence) -> Option<Drift> {
+    let Sequence { of_table, last, highest } = sequence;
+    let advice = || {
+        format!(
+            "New events get ids that others have, so their keys lose their order, and on PostgreSQL writers fail where such a row \
+             waits: `{}`",
+            B::set_sequence(of_table, *highest)
+        )
+    };
+    (highest > last).then(|| Drift {
+        object: Part::Sequence.called(of_table, "id"),
+        expected: Some(format!("at {highest} or above")),
+        found: Some(format!("at {last}")),
+        is_serious: true,
+        advice: advice(),
+    })
 }
 
 impl<B: Backend> Outbox<B> {
@@ -224,7 +257,9 @@ impl<B: Backend> Outbox<B> {
     /// PostgreSQL, which everyone has by default, and `CREATE TEMPORARY TABLES` on MariaDB and MySQL. Not for a server that
     /// is read-only.
     ///
-    /// Not looked at are privileges, the server's own settings, and the rows but for those of `cqrs_outbox_group`. Triggers on
+    /// Not looked at are privileges, the server's own settings, and the rows but for those of `cqrs_outbox_group`, and for whether
+    /// the sequences of ids stand behind those that are in use: `TRUNCATE .. RESTART IDENTITY` leaves them so, or the restore of
+    /// some of the tables. Triggers on
     /// MariaDB and MySQL are seen by who has the privilege `TRIGGER`.
     ///
     /// # Errors
@@ -255,6 +290,8 @@ impl<B: Backend> Outbox<B> {
             Ok(Some(_)) | Err(_) => {}
         }
         let found = B::describe(&mut conn).await.map_err(store_error)?;
+        // If it fails, a table or a column is not what it should be, and told.
+        let sequences = B::sequences(&mut conn).await.unwrap_or_default();
         let expected = B::describe_fresh(&mut conn).await.map_err(|error| {
             if !is_denied(&error) {
                 return store_error(error);
@@ -265,7 +302,9 @@ impl<B: Backend> Outbox<B> {
             );
             StoreError::new(StoreErrorKind::Configuration, what).with_source(error)
         })?;
-        Ok(compare(expected, found))
+        let mut drifts = compare(expected, found);
+        drifts.extend(sequences.iter().filter_map(behind::<B>));
+        Ok(drifts)
     }
 }
 

@@ -463,8 +463,9 @@ async fn due<B: Backend>(conn: &mut B::Connection, groups: &[i32], now: i64) -> 
     for _ in 0..PAGES {
         let page = Query::new(
             "SELECT r.id, r.kind, r.lane, r.dead_id, d.size \
-             FROM cqrs_outbox_request r LEFT JOIN cqrs_outbox_dead d ON d.id = r.dead_id",
+             FROM cqrs_outbox_request r LEFT JOIN cqrs_outbox_dead d ON d.id = r.dead_id AND ",
         )
+        .then(B::DIALECT.same_event)
         .condition("r.done_at IS NULL AND r.kind IN ('replay', 'discard') AND r.not_before <= ", true)
         .then(B::DIALECT.at)
         .bind(now)

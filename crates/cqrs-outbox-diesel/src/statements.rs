@@ -14,7 +14,7 @@ use diesel_async::{AsyncConnection, TransactionManager};
 use uuid::Uuid;
 
 use crate::dead_letters::{DeadRow, FullDeadRow};
-use crate::drift::Fact;
+use crate::drift::{Fact, Sequence};
 use crate::migration::Migration;
 use crate::query::{Dialect, Query};
 use crate::record::{NewRow, Record};
@@ -94,6 +94,12 @@ pub trait Statements: Sized {
     /// The same of tables as the migrations make them, apart from those in use. The connection cannot be used for anything
     /// else afterwards.
     fn describe_fresh(conn: &mut Self::Conn) -> impl Future<Output = QueryResult<Vec<Fact>>> + Send;
+
+    /// Where the sequences stand that may stand behind the ids that are in use.
+    fn sequences(conn: &mut Self::Conn) -> impl Future<Output = QueryResult<Vec<Sequence>>> + Send;
+
+    /// The statement by which the sequence of a table's ids goes on above this one.
+    fn set_sequence(table: &str, highest: i64) -> String;
 
     /// Records the version of the tables.
     fn set_schema_version(
@@ -298,7 +304,10 @@ pub trait Statements: Sized {
     fn settle_hot(conn: &mut Self::Conn, ids: &[i64]) -> impl Future<Output = QueryResult<usize>> + Send;
 
     /// Removes rows that stand aside.
-    fn settle_parked(conn: &mut Self::Conn, ids: &[i64]) -> impl Future<Output = QueryResult<()>> + Send;
+    fn settle_parked(
+        conn: &mut Self::Conn,
+        confirmed: &[&Confirmed],
+    ) -> impl Future<Output = QueryResult<()>> + Send;
 
     /// Moves rows of the hot table to those that were sent, all or none; how many.
     fn keep_hot(
@@ -311,6 +320,8 @@ pub trait Statements: Sized {
         conn: &mut Self::Conn,
         confirmed: &[&Confirmed],
     ) -> impl Future<Output = QueryResult<()>> + Send;
+
+    // What moves keeps its id, unless a row has it where it goes to: then it gets a new one.
 
     /// Moves a row of the hot table aside, with its attempts and its error; `false` if it is not there.
     fn park(conn: &mut Self::Conn, rejection: &Rejection) -> impl Future<Output = QueryResult<bool>> + Send;
@@ -330,7 +341,7 @@ pub trait Statements: Sized {
         rejection: &Rejection,
     ) -> impl Future<Output = QueryResult<bool>> + Send;
 
-    /// Moves rows of the hot table aside as they are.
+    /// Moves rows of the hot table aside as they are, but for those of other lanes.
     fn set_aside(
         conn: &mut Self::Conn,
         lane: &Lane,
@@ -611,11 +622,12 @@ pub(crate) fn limit(count: usize) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
-/// Rows and their receipts as JSON: `[[id, partition, offset], ..]`.
+/// Rows, their receipts and their events as JSON: `[[id, partition, offset, event], ..]`.
 #[cfg(any(feature = "mysql", feature = "sqlite"))]
 pub(crate) fn receipts(confirmed: &[&Confirmed]) -> String {
     let receipt = |confirmed: &&Confirmed| {
-        serde_json::json!([confirmed.id(), confirmed.receipt().partition, confirmed.receipt().offset])
+        let event = confirmed.event_id().simple().to_string();
+        serde_json::json!([confirmed.id(), confirmed.receipt().partition, confirmed.receipt().offset, event])
     };
     serde_json::Value::from_iter(confirmed.iter().map(receipt)).to_string()
 }

@@ -164,7 +164,7 @@ async fn settle_parked<B: Backend>(
     confirmed: &[&Confirmed],
     keep: bool,
 ) -> QueryResult<()> {
-    if keep { B::keep_parked(conn, confirmed).await } else { B::settle_parked(conn, &ids(confirmed)).await }
+    if keep { B::keep_parked(conn, confirmed).await } else { B::settle_parked(conn, confirmed).await }
 }
 
 async fn beat<B: Backend>(
@@ -255,16 +255,17 @@ fn seconds(wait: f64) -> Duration {
     Duration::try_from_secs_f64(wait).unwrap_or_default()
 }
 
-/// The row stands in the hot table, or aside if this is not its first refusal, or is written for the second time.
+/// The row stands in the hot table, or aside if this is not its first refusal, or is written for the second time. Where ids came
+/// again there may be one in either place, even of the same lane: then the one in the hot table waits, and this is not it.
 async fn reject<B: Backend>(conn: &mut B::Connection, rejection: &Rejection) -> QueryResult<()> {
     match rejection.verdict {
         Verdict::Park { retry_in } => {
-            if B::park(conn, rejection).await? || B::park_again(conn, rejection).await? {
+            if B::park_again(conn, rejection).await? || B::park(conn, rejection).await? {
                 B::close_gate(conn, rejection, Some(retry_in)).await?;
             }
         }
         Verdict::Bury { lane_waits } => {
-            let buried = B::bury(conn, rejection).await? || B::bury_parked(conn, rejection).await?;
+            let buried = B::bury_parked(conn, rejection).await? || B::bury(conn, rejection).await?;
             if buried && lane_waits {
                 B::close_gate(conn, rejection, None).await?;
             }

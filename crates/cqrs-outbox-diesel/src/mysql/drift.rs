@@ -4,8 +4,10 @@ use diesel::sql_types::Text;
 use diesel::{QueryResult, QueryableByName, sql_query};
 use diesel_async::{AsyncMysqlConnection, RunQueryDsl, SimpleAsyncConnection};
 
-use crate::drift::{Fact, FactRow, GROUPS, Part, statements};
+use super::sql::HIGHEST_ID;
+use crate::drift::{Fact, FactRow, GROUPS, Part, Sequence, statements};
 use crate::migration::MYSQL;
+use crate::statements::Number;
 
 const TABLES: &str = "\
     SELECT table_name AS name FROM information_schema.tables \
@@ -29,6 +31,17 @@ struct Name {
 struct Created {
     #[diesel(sql_type = Text, column_name = "Create Table")]
     sql: String,
+}
+
+/// A sequence is never behind the ids of its own table. `SHOW CREATE TABLE` says what it gives next, if that is not the first one;
+/// the `information_schema` may say what it gave some time ago.
+pub(super) async fn sequences(conn: &mut AsyncMysqlConnection) -> QueryResult<Vec<Sequence>> {
+    let highest: Number = sql_query(HIGHEST_ID).get_result(conn).await?;
+    let created: Created = sql_query("SHOW CREATE TABLE cqrs_outbox").get_result(conn).await?;
+    let options = created.sql.lines().find(|line| line.starts_with(')')).unwrap_or_default();
+    let next = options.split(' ').find_map(|option| option.strip_prefix("AUTO_INCREMENT=")?.parse().ok());
+    let last = next.unwrap_or(1_i64) - 1;
+    Ok(vec![Sequence { of_table: "cqrs_outbox".to_owned(), last, highest: highest.value }])
 }
 
 pub(super) async fn describe(conn: &mut AsyncMysqlConnection) -> QueryResult<Vec<Fact>> {

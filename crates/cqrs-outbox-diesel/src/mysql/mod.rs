@@ -6,7 +6,7 @@ mod read;
 mod sql;
 mod watch;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt::Display;
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ pub use self::connect::MySqlBuilder;
 use self::connect::Pools;
 use crate::backend::Backend;
 use crate::dead_letters::{DeadRow, FullDeadRow};
-use crate::drift::Fact;
+use crate::drift::{Fact, Sequence};
 use crate::migration::{MYSQL, Migration};
 use crate::network::pool_error;
 use crate::query::{Dialect, Query, Value};
@@ -156,6 +156,14 @@ impl Statements for MySql {
 
     async fn describe_fresh(conn: &mut Connection) -> QueryResult<Vec<Fact>> {
         drift::describe_fresh(conn).await
+    }
+
+    async fn sequences(conn: &mut Connection) -> QueryResult<Vec<Sequence>> {
+        drift::sequences(conn).await
+    }
+
+    fn set_sequence(table: &str, highest: i64) -> String {
+        format!("ALTER TABLE {table} AUTO_INCREMENT = {}", highest.saturating_add(1))
     }
 
     async fn set_schema_version(
@@ -439,9 +447,10 @@ impl Statements for MySql {
 
     async fn replay(conn: &mut Connection, dead: &[i64]) -> QueryResult<()> {
         let listed = list(dead);
+        let park = sql::PARK_DEAD.join(&free_ids(conn, dead, &["cqrs_outbox_parked"]).await?);
         for statement in [
             format!("{}{listed}{}", sql::CLOSE_GATES_OF_DEAD, sql::ON_CLOSED_GATE),
-            format!("{}{listed}", sql::PARK_DEAD),
+            format!("{park}{listed}"),
         ] {
             sql_query(statement).execute(conn).await?;
         }
@@ -480,8 +489,8 @@ impl Statements for MySql {
         sql_query(sql::SETTLE_HOT).bind::<Text, _>(ids(rows)).execute(conn).await
     }
 
-    async fn settle_parked(conn: &mut Connection, rows: &[i64]) -> QueryResult<()> {
-        sql_query(sql::SETTLE_PARKED).bind::<Text, _>(ids(rows)).execute(conn).await?;
+    async fn settle_parked(conn: &mut Connection, confirmed: &[&Confirmed]) -> QueryResult<()> {
+        sql_query(sql::SETTLE_PARKED).bind::<Text, _>(receipts(confirmed)).execute(conn).await?;
         Ok(())
     }
 
@@ -489,7 +498,8 @@ impl Statements for MySql {
         Self::begin_short(conn).await?;
         let locked = lock_hot(conn, &ids_of(confirmed)).await?;
         if !locked.is_empty() {
-            sql_query(sql::KEEP_HOT).bind::<Text, _>(receipts(confirmed)).execute(conn).await?;
+            let keep = sql::KEEP_HOT.join(&free_ids(conn, &locked, &["cqrs_outbox_sent"]).await?);
+            sql_query(keep).bind::<Text, _>(receipts(confirmed)).execute(conn).await?;
             Self::settle_hot(conn, &locked).await?;
         }
         Self::commit(conn).await?;
@@ -499,16 +509,18 @@ impl Statements for MySql {
     async fn keep_parked(conn: &mut Connection, confirmed: &[&Confirmed]) -> QueryResult<()> {
         Self::begin_short(conn).await?;
         let locked: Vec<Number> =
-            sql_query(sql::LOCK_PARKED_ROWS).bind::<Text, _>(ids(&ids_of(confirmed))).load(conn).await?;
+            sql_query(sql::LOCK_PARKED_ROWS).bind::<Text, _>(receipts(confirmed)).load(conn).await?;
         if !locked.is_empty() {
-            sql_query(sql::KEEP_PARKED).bind::<Text, _>(receipts(confirmed)).execute(conn).await?;
-            Self::settle_parked(conn, &values(locked)).await?;
+            let free = free_ids(conn, &values(locked), &["cqrs_outbox_sent"]).await?;
+            let keep = sql::KEEP_PARKED.join(&free);
+            sql_query(keep).bind::<Text, _>(receipts(confirmed)).execute(conn).await?;
+            Self::settle_parked(conn, confirmed).await?;
         }
         Self::commit(conn).await
     }
 
     async fn park(conn: &mut Connection, rejection: &Rejection) -> QueryResult<bool> {
-        move_hot(conn, sql::PARK_HOT, rejection).await
+        move_hot(conn, &sql::PARK_HOT, rejection).await
     }
 
     async fn park_again(conn: &mut Connection, rejection: &Rejection) -> QueryResult<bool> {
@@ -527,24 +539,25 @@ impl Statements for MySql {
     }
 
     async fn bury(conn: &mut Connection, rejection: &Rejection) -> QueryResult<bool> {
-        move_hot(conn, sql::BURY_HOT, rejection).await
+        move_hot(conn, &sql::BURY_HOT, rejection).await
     }
 
     async fn bury_parked(conn: &mut Connection, rejection: &Rejection) -> QueryResult<bool> {
         if !lock_parked(conn, rejection).await? {
             return Ok(false);
         }
-        insert_refused(conn, sql::BURY_PARKED, rejection).await?;
-        Self::settle_parked(conn, &[rejection.id]).await?;
+        insert_refused(conn, &sql::BURY_PARKED, rejection, &["cqrs_outbox_dead"]).await?;
+        sql_query(sql::DELETE_PARKED).bind::<BigInt, _>(rejection.id).execute(conn).await?;
         Ok(true)
     }
 
     async fn set_aside(conn: &mut Connection, lane: &Lane, rows: &[i64]) -> QueryResult<()> {
-        let locked = lock_hot(conn, rows).await?;
+        let locked = lock_lane(conn, lane, rows).await?;
         if locked.is_empty() {
             return Ok(());
         }
-        sql_query(format!("{}{}", sql::SET_ASIDE, list(&locked)))
+        let set_aside = sql::SET_ASIDE.join(&free_ids(conn, &locked, ASIDE).await?);
+        sql_query(format!("{set_aside}{}", list(&locked)))
             .bind::<Binary, _>(lane.as_bytes())
             .execute(conn)
             .await?;
@@ -562,8 +575,8 @@ impl Statements for MySql {
             .bind::<Binary, _>(rejection.lane.as_bytes())
             .bind::<Nullable<BigInt>, _>(wait)
             .bind::<Text, _>(&rejection.error)
-            .bind::<BigInt, _>(rejection.id)
-            .bind::<BigInt, _>(rejection.id)
+            .bind::<Binary, _>(rejection.lane.as_bytes())
+            .bind::<Binary, _>(rejection.lane.as_bytes())
             .bind::<Nullable<BigInt>, _>(wait)
             .bind::<Text, _>(&rejection.error)
             .execute(conn)
@@ -702,21 +715,55 @@ async fn lock_parked(conn: &mut Connection, rejection: &Rejection) -> QueryResul
     Ok(!locked.is_empty())
 }
 
-async fn move_hot(conn: &mut Connection, insert: &'static str, rejection: &Rejection) -> QueryResult<bool> {
-    if lock_hot(conn, &[rejection.id]).await?.is_empty() {
+/// Those of these rows that stand in the hot table and are of this lane.
+async fn lock_lane(conn: &mut Connection, lane: &Lane, rows: &[i64]) -> QueryResult<Vec<i64>> {
+    let locked: Vec<Number> = sql_query(sql::LOCK_LANE)
+        .bind::<Text, _>(ids(rows))
+        .bind::<Binary, _>(lane.as_bytes())
+        .load(conn)
+        .await?;
+    Ok(values(locked))
+}
+
+/// Where rows of the hot table go that are not sent.
+const ASIDE: &[&str] = &["cqrs_outbox_parked", "cqrs_outbox_dead"];
+
+/// The ids under which rows `o` go to where these tables are, as an expression: their own, as long as none of them has them.
+/// They have one only where the sequence stands behind ids that are in use, be it after a `TRUNCATE` or a restore of some of
+/// the tables. Then its row gets one above all that there are, for two events must not be one row.
+///
+/// It is asked before, for a statement that reads the table that it writes to makes a copy of all its rows.
+async fn free_ids(conn: &mut Connection, rows: &[i64], tables: &[&str]) -> QueryResult<String> {
+    let mut taken = BTreeSet::new();
+    for table in tables {
+        let found: Vec<Number> = sql_query(sql::taken(table)).bind::<Text, _>(ids(rows)).load(conn).await?;
+        taken.extend(values(found));
+    }
+    if taken.is_empty() {
+        return Ok("o.id".to_owned());
+    }
+    let highest: Number = sql_query(sql::HIGHEST_ID).get_result(conn).await?;
+    let cases =
+        taken.into_iter().zip(highest.value + 1..).map(|(id, free)| format!(" WHEN {id} THEN {free}"));
+    Ok(format!("CASE o.id{} ELSE o.id END", cases.collect::<String>()))
+}
+
+async fn move_hot(conn: &mut Connection, insert: &[&str; 2], rejection: &Rejection) -> QueryResult<bool> {
+    if lock_lane(conn, &rejection.lane, &[rejection.id]).await?.is_empty() {
         return Ok(false);
     }
-    insert_refused(conn, insert, rejection).await?;
+    insert_refused(conn, insert, rejection, ASIDE).await?;
     MySql::settle_hot(conn, &[rejection.id]).await?;
     Ok(true)
 }
 
 async fn insert_refused(
     conn: &mut Connection,
-    insert: &'static str,
+    insert: &[&str; 2],
     rejection: &Rejection,
+    tables: &[&str],
 ) -> QueryResult<()> {
-    sql_query(insert)
+    sql_query(insert.join(&free_ids(conn, &[rejection.id], tables).await?))
         .bind::<Integer, _>(attempts(rejection))
         .bind::<Binary, _>(rejection.lane.as_bytes())
         .bind::<Text, _>(&rejection.error)

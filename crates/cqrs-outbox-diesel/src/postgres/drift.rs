@@ -3,7 +3,7 @@
 use diesel::{QueryResult, sql_query};
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 
-use crate::drift::{Fact, FactRow, GROUPS};
+use crate::drift::{Fact, FactRow, GROUPS, Sequence};
 use crate::migration::POSTGRES;
 
 /// Of the tables that are found first: those of the schema in use or, behind [`TEMPORARY`], the temporary ones.
@@ -54,6 +54,22 @@ const FACTS: &str = "\
     UNION ALL \
     SELECT of_table, 'trigger', tgname::text, pg_get_triggerdef(t.oid) \
     FROM ours JOIN pg_trigger t ON tgrelid = ours.oid AND NOT tgisinternal";
+
+/// The ids are those of the statement's snapshot, and what the sequences have given is asked for later: who writes meanwhile does not
+/// look like damage.
+const SEQUENCES: &str = "\
+    SELECT of_table, coalesce(pg_sequence_last_value(seqrelid), seqstart - 1) AS last, highest \
+    FROM (SELECT 'cqrs_outbox' AS of_table, greatest((SELECT max(id) FROM cqrs_outbox), \
+                (SELECT max(id) FROM cqrs_outbox_parked), (SELECT max(id) FROM cqrs_outbox_dead), \
+                (SELECT max(id) FROM cqrs_outbox_sent)) AS highest \
+            UNION ALL SELECT 'cqrs_outbox_scheduled', (SELECT max(id) FROM cqrs_outbox_scheduled) \
+            UNION ALL SELECT 'cqrs_outbox_request', (SELECT max(id) FROM cqrs_outbox_request)) ids \
+        JOIN pg_sequence ON seqrelid = pg_get_serial_sequence(of_table, 'id')::regclass \
+    WHERE highest IS NOT NULL";
+
+pub(super) async fn sequences(conn: &mut AsyncPgConnection) -> QueryResult<Vec<Sequence>> {
+    sql_query(SEQUENCES).load(conn).await
+}
 
 /// What is created from here on is temporary, and found before anything else.
 const TEMPORARY: &str = "BEGIN; SET LOCAL search_path = pg_temp";

@@ -29,7 +29,7 @@ use self::floor::{Basis, Floors};
 use self::prepared::{Parameter, prepared};
 use crate::backend::Backend;
 use crate::dead_letters::{DeadRow, FullDeadRow};
-use crate::drift::Fact;
+use crate::drift::{Fact, Sequence};
 use crate::migration::{Migration, POSTGRES};
 use crate::network::pool_error;
 use crate::query::{Dialect, Query, Value};
@@ -230,6 +230,14 @@ impl Statements for Pg {
 
     async fn describe_fresh(conn: &mut AsyncPgConnection) -> QueryResult<Vec<Fact>> {
         drift::describe_fresh(conn).await
+    }
+
+    async fn sequences(conn: &mut AsyncPgConnection) -> QueryResult<Vec<Sequence>> {
+        drift::sequences(conn).await
+    }
+
+    fn set_sequence(table: &str, highest: i64) -> String {
+        format!("SELECT setval(pg_get_serial_sequence('{table}', 'id'), {highest})")
     }
 
     async fn set_schema_version(
@@ -441,8 +449,14 @@ impl Statements for Pg {
         prepared(sql::SETTLE_HOT, [Parameter::Numbers(ids)]).execute(conn).await
     }
 
-    async fn settle_parked(conn: &mut AsyncPgConnection, ids: &[i64]) -> QueryResult<()> {
-        sql_query(sql::SETTLE_PARKED).bind::<Array<BigInt>, _>(ids).execute(conn).await?;
+    async fn settle_parked(conn: &mut AsyncPgConnection, confirmed: &[&Confirmed]) -> QueryResult<()> {
+        let (ids, events): (Vec<i64>, Vec<Uuid>) =
+            confirmed.iter().map(|one| (one.id(), one.event_id())).unzip();
+        sql_query(sql::SETTLE_PARKED)
+            .bind::<Array<BigInt>, _>(ids)
+            .bind::<Array<SqlUuid>, _>(events)
+            .execute(conn)
+            .await?;
         Ok(())
     }
 
@@ -514,7 +528,6 @@ impl Statements for Pg {
     ) -> QueryResult<()> {
         sql_query(sql::CLOSE_GATE)
             .bind::<Binary, _>(rejection.lane.as_bytes())
-            .bind::<BigInt, _>(rejection.id)
             .bind::<Nullable<Double>, _>(wait.map(|wait| wait.as_secs_f64()))
             .bind::<Text, _>(&rejection.error)
             .execute(conn)
@@ -599,10 +612,12 @@ async fn keep(
     let ids: Vec<i64> = confirmed.iter().map(|one| one.id()).collect();
     let partitions: Vec<Option<i32>> = confirmed.iter().map(|one| one.receipt().partition).collect();
     let offsets: Vec<Option<i64>> = confirmed.iter().map(|one| one.receipt().offset).collect();
+    let events: Vec<Uuid> = confirmed.iter().map(|one| one.event_id()).collect();
     sql_query(statement)
         .bind::<Array<BigInt>, _>(ids)
         .bind::<Array<Nullable<Integer>>, _>(partitions)
         .bind::<Array<Nullable<BigInt>>, _>(offsets)
+        .bind::<Array<SqlUuid>, _>(events)
         .execute(conn)
         .await
 }

@@ -5,12 +5,20 @@ use diesel::{QueryResult, QueryableByName, SqliteConnection, sql_query};
 use diesel_async::sync_connection_wrapper::SyncConnectionWrapper;
 use diesel_async::{AsyncConnection, RunQueryDsl, SimpleAsyncConnection};
 
-use crate::drift::{Fact, FactRow, GROUPS, Part};
+use crate::drift::{Fact, FactRow, GROUPS, Part, Sequence};
 use crate::migration::SQLITE;
 
 const OBJECTS: &str = "\
     SELECT type AS kind, tbl_name AS of_table, name, sql FROM sqlite_schema \
     WHERE tbl_name LIKE 'cqrs%' AND sql IS NOT NULL";
+
+/// A sequence is never behind the ids of its own table.
+const SEQUENCES: &str = "\
+    SELECT 'cqrs_outbox' AS of_table, \
+        max(coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'cqrs_outbox'), 0), \
+            coalesce((SELECT max(id) FROM cqrs_outbox), 0)) AS last, \
+        max(coalesce((SELECT max(id) FROM cqrs_outbox_parked), 0), coalesce((SELECT max(id) FROM cqrs_outbox_dead), 0), \
+            coalesce((SELECT max(id) FROM cqrs_outbox_sent), 0)) AS highest";
 
 #[derive(QueryableByName)]
 struct Object {
@@ -43,6 +51,10 @@ pub(super) async fn describe(conn: &mut Connection) -> QueryResult<Vec<Fact>> {
         facts.extend(groups.into_iter().map(Fact::from));
     }
     Ok(facts)
+}
+
+pub(super) async fn sequences(conn: &mut Connection) -> QueryResult<Vec<Sequence>> {
+    sql_query(SEQUENCES).load(conn).await
 }
 
 /// In memory.

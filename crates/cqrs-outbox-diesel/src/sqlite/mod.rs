@@ -23,7 +23,7 @@ pub use self::connect::SqliteBuilder;
 use crate::backend::Backend;
 use crate::choice::{self, Choice, Present};
 use crate::dead_letters::{DeadRow, FullDeadRow};
-use crate::drift::Fact;
+use crate::drift::{Fact, Sequence};
 use crate::migration::{Migration, SQLITE};
 use crate::query::{Dialect, Query, Value};
 use crate::record::{NewRow, Record};
@@ -220,6 +220,17 @@ impl Statements for Sqlite {
         drift::describe_fresh().await
     }
 
+    async fn sequences(conn: &mut Connection) -> QueryResult<Vec<Sequence>> {
+        drift::sequences(conn).await
+    }
+
+    fn set_sequence(table: &str, highest: i64) -> String {
+        format!(
+            "DELETE FROM sqlite_sequence WHERE name = '{table}'; \
+             INSERT INTO sqlite_sequence (name, seq) VALUES ('{table}', {highest})"
+        )
+    }
+
     async fn set_schema_version(
         conn: &mut Connection,
         version: i32,
@@ -388,8 +399,8 @@ impl Statements for Sqlite {
         sql_query(sql::SETTLE_HOT).bind::<Text, _>(array(ids)).execute(conn).await
     }
 
-    async fn settle_parked(conn: &mut Connection, ids: &[i64]) -> QueryResult<()> {
-        sql_query(sql::SETTLE_PARKED).bind::<Text, _>(array(ids)).execute(conn).await?;
+    async fn settle_parked(conn: &mut Connection, confirmed: &[&Confirmed]) -> QueryResult<()> {
+        sql_query(sql::SETTLE_PARKED).bind::<Text, _>(receipts(confirmed)).execute(conn).await?;
         Ok(())
     }
 
@@ -403,10 +414,9 @@ impl Statements for Sqlite {
     }
 
     async fn keep_parked(conn: &mut Connection, confirmed: &[&Confirmed]) -> QueryResult<()> {
-        let ids: Vec<i64> = confirmed.iter().map(|confirmed| confirmed.id()).collect();
         Self::begin(conn).await?;
         sql_query(sql::KEEP_PARKED).bind::<Text, _>(receipts(confirmed)).execute(conn).await?;
-        Self::settle_parked(conn, &ids).await?;
+        Self::settle_parked(conn, confirmed).await?;
         Self::commit(conn).await
     }
 
@@ -418,7 +428,11 @@ impl Statements for Sqlite {
             .bind::<Integer, _>(attempts(rejection))
             .execute(conn)
             .await?;
-        sql_query(sql::DELETE_HOT).bind::<BigInt, _>(rejection.id).execute(conn).await?;
+        sql_query(sql::DELETE_HOT)
+            .bind::<BigInt, _>(rejection.id)
+            .bind::<Binary, _>(rejection.lane.as_bytes())
+            .execute(conn)
+            .await?;
         Ok(moved > 0)
     }
 
@@ -441,7 +455,11 @@ impl Statements for Sqlite {
             .bind::<Integer, _>(attempts(rejection))
             .execute(conn)
             .await?;
-        sql_query(sql::DELETE_HOT).bind::<BigInt, _>(rejection.id).execute(conn).await?;
+        sql_query(sql::DELETE_HOT)
+            .bind::<BigInt, _>(rejection.id)
+            .bind::<Binary, _>(rejection.lane.as_bytes())
+            .execute(conn)
+            .await?;
         Ok(moved > 0)
     }
 
@@ -453,7 +471,11 @@ impl Statements for Sqlite {
             .bind::<Integer, _>(attempts(rejection))
             .execute(conn)
             .await?;
-        sql_query(sql::DELETE_PARKED).bind::<BigInt, _>(rejection.id).execute(conn).await?;
+        sql_query(sql::DELETE_PARKED)
+            .bind::<BigInt, _>(rejection.id)
+            .bind::<Binary, _>(rejection.lane.as_bytes())
+            .execute(conn)
+            .await?;
         Ok(moved > 0)
     }
 
@@ -463,7 +485,11 @@ impl Statements for Sqlite {
             .bind::<Binary, _>(lane.as_bytes())
             .execute(conn)
             .await?;
-        Self::settle_hot(conn, ids).await?;
+        sql_query(sql::DELETE_SET_ASIDE)
+            .bind::<Text, _>(array(ids))
+            .bind::<Binary, _>(lane.as_bytes())
+            .execute(conn)
+            .await?;
         Ok(())
     }
 
