@@ -91,7 +91,7 @@ pub(crate) fn is_denied(error: &DieselError) -> bool {
         || info.message().starts_with("Access denied for user")
 }
 
-fn is_missing_table(error: &DieselError) -> bool {
+pub(crate) fn is_missing_table(error: &DieselError) -> bool {
     let DieselError::DatabaseError(_, info) = error else { return false };
     let message = info.message();
     let ours = message.contains("cqrs_outbox") || message.contains("cqrs_inbox");

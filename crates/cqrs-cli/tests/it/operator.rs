@@ -1,5 +1,6 @@
 //! `cqrs outbox migrate`, `status`, `hold`, `resume` and `purge`, and the help.
 
+use cqrs_testing::services::{Service, trial};
 use libtest_mimic::Trial;
 use serde_json::Value;
 
@@ -16,6 +17,9 @@ pub(crate) fn trials() -> Vec<Trial> {
     on_each(&mut trials, "status_tells_what_waits", status);
     on_each(&mut trials, "hold_and_resume", hold);
     on_each(&mut trials, "check_tells_what_was_changed", check);
+    trials.push(trial(Service::Postgres, "postgres::check_tells_what_it_may_not_see", |server| {
+        run(async { check_without_rights(Site::new(Kind::Postgres, server).await).await })
+    }));
     on_each(&mut trials, "what_is_old_is_purged", purge);
     trials
 }
@@ -103,6 +107,25 @@ async fn check(site: Site) {
         ]
     );
     assert_eq!((&differences[1]["found"], &said["database"]), (&Value::Null, &site.shown().into()));
+    assert_eq!((&differences[0]["kind"], &differences[1]["kind"]), (&"added".into(), &"missing".into()));
+}
+
+async fn check_without_rights(site: Site) {
+    site.migrate().await;
+    let mut url = url::Url::parse(&site.url).unwrap();
+    let role = format!("role_of{}", url.path().trim_start_matches("/cqrs_cli"));
+    site.sql(&format!("CREATE ROLE {role} LOGIN PASSWORD 'hunter2'")).await;
+    url.set_username(&role).unwrap();
+    url.set_password(Some("hunter2")).unwrap();
+    let check = ["outbox", "check", "--database", url.as_str()];
+    let ran = cqrs(&check).await;
+    let ran_as_json = cqrs(&[&check[..], &["--json"]].concat()).await;
+    site.sql(&format!("DROP ROLE {role}")).await;
+    assert!(ran.out.contains("not seen: ") && !ran.out.contains("wrong: "), "{ran:?}");
+    ran.expect_error(2, &["may not look at everything", "as the user that migrates"]);
+    let said: Value = serde_json::from_str(&ran_as_json.out).unwrap();
+    let differences = said["differences"].as_array().unwrap();
+    assert!(!differences.is_empty() && differences.iter().all(|one| one["kind"] == "unseen"), "{said}");
 }
 
 async fn help() {

@@ -29,6 +29,7 @@ use self::connect::Pools;
 use crate::backend::Backend;
 use crate::dead_letters::{DeadRow, FullDeadRow};
 use crate::drift::{Fact, Sequence};
+use crate::error::is_missing_table;
 use crate::migration::{MYSQL, Migration};
 use crate::network::pool_error;
 use crate::query::{Dialect, Query, Value};
@@ -138,12 +139,12 @@ impl Statements for MySql {
     }
 
     async fn schema_version(conn: &mut Connection) -> QueryResult<Option<(i32, i32)>> {
-        let exists: Exists = sql_query(sql::META_EXISTS).get_result(conn).await?;
-        if !exists.found {
-            return Ok(None);
+        // Not asked for in the catalog, where a table that this user may not read is not to be found.
+        let versions: QueryResult<Versions> = sql_query(sql::VERSIONS).get_result(conn).await;
+        match versions.optional() {
+            Err(error) if is_missing_table(&error) => Ok(None),
+            versions => Ok(versions?.map(Into::into)),
         }
-        let versions: Option<Versions> = sql_query(sql::VERSIONS).get_result(conn).await.optional()?;
-        Ok(versions.map(Into::into))
     }
 
     async fn check_tables(conn: &mut Connection) -> QueryResult<()> {

@@ -93,10 +93,6 @@ pub(super) const LOCK_MIGRATIONS: &str =
 
 pub(super) const UNLOCK_MIGRATIONS: &str = "DO release_lock(concat('cqrs_outbox ', md5(database())))";
 
-pub(super) const META_EXISTS: &str = "\
-    SELECT EXISTS (SELECT 1 FROM information_schema.tables \
-        WHERE table_schema = database() AND table_name = 'cqrs_outbox_meta') AS found";
-
 pub(super) const VERSIONS: &str = "SELECT schema_version, min_reader_version FROM cqrs_outbox_meta";
 
 pub(super) const SET_VERSION: &str = "UPDATE cqrs_outbox_meta SET schema_version = ?, min_reader_version = ?";

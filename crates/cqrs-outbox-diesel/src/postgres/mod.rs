@@ -214,6 +214,10 @@ impl Statements for Pg {
     async fn schema_version(conn: &mut AsyncPgConnection) -> QueryResult<Option<(i32, i32)>> {
         let exists: Exists = sql_query(sql::META_EXISTS).get_result(conn).await?;
         if !exists.found {
+            // Nothing is found in a schema that this user may not use; to make tables in another one would be wrong.
+            if let Some(hidden) = sql_query(sql::HIDDEN_META).get_result::<Name>(conn).await.optional()? {
+                sql_query(format!("SELECT 1 FROM {}", hidden.name)).execute(conn).await?;
+            }
             return Ok(None);
         }
         let versions: Option<Versions> = sql_query(sql::VERSIONS).get_result(conn).await.optional()?;
@@ -596,6 +600,12 @@ impl Statements for Pg {
 struct Key {
     #[diesel(sql_type = Binary)]
     dedup_key: Vec<u8>,
+}
+
+#[derive(QueryableByName)]
+struct Name {
+    #[diesel(sql_type = Text)]
+    name: String,
 }
 
 #[derive(QueryableByName)]

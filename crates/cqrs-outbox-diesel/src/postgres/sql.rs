@@ -73,6 +73,12 @@ pub(super) const LOCK_MIGRATIONS: &str = "SELECT pg_advisory_xact_lock($1)";
 
 pub(super) const META_EXISTS: &str = "SELECT to_regclass('cqrs_outbox_meta') IS NOT NULL AS found";
 
+/// The table of versions in a schema of the search path that this user may not use.
+pub(super) const HIDDEN_META: &str = "\
+    SELECT format('%I.cqrs_outbox_meta', nspname) AS name FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace \
+    WHERE relname = 'cqrs_outbox_meta' AND NOT has_schema_privilege(n.oid, 'USAGE') \
+        AND nspname::text = ANY(string_to_array(regexp_replace(current_setting('search_path'), '[\" ]', '', 'g'), ',')) LIMIT 1";
+
 pub(super) const VERSIONS: &str = "SELECT schema_version, min_reader_version FROM cqrs_outbox_meta";
 
 pub(super) const SET_VERSION: &str =
