@@ -258,6 +258,12 @@ pub trait Statements: Sized {
     /// Locks a lease's row; `false` if it is no longer of this epoch.
     fn fence(conn: &mut Self::Conn, lease: Lease) -> impl Future<Output = QueryResult<bool>> + Send;
 
+    /// The same of many leases: locks the rows of those that are still of their epoch, and gives their groups.
+    fn fence_all(
+        conn: &mut Self::Conn,
+        leases: &[Lease],
+    ) -> impl Future<Output = QueryResult<Vec<i32>>> + Send;
+
     /// Gives all groups of this relay back.
     fn leave_groups(conn: &mut Self::Conn, incarnation: Uuid)
     -> impl Future<Output = QueryResult<()>> + Send;
@@ -265,7 +271,7 @@ pub trait Statements: Sized {
     /// Signs off.
     fn sign_off(conn: &mut Self::Conn, incarnation: Uuid) -> impl Future<Output = QueryResult<()>> + Send;
 
-    // --- Requests; in a heartbeat, which holds the rows of these groups' leases locked.
+    // --- Requests; in a transaction that holds the rows of these groups' leases locked.
 
     /// The requests of a query that are due.
     fn due_requests(

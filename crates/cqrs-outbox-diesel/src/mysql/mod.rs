@@ -428,6 +428,12 @@ impl Statements for MySql {
         Ok(row.is_some())
     }
 
+    async fn fence_all(conn: &mut Connection, leases: &[Lease]) -> QueryResult<Vec<i32>> {
+        let lock = format!("{}{}{}", sql::LOCK_LEASES, pairs(leases), sql::WAIT_FOR_ALL);
+        let groups: Vec<GroupRow> = sql_query(lock).load(conn).await?;
+        Ok(groups.into_iter().map(|group| group.group_no).collect())
+    }
+
     async fn leave_groups(conn: &mut Connection, incarnation: Uuid) -> QueryResult<()> {
         sql_query(sql::LEAVE_GROUPS).bind::<Text, _>(incarnation.to_string()).execute(conn).await?;
         Ok(())

@@ -206,8 +206,8 @@ pub(super) const HAS_OTHER_DEAD: &str =
 /// Followed by the lanes.
 pub(super) const GATES_ARE_DUE: &str = "UPDATE cqrs_outbox_gate FORCE INDEX (PRIMARY) SET until = utc_timestamp(6) WHERE until IS NULL AND lane IN ";
 
-/// Gates that are due and have nothing behind them; followed by the groups. No lock is taken while looking: the heartbeat
-/// holds the rows of its leases locked, so nothing can be moved behind one meanwhile.
+/// Gates that are due and have nothing behind them; followed by the groups. No lock is taken while looking: the transaction
+/// holds the rows of the groups' leases locked, so nothing can be moved behind one meanwhile.
 pub(super) const EMPTY_GATES: &str = "\
     SELECT lane AS value FROM cqrs_outbox_gate g WHERE until <= utc_timestamp(6) \
         AND NOT EXISTS (SELECT 1 FROM cqrs_outbox_parked p WHERE p.lane = g.lane) AND (slot DIV 64) IN ";
@@ -367,6 +367,8 @@ pub(super) fn due(group: i32, condition: &str, limit: usize) -> String {
 /// Followed by pairs of group and epoch. `FOR UPDATE`, for a shared lock that skips is written in two ways.
 pub(super) const LOCK_LEASES: &str =
     "SELECT group_no FROM cqrs_outbox_group FORCE INDEX (PRIMARY) WHERE (group_no, epoch) IN ";
+
+pub(super) const WAIT_FOR_ALL: &str = " ORDER BY group_no FOR UPDATE";
 
 pub(super) const SKIP_LOCKED: &str = " ORDER BY group_no FOR UPDATE SKIP LOCKED";
 

@@ -369,6 +369,16 @@ impl Statements for Pg {
         Ok(row.is_some())
     }
 
+    async fn fence_all(conn: &mut AsyncPgConnection, leases: &[Lease]) -> QueryResult<Vec<i32>> {
+        let epochs: Vec<i64> = leases.iter().map(|lease| lease.epoch).collect();
+        let groups: Vec<GroupRow> = sql_query(sql::FENCE_ALL)
+            .bind::<Array<Integer>, _>(groups_of(leases))
+            .bind::<Array<BigInt>, _>(epochs)
+            .load(conn)
+            .await?;
+        Ok(groups.into_iter().map(|group| group.group_no).collect())
+    }
+
     async fn leave_groups(conn: &mut AsyncPgConnection, incarnation: Uuid) -> QueryResult<()> {
         sql_query(sql::LEAVE_GROUPS).bind::<SqlUuid, _>(incarnation).execute(conn).await?;
         Ok(())

@@ -142,7 +142,7 @@ pub(super) const DISCARD: &str = "\
         AND NOT EXISTS (SELECT 1 FROM cqrs_outbox_dead d \
             WHERE d.lane = cqrs_outbox_gate.lane AND d.id NOT IN (SELECT id FROM gone))";
 
-/// Gates that are due and have nothing behind them. The heartbeat holds the rows of its leases locked, so nothing can be
+/// Gates that are due and have nothing behind them. The transaction holds the rows of the groups' leases locked, so nothing can be
 /// moved behind one meanwhile.
 pub(super) const SWEEP_GATES: &str = "\
     DELETE FROM cqrs_outbox_gate g WHERE until <= (SELECT clock_timestamp()) AND (slot / 64) = ANY($1) \
@@ -322,6 +322,10 @@ pub(super) const SETTLE_PARKED: &str = "\
 
 pub(super) const FENCE: &str =
     "SELECT true AS found FROM cqrs_outbox_group WHERE group_no = $1 AND epoch = $2 FOR UPDATE";
+
+pub(super) const FENCE_ALL: &str = "\
+    SELECT group_no FROM cqrs_outbox_group \
+    WHERE (group_no, epoch) IN (SELECT * FROM unnest($1::int[], $2::bigint[])) ORDER BY group_no FOR UPDATE";
 
 /// The columns that a row takes with it wherever it goes.
 macro_rules! carried {

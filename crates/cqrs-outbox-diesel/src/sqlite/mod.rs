@@ -345,6 +345,11 @@ impl Statements for Sqlite {
         Ok(exists.found)
     }
 
+    /// The transaction is immediate: nobody else writes.
+    async fn fence_all(conn: &mut Connection, leases: &[Lease]) -> QueryResult<Vec<i32>> {
+        Self::lock_leases(conn, leases).await
+    }
+
     async fn leave_groups(conn: &mut Connection, incarnation: Uuid) -> QueryResult<()> {
         sql_query(sql::LEAVE_GROUPS).bind::<Text, _>(incarnation.to_string()).execute(conn).await?;
         Ok(())

@@ -63,6 +63,10 @@ impl Owner {
         ReadRequest { leases, known: Vec::new(), limit: 1_000_000, max_bytes: usize::MAX }
     }
 
+    pub(crate) async fn record_suspects(&self, ids: &[i64]) {
+        self.store.record_suspects(&self.relay, ids).await.unwrap();
+    }
+
     pub(crate) async fn read(&self) -> Vec<OutboxRow> {
         let request = self.beat().await;
         self.store.read(&request).await.unwrap()
