@@ -25,6 +25,7 @@ impl OnEach for All {
             what_goes_aside_has_its_own_place,
             a_dead_letter_goes_back_beside_another,
             a_refusal_is_of_the_one_that_was_sent,
+            a_refusal_is_of_the_one_that_stands_aside,
             a_receipt_is_for_the_one_that_was_sent,
             a_request_is_for_the_one_that_was_seen,
             what_is_kept_is_kept_twice,
@@ -207,6 +208,23 @@ async fn a_refusal_is_of_the_one_that_was_sent<D: Db>(site: &Site) {
     }
     reject(&owner, &old, 2, PARK).await;
     assert_eq!(hot(&owner).await, new);
+}
+
+async fn a_refusal_is_of_the_one_that_stands_aside<D: Db>(site: &Site) {
+    let outbox = site.outbox::<D>().await;
+    let owner = Owner::new(&outbox).await;
+    publish(&outbox, "old", "a").await;
+    let old = hot(&owner).await;
+    reject(&owner, &old, 1, PARK).await;
+    begin_again(&outbox).await;
+    // Of the same key: it waits behind the gate.
+    publish(&outbox, "new", "a").await;
+    let new = hot(&owner).await;
+    assert_eq!((new.id, new.place), (old.id, Place::Gated));
+    reject(&owner, &old, 2, PARK).await;
+    assert_eq!(parked(&outbox).await, ["old: old no 2"]);
+    reject(&owner, &old, 3, BURY).await;
+    assert_eq!((dead(&outbox).await, outbox.waiting().await), (vec!["old: old no 3".to_owned()], 1));
 }
 
 async fn a_receipt_is_for_the_one_that_was_sent<D: Db>(site: &Site) {
