@@ -9,6 +9,7 @@ use std::fmt;
 
 use cqrs_core::Result;
 use cqrs_outbox::{StoreError, StoreErrorKind};
+use diesel::result::Error as DieselError;
 use diesel::sql_types::{BigInt, Nullable, Text};
 use diesel::{QueryResult, QueryableByName};
 
@@ -201,6 +202,41 @@ pub(crate) fn statements(sql: &str) -> impl Iterator<Item = String> {
     statements.into_iter()
 }
 
+/// What is different of the parts that make a version, in all tables but the one that says which it is. Indexes of others', and
+/// settings, are of any version.
+fn other_version(mut expected: Vec<Fact>, mut found: Vec<Fact>) -> Vec<Drift> {
+    let is_part = |fact: &Fact| {
+        fact.table != META
+            && [Part::Table, Part::Column, Part::Index, Part::Constraint, Part::Sequence].contains(&fact.part)
+    };
+    expected.retain(is_part);
+    let same = |one: &Fact, other: &Fact| {
+        (&one.table, one.part, &one.name) == (&other.table, other.part, &other.name)
+    };
+    found.retain(|fact| {
+        let is_index = [Part::Index, Part::Constraint].contains(&fact.part);
+        is_part(fact) && (!is_index || expected.iter().any(|one| same(one, fact)))
+    });
+    compare(expected, found)
+}
+
+const META: &str = "cqrs_outbox_meta";
+
+/// The row is missing that says of which version the tables are.
+fn meta_is_lost(is_table_there: bool) -> Option<Drift> {
+    is_table_there.then(|| Drift {
+        kind: DriftKind::Missing,
+        object: format!("the content of `{META}`"),
+        expected: Some(format!("one row, version {SCHEMA_VERSION}")),
+        found: None,
+        is_serious: true,
+        advice: META_ADVICE.to_owned(),
+    })
+}
+
+const META_ADVICE: &str = "No relay starts without it, and those that run are on hold. Restore it; or run `cqrs outbox migrate`, which writes it \
+     again if all else is as it should be, and leaves relaying on hold, for that is lost with it: then `cqrs outbox resume`";
+
 /// What is different, table by table.
 fn compare(expected: Vec<Fact>, found: Vec<Fact>) -> Vec<Drift> {
     type Key = (String, Part, String);
@@ -275,6 +311,7 @@ fn drift(table: &str, part: Part, name: &str, expected: Option<String>, found: O
         _ => true,
     };
     let advice = match part {
+        Part::Table if found.is_none() && table == META => META_ADVICE,
         Part::Table if found.is_none() => {
             "Restore it, or make it with its statements in `cqrs outbox migrate --print`"
         }
@@ -403,9 +440,12 @@ impl<B: Backend> Outbox<B> {
     async fn try_drift(&self) -> Result<Vec<Drift>, StoreError> {
         // It is closed at the end, and so never lent again: it has temporary tables, which hide the others.
         let mut conn = Tx::new(self.acquire().await?, self.clone(), None);
-        let mut unread = None;
+        let (mut unread, mut is_lost) = (None, false);
         match B::schema_version(&mut conn).await {
-            Ok(None) => return Err(StoreError::new(StoreErrorKind::Schema, MIGRATE)),
+            Ok(None) if !B::has_tables(&mut conn).await.map_err(store_error)? => {
+                return Err(StoreError::new(StoreErrorKind::Schema, MIGRATE));
+            }
+            Ok(None) => is_lost = true,
             Ok(Some((version, _))) if version != SCHEMA_VERSION => {
                 let what = format!(
                     "the outbox's tables are of version {version}, and this program can only tell how those of version \
@@ -427,20 +467,53 @@ impl<B: Backend> Outbox<B> {
             }
             Err(_) => Vec::new(),
         };
-        let expected = B::describe_fresh(&mut conn).await.map_err(|error| {
-            if !is_denied(&error) {
-                return store_error(error);
-            }
-            let what = format!(
-                "the check makes the tables anew as temporary ones, and this user may not: {error}: grant it TEMPORARY on \
-                 the database (PostgreSQL) or CREATE TEMPORARY TABLES (MariaDB, MySQL), or check as the user that migrates"
-            );
-            StoreError::new(StoreErrorKind::Configuration, what).with_source(error)
-        })?;
+        let expected = B::describe_fresh(&mut conn).await.map_err(not_described)?;
+        let has_meta = found.iter().any(|fact| fact.table == META);
         let mut drifts = compare(expected, found);
+        drifts.extend(meta_is_lost(is_lost && has_meta));
         drifts.extend(sequences);
         Ok(drifts)
     }
+}
+
+impl<B: Backend> Outbox<B> {
+    /// Whether tables that do not say of which version they are, are of this library's: `false` if some are missing.
+    ///
+    /// # Errors
+    ///
+    /// They are not, or not clearly.
+    pub(crate) async fn are_of_this_version(&self) -> Result<bool, StoreError> {
+        // It is closed at the end, as above.
+        let mut conn = Tx::new(self.acquire().await?, self.clone(), None);
+        let found = B::describe(&mut conn).await.map_err(store_error)?;
+        let expected = B::describe_fresh(&mut conn).await.map_err(not_described)?;
+        let differences = other_version(expected, found);
+        let is_table =
+            |drift: &Drift| drift.kind == DriftKind::Missing && drift.object.starts_with("the table ");
+        let (missing, others): (Vec<_>, Vec<_>) = differences.iter().partition(|drift| is_table(drift));
+        match others.first().or(if B::DDL_COMMITS { None } else { missing.first() }) {
+            None => Ok(missing.is_empty()),
+            Some(first) => {
+                let what = format!(
+                    "the outbox's tables do not say of which version they are: the row of `{META}` is lost. And they are not as those \
+                     of version {SCHEMA_VERSION}: {} of them: {first}. Mend that first, or restore the row, if you know which it was",
+                    differences.len()
+                );
+                Err(StoreError::new(StoreErrorKind::Schema, what))
+            }
+        }
+    }
+}
+
+fn not_described(error: DieselError) -> StoreError {
+    if !is_denied(&error) {
+        return store_error(error);
+    }
+    let what = format!(
+        "the check makes the tables anew as temporary ones, and this user may not: {error}: grant it TEMPORARY on \
+         the database (PostgreSQL) or CREATE TEMPORARY TABLES (MariaDB, MySQL), or check as the user that migrates"
+    );
+    StoreError::new(StoreErrorKind::Configuration, what).with_source(error)
 }
 
 #[cfg(test)]

@@ -37,6 +37,9 @@ pub trait Statements: Sized {
     /// The tables' history.
     const MIGRATIONS: &'static [Migration];
 
+    /// Whether each statement of a migration commits, so that one may have ended anywhere.
+    const DDL_COMMITS: bool = false;
+
     /// How the parts of a [`Query`] are written.
     const DIALECT: Dialect;
 
@@ -84,6 +87,9 @@ pub trait Statements: Sized {
 
     /// The version of the tables and the oldest version that may read them; `None` if there are no tables, or not all.
     fn schema_version(conn: &mut Self::Conn) -> impl Future<Output = QueryResult<Option<(i32, i32)>>> + Send;
+
+    /// Whether there is a hot table.
+    fn has_tables(conn: &mut Self::Conn) -> impl Future<Output = QueryResult<bool>> + Send;
 
     /// Fails if one of the tables of a relay is missing.
     fn check_tables(conn: &mut Self::Conn) -> impl Future<Output = QueryResult<()>> + Send;

@@ -14,6 +14,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     ];
     on_each(&mut trials, "migrates_once", migrates_once);
     on_each(&mut trials, "two_migrate_at_once", two_at_once);
+    on_each(&mut trials, "a_lost_version_is_told_and_written_again", lost_version);
     on_each(&mut trials, "status_tells_what_waits", status);
     on_each(&mut trials, "hold_and_resume", hold);
     on_each(&mut trials, "check_tells_what_was_changed", check);
@@ -171,6 +172,20 @@ async fn migrates_once(site: Site) {
         serde_json::from_str(&cqrs(&[&migrate[..], &["--json"]].concat()).await.expect_code(0)).unwrap();
     assert_eq!((&said["from"], &said["to"]), (&1.into(), &1.into()));
     assert!(!said.to_string().contains(":secret@"), "{said}");
+}
+
+async fn lost_version(site: Site) {
+    site.migrate().await;
+    site.insert("rooms", "room 5", "1").await;
+    site.sql("DELETE FROM cqrs_outbox_meta").await;
+    let ran = cqrs(&["outbox", "check", "--database", &site.url]).await;
+    assert!(ran.out.contains("wrong: the content of `cqrs_outbox_meta` is missing"), "{ran:?}");
+    ran.expect_error(3, &["1 of 1 differences"]);
+    let ran = cqrs(&["outbox", "status", "--database", &site.url]).await;
+    ran.expect_error(3, &["the row of `cqrs_outbox_meta`", "run `cqrs outbox migrate`"]);
+    let said = cqrs(&["outbox", "migrate", "--database", &site.url]).await.expect_code(0);
+    assert!(said.contains("written again: version 1") && said.contains("`cqrs outbox resume`"), "{said}");
+    assert_eq!(site.status().await["hold"], true);
 }
 
 async fn two_at_once(site: Site) {

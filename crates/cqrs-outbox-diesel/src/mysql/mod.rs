@@ -85,6 +85,7 @@ impl Statements for MySql {
     type Memory = ();
 
     const MIGRATIONS: &'static [Migration] = MYSQL;
+    const DDL_COMMITS: bool = true;
     const DIALECT: Dialect = sql::DIALECT;
 
     async fn acquire(pools: &Pools) -> Result<Self::Lent, StoreError> {
@@ -145,6 +146,10 @@ impl Statements for MySql {
             Err(error) if is_missing_table(&error) => Ok(None),
             versions => Ok(versions?.map(Into::into)),
         }
+    }
+
+    async fn has_tables(conn: &mut Connection) -> QueryResult<bool> {
+        Ok(sql_query(sql::TABLES_EXIST).get_result::<Exists>(conn).await?.found)
     }
 
     async fn check_tables(conn: &mut Connection) -> QueryResult<()> {

@@ -93,6 +93,10 @@ pub(super) const LOCK_MIGRATIONS: &str =
 
 pub(super) const UNLOCK_MIGRATIONS: &str = "DO release_lock(concat('cqrs_outbox ', md5(database())))";
 
+pub(super) const TABLES_EXIST: &str = "\
+    SELECT EXISTS (SELECT 1 FROM information_schema.tables \
+        WHERE table_schema = database() AND table_name = 'cqrs_outbox') AS found";
+
 pub(super) const VERSIONS: &str = "SELECT schema_version, min_reader_version FROM cqrs_outbox_meta";
 
 pub(super) const SET_VERSION: &str = "UPDATE cqrs_outbox_meta SET schema_version = ?, min_reader_version = ?";
@@ -142,7 +146,7 @@ pub(super) const LEASES: &str = "\
 pub(super) const CENSUS: &str = "\
     SELECT (SELECT count(*) FROM cqrs_outbox_group) AS all_groups, \
         (SELECT count(*) FROM cqrs_outbox_relay WHERE seen_at > utc_timestamp(6) - INTERVAL ? MICROSECOND) AS relays, \
-        coalesce((SELECT hold FROM cqrs_outbox_meta), 0) AS hold";
+        coalesce((SELECT hold FROM cqrs_outbox_meta), 1) AS hold";
 
 pub(super) const FENCE: &str =
     "SELECT 1 AS found FROM cqrs_outbox_group WHERE group_no = ? AND epoch = ? FOR UPDATE";

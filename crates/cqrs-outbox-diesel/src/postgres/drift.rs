@@ -13,7 +13,8 @@ use crate::migration::POSTGRES;
 const FACTS: &str = "\
     WITH ours AS ( \
         SELECT oid, relname::text AS of_table, relkind, relpersistence, relrowsecurity, reloptions, reltoastrelid FROM pg_class \
-        WHERE relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = 'cqrs_outbox_meta'::regclass) \
+        WHERE relnamespace = (SELECT relnamespace FROM pg_class \
+                WHERE oid = coalesce(to_regclass('cqrs_outbox_meta'), 'cqrs_outbox'::regclass)) \
             AND relname ~ '^cqrs_(outbox|inbox)' AND relkind IN ('r', 'p', 'v', 'm', 'f')) \
     SELECT of_table, 'table' AS part, '' AS name, \
         CASE WHEN relpersistence = 'u' OR (relpersistence = 't' AND of_table = 'cqrs_outbox_run') THEN 'unlogged ' ELSE '' END \

@@ -224,6 +224,10 @@ impl Statements for Pg {
         Ok(versions.map(Into::into))
     }
 
+    async fn has_tables(conn: &mut AsyncPgConnection) -> QueryResult<bool> {
+        Ok(sql_query(sql::TABLES_EXIST).get_result::<Exists>(conn).await?.found)
+    }
+
     async fn check_tables(conn: &mut AsyncPgConnection) -> QueryResult<()> {
         sql_query(TABLES).execute(conn).await.map(drop)
     }

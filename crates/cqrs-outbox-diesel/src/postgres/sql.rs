@@ -73,6 +73,8 @@ pub(super) const LOCK_MIGRATIONS: &str = "SELECT pg_advisory_xact_lock($1)";
 
 pub(super) const META_EXISTS: &str = "SELECT to_regclass('cqrs_outbox_meta') IS NOT NULL AS found";
 
+pub(super) const TABLES_EXIST: &str = "SELECT to_regclass('cqrs_outbox') IS NOT NULL AS found";
+
 /// The table of versions in a schema of the search path that this user may not use.
 pub(super) const HIDDEN_META: &str = "\
     SELECT format('%I.cqrs_outbox_meta', nspname) AS name FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace \
@@ -132,7 +134,7 @@ pub(super) const CENSUS: &str = "\
     SELECT (SELECT count(*) FROM cqrs_outbox_group) AS all_groups, \
         (SELECT count(*) FROM cqrs_outbox_relay \
             WHERE seen_at > clock_timestamp() - make_interval(secs => $1)) AS relays, \
-        coalesce((SELECT hold FROM cqrs_outbox_meta), false) AS hold";
+        coalesce((SELECT hold FROM cqrs_outbox_meta), true) AS hold";
 
 /// Dead letters go: what waits behind them is due.
 pub(super) const DISCARD: &str = "\

@@ -208,6 +208,10 @@ impl Statements for Sqlite {
         Ok(versions.map(Into::into))
     }
 
+    async fn has_tables(conn: &mut Connection) -> QueryResult<bool> {
+        Ok(sql_query(sql::TABLES_EXIST).get_result::<Exists>(conn).await?.found)
+    }
+
     async fn check_tables(conn: &mut Connection) -> QueryResult<()> {
         sql_query(TABLES).execute(conn).await.map(drop)
     }

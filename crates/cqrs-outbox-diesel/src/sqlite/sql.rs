@@ -65,6 +65,9 @@ pub(super) const ADMIT: &str =
 pub(super) const META_EXISTS: &str =
     "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'cqrs_outbox_meta') AS found";
 
+pub(super) const TABLES_EXIST: &str =
+    "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'cqrs_outbox') AS found";
+
 pub(super) const VERSIONS: &str = "SELECT schema_version, min_reader_version FROM cqrs_outbox_meta";
 
 pub(super) const SET_VERSION: &str = "UPDATE cqrs_outbox_meta SET schema_version = ?, min_reader_version = ?";
@@ -110,7 +113,7 @@ pub(super) const LEASES: &str = "\
 pub(super) const CENSUS: &str = "\
     SELECT (SELECT count(*) FROM cqrs_outbox_group) AS all_groups, \
         (SELECT count(*) FROM cqrs_outbox_relay WHERE seen_at > unixepoch('now', 'subsec') - ?) AS relays, \
-        coalesce((SELECT hold FROM cqrs_outbox_meta), 0) AS hold";
+        coalesce((SELECT hold FROM cqrs_outbox_meta), 1) AS hold";
 
 /// Gates that are due and have nothing behind them.
 pub(super) const SWEEP_GATES: &str = "\
