@@ -25,7 +25,8 @@ const EXIT_CODES: &str = "\
 Exit codes:
   0  it is done
   1  something failed, or what was named is not there
-  2  wrong arguments or settings; a URL is wrong, or its login is refused
+  2  wrong arguments or settings; a URL is wrong, or its login is refused, or may not
+     look at everything (`cqrs outbox check`)
   3  the outbox's tables are missing, of another version, or were changed
   4  the database or the broker cannot be reached (`cqrs relay` waits for it instead)";
 

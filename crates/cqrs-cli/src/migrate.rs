@@ -29,11 +29,17 @@ pub(crate) async fn run(args: Args, json: bool) -> Result<(), Failure> {
     }
     let shown = without_password(url);
     let database = args.database.connect(true).await?;
-    let Migrated { from, to, .. } = database.migrate().await?;
+    let Migrated { from, to, restored, .. } = database.migrate().await?;
     if json {
-        return print(&json!({ "database": shown, "from": from, "to": to }).to_string());
+        return print(
+            &json!({ "database": shown, "from": from, "to": to, "restored": restored }).to_string(),
+        );
     }
     print(&match from {
+        Some(_) if restored => format!(
+            "{shown}: what says of which version the outbox's tables are was lost, and is written again: version {to}. Whether relaying \
+             was on hold is lost, too: `cqrs outbox status` says whether it is now, and `cqrs outbox resume` ends it"
+        ),
         Some(from) if from == to => {
             format!("{shown}: the outbox's tables are of version {to}, nothing was to do")
         }

@@ -9,8 +9,9 @@ use std::fmt;
 
 use cqrs_core::Result;
 use cqrs_outbox::{StoreError, StoreErrorKind};
-use diesel::QueryableByName;
-use diesel::sql_types::Text;
+use diesel::result::Error as DieselError;
+use diesel::sql_types::{BigInt, Nullable, Text};
+use diesel::{QueryResult, QueryableByName};
 
 use crate::backend::Backend;
 use crate::error::{MIGRATE, is_denied, store_error};
@@ -18,31 +19,62 @@ use crate::migration::SCHEMA_VERSION;
 use crate::outbox::Outbox;
 use crate::tx::Tx;
 
-/// A difference between the tables and those that a migration makes: [`Outbox::drift`].
+/// A difference between the tables and those that a migration makes, or what may hide one: [`Outbox::drift`].
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Drift {
+    /// In which way it is different.
+    pub kind: DriftKind,
     /// What is different: ``the column `topic` of `cqrs_outbox` ``.
     pub object: String,
     /// How a migration makes it, in the words of this database; `None`: it makes nothing like that.
     pub expected: Option<String>,
-    /// How it is, in the words of this database; `None`: it is missing.
+    /// How it is, in the words of this database; `None`: it is missing, or was not seen.
     pub found: Option<String>,
     /// Whether events may be lost, late or out of order, or writers fail. What is not serious may be on purpose: an index of
     /// yours, or other settings.
     pub is_serious: bool,
     /// Why it matters, or what to do.
-    pub advice: &'static str,
+    pub advice: String,
+}
+
+/// In which way something is not as a migration makes it.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DriftKind {
+    /// It is not there.
+    Missing,
+    /// It is another one.
+    Changed,
+    /// It is there, and no migration makes it.
+    Added,
+    /// This user may not look at it: it may be as it should be, or not.
+    Unseen,
+}
+
+impl DriftKind {
+    /// For programs: `missing`, `changed`, `added` or `unseen`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Missing => "missing",
+            Self::Changed => "changed",
+            Self::Added => "added",
+            Self::Unseen => "unseen",
+        }
+    }
 }
 
 impl fmt::Display for Drift {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { object, expected, found, advice, .. } = self;
-        match (expected, found) {
-            (Some(expected), Some(found)) => write!(f, "{object} is `{found}`, and should be `{expected}`")?,
-            (Some(expected), None) => write!(f, "{object} is missing: `{expected}`")?,
-            (None, Some(found)) => write!(f, "{object} is there, and no migration makes it: `{found}`")?,
-            (None, None) => write!(f, "{object}")?,
+        let Self { kind, object, expected, found, advice, .. } = self;
+        let said = |text: &Option<String>| text.clone().unwrap_or_default();
+        match kind {
+            DriftKind::Changed => {
+                write!(f, "{object} is `{}`, and should be `{}`", said(found), said(expected))?;
+            }
+            DriftKind::Missing => write!(f, "{object} is missing: `{}`", said(expected))?,
+            DriftKind::Added => write!(f, "{object} is there, and no migration makes it: `{}`", said(found))?,
+            DriftKind::Unseen => write!(f, "{object} may not be looked at by this user")?,
         }
         write!(f, ". {advice}")
     }
@@ -58,6 +90,9 @@ pub(crate) enum Part {
     Sequence,
     Settings,
     Trigger,
+    Rule,
+    /// Of another table, to this one.
+    Reference,
     /// The rows of `cqrs_outbox_group`, taken together.
     Groups,
 }
@@ -72,6 +107,8 @@ impl Part {
             "sequence" => Self::Sequence,
             "settings" => Self::Settings,
             "trigger" => Self::Trigger,
+            "rule" => Self::Rule,
+            "reference" => Self::Reference,
             "groups" => Self::Groups,
             _ => Self::Table,
         }
@@ -85,7 +122,10 @@ impl Part {
             Self::Constraint => format!("the constraint `{name}` of `{table}`"),
             Self::Sequence => format!("the sequence of `{table}.{name}`"),
             Self::Settings => format!("the storage settings of `{table}`"),
+            Self::Trigger if name.is_empty() => "which triggers the tables have".to_owned(),
             Self::Trigger => format!("the trigger `{name}` of `{table}`"),
+            Self::Rule => format!("the rule `{name}` of `{table}`"),
+            Self::Reference => format!("the foreign key `{name}` to `{table}`"),
             Self::Groups => format!("the content of `{table}`"),
         }
     }
@@ -97,13 +137,20 @@ pub struct Fact {
     pub(crate) table: String,
     pub(crate) part: Part,
     pub(crate) name: String,
-    pub(crate) definition: String,
+    /// `None`: this user may not look at it.
+    pub(crate) definition: Option<String>,
 }
 
-#[cfg(any(feature = "mysql", feature = "sqlite", test))]
 impl Fact {
+    #[cfg(any(feature = "mysql", feature = "sqlite", test))]
     pub(crate) fn new(table: &str, part: Part, name: &str, definition: impl Into<String>) -> Self {
-        Self { table: table.to_owned(), part, name: name.to_owned(), definition: definition.into() }
+        let definition = Some(definition.into());
+        Self { table: table.to_owned(), part, name: name.to_owned(), definition }
+    }
+
+    #[cfg(any(feature = "postgres", feature = "mysql", test))]
+    pub(crate) fn unseen(table: &str, part: Part) -> Self {
+        Self { table: table.to_owned(), part, name: String::new(), definition: None }
     }
 }
 
@@ -123,7 +170,7 @@ pub(crate) struct FactRow {
 impl From<FactRow> for Fact {
     fn from(row: FactRow) -> Self {
         let part = Part::named(&row.part);
-        Self { table: row.of_table, part, name: row.name, definition: row.definition }
+        Self { table: row.of_table, part, name: row.name, definition: Some(row.definition) }
     }
 }
 
@@ -133,6 +180,17 @@ pub(crate) const GROUPS: &str = "\
         concat(count(*), ' groups, ', coalesce(sum(last_slot - first_slot + 1), 0), ' slots from ', \
             coalesce(min(first_slot), 0), ' to ', coalesce(max(last_slot), 0)) AS definition \
     FROM cqrs_outbox_group";
+
+/// The groups as a fact. If they cannot be read, a column of that table is not what it should be, and told; unless this user may
+/// not read them.
+pub(crate) fn groups(read: QueryResult<Vec<FactRow>>) -> Vec<Fact> {
+    match read {
+        Ok(rows) => rows.into_iter().map(Fact::from).collect(),
+        #[cfg(any(feature = "postgres", feature = "mysql"))]
+        Err(error) if is_denied(&error) => vec![Fact::unseen("cqrs_outbox_group", Part::Groups)],
+        Err(_) => Vec::new(),
+    }
+}
 
 /// The statements of a migration, which has no `;` within a text.
 #[cfg(feature = "mysql")]
@@ -144,36 +202,105 @@ pub(crate) fn statements(sql: &str) -> impl Iterator<Item = String> {
     statements.into_iter()
 }
 
+/// What is different of the parts that make a version, in all tables but the one that says which it is. Indexes of others', and
+/// settings, are of any version.
+fn other_version(mut expected: Vec<Fact>, mut found: Vec<Fact>) -> Vec<Drift> {
+    let is_part = |fact: &Fact| {
+        fact.table != META
+            && [Part::Table, Part::Column, Part::Index, Part::Constraint, Part::Sequence].contains(&fact.part)
+    };
+    expected.retain(is_part);
+    let same = |one: &Fact, other: &Fact| {
+        (&one.table, one.part, &one.name) == (&other.table, other.part, &other.name)
+    };
+    found.retain(|fact| {
+        let is_index = [Part::Index, Part::Constraint].contains(&fact.part);
+        is_part(fact) && (!is_index || expected.iter().any(|one| same(one, fact)))
+    });
+    compare(expected, found)
+}
+
+const META: &str = "cqrs_outbox_meta";
+
+/// The row is missing that says of which version the tables are.
+fn meta_is_lost(is_table_there: bool) -> Option<Drift> {
+    is_table_there.then(|| Drift {
+        kind: DriftKind::Missing,
+        object: format!("the content of `{META}`"),
+        expected: Some(format!("one row, version {SCHEMA_VERSION}")),
+        found: None,
+        is_serious: true,
+        advice: META_ADVICE.to_owned(),
+    })
+}
+
+const META_ADVICE: &str = "No relay starts without it, and those that run are on hold. Restore it; or run `cqrs outbox migrate`, which writes it \
+     again if all else is as it should be, and leaves relaying on hold, for that is lost with it: then `cqrs outbox resume`";
+
 /// What is different, table by table.
 fn compare(expected: Vec<Fact>, found: Vec<Fact>) -> Vec<Drift> {
     type Key = (String, Part, String);
-    let by_key = |facts: Vec<Fact>| -> BTreeMap<Key, String> {
+    let by_key = |facts: Vec<Fact>| -> BTreeMap<Key, Option<String>> {
         facts.into_iter().map(|fact| ((fact.table, fact.part, fact.name), fact.definition)).collect()
     };
     let (mut expected, mut found) = (by_key(expected), by_key(found));
     let table = |of: &Key| (of.0.clone(), Part::Table, String::new());
     // Others may have tables whose names begin with ours.
     found.retain(|key, _| expected.contains_key(&table(key)));
-    let missing: Vec<Key> =
-        expected.keys().filter(|key| key.1 == Part::Table && !found.contains_key(*key)).cloned().collect();
-    // Of a table that is missing nothing else need be told.
+    let is_missing = |key: &&Key| key.1 == Part::Table && found.get(*key).is_none_or(Option::is_none);
+    let missing: Vec<Key> = expected.keys().filter(is_missing).cloned().collect();
+    // Of a table that is missing, or not to be seen, nothing else need be told.
     expected.retain(|key, _| key.1 == Part::Table || !missing.contains(&table(key)));
-    found.retain(|key, _| !missing.contains(&table(key)));
+    found.retain(|key, _| key.1 == Part::Table || !missing.contains(&table(key)));
     let mut keys: Vec<Key> = expected.keys().chain(found.keys()).cloned().collect();
     keys.sort();
     keys.dedup();
     let drifts = keys.into_iter().filter_map(|key| {
-        let (expected, found) = (expected.remove(&key), found.remove(&key));
+        let (expected, found) = (expected.remove(&key).flatten(), found.remove(&key));
+        if found == Some(None) {
+            let privilege = match key.1 {
+                Part::Trigger => "TRIGGER on them".to_owned(),
+                _ => format!("SELECT on `{}`", key.0),
+            };
+            return Some(unseen(key.1.called(&key.0, &key.2), &privilege));
+        }
+        let found = found.flatten();
         (expected != found).then(|| drift(&key.0, key.1, &key.2, expected, found))
     });
     drifts.collect()
 }
 
+/// What a user may not see is no reason to change anything.
+fn unseen(object: String, privilege: &str) -> Drift {
+    let advice = format!(
+        "It may be as it should be, or not: check as the user that migrates, or grant this one {privilege}"
+    );
+    Drift { kind: DriftKind::Unseen, object, expected: None, found: None, is_serious: false, advice }
+}
+
+/// Whether a trigger runs before what it is about, and whether that is rows that are written only: in the words before the name of
+/// its table.
+fn runs(definition: &str) -> (bool, bool) {
+    let words = definition.split_whitespace().take_while(|word| !["ON", "FOR"].contains(word));
+    // SQLite's are before, unless they say so.
+    let (mut before, mut inserts_only) = (true, true);
+    for word in words {
+        before &= word != "AFTER";
+        inserts_only &= !["UPDATE", "DELETE", "TRUNCATE"].contains(&word);
+    }
+    (before, inserts_only)
+}
+
 fn drift(table: &str, part: Part, name: &str, expected: Option<String>, found: Option<String>) -> Drift {
     let is_extra = expected.is_none();
     let found_in_capitals = found.as_deref().unwrap_or_default().to_uppercase();
+    let (runs_before, on_inserts_only) = runs(&found_in_capitals);
+    let goes_along =
+        ["ON DELETE CASCADE", "ON DELETE SET"].iter().any(|rule| found_in_capitals.contains(rule));
     let is_serious = match part {
-        Part::Settings | Part::Trigger => false,
+        Part::Settings => false,
+        Part::Trigger => runs_before,
+        Part::Reference => !goes_along,
         // Rows that give no value for it are refused.
         Part::Column if is_extra => {
             found_in_capitals.contains("NOT NULL")
@@ -184,6 +311,7 @@ fn drift(table: &str, part: Part, name: &str, expected: Option<String>, found: O
         _ => true,
     };
     let advice = match part {
+        Part::Table if found.is_none() && table == META => META_ADVICE,
         Part::Table if found.is_none() => {
             "Restore it, or make it with its statements in `cqrs outbox migrate --print`"
         }
@@ -207,12 +335,78 @@ fn drift(table: &str, part: Part, name: &str, expected: Option<String>, found: O
         Part::Settings => {
             "Rows live for milliseconds, and vacuum has to come early and often: ALTER TABLE .. SET, unless it is on purpose"
         }
-        Part::Trigger => "It runs in the transactions of writers and relays",
+        Part::Trigger if runs_before && on_inserts_only => {
+            "It may change or leave out what is written, and while it fails nothing can be: drop it, unless you know what it does"
+        }
+        Part::Trigger if runs_before => {
+            "It may keep what was sent from being removed, or change what is moved; then events are sent again and again, or lost: drop \
+             it, unless you know what it does"
+        }
+        Part::Trigger if on_inserts_only => {
+            "It runs for each row that is written there: while it fails none is, and each transaction waits for it"
+        }
+        Part::Trigger => {
+            "It runs for each row that a relay removes, moves or marks there: while it fails, what was sent stays, and is sent again"
+        }
+        Part::Rule => {
+            "It takes the place of what writers and relays do, or adds to it: events may not be written, or not be removed after \
+             they were sent, and what a relay moves in one statement is refused: DROP RULE"
+        }
+        Part::Reference if goes_along => {
+            "The rows of that table go, or lose it, when a relay removes or moves the row here, and each time it looks for them"
+        }
+        Part::Reference => {
+            "A row here that one of that table refers to cannot be removed or moved: what was sent stays, and is sent again: drop the \
+             foreign key"
+        }
         Part::Groups => {
             "Nothing is sent of a group without a row: insert what is missing, as in `cqrs outbox migrate --print`"
         }
     };
-    Drift { object: part.called(table, name), expected, found, is_serious, advice }
+    let kind = match (&expected, &found) {
+        (None, _) => DriftKind::Added,
+        (_, None) => DriftKind::Missing,
+        (Some(_), Some(_)) => DriftKind::Changed,
+    };
+    let (object, advice) = (part.called(table, name), advice.to_owned());
+    Drift { kind, object, expected, found, is_serious, advice }
+}
+
+/// Where the sequence of a table's ids stands.
+#[derive(QueryableByName, Clone, Debug, PartialEq, Eq)]
+pub struct Sequence {
+    #[diesel(sql_type = Text)]
+    pub(crate) of_table: String,
+    /// The last id that it has given; `None`: this user may not ask it.
+    #[diesel(sql_type = Nullable<BigInt>)]
+    pub(crate) last: Option<i64>,
+    /// The highest one of the rows that have their ids of it, wherever they stand now.
+    #[diesel(sql_type = BigInt)]
+    pub(crate) highest: i64,
+}
+
+/// A sequence that is going to give ids that are in use.
+fn behind<B: Backend>(sequence: &Sequence) -> Option<Drift> {
+    let Sequence { of_table, last, highest } = sequence;
+    let Some(last) = last else {
+        let object = format!("whether the sequence of `{of_table}.id` stands behind ids that are in use");
+        return Some(unseen(object, "SELECT on that sequence"));
+    };
+    let advice = || {
+        format!(
+            "New events get ids that others have, so their keys lose their order, and on PostgreSQL writers fail where such a row \
+             waits: `{}`",
+            B::set_sequence(of_table, *highest)
+        )
+    };
+    (highest > last).then(|| Drift {
+        kind: DriftKind::Changed,
+        object: Part::Sequence.called(of_table, "id"),
+        expected: Some(format!("at {highest} or above")),
+        found: Some(format!("at {last}")),
+        is_serious: true,
+        advice: advice(),
+    })
 }
 
 impl<B: Backend> Outbox<B> {
@@ -224,8 +418,12 @@ impl<B: Backend> Outbox<B> {
     /// PostgreSQL, which everyone has by default, and `CREATE TEMPORARY TABLES` on MariaDB and MySQL. Not for a server that
     /// is read-only.
     ///
-    /// Not looked at are privileges, the server's own settings, and the rows but for those of `cqrs_outbox_group`. Triggers on
-    /// MariaDB and MySQL are seen by who has the privilege `TRIGGER`.
+    /// What this user may not look at is told as [`DriftKind::Unseen`], and is not serious: it may be as it should be. Foreign keys of
+    /// other tables that the user may not look at are not seen at all, on MariaDB and MySQL.
+    ///
+    /// Not looked at are privileges, the server's own settings, and the rows but for those of `cqrs_outbox_group`, and for whether
+    /// the sequences of ids stand behind those that are in use: `TRUNCATE .. RESTART IDENTITY` leaves them so, or the restore of
+    /// some of the tables.
     ///
     /// # Errors
     ///
@@ -242,8 +440,12 @@ impl<B: Backend> Outbox<B> {
     async fn try_drift(&self) -> Result<Vec<Drift>, StoreError> {
         // It is closed at the end, and so never lent again: it has temporary tables, which hide the others.
         let mut conn = Tx::new(self.acquire().await?, self.clone(), None);
+        let (mut unread, mut is_lost) = (None, false);
         match B::schema_version(&mut conn).await {
-            Ok(None) => return Err(StoreError::new(StoreErrorKind::Schema, MIGRATE)),
+            Ok(None) if !B::has_tables(&mut conn).await.map_err(store_error)? => {
+                return Err(StoreError::new(StoreErrorKind::Schema, MIGRATE));
+            }
+            Ok(None) => is_lost = true,
             Ok(Some((version, _))) if version != SCHEMA_VERSION => {
                 let what = format!(
                     "the outbox's tables are of version {version}, and this program can only tell how those of version \
@@ -251,22 +453,67 @@ impl<B: Backend> Outbox<B> {
                 );
                 return Err(StoreError::new(StoreErrorKind::Schema, what));
             }
-            // What keeps it from being read is found below.
-            Ok(Some(_)) | Err(_) => {}
+            Ok(Some(_)) => {}
+            // What keeps it from being read is found below, if anything can be.
+            Err(error) => unread = Some(error),
         }
-        let found = B::describe(&mut conn).await.map_err(store_error)?;
-        let expected = B::describe_fresh(&mut conn).await.map_err(|error| {
-            if !is_denied(&error) {
-                return store_error(error);
+        let found = B::describe(&mut conn).await.map_err(|error| store_error(unread.unwrap_or(error)))?;
+        // If it fails, a table or a column is not what it should be, and told.
+        let sequences = match B::sequences(&mut conn).await {
+            Ok(sequences) => sequences.iter().filter_map(behind::<B>).collect(),
+            Err(error) if is_denied(&error) => {
+                let object = "whether sequences stand behind ids that are in use".to_owned();
+                vec![unseen(object, "SELECT on all tables of the outbox and their sequences")]
             }
-            let what = format!(
-                "the check makes the tables anew as temporary ones, and this user may not: {error}: grant it TEMPORARY on \
-                 the database (PostgreSQL) or CREATE TEMPORARY TABLES (MariaDB, MySQL), or check as the user that migrates"
-            );
-            StoreError::new(StoreErrorKind::Configuration, what).with_source(error)
-        })?;
-        Ok(compare(expected, found))
+            Err(_) => Vec::new(),
+        };
+        let expected = B::describe_fresh(&mut conn).await.map_err(not_described)?;
+        let has_meta = found.iter().any(|fact| fact.table == META);
+        let mut drifts = compare(expected, found);
+        drifts.extend(meta_is_lost(is_lost && has_meta));
+        drifts.extend(sequences);
+        Ok(drifts)
     }
+}
+
+impl<B: Backend> Outbox<B> {
+    /// Whether tables that do not say of which version they are, are of this library's: `false` if some are missing.
+    ///
+    /// # Errors
+    ///
+    /// They are not, or not clearly.
+    pub(crate) async fn are_of_this_version(&self) -> Result<bool, StoreError> {
+        // It is closed at the end, as above.
+        let mut conn = Tx::new(self.acquire().await?, self.clone(), None);
+        let found = B::describe(&mut conn).await.map_err(store_error)?;
+        let expected = B::describe_fresh(&mut conn).await.map_err(not_described)?;
+        let differences = other_version(expected, found);
+        let is_table =
+            |drift: &Drift| drift.kind == DriftKind::Missing && drift.object.starts_with("the table ");
+        let (missing, others): (Vec<_>, Vec<_>) = differences.iter().partition(|drift| is_table(drift));
+        match others.first().or(if B::DDL_COMMITS { None } else { missing.first() }) {
+            None => Ok(missing.is_empty()),
+            Some(first) => {
+                let what = format!(
+                    "the outbox's tables do not say of which version they are: the row of `{META}` is lost. And they are not as those \
+                     of version {SCHEMA_VERSION}: {} of them: {first}. Mend that first, or restore the row, if you know which it was",
+                    differences.len()
+                );
+                Err(StoreError::new(StoreErrorKind::Schema, what))
+            }
+        }
+    }
+}
+
+fn not_described(error: DieselError) -> StoreError {
+    if !is_denied(&error) {
+        return store_error(error);
+    }
+    let what = format!(
+        "the check makes the tables anew as temporary ones, and this user may not: {error}: grant it TEMPORARY on \
+         the database (PostgreSQL) or CREATE TEMPORARY TABLES (MariaDB, MySQL), or check as the user that migrates"
+    );
+    StoreError::new(StoreErrorKind::Configuration, what).with_source(error)
 }
 
 #[cfg(test)]

@@ -8,6 +8,10 @@ use diesel::result::{DatabaseErrorKind, Error as DieselError};
 pub(crate) const MIGRATE: &str = "the outbox's tables are missing in this database: run `cqrs outbox migrate`, which with \
      `--print` prints the SQL, or call `Outbox::migrate`";
 
+/// What to do about tables that do not say what they are.
+pub(crate) const META_LOST: &str = "the outbox's tables are there, but not the row of `cqrs_outbox_meta` that says of which version they \
+     are: restore it, or run `cqrs outbox migrate`, which writes it again if all else is as it should be";
+
 /// What to do about a binary log that cannot hold what the relay does; 1665.
 const BINARY_LOG: &str = "the database's binary log has `binlog_format = STATEMENT`, with which nothing can be written at \
      READ COMMITTED: set it to `ROW` or `MIXED`";
@@ -91,7 +95,7 @@ pub(crate) fn is_denied(error: &DieselError) -> bool {
         || info.message().starts_with("Access denied for user")
 }
 
-fn is_missing_table(error: &DieselError) -> bool {
+pub(crate) fn is_missing_table(error: &DieselError) -> bool {
     let DieselError::DatabaseError(_, info) = error else { return false };
     let message = info.message();
     let ours = message.contains("cqrs_outbox") || message.contains("cqrs_inbox");

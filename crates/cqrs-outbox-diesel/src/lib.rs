@@ -51,7 +51,7 @@ pub mod migrations {
 
 pub use backend::Backend;
 pub use dead_letters::{DeadLetter, DeadLetterDetails, DeadLetterFilter, Page, Refusal};
-pub use drift::Drift;
+pub use drift::{Drift, DriftKind};
 #[cfg(feature = "mysql")]
 pub use mysql::{MySql, MySqlBuilder};
 pub use outbox::{Outbox, TransactionFn};

@@ -37,6 +37,9 @@ pub struct Migrated {
     pub from: Option<i32>,
     /// Their version now.
     pub to: i32,
+    /// Whether the row that says so was lost, and was written again. Whether relaying was on hold is lost with it: it is on hold now,
+    /// unless nothing waits and no relay has ever been at work. [`Outbox::resume`](crate::Outbox::resume) ends that.
+    pub restored: bool,
 }
 
 /// All of them for PostgreSQL, oldest first.

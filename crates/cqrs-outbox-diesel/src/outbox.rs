@@ -13,14 +13,16 @@ use cqrs_core::{
     Transaction,
 };
 use cqrs_outbox::{StoreError, StoreErrorKind};
+use diesel::QueryResult;
 use diesel_async::SimpleAsyncConnection;
 use futures_util::future::{self, BoxFuture};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use crate::backend::Backend;
-use crate::error::{MIGRATE, is_denied, store_error};
+use crate::error::{META_LOST, MIGRATE, is_denied, store_error};
 use crate::migration::{Migrated, Migration, SCHEMA_VERSION};
+use crate::query::Query;
 use crate::status::OutboxStatus;
 use crate::tx::Tx;
 use crate::writing::{NotWritten, write};
@@ -198,6 +200,9 @@ impl<B: Backend> Outbox<B> {
 
     /// Creates the tables, or brings them to this version. Does nothing if they are; safe when several do it at once.
     ///
+    /// If `cqrs_outbox_meta` was lost or emptied, and the others are clearly those of this version, it is made again, and relaying is on
+    /// hold: [`Migrated::restored`]. What is needed to tell that is as for [`drift`](Self::drift).
+    ///
     /// # Errors
     ///
     /// [`ErrorKind::Store`]: not reachable, not allowed, or the tables are of a version that this library is too old for.
@@ -211,10 +216,21 @@ impl<B: Backend> Outbox<B> {
     }
 
     async fn try_migrate(&self) -> Result<Migrated, StoreError> {
-        let permit = self.may_write().await?;
-        let mut tx = Tx::new(self.acquire().await?, self.clone(), permit);
-        B::begin_migration(&mut tx).await.map_err(store_error)?;
-        let version = B::schema_version(&mut tx).await.map_err(store_error)?;
+        let mut tx = self.begin_migration().await?;
+        let mut version = B::schema_version(&mut tx).await.map_err(store_error)?;
+        let mut restored = false;
+        if version.is_none() && B::has_tables(&mut tx).await.map_err(store_error)? {
+            // Nobody is migrating: what says so was lost. To look at the tables takes a connection of its own, and there may be only one.
+            B::end_migration(&mut tx).await.map_err(store_error)?;
+            tx.give_back();
+            let is_all_there = self.are_of_this_version().await?;
+            tx = self.begin_migration().await?;
+            version = B::schema_version(&mut tx).await.map_err(store_error)?;
+            if version.is_none() && is_all_there {
+                version = restore_meta::<B>(&mut tx).await.map_err(store_error)?;
+                restored = version.is_some();
+            }
+        }
         readable(version.unwrap_or((0, 0)))?;
         if version.is_some() {
             B::check_tables(&mut tx).await.map_err(|error| {
@@ -245,7 +261,14 @@ impl<B: Backend> Outbox<B> {
         B::end_migration(&mut tx).await.map_err(store_error)?;
         tx.give_back();
         let from = version.map(|(version, _)| version);
-        Ok(Migrated { from, to: from.unwrap_or(0).max(SCHEMA_VERSION) })
+        Ok(Migrated { from, to: from.unwrap_or(0).max(SCHEMA_VERSION), restored })
+    }
+
+    async fn begin_migration(&self) -> Result<Tx<B>, StoreError> {
+        let permit = self.may_write().await?;
+        let mut tx = Tx::new(self.acquire().await?, self.clone(), permit);
+        B::begin_migration(&mut tx).await.map_err(store_error)?;
+        Ok(tx)
     }
 
     /// Whether the tables are there and of a version that this library can work with.
@@ -446,6 +469,21 @@ pub(crate) async fn give_up<B: Backend>(tx: Tx<B>) {
     }
 }
 
+/// Writes again what says of which version the tables are, by the end of the last migration. Whether relaying was on hold nobody knows
+/// any more; so it is, unless there was never anything to send.
+async fn restore_meta<B: Backend>(conn: &mut B::Connection) -> QueryResult<Option<(i32, i32)>> {
+    let Some(last) = B::MIGRATIONS.last() else { return Ok(None) };
+    let Some(at) = last.sql.find("cqrs_outbox_meta (") else { return Ok(None) };
+    tracing::warn!(version = last.version, "the outbox's tables had lost their version: it is written again");
+    conn.batch_execute(&format!("CREATE TABLE IF NOT EXISTS {}", &last.sql[at..])).await?;
+    B::set_schema_version(conn, last.version, last.min_reader_version).await?;
+    let used = "SELECT (SELECT count(*) FROM cqrs_outbox_group WHERE epoch > 0) \
+        + (SELECT count(*) FROM (SELECT 1 FROM cqrs_outbox LIMIT 1) waiting) AS value";
+    let is_used = B::numbers(conn, Query::new(used)).await?.iter().any(|count| *count > 0);
+    B::set_hold(conn, is_used).await?;
+    Ok(Some((last.version, last.min_reader_version)))
+}
+
 /// Whether the tables are there and may be used.
 async fn check_versions<B: Backend>(conn: &mut B::Connection) -> Result<(), StoreError> {
     match B::schema_version(conn).await.map_err(store_error)? {
@@ -453,7 +491,10 @@ async fn check_versions<B: Backend>(conn: &mut B::Connection) -> Result<(), Stor
             readable(version)?;
             B::check_tables(conn).await.map_err(store_error)
         }
-        None => Err(StoreError::new(StoreErrorKind::Schema, MIGRATE)),
+        None => {
+            let has_tables = B::has_tables(conn).await.map_err(store_error)?;
+            Err(StoreError::new(StoreErrorKind::Schema, if has_tables { META_LOST } else { MIGRATE }))
+        }
     }
 }
 

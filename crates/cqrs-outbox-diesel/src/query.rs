@@ -156,6 +156,8 @@ pub struct Dialect {
     pub(crate) clock: &'static str,
     /// The time so many of them after 1970, as `not_before` and `deliver_at` have it.
     pub(crate) at: &'static str,
+    /// Whether a request `r` and a dead letter `d` are about the same event: ids of rows may come again.
+    pub(crate) same_event: &'static str,
     /// The group of a dead letter `d`.
     pub(crate) group: &'static str,
     /// Whom the database takes this for.

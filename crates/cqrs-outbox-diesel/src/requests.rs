@@ -18,7 +18,7 @@ use crate::query::Query;
 use crate::retention::LONGEST;
 use crate::statements::{ROWS_PER_INSERT, limit, places};
 
-/// How many requests a heartbeat carries out at most: it holds its leases' rows locked meanwhile, and renews them.
+/// How many requests are carried out with a heartbeat at most: its leases' rows are locked meanwhile, and it is answered afterwards.
 const PER_HEARTBEAT: usize = 500;
 
 /// How many times as many it looks at, where most are held back.
@@ -411,12 +411,16 @@ impl Later {
     }
 }
 
-/// Carries out what is due for dead letters of these groups, as much of it as a heartbeat has time for. In the heartbeat's
-/// transaction, which holds the rows of these groups' leases locked. As a rule nothing is open: then it is one statement.
+/// Whether anything is asked for and not done, due or not.
+pub(crate) async fn are_open<B: Backend>(conn: &mut B::Connection) -> QueryResult<bool> {
+    let first = "SELECT count(*) AS value FROM (SELECT 1 FROM cqrs_outbox_request WHERE done_at IS NULL LIMIT 1) first";
+    Ok(B::numbers(conn, Query::new(first)).await?.iter().any(|count| *count > 0))
+}
+
+/// Carries out what is due for dead letters of these groups, as much of it as a heartbeat has time for; in a transaction that holds
+/// the rows of these groups' leases locked.
 pub(crate) async fn carry_out<B: Backend>(conn: &mut B::Connection, groups: &[i32]) -> QueryResult<()> {
-    let clock = Query::new("SELECT ")
-        .then(B::DIALECT.clock)
-        .then(" AS value WHERE EXISTS (SELECT 1 FROM cqrs_outbox_request WHERE done_at IS NULL)");
+    let clock = Query::new("SELECT ").then(B::DIALECT.clock).then(" AS value");
     // One time for all that follows.
     let Some(now) = B::numbers(conn, clock).await?.first().copied() else { return Ok(()) };
     let due = due::<B>(conn, groups, now).await?;
@@ -463,8 +467,9 @@ async fn due<B: Backend>(conn: &mut B::Connection, groups: &[i32], now: i64) -> 
     for _ in 0..PAGES {
         let page = Query::new(
             "SELECT r.id, r.kind, r.lane, r.dead_id, d.size \
-             FROM cqrs_outbox_request r LEFT JOIN cqrs_outbox_dead d ON d.id = r.dead_id",
+             FROM cqrs_outbox_request r LEFT JOIN cqrs_outbox_dead d ON d.id = r.dead_id AND ",
         )
+        .then(B::DIALECT.same_event)
         .condition("r.done_at IS NULL AND r.kind IN ('replay', 'discard') AND r.not_before <= ", true)
         .then(B::DIALECT.at)
         .bind(now)

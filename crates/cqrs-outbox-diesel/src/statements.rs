@@ -14,7 +14,7 @@ use diesel_async::{AsyncConnection, TransactionManager};
 use uuid::Uuid;
 
 use crate::dead_letters::{DeadRow, FullDeadRow};
-use crate::drift::Fact;
+use crate::drift::{Fact, Sequence};
 use crate::migration::Migration;
 use crate::query::{Dialect, Query};
 use crate::record::{NewRow, Record};
@@ -36,6 +36,9 @@ pub trait Statements: Sized {
 
     /// The tables' history.
     const MIGRATIONS: &'static [Migration];
+
+    /// Whether each statement of a migration commits, so that one may have ended anywhere.
+    const DDL_COMMITS: bool = false;
 
     /// How the parts of a [`Query`] are written.
     const DIALECT: Dialect;
@@ -85,6 +88,9 @@ pub trait Statements: Sized {
     /// The version of the tables and the oldest version that may read them; `None` if there are no tables, or not all.
     fn schema_version(conn: &mut Self::Conn) -> impl Future<Output = QueryResult<Option<(i32, i32)>>> + Send;
 
+    /// Whether there is a hot table.
+    fn has_tables(conn: &mut Self::Conn) -> impl Future<Output = QueryResult<bool>> + Send;
+
     /// Fails if one of the tables of a relay is missing.
     fn check_tables(conn: &mut Self::Conn) -> impl Future<Output = QueryResult<()>> + Send;
 
@@ -94,6 +100,12 @@ pub trait Statements: Sized {
     /// The same of tables as the migrations make them, apart from those in use. The connection cannot be used for anything
     /// else afterwards.
     fn describe_fresh(conn: &mut Self::Conn) -> impl Future<Output = QueryResult<Vec<Fact>>> + Send;
+
+    /// Where the sequences stand that may stand behind the ids that are in use.
+    fn sequences(conn: &mut Self::Conn) -> impl Future<Output = QueryResult<Vec<Sequence>>> + Send;
+
+    /// The statement by which the sequence of a table's ids goes on above this one.
+    fn set_sequence(table: &str, highest: i64) -> String;
 
     /// Records the version of the tables.
     fn set_schema_version(
@@ -252,6 +264,12 @@ pub trait Statements: Sized {
     /// Locks a lease's row; `false` if it is no longer of this epoch.
     fn fence(conn: &mut Self::Conn, lease: Lease) -> impl Future<Output = QueryResult<bool>> + Send;
 
+    /// The same of many leases: locks the rows of those that are still of their epoch, and gives their groups.
+    fn fence_all(
+        conn: &mut Self::Conn,
+        leases: &[Lease],
+    ) -> impl Future<Output = QueryResult<Vec<i32>>> + Send;
+
     /// Gives all groups of this relay back.
     fn leave_groups(conn: &mut Self::Conn, incarnation: Uuid)
     -> impl Future<Output = QueryResult<()>> + Send;
@@ -259,7 +277,7 @@ pub trait Statements: Sized {
     /// Signs off.
     fn sign_off(conn: &mut Self::Conn, incarnation: Uuid) -> impl Future<Output = QueryResult<()>> + Send;
 
-    // --- Requests; in a heartbeat, which holds the rows of these groups' leases locked.
+    // --- Requests; in a transaction that holds the rows of these groups' leases locked.
 
     /// The requests of a query that are due.
     fn due_requests(
@@ -298,7 +316,10 @@ pub trait Statements: Sized {
     fn settle_hot(conn: &mut Self::Conn, ids: &[i64]) -> impl Future<Output = QueryResult<usize>> + Send;
 
     /// Removes rows that stand aside.
-    fn settle_parked(conn: &mut Self::Conn, ids: &[i64]) -> impl Future<Output = QueryResult<()>> + Send;
+    fn settle_parked(
+        conn: &mut Self::Conn,
+        confirmed: &[&Confirmed],
+    ) -> impl Future<Output = QueryResult<()>> + Send;
 
     /// Moves rows of the hot table to those that were sent, all or none; how many.
     fn keep_hot(
@@ -311,6 +332,8 @@ pub trait Statements: Sized {
         conn: &mut Self::Conn,
         confirmed: &[&Confirmed],
     ) -> impl Future<Output = QueryResult<()>> + Send;
+
+    // What moves keeps its id, unless a row has it where it goes to: then it gets a new one.
 
     /// Moves a row of the hot table aside, with its attempts and its error; `false` if it is not there.
     fn park(conn: &mut Self::Conn, rejection: &Rejection) -> impl Future<Output = QueryResult<bool>> + Send;
@@ -330,7 +353,7 @@ pub trait Statements: Sized {
         rejection: &Rejection,
     ) -> impl Future<Output = QueryResult<bool>> + Send;
 
-    /// Moves rows of the hot table aside as they are.
+    /// Moves rows of the hot table aside as they are, but for those of other lanes.
     fn set_aside(
         conn: &mut Self::Conn,
         lane: &Lane,
@@ -611,11 +634,12 @@ pub(crate) fn limit(count: usize) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
-/// Rows and their receipts as JSON: `[[id, partition, offset], ..]`.
+/// Rows, their receipts and their events as JSON: `[[id, partition, offset, event], ..]`.
 #[cfg(any(feature = "mysql", feature = "sqlite"))]
 pub(crate) fn receipts(confirmed: &[&Confirmed]) -> String {
     let receipt = |confirmed: &&Confirmed| {
-        serde_json::json!([confirmed.id(), confirmed.receipt().partition, confirmed.receipt().offset])
+        let event = confirmed.event_id().simple().to_string();
+        serde_json::json!([confirmed.id(), confirmed.receipt().partition, confirmed.receipt().offset, event])
     };
     serde_json::Value::from_iter(confirmed.iter().map(receipt)).to_string()
 }

@@ -13,7 +13,7 @@ use diesel::QueryResult;
 use crate::backend::Backend;
 use crate::error::store_error;
 use crate::outbox::{Outbox, commit, give_up};
-use crate::requests::carry_out;
+use crate::requests::{are_open, carry_out};
 use crate::statements::{Due, LeaseRow, groups_of};
 use crate::tx::Tx;
 
@@ -31,6 +31,10 @@ impl<B: Backend> OutboxStore for Outbox<B> {
         let mut tx = self.begin_short().await?;
         let ownership = beat::<B>(&mut tx, relay, heartbeat).await.map_err(store_error)?;
         commit(tx).await?;
+        if let Err(error) = self.carry_out(&ownership.leases).await {
+            // It costs no lease.
+            tracing::warn!(%error, "what operators asked for is tried again with the next heartbeat");
+        }
         Ok(ownership)
     }
 
@@ -136,6 +140,29 @@ impl<B: Backend> OutboxStore for Outbox<B> {
 }
 
 impl<B: Backend> Outbox<B> {
+    /// Carries out what operators asked for, in a transaction of its own that holds the rows of these leases locked: it takes longer than
+    /// a heartbeat, whose row others wait for. As a rule nothing is open: then it is one statement.
+    async fn carry_out(&self, leases: &[Lease]) -> Result<(), StoreError> {
+        if leases.is_empty() {
+            return Ok(());
+        }
+        let mut conn = self.acquire_for_call().await?;
+        let is_open = are_open::<B>(&mut conn).await.map_err(store_error)?;
+        conn.give_back();
+        if !is_open {
+            return Ok(());
+        }
+        let mut tx = self.begin_short().await?;
+        let groups = B::fence_all(&mut tx, leases).await.map_err(store_error)?;
+        if groups.is_empty() {
+            give_up(tx).await;
+            return Ok(());
+        }
+        carry_out::<B>(&mut tx, &groups).await.map_err(store_error)?;
+        B::sweep_gates(&mut tx, &groups).await.map_err(store_error)?;
+        commit(tx).await
+    }
+
     /// A transaction that holds the row of a lease locked; `None` if the lease is no longer of this epoch.
     async fn begin_fenced(&self, lease: Lease) -> Result<Option<Tx<B>>, StoreError> {
         let mut tx = self.begin_short().await?;
@@ -164,7 +191,7 @@ async fn settle_parked<B: Backend>(
     confirmed: &[&Confirmed],
     keep: bool,
 ) -> QueryResult<()> {
-    if keep { B::keep_parked(conn, confirmed).await } else { B::settle_parked(conn, &ids(confirmed)).await }
+    if keep { B::keep_parked(conn, confirmed).await } else { B::settle_parked(conn, confirmed).await }
 }
 
 async fn beat<B: Backend>(
@@ -187,9 +214,7 @@ async fn beat<B: Backend>(
     let dirty = rows.iter().filter_map(|row| Some((row.lease().group, row.suspects()?))).collect();
     let leases: Vec<Lease> = rows.iter().map(LeaseRow::lease).collect();
     if !leases.is_empty() {
-        let groups = groups_of(&leases);
-        carry_out::<B>(conn, &groups).await?;
-        B::sweep_gates(conn, &groups).await?;
+        B::sweep_gates(conn, &groups_of(&leases)).await?;
     }
     let census = B::census(conn, lease).await?;
     Ok(Ownership {
@@ -255,16 +280,17 @@ fn seconds(wait: f64) -> Duration {
     Duration::try_from_secs_f64(wait).unwrap_or_default()
 }
 
-/// The row stands in the hot table, or aside if this is not its first refusal, or is written for the second time.
+/// The row stands in the hot table, or aside if this is not its first refusal, or is written for the second time. Where ids came
+/// again there may be one in either place, even of the same lane: then the one in the hot table waits, and this is not it.
 async fn reject<B: Backend>(conn: &mut B::Connection, rejection: &Rejection) -> QueryResult<()> {
     match rejection.verdict {
         Verdict::Park { retry_in } => {
-            if B::park(conn, rejection).await? || B::park_again(conn, rejection).await? {
+            if B::park_again(conn, rejection).await? || B::park(conn, rejection).await? {
                 B::close_gate(conn, rejection, Some(retry_in)).await?;
             }
         }
         Verdict::Bury { lane_waits } => {
-            let buried = B::bury(conn, rejection).await? || B::bury_parked(conn, rejection).await?;
+            let buried = B::bury_parked(conn, rejection).await? || B::bury(conn, rejection).await?;
             if buried && lane_waits {
                 B::close_gate(conn, rejection, None).await?;
             }

@@ -87,18 +87,24 @@ pub enum Place {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Confirmed {
     id: i64,
+    event_id: Uuid,
     place: Place,
     receipt: Receipt,
 }
 
 impl Confirmed {
     pub(crate) fn new(row: &OutboxRow, receipt: Receipt) -> Self {
-        Self { id: row.id, place: row.place, receipt }
+        Self { id: row.id, event_id: row.event_id, place: row.place, receipt }
     }
 
     /// The row's id.
     pub fn id(&self) -> i64 {
         self.id
+    }
+
+    /// The event's id: where ids of rows may come again, it says which of them.
+    pub fn event_id(&self) -> Uuid {
+        self.event_id
     }
 
     /// Where the row stands.

@@ -1,5 +1,6 @@
 //! `cqrs outbox migrate`, `status`, `hold`, `resume` and `purge`, and the help.
 
+use cqrs_testing::services::{Service, trial};
 use libtest_mimic::Trial;
 use serde_json::Value;
 
@@ -13,9 +14,13 @@ pub(crate) fn trials() -> Vec<Trial> {
     ];
     on_each(&mut trials, "migrates_once", migrates_once);
     on_each(&mut trials, "two_migrate_at_once", two_at_once);
+    on_each(&mut trials, "a_lost_version_is_told_and_written_again", lost_version);
     on_each(&mut trials, "status_tells_what_waits", status);
     on_each(&mut trials, "hold_and_resume", hold);
     on_each(&mut trials, "check_tells_what_was_changed", check);
+    trials.push(trial(Service::Postgres, "postgres::check_tells_what_it_may_not_see", |server| {
+        run(async { check_without_rights(Site::new(Kind::Postgres, server).await).await })
+    }));
     on_each(&mut trials, "what_is_old_is_purged", purge);
     trials
 }
@@ -103,6 +108,25 @@ async fn check(site: Site) {
         ]
     );
     assert_eq!((&differences[1]["found"], &said["database"]), (&Value::Null, &site.shown().into()));
+    assert_eq!((&differences[0]["kind"], &differences[1]["kind"]), (&"added".into(), &"missing".into()));
+}
+
+async fn check_without_rights(site: Site) {
+    site.migrate().await;
+    let mut url = url::Url::parse(&site.url).unwrap();
+    let role = format!("role_of{}", url.path().trim_start_matches("/cqrs_cli"));
+    site.sql(&format!("CREATE ROLE {role} LOGIN PASSWORD 'hunter2'")).await;
+    url.set_username(&role).unwrap();
+    url.set_password(Some("hunter2")).unwrap();
+    let check = ["outbox", "check", "--database", url.as_str()];
+    let ran = cqrs(&check).await;
+    let ran_as_json = cqrs(&[&check[..], &["--json"]].concat()).await;
+    site.sql(&format!("DROP ROLE {role}")).await;
+    assert!(ran.out.contains("not seen: ") && !ran.out.contains("wrong: "), "{ran:?}");
+    ran.expect_error(2, &["may not look at everything", "as the user that migrates"]);
+    let said: Value = serde_json::from_str(&ran_as_json.out).unwrap();
+    let differences = said["differences"].as_array().unwrap();
+    assert!(!differences.is_empty() && differences.iter().all(|one| one["kind"] == "unseen"), "{said}");
 }
 
 async fn help() {
@@ -148,6 +172,20 @@ async fn migrates_once(site: Site) {
         serde_json::from_str(&cqrs(&[&migrate[..], &["--json"]].concat()).await.expect_code(0)).unwrap();
     assert_eq!((&said["from"], &said["to"]), (&1.into(), &1.into()));
     assert!(!said.to_string().contains(":secret@"), "{said}");
+}
+
+async fn lost_version(site: Site) {
+    site.migrate().await;
+    site.insert("rooms", "room 5", "1").await;
+    site.sql("DELETE FROM cqrs_outbox_meta").await;
+    let ran = cqrs(&["outbox", "check", "--database", &site.url]).await;
+    assert!(ran.out.contains("wrong: the content of `cqrs_outbox_meta` is missing"), "{ran:?}");
+    ran.expect_error(3, &["1 of 1 differences"]);
+    let ran = cqrs(&["outbox", "status", "--database", &site.url]).await;
+    ran.expect_error(3, &["the row of `cqrs_outbox_meta`", "run `cqrs outbox migrate`"]);
+    let said = cqrs(&["outbox", "migrate", "--database", &site.url]).await.expect_code(0);
+    assert!(said.contains("written again: version 1") && said.contains("`cqrs outbox resume`"), "{said}");
+    assert_eq!(site.status().await["hold"], true);
 }
 
 async fn two_at_once(site: Site) {

@@ -4,8 +4,11 @@ use diesel::sql_types::Text;
 use diesel::{QueryResult, QueryableByName, sql_query};
 use diesel_async::{AsyncMysqlConnection, RunQueryDsl, SimpleAsyncConnection};
 
-use crate::drift::{Fact, FactRow, GROUPS, Part, statements};
+use super::sql::HIGHEST_ID;
+use crate::drift::{Fact, FactRow, GROUPS, Part, Sequence, groups, statements};
+use crate::error::is_denied;
 use crate::migration::MYSQL;
+use crate::statements::{Exists, Number};
 
 const TABLES: &str = "\
     SELECT table_name AS name FROM information_schema.tables \
@@ -14,8 +17,25 @@ const TABLES: &str = "\
 
 const TRIGGERS: &str = "\
     SELECT event_object_table AS of_table, 'trigger' AS part, trigger_name AS name, \
-        concat(action_timing, ' ', event_manipulation, ' ', action_statement) AS definition \
+        concat(action_timing, ' ', event_manipulation, ' FOR EACH ROW ', action_statement) AS definition \
     FROM information_schema.triggers WHERE event_object_schema = database()";
+
+/// Without this privilege there seem to be no triggers.
+const SEES_TRIGGERS: &str = "\
+    SELECT EXISTS (SELECT 1 FROM information_schema.user_privileges WHERE privilege_type = 'TRIGGER') \
+        OR EXISTS (SELECT 1 FROM information_schema.schema_privileges \
+            WHERE privilege_type = 'TRIGGER' AND database() LIKE table_schema) \
+        OR EXISTS (SELECT 1 FROM information_schema.table_privileges \
+            WHERE privilege_type = 'TRIGGER' AND table_schema = database() AND table_name = 'cqrs_outbox') AS found";
+
+const REFERENCES: &str = "\
+    SELECT k.referenced_table_name AS of_table, 'reference' AS part, concat(k.table_name, '.', k.constraint_name) AS name, \
+        concat('FOREIGN KEY (', group_concat(k.column_name ORDER BY k.ordinal_position SEPARATOR ', '), ') ON DELETE ', \
+            r.delete_rule) AS definition \
+    FROM information_schema.key_column_usage k JOIN information_schema.referential_constraints r \
+        ON r.constraint_schema = k.constraint_schema AND r.constraint_name = k.constraint_name AND r.table_name = k.table_name \
+    WHERE k.referenced_table_schema = database() AND k.referenced_table_name REGEXP '^cqrs_(outbox|inbox)' \
+    GROUP BY k.referenced_table_name, k.table_schema, k.table_name, k.constraint_name, r.delete_rule";
 
 const CREATE: &str = "CREATE TABLE IF NOT EXISTS ";
 
@@ -31,12 +51,43 @@ struct Created {
     sql: String,
 }
 
+/// A sequence is never behind the ids of its own table. `SHOW CREATE TABLE` says what it gives next, if that is not the first one;
+/// the `information_schema` may say what it gave some time ago.
+pub(super) async fn sequences(conn: &mut AsyncMysqlConnection) -> QueryResult<Vec<Sequence>> {
+    let highest: Number = sql_query(HIGHEST_ID).get_result(conn).await?;
+    let created: Created = sql_query("SHOW CREATE TABLE cqrs_outbox").get_result(conn).await?;
+    let options = created.sql.lines().find(|line| line.starts_with(')')).unwrap_or_default();
+    let next = options.split(' ').find_map(|option| option.strip_prefix("AUTO_INCREMENT=")?.parse().ok());
+    let last = Some(next.unwrap_or(1_i64) - 1);
+    Ok(vec![Sequence { of_table: "cqrs_outbox".to_owned(), last, highest: highest.value }])
+}
+
 pub(super) async fn describe(conn: &mut AsyncMysqlConnection) -> QueryResult<Vec<Fact>> {
     let tables: Vec<Name> = sql_query(TABLES).load(conn).await?;
-    let mut facts = describe_tables(conn, tables.into_iter().map(|table| table.name)).await?;
-    let triggers: Vec<FactRow> = sql_query(TRIGGERS).load(conn).await?;
-    facts.extend(triggers.into_iter().map(Fact::from));
+    let tables: Vec<String> = tables.into_iter().map(|table| table.name).collect();
+    let mut facts = Vec::new();
+    for table in created().filter(|table| !tables.contains(table)) {
+        // One that this user has no privileges on seems to be missing.
+        let select = sql_query(format!("SELECT 1 FROM `{table}` WHERE 1 = 0")).execute(conn).await;
+        if select.is_err_and(|error| is_denied(&error)) {
+            facts.push(Fact::unseen(&table, Part::Table));
+        }
+    }
+    facts.extend(describe_tables(conn, tables.into_iter()).await?);
+    for parts in [TRIGGERS, REFERENCES] {
+        let rows: Vec<FactRow> = sql_query(parts).load(conn).await?;
+        facts.extend(rows.into_iter().map(Fact::from));
+    }
+    if !sql_query(SEES_TRIGGERS).get_result::<Exists>(conn).await?.found {
+        facts.push(Fact::unseen("cqrs_outbox", Part::Trigger));
+    }
     Ok(facts)
+}
+
+/// The names of the tables that the migrations make.
+fn created() -> impl Iterator<Item = String> {
+    let all = MYSQL.iter().flat_map(|migration| statements(migration.sql));
+    all.filter_map(|statement| Some(statement.strip_prefix(CREATE)?.split(' ').next()?.to_owned()))
 }
 
 /// On temporary tables of the same names, which on this connection hide the others until it is closed.
@@ -50,8 +101,7 @@ pub(super) async fn describe_fresh(conn: &mut AsyncMysqlConnection) -> QueryResu
     for other in others {
         conn.batch_execute(other).await?;
     }
-    let name = |create: &&String| create[CREATE.len()..].split(' ').next().map(str::to_owned);
-    describe_tables(conn, creates.iter().filter_map(name)).await
+    describe_tables(conn, created()).await
 }
 
 async fn describe_tables(
@@ -60,13 +110,14 @@ async fn describe_tables(
 ) -> QueryResult<Vec<Fact>> {
     let mut facts = Vec::new();
     for table in tables {
-        let created: Created = sql_query(format!("SHOW CREATE TABLE `{table}`")).get_result(conn).await?;
-        facts.extend(parts(&table, &created.sql));
+        let created = sql_query(format!("SHOW CREATE TABLE `{table}`")).get_result::<Created>(conn).await;
+        match created {
+            Ok(created) => facts.extend(parts(&table, &created.sql)),
+            Err(error) if is_denied(&error) => facts.push(Fact::unseen(&table, Part::Table)),
+            Err(error) => return Err(error),
+        }
     }
-    // If it fails, a column of that table is not what it should be, and told.
-    if let Ok(groups) = sql_query(GROUPS).load::<FactRow>(conn).await {
-        facts.extend(groups.into_iter().map(Fact::from));
-    }
+    facts.extend(groups(sql_query(GROUPS).load(conn).await));
     Ok(facts)
 }
 
@@ -94,7 +145,8 @@ fn parts(table: &str, sql: &str) -> Vec<Fact> {
         });
     }
     if let (Some(whole), rest @ [_, ..]) = (facts.last_mut(), &*lines.collect::<Vec<_>>()) {
-        whole.definition = format!("{} {}", whole.definition, rest.join(" "));
+        let definition = whole.definition.take().unwrap_or_default();
+        whole.definition = Some(format!("{definition} {}", rest.join(" ")));
     }
     facts
 }

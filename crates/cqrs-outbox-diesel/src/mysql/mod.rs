@@ -6,7 +6,7 @@ mod read;
 mod sql;
 mod watch;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt::Display;
 use std::time::Duration;
 
@@ -28,7 +28,8 @@ pub use self::connect::MySqlBuilder;
 use self::connect::Pools;
 use crate::backend::Backend;
 use crate::dead_letters::{DeadRow, FullDeadRow};
-use crate::drift::Fact;
+use crate::drift::{Fact, Sequence};
+use crate::error::is_missing_table;
 use crate::migration::{MYSQL, Migration};
 use crate::network::pool_error;
 use crate::new_rows::NewRows;
@@ -85,6 +86,7 @@ impl Statements for MySql {
     type Memory = ();
 
     const MIGRATIONS: &'static [Migration] = MYSQL;
+    const DDL_COMMITS: bool = true;
     const DIALECT: Dialect = sql::DIALECT;
 
     async fn acquire(pools: &Pools) -> Result<Self::Lent, StoreError> {
@@ -139,12 +141,16 @@ impl Statements for MySql {
     }
 
     async fn schema_version(conn: &mut Connection) -> QueryResult<Option<(i32, i32)>> {
-        let exists: Exists = sql_query(sql::META_EXISTS).get_result(conn).await?;
-        if !exists.found {
-            return Ok(None);
+        // Not asked for in the catalog, where a table that this user may not read is not to be found.
+        let versions: QueryResult<Versions> = sql_query(sql::VERSIONS).get_result(conn).await;
+        match versions.optional() {
+            Err(error) if is_missing_table(&error) => Ok(None),
+            versions => Ok(versions?.map(Into::into)),
         }
-        let versions: Option<Versions> = sql_query(sql::VERSIONS).get_result(conn).await.optional()?;
-        Ok(versions.map(Into::into))
+    }
+
+    async fn has_tables(conn: &mut Connection) -> QueryResult<bool> {
+        Ok(sql_query(sql::TABLES_EXIST).get_result::<Exists>(conn).await?.found)
     }
 
     async fn check_tables(conn: &mut Connection) -> QueryResult<()> {
@@ -157,6 +163,14 @@ impl Statements for MySql {
 
     async fn describe_fresh(conn: &mut Connection) -> QueryResult<Vec<Fact>> {
         drift::describe_fresh(conn).await
+    }
+
+    async fn sequences(conn: &mut Connection) -> QueryResult<Vec<Sequence>> {
+        drift::sequences(conn).await
+    }
+
+    fn set_sequence(table: &str, highest: i64) -> String {
+        format!("ALTER TABLE {table} AUTO_INCREMENT = {}", highest.saturating_add(1))
     }
 
     async fn set_schema_version(
@@ -419,6 +433,12 @@ impl Statements for MySql {
         Ok(row.is_some())
     }
 
+    async fn fence_all(conn: &mut Connection, leases: &[Lease]) -> QueryResult<Vec<i32>> {
+        let lock = format!("{}{}{}", sql::LOCK_LEASES, pairs(leases), sql::WAIT_FOR_ALL);
+        let groups: Vec<GroupRow> = sql_query(lock).load(conn).await?;
+        Ok(groups.into_iter().map(|group| group.group_no).collect())
+    }
+
     async fn leave_groups(conn: &mut Connection, incarnation: Uuid) -> QueryResult<()> {
         sql_query(sql::LEAVE_GROUPS).bind::<Text, _>(incarnation.to_string()).execute(conn).await?;
         Ok(())
@@ -439,9 +459,10 @@ impl Statements for MySql {
 
     async fn replay(conn: &mut Connection, dead: &[i64]) -> QueryResult<()> {
         let listed = list(dead);
+        let park = sql::PARK_DEAD.join(&free_ids(conn, dead, &["cqrs_outbox_parked"]).await?);
         for statement in [
             format!("{}{listed}{}", sql::CLOSE_GATES_OF_DEAD, sql::ON_CLOSED_GATE),
-            format!("{}{listed}", sql::PARK_DEAD),
+            format!("{park}{listed}"),
         ] {
             sql_query(statement).execute(conn).await?;
         }
@@ -480,8 +501,8 @@ impl Statements for MySql {
         sql_query(sql::SETTLE_HOT).bind::<Text, _>(ids(rows)).execute(conn).await
     }
 
-    async fn settle_parked(conn: &mut Connection, rows: &[i64]) -> QueryResult<()> {
-        sql_query(sql::SETTLE_PARKED).bind::<Text, _>(ids(rows)).execute(conn).await?;
+    async fn settle_parked(conn: &mut Connection, confirmed: &[&Confirmed]) -> QueryResult<()> {
+        sql_query(sql::SETTLE_PARKED).bind::<Text, _>(receipts(confirmed)).execute(conn).await?;
         Ok(())
     }
 
@@ -489,7 +510,8 @@ impl Statements for MySql {
         Self::begin_short(conn).await?;
         let locked = lock_hot(conn, &ids_of(confirmed)).await?;
         if !locked.is_empty() {
-            sql_query(sql::KEEP_HOT).bind::<Text, _>(receipts(confirmed)).execute(conn).await?;
+            let keep = sql::KEEP_HOT.join(&free_ids(conn, &locked, &["cqrs_outbox_sent"]).await?);
+            sql_query(keep).bind::<Text, _>(receipts(confirmed)).execute(conn).await?;
             Self::settle_hot(conn, &locked).await?;
         }
         Self::commit(conn).await?;
@@ -499,16 +521,18 @@ impl Statements for MySql {
     async fn keep_parked(conn: &mut Connection, confirmed: &[&Confirmed]) -> QueryResult<()> {
         Self::begin_short(conn).await?;
         let locked: Vec<Number> =
-            sql_query(sql::LOCK_PARKED_ROWS).bind::<Text, _>(ids(&ids_of(confirmed))).load(conn).await?;
+            sql_query(sql::LOCK_PARKED_ROWS).bind::<Text, _>(receipts(confirmed)).load(conn).await?;
         if !locked.is_empty() {
-            sql_query(sql::KEEP_PARKED).bind::<Text, _>(receipts(confirmed)).execute(conn).await?;
-            Self::settle_parked(conn, &values(locked)).await?;
+            let free = free_ids(conn, &values(locked), &["cqrs_outbox_sent"]).await?;
+            let keep = sql::KEEP_PARKED.join(&free);
+            sql_query(keep).bind::<Text, _>(receipts(confirmed)).execute(conn).await?;
+            Self::settle_parked(conn, confirmed).await?;
         }
         Self::commit(conn).await
     }
 
     async fn park(conn: &mut Connection, rejection: &Rejection) -> QueryResult<bool> {
-        move_hot(conn, sql::PARK_HOT, rejection).await
+        move_hot(conn, &sql::PARK_HOT, rejection).await
     }
 
     async fn park_again(conn: &mut Connection, rejection: &Rejection) -> QueryResult<bool> {
@@ -527,24 +551,25 @@ impl Statements for MySql {
     }
 
     async fn bury(conn: &mut Connection, rejection: &Rejection) -> QueryResult<bool> {
-        move_hot(conn, sql::BURY_HOT, rejection).await
+        move_hot(conn, &sql::BURY_HOT, rejection).await
     }
 
     async fn bury_parked(conn: &mut Connection, rejection: &Rejection) -> QueryResult<bool> {
         if !lock_parked(conn, rejection).await? {
             return Ok(false);
         }
-        insert_refused(conn, sql::BURY_PARKED, rejection).await?;
-        Self::settle_parked(conn, &[rejection.id]).await?;
+        insert_refused(conn, &sql::BURY_PARKED, rejection, &["cqrs_outbox_dead"]).await?;
+        sql_query(sql::DELETE_PARKED).bind::<BigInt, _>(rejection.id).execute(conn).await?;
         Ok(true)
     }
 
     async fn set_aside(conn: &mut Connection, lane: &Lane, rows: &[i64]) -> QueryResult<()> {
-        let locked = lock_hot(conn, rows).await?;
+        let locked = lock_lane(conn, lane, rows).await?;
         if locked.is_empty() {
             return Ok(());
         }
-        sql_query(format!("{}{}", sql::SET_ASIDE, list(&locked)))
+        let set_aside = sql::SET_ASIDE.join(&free_ids(conn, &locked, ASIDE).await?);
+        sql_query(format!("{set_aside}{}", list(&locked)))
             .bind::<Binary, _>(lane.as_bytes())
             .execute(conn)
             .await?;
@@ -562,8 +587,8 @@ impl Statements for MySql {
             .bind::<Binary, _>(rejection.lane.as_bytes())
             .bind::<Nullable<BigInt>, _>(wait)
             .bind::<Text, _>(&rejection.error)
-            .bind::<BigInt, _>(rejection.id)
-            .bind::<BigInt, _>(rejection.id)
+            .bind::<Binary, _>(rejection.lane.as_bytes())
+            .bind::<Binary, _>(rejection.lane.as_bytes())
             .bind::<Nullable<BigInt>, _>(wait)
             .bind::<Text, _>(&rejection.error)
             .execute(conn)
@@ -703,21 +728,55 @@ async fn lock_parked(conn: &mut Connection, rejection: &Rejection) -> QueryResul
     Ok(!locked.is_empty())
 }
 
-async fn move_hot(conn: &mut Connection, insert: &'static str, rejection: &Rejection) -> QueryResult<bool> {
-    if lock_hot(conn, &[rejection.id]).await?.is_empty() {
+/// Those of these rows that stand in the hot table and are of this lane.
+async fn lock_lane(conn: &mut Connection, lane: &Lane, rows: &[i64]) -> QueryResult<Vec<i64>> {
+    let locked: Vec<Number> = sql_query(sql::LOCK_LANE)
+        .bind::<Text, _>(ids(rows))
+        .bind::<Binary, _>(lane.as_bytes())
+        .load(conn)
+        .await?;
+    Ok(values(locked))
+}
+
+/// Where rows of the hot table go that are not sent.
+const ASIDE: &[&str] = &["cqrs_outbox_parked", "cqrs_outbox_dead"];
+
+/// The ids under which rows `o` go to where these tables are, as an expression: their own, as long as none of them has them.
+/// They have one only where the sequence stands behind ids that are in use, be it after a `TRUNCATE` or a restore of some of
+/// the tables. Then its row gets one above all that there are, for two events must not be one row.
+///
+/// It is asked before, for a statement that reads the table that it writes to makes a copy of all its rows.
+async fn free_ids(conn: &mut Connection, rows: &[i64], tables: &[&str]) -> QueryResult<String> {
+    let mut taken = BTreeSet::new();
+    for table in tables {
+        let found: Vec<Number> = sql_query(sql::taken(table)).bind::<Text, _>(ids(rows)).load(conn).await?;
+        taken.extend(values(found));
+    }
+    if taken.is_empty() {
+        return Ok("o.id".to_owned());
+    }
+    let highest: Number = sql_query(sql::HIGHEST_ID).get_result(conn).await?;
+    let cases =
+        taken.into_iter().zip(highest.value + 1..).map(|(id, free)| format!(" WHEN {id} THEN {free}"));
+    Ok(format!("CASE o.id{} ELSE o.id END", cases.collect::<String>()))
+}
+
+async fn move_hot(conn: &mut Connection, insert: &[&str; 2], rejection: &Rejection) -> QueryResult<bool> {
+    if lock_lane(conn, &rejection.lane, &[rejection.id]).await?.is_empty() {
         return Ok(false);
     }
-    insert_refused(conn, insert, rejection).await?;
+    insert_refused(conn, insert, rejection, ASIDE).await?;
     MySql::settle_hot(conn, &[rejection.id]).await?;
     Ok(true)
 }
 
 async fn insert_refused(
     conn: &mut Connection,
-    insert: &'static str,
+    insert: &[&str; 2],
     rejection: &Rejection,
+    tables: &[&str],
 ) -> QueryResult<()> {
-    sql_query(insert)
+    sql_query(insert.join(&free_ids(conn, &[rejection.id], tables).await?))
         .bind::<Integer, _>(attempts(rejection))
         .bind::<Binary, _>(rejection.lane.as_bytes())
         .bind::<Text, _>(&rejection.error)

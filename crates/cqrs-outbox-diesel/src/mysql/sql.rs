@@ -91,9 +91,9 @@ pub(super) const LOCK_MIGRATIONS: &str =
 
 pub(super) const UNLOCK_MIGRATIONS: &str = "DO release_lock(concat('cqrs_outbox ', md5(database())))";
 
-pub(super) const META_EXISTS: &str = "\
+pub(super) const TABLES_EXIST: &str = "\
     SELECT EXISTS (SELECT 1 FROM information_schema.tables \
-        WHERE table_schema = database() AND table_name = 'cqrs_outbox_meta') AS found";
+        WHERE table_schema = database() AND table_name = 'cqrs_outbox') AS found";
 
 pub(super) const VERSIONS: &str = "SELECT schema_version, min_reader_version FROM cqrs_outbox_meta";
 
@@ -144,7 +144,7 @@ pub(super) const LEASES: &str = "\
 pub(super) const CENSUS: &str = "\
     SELECT (SELECT count(*) FROM cqrs_outbox_group) AS all_groups, \
         (SELECT count(*) FROM cqrs_outbox_relay WHERE seen_at > utc_timestamp(6) - INTERVAL ? MICROSECOND) AS relays, \
-        coalesce((SELECT hold FROM cqrs_outbox_meta), 0) AS hold";
+        coalesce((SELECT hold FROM cqrs_outbox_meta), 1) AS hold";
 
 pub(super) const FENCE: &str =
     "SELECT 1 AS found FROM cqrs_outbox_group WHERE group_no = ? AND epoch = ? FOR UPDATE";
@@ -156,10 +156,33 @@ pub(super) const LEAVE_GROUPS: &str = "\
 /// The columns that a row takes with it wherever it goes.
 macro_rules! carried {
     () => {
-        "id, event_id, event_name, event_kind, event_version, topic, message_key, headers, content_type, payload, \
+        "event_id, event_name, event_kind, event_version, topic, message_key, headers, content_type, payload, \
          payload_text, tombstone, occurred_at, size, slot"
     };
 }
+
+/// The lane of a row of the hot table, as `Lane::of` makes it.
+macro_rules! lane {
+    () => {
+        "if(message_key IS NULL, concat('e', unhex(replace(event_id, '-', ''))), concat('k', message_key))"
+    };
+}
+
+/// A JSON array of ids as a table, so that rows are found by their primary key and in no other way.
+macro_rules! ids {
+    () => {
+        "JSON_TABLE(?, '$[*]' COLUMNS (id BIGINT PATH '$')) k"
+    };
+}
+
+/// Which of these rows have an id that a row of this table has.
+pub(super) fn taken(table: &str) -> String {
+    format!(concat!("SELECT t.id AS value FROM ", ids!(), " STRAIGHT_JOIN {} t ON t.id = k.id"), table)
+}
+
+pub(super) const HIGHEST_ID: &str = "\
+    SELECT greatest(coalesce((SELECT max(id) FROM cqrs_outbox), 0), coalesce((SELECT max(id) FROM cqrs_outbox_parked), 0), \
+        coalesce((SELECT max(id) FROM cqrs_outbox_dead), 0), coalesce((SELECT max(id) FROM cqrs_outbox_sent), 0)) AS value";
 
 /// Followed by the ids of dead letters, as are the others on them. A gate that waits until someone acts stays as it is.
 pub(super) const CLOSE_GATES_OF_DEAD: &str = "\
@@ -170,14 +193,11 @@ pub(super) const CLOSE_GATES_OF_DEAD: &str = "\
 pub(super) const ON_CLOSED_GATE: &str = " ON DUPLICATE KEY UPDATE cqrs_outbox_gate.error = if(until IS NULL, cqrs_outbox_gate.error, 'replay'), \
         until = if(until IS NULL, until, utc_timestamp(6))";
 
-pub(super) const PARK_DEAD: &str = concat!(
-    "INSERT INTO cqrs_outbox_parked (",
-    carried!(),
-    ", attempts, lane, error, errors) \
-     SELECT ",
-    carried!(),
-    ", 0, lane, error, errors FROM cqrs_outbox_dead WHERE id IN "
-);
+/// Between its parts stands under which id, as in those below.
+pub(super) const PARK_DEAD: [&str; 2] = [
+    concat!("INSERT INTO cqrs_outbox_parked (id, ", carried!(), ", attempts, lane, error, errors) SELECT "),
+    concat!(", ", carried!(), ", 0, lane, error, errors FROM cqrs_outbox_dead o WHERE id IN "),
+];
 
 /// Lanes that have no other dead letter than these; followed by their ids, twice.
 pub(super) const LANES_OF_DEAD: &str = "SELECT DISTINCT lane AS value FROM cqrs_outbox_dead d WHERE d.id IN ";
@@ -188,8 +208,8 @@ pub(super) const HAS_OTHER_DEAD: &str =
 /// Followed by the lanes.
 pub(super) const GATES_ARE_DUE: &str = "UPDATE cqrs_outbox_gate FORCE INDEX (PRIMARY) SET until = utc_timestamp(6) WHERE until IS NULL AND lane IN ";
 
-/// Gates that are due and have nothing behind them; followed by the groups. No lock is taken while looking: the heartbeat
-/// holds the rows of its leases locked, so nothing can be moved behind one meanwhile.
+/// Gates that are due and have nothing behind them; followed by the groups. No lock is taken while looking: the transaction
+/// holds the rows of the groups' leases locked, so nothing can be moved behind one meanwhile.
 pub(super) const EMPTY_GATES: &str = "\
     SELECT lane AS value FROM cqrs_outbox_gate g WHERE until <= utc_timestamp(6) \
         AND NOT EXISTS (SELECT 1 FROM cqrs_outbox_parked p WHERE p.lane = g.lane) AND (slot DIV 64) IN ";
@@ -202,26 +222,18 @@ pub(super) const GATE_IS_NEEDED: &str = "\
     SELECT EXISTS (SELECT 1 FROM cqrs_outbox_parked WHERE lane = ?) \
         OR EXISTS (SELECT 1 FROM cqrs_outbox_gate WHERE lane = ? AND until IS NULL) AS found";
 
-/// `?` microseconds from now; NULL: until someone acts.
+/// `?` microseconds from now; NULL: until someone acts. A lane is of one slot.
 pub(super) const CLOSE_GATE: &str = "\
     INSERT INTO cqrs_outbox_gate (lane, slot, until, error) \
     SELECT ?, slot, utc_timestamp(6) + INTERVAL ? MICROSECOND, ? \
-    FROM (SELECT slot FROM cqrs_outbox_parked WHERE id = ? \
-        UNION ALL SELECT slot FROM cqrs_outbox_dead WHERE id = ? LIMIT 1) moved \
+    FROM ((SELECT slot FROM cqrs_outbox_parked WHERE lane = ? LIMIT 1) \
+        UNION ALL (SELECT slot FROM cqrs_outbox_dead WHERE lane = ? LIMIT 1) LIMIT 1) moved \
     ON DUPLICATE KEY UPDATE until = utc_timestamp(6) + INTERVAL ? MICROSECOND, error = ?";
-
-/// A JSON array of ids as a table, so that rows are found by their primary key and in no other way.
-macro_rules! ids {
-    () => {
-        "JSON_TABLE(?, '$[*]' COLUMNS (id BIGINT PATH '$')) k"
-    };
-}
 
 pub(super) const SETTLE_HOT: &str =
     concat!("DELETE o FROM ", ids!(), " STRAIGHT_JOIN cqrs_outbox o ON o.id = k.id");
 
-pub(super) const SETTLE_PARKED: &str =
-    concat!("DELETE p FROM ", ids!(), " STRAIGHT_JOIN cqrs_outbox_parked p ON p.id = k.id");
+pub(super) const DELETE_PARKED: &str = "DELETE FROM cqrs_outbox_parked WHERE id = ?";
 
 pub(super) const DELETE_DEAD: &str =
     concat!("DELETE d FROM ", ids!(), " STRAIGHT_JOIN cqrs_outbox_dead d ON d.id = k.id");
@@ -230,44 +242,68 @@ pub(super) const DELETE_DEAD: &str =
 pub(super) const LOCK_HOT: &str =
     concat!("SELECT o.id AS value FROM ", ids!(), " STRAIGHT_JOIN cqrs_outbox o ON o.id = k.id FOR UPDATE");
 
+/// The same of a lane: a row with the id of one that stands aside is another one, unless it is of the same lane.
+pub(super) const LOCK_LANE: &str = concat!(
+    "SELECT o.id AS value FROM ",
+    ids!(),
+    " STRAIGHT_JOIN cqrs_outbox o ON o.id = k.id WHERE ",
+    lane!(),
+    " = ? FOR UPDATE"
+);
+
 pub(super) const LOCK_PARKED: &str =
     "SELECT id AS value FROM cqrs_outbox_parked WHERE id = ? AND lane = ? FOR UPDATE";
 
-/// Rows and their receipts as a table.
+/// Rows, their receipts and their events as a table.
 macro_rules! receipts {
     () => {
-        "JSON_TABLE(?, '$[*]' COLUMNS (id BIGINT PATH '$[0]', `partition` INT PATH '$[1]', `offset` BIGINT PATH '$[2]')) k"
+        "JSON_TABLE(?, '$[*]' COLUMNS (id BIGINT PATH '$[0]', `partition` INT PATH '$[1]', `offset` BIGINT PATH '$[2]', \
+            event VARCHAR(32) PATH '$[3]')) k"
     };
 }
 
-/// What was sent goes with its receipt. Done twice, the first one stays.
-macro_rules! keep {
-    ($table:literal, $lane:literal, $errors:literal) => {
+/// The rows that stand aside of these events: where ids came again, another one may have the id of one that was sent.
+macro_rules! parked_of_receipts {
+    () => {
         concat!(
-            "INSERT INTO cqrs_outbox_sent (",
-            carried!(),
-            ", attempts, lane, error, errors, `partition`, `offset`) \
-             SELECT o.id, event_id, event_name, event_kind, event_version, topic, message_key, headers, content_type, payload, \
-                payload_text, tombstone, occurred_at, size, slot, attempts, ", $lane, ", ", $errors, ", k.`partition`, k.`offset` \
-             FROM ", receipts!(), " STRAIGHT_JOIN ", $table, " o ON o.id = k.id \
-             ON DUPLICATE KEY UPDATE cqrs_outbox_sent.id = cqrs_outbox_sent.id"
+            receipts!(),
+            " STRAIGHT_JOIN cqrs_outbox_parked o ON o.id = k.id AND unhex(replace(o.event_id, '-', '')) = unhex(k.event)"
         )
     };
 }
 
-pub(super) const KEEP_HOT: &str = keep!(
-    "cqrs_outbox",
-    "if(message_key IS NULL, concat('e', unhex(replace(event_id, '-', ''))), concat('k', message_key))",
-    "NULL, '[]'"
-);
+pub(super) const SETTLE_PARKED: &str = concat!("DELETE o FROM ", parked_of_receipts!());
 
-pub(super) const KEEP_PARKED: &str = keep!("cqrs_outbox_parked", "lane", "error, errors");
+/// What was sent goes with its receipt.
+macro_rules! keep {
+    ($rows:expr, $lane:expr, $errors:literal) => {
+        [
+            concat!(
+                "INSERT INTO cqrs_outbox_sent (id, ",
+                carried!(),
+                ", attempts, lane, error, errors, `partition`, `offset`) SELECT "
+            ),
+            concat!(
+                ", ",
+                carried!(),
+                ", attempts, ",
+                $lane,
+                ", ",
+                $errors,
+                ", k.`partition`, k.`offset` FROM ",
+                $rows
+            ),
+        ]
+    };
+}
 
-pub(super) const LOCK_PARKED_ROWS: &str = concat!(
-    "SELECT p.id AS value FROM ",
-    ids!(),
-    " STRAIGHT_JOIN cqrs_outbox_parked p ON p.id = k.id FOR UPDATE"
-);
+pub(super) const KEEP_HOT: [&str; 2] =
+    keep!(concat!(receipts!(), " STRAIGHT_JOIN cqrs_outbox o ON o.id = k.id"), lane!(), "NULL, '[]'");
+
+pub(super) const KEEP_PARKED: [&str; 2] = keep!(parked_of_receipts!(), "lane", "error, errors");
+
+pub(super) const LOCK_PARKED_ROWS: &str =
+    concat!("SELECT o.id AS value FROM ", parked_of_receipts!(), " FOR UPDATE");
 
 /// The entry of a refusal in `errors`.
 macro_rules! refusal {
@@ -276,16 +312,10 @@ macro_rules! refusal {
     };
 }
 
-pub(super) const PARK_HOT: &str = concat!(
-    "INSERT INTO cqrs_outbox_parked (",
-    carried!(),
-    ", attempts, lane, error, errors) \
-     SELECT ",
-    carried!(),
-    ", ?, ?, ?, json_array(",
-    refusal!(),
-    ") FROM cqrs_outbox WHERE id = ?"
-);
+pub(super) const PARK_HOT: [&str; 2] = [
+    concat!("INSERT INTO cqrs_outbox_parked (id, ", carried!(), ", attempts, lane, error, errors) SELECT "),
+    concat!(", ", carried!(), ", ?, ?, ?, json_array(", refusal!(), ") FROM cqrs_outbox o WHERE id = ?"),
+];
 
 /// Written twice after an answer that was lost, it counts and tells the refusal once. `errors` comes first, for it looks
 /// at the attempts before.
@@ -295,37 +325,27 @@ pub(super) const PARK_AGAIN: &str = concat!(
     "), errors), attempts = ?, error = ?, parked_at = utc_timestamp(6) WHERE id = ?"
 );
 
-pub(super) const BURY_HOT: &str = concat!(
-    "INSERT INTO cqrs_outbox_dead (",
-    carried!(),
-    ", attempts, lane, error, errors) \
-     SELECT ",
-    carried!(),
-    ", ?, ?, ?, json_array(",
-    refusal!(),
-    ") FROM cqrs_outbox WHERE id = ?"
-);
+pub(super) const BURY_HOT: [&str; 2] = [
+    concat!("INSERT INTO cqrs_outbox_dead (id, ", carried!(), ", attempts, lane, error, errors) SELECT "),
+    concat!(", ", carried!(), ", ?, ?, ?, json_array(", refusal!(), ") FROM cqrs_outbox o WHERE id = ?"),
+];
 
-pub(super) const BURY_PARKED: &str = concat!(
-    "INSERT INTO cqrs_outbox_dead (",
-    carried!(),
-    ", attempts, lane, error, errors) \
-     SELECT ",
-    carried!(),
-    ", ?, ?, ?, json_array_append(errors, '$', ",
-    refusal!(),
-    ") FROM cqrs_outbox_parked WHERE id = ?"
-);
+pub(super) const BURY_PARKED: [&str; 2] = [
+    concat!("INSERT INTO cqrs_outbox_dead (id, ", carried!(), ", attempts, lane, error, errors) SELECT "),
+    concat!(
+        ", ",
+        carried!(),
+        ", ?, ?, ?, json_array_append(errors, '$', ",
+        refusal!(),
+        ") FROM cqrs_outbox_parked o WHERE id = ?"
+    ),
+];
 
 /// Followed by the ids.
-pub(super) const SET_ASIDE: &str = concat!(
-    "INSERT INTO cqrs_outbox_parked (",
-    carried!(),
-    ", attempts, lane) \
-     SELECT ",
-    carried!(),
-    ", attempts, ? FROM cqrs_outbox WHERE id IN "
-);
+pub(super) const SET_ASIDE: [&str; 2] = [
+    concat!("INSERT INTO cqrs_outbox_parked (id, ", carried!(), ", attempts, lane) SELECT "),
+    concat!(", ", carried!(), ", attempts, ? FROM cqrs_outbox o WHERE id IN "),
+];
 
 /// Followed by the first one of each group.
 pub(super) const NEXT_DUE: &str = "\
@@ -350,6 +370,8 @@ pub(super) fn due(group: i32, condition: &str, limit: usize) -> String {
 /// Followed by pairs of group and epoch. `FOR UPDATE`, for a shared lock that skips is written in two ways.
 pub(super) const LOCK_LEASES: &str =
     "SELECT group_no FROM cqrs_outbox_group FORCE INDEX (PRIMARY) WHERE (group_no, epoch) IN ";
+
+pub(super) const WAIT_FOR_ALL: &str = " ORDER BY group_no FOR UPDATE";
 
 pub(super) const SKIP_LOCKED: &str = " ORDER BY group_no FOR UPDATE SKIP LOCKED";
 
@@ -450,5 +472,6 @@ pub(super) const DIALECT: Dialect = Dialect {
         STRAIGHT_JOIN cqrs_outbox_request o ON o.id = k.id",
     clock: "CAST(timestampdiff(MICROSECOND, '1970-01-01', utc_timestamp(6)) AS signed)",
     at: "timestamp'1970-01-01 00:00:00' + INTERVAL ? MICROSECOND",
+    same_event: "(r.event_id IS NULL OR unhex(replace(r.event_id, '-', '')) = d.event_key)",
     group: "d.slot DIV 64",
 };

@@ -3,7 +3,7 @@
 use diesel::{QueryResult, sql_query};
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 
-use crate::drift::{Fact, FactRow, GROUPS};
+use crate::drift::{Fact, FactRow, GROUPS, Sequence, groups};
 use crate::migration::POSTGRES;
 
 /// Of the tables that are found first: those of the schema in use or, behind [`TEMPORARY`], the temporary ones.
@@ -13,7 +13,8 @@ use crate::migration::POSTGRES;
 const FACTS: &str = "\
     WITH ours AS ( \
         SELECT oid, relname::text AS of_table, relkind, relpersistence, relrowsecurity, reloptions, reltoastrelid FROM pg_class \
-        WHERE relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = 'cqrs_outbox_meta'::regclass) \
+        WHERE relnamespace = (SELECT relnamespace FROM pg_class \
+                WHERE oid = coalesce(to_regclass('cqrs_outbox_meta'), 'cqrs_outbox'::regclass)) \
             AND relname ~ '^cqrs_(outbox|inbox)' AND relkind IN ('r', 'p', 'v', 'm', 'f')) \
     SELECT of_table, 'table' AS part, '' AS name, \
         CASE WHEN relpersistence = 'u' OR (relpersistence = 't' AND of_table = 'cqrs_outbox_run') THEN 'unlogged ' ELSE '' END \
@@ -52,19 +53,42 @@ const FACTS: &str = "\
         UNION ALL SELECT 'toast.' || unnest(t.reloptions) FROM pg_class t WHERE t.oid = ours.reltoastrelid) settings \
     GROUP BY of_table \
     UNION ALL \
-    SELECT of_table, 'trigger', tgname::text, pg_get_triggerdef(t.oid) \
-    FROM ours JOIN pg_trigger t ON tgrelid = ours.oid AND NOT tgisinternal";
+    SELECT of_table, 'trigger', tgname::text, \
+        pg_get_triggerdef(t.oid) || CASE tgenabled WHEN 'D' THEN ' DISABLED' ELSE '' END \
+    FROM ours JOIN pg_trigger t ON tgrelid = ours.oid AND NOT tgisinternal \
+    UNION ALL \
+    SELECT of_table, 'rule', rulename::text, pg_get_ruledef(r.oid) \
+    FROM ours JOIN pg_rewrite r ON ev_class = ours.oid AND rulename <> '_RETURN' \
+    UNION ALL \
+    SELECT of_table, 'reference', conrelid::regclass || '.' || conname, pg_get_constraintdef(c.oid) \
+    FROM ours JOIN pg_constraint c ON confrelid = ours.oid AND contype = 'f'";
+
+/// The ids are those of the statement's snapshot, and what the sequences have given is asked for later: who writes meanwhile does not
+/// look like damage.
+const SEQUENCES: &str = "\
+    SELECT of_table, highest, \
+        CASE WHEN has_sequence_privilege(seqrelid, 'USAGE, SELECT') THEN coalesce(pg_sequence_last_value(seqrelid), seqstart - 1) \
+        END AS last \
+    FROM (SELECT 'cqrs_outbox' AS of_table, greatest((SELECT max(id) FROM cqrs_outbox), \
+                (SELECT max(id) FROM cqrs_outbox_parked), (SELECT max(id) FROM cqrs_outbox_dead), \
+                (SELECT max(id) FROM cqrs_outbox_sent)) AS highest \
+            UNION ALL SELECT 'cqrs_outbox_scheduled', (SELECT max(id) FROM cqrs_outbox_scheduled) \
+            UNION ALL SELECT 'cqrs_outbox_request', (SELECT max(id) FROM cqrs_outbox_request)) ids \
+        JOIN pg_sequence ON seqrelid = pg_get_serial_sequence(of_table, 'id')::regclass \
+    WHERE highest IS NOT NULL";
+
+pub(super) async fn sequences(conn: &mut AsyncPgConnection) -> QueryResult<Vec<Sequence>> {
+    sql_query(SEQUENCES).load(conn).await
+}
 
 /// What is created from here on is temporary, and found before anything else.
 const TEMPORARY: &str = "BEGIN; SET LOCAL search_path = pg_temp";
 
 pub(super) async fn describe(conn: &mut AsyncPgConnection) -> QueryResult<Vec<Fact>> {
-    let mut rows: Vec<FactRow> = sql_query(FACTS).load(conn).await?;
-    // If it fails, a column of that table is not what it should be, and told.
-    if let Ok(groups) = sql_query(GROUPS).load::<FactRow>(conn).await {
-        rows.extend(groups);
-    }
-    Ok(rows.into_iter().map(Into::into).collect())
+    let rows: Vec<FactRow> = sql_query(FACTS).load(conn).await?;
+    let mut facts: Vec<Fact> = rows.into_iter().map(Fact::from).collect();
+    facts.extend(groups(sql_query(GROUPS).load(conn).await));
+    Ok(facts)
 }
 
 /// In a transaction that ends with the connection.

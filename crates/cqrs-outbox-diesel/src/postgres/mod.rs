@@ -29,7 +29,7 @@ use self::floor::{Basis, Floors};
 use self::prepared::{Parameter, prepared};
 use crate::backend::Backend;
 use crate::dead_letters::{DeadRow, FullDeadRow};
-use crate::drift::Fact;
+use crate::drift::{Fact, Sequence};
 use crate::migration::{Migration, POSTGRES};
 use crate::network::pool_error;
 use crate::query::{Dialect, Query, Value};
@@ -201,10 +201,18 @@ impl Statements for Pg {
     async fn schema_version(conn: &mut AsyncPgConnection) -> QueryResult<Option<(i32, i32)>> {
         let exists: Exists = sql_query(sql::META_EXISTS).get_result(conn).await?;
         if !exists.found {
+            // Nothing is found in a schema that this user may not use; to make tables in another one would be wrong.
+            if let Some(hidden) = sql_query(sql::HIDDEN_META).get_result::<Name>(conn).await.optional()? {
+                sql_query(format!("SELECT 1 FROM {}", hidden.name)).execute(conn).await?;
+            }
             return Ok(None);
         }
         let versions: Option<Versions> = sql_query(sql::VERSIONS).get_result(conn).await.optional()?;
         Ok(versions.map(Into::into))
+    }
+
+    async fn has_tables(conn: &mut AsyncPgConnection) -> QueryResult<bool> {
+        Ok(sql_query(sql::TABLES_EXIST).get_result::<Exists>(conn).await?.found)
     }
 
     async fn check_tables(conn: &mut AsyncPgConnection) -> QueryResult<()> {
@@ -217,6 +225,14 @@ impl Statements for Pg {
 
     async fn describe_fresh(conn: &mut AsyncPgConnection) -> QueryResult<Vec<Fact>> {
         drift::describe_fresh(conn).await
+    }
+
+    async fn sequences(conn: &mut AsyncPgConnection) -> QueryResult<Vec<Sequence>> {
+        drift::sequences(conn).await
+    }
+
+    fn set_sequence(table: &str, highest: i64) -> String {
+        format!("SELECT setval(pg_get_serial_sequence('{table}', 'id'), {highest})")
     }
 
     async fn set_schema_version(
@@ -344,6 +360,16 @@ impl Statements for Pg {
         Ok(row.is_some())
     }
 
+    async fn fence_all(conn: &mut AsyncPgConnection, leases: &[Lease]) -> QueryResult<Vec<i32>> {
+        let epochs: Vec<i64> = leases.iter().map(|lease| lease.epoch).collect();
+        let groups: Vec<GroupRow> = sql_query(sql::FENCE_ALL)
+            .bind::<Array<Integer>, _>(groups_of(leases))
+            .bind::<Array<BigInt>, _>(epochs)
+            .load(conn)
+            .await?;
+        Ok(groups.into_iter().map(|group| group.group_no).collect())
+    }
+
     async fn leave_groups(conn: &mut AsyncPgConnection, incarnation: Uuid) -> QueryResult<()> {
         sql_query(sql::LEAVE_GROUPS).bind::<SqlUuid, _>(incarnation).execute(conn).await?;
         Ok(())
@@ -428,8 +454,14 @@ impl Statements for Pg {
         prepared(sql::SETTLE_HOT, [Parameter::Numbers(ids)]).execute(conn).await
     }
 
-    async fn settle_parked(conn: &mut AsyncPgConnection, ids: &[i64]) -> QueryResult<()> {
-        sql_query(sql::SETTLE_PARKED).bind::<Array<BigInt>, _>(ids).execute(conn).await?;
+    async fn settle_parked(conn: &mut AsyncPgConnection, confirmed: &[&Confirmed]) -> QueryResult<()> {
+        let (ids, events): (Vec<i64>, Vec<Uuid>) =
+            confirmed.iter().map(|one| (one.id(), one.event_id())).unzip();
+        sql_query(sql::SETTLE_PARKED)
+            .bind::<Array<BigInt>, _>(ids)
+            .bind::<Array<SqlUuid>, _>(events)
+            .execute(conn)
+            .await?;
         Ok(())
     }
 
@@ -501,7 +533,6 @@ impl Statements for Pg {
     ) -> QueryResult<()> {
         sql_query(sql::CLOSE_GATE)
             .bind::<Binary, _>(rejection.lane.as_bytes())
-            .bind::<BigInt, _>(rejection.id)
             .bind::<Nullable<Double>, _>(wait.map(|wait| wait.as_secs_f64()))
             .bind::<Text, _>(&rejection.error)
             .execute(conn)
@@ -573,6 +604,12 @@ struct Key {
 }
 
 #[derive(QueryableByName)]
+struct Name {
+    #[diesel(sql_type = Text)]
+    name: String,
+}
+
+#[derive(QueryableByName)]
 struct Id {
     #[diesel(sql_type = BigInt)]
     id: i64,
@@ -586,10 +623,12 @@ async fn keep(
     let ids: Vec<i64> = confirmed.iter().map(|one| one.id()).collect();
     let partitions: Vec<Option<i32>> = confirmed.iter().map(|one| one.receipt().partition).collect();
     let offsets: Vec<Option<i64>> = confirmed.iter().map(|one| one.receipt().offset).collect();
+    let events: Vec<Uuid> = confirmed.iter().map(|one| one.event_id()).collect();
     sql_query(statement)
         .bind::<Array<BigInt>, _>(ids)
         .bind::<Array<Nullable<Integer>>, _>(partitions)
         .bind::<Array<Nullable<BigInt>>, _>(offsets)
+        .bind::<Array<SqlUuid>, _>(events)
         .execute(conn)
         .await
 }

@@ -78,6 +78,14 @@ pub(super) const LOCK_MIGRATIONS: &str = "SELECT pg_advisory_xact_lock($1)";
 
 pub(super) const META_EXISTS: &str = "SELECT to_regclass('cqrs_outbox_meta') IS NOT NULL AS found";
 
+pub(super) const TABLES_EXIST: &str = "SELECT to_regclass('cqrs_outbox') IS NOT NULL AS found";
+
+/// The table of versions in a schema of the search path that this user may not use.
+pub(super) const HIDDEN_META: &str = "\
+    SELECT format('%I.cqrs_outbox_meta', nspname) AS name FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace \
+    WHERE relname = 'cqrs_outbox_meta' AND NOT has_schema_privilege(n.oid, 'USAGE') \
+        AND nspname::text = ANY(string_to_array(regexp_replace(current_setting('search_path'), '[\" ]', '', 'g'), ',')) LIMIT 1";
+
 pub(super) const VERSIONS: &str = "SELECT schema_version, min_reader_version FROM cqrs_outbox_meta";
 
 pub(super) const SET_VERSION: &str =
@@ -131,21 +139,7 @@ pub(super) const CENSUS: &str = "\
     SELECT (SELECT count(*) FROM cqrs_outbox_group) AS all_groups, \
         (SELECT count(*) FROM cqrs_outbox_relay \
             WHERE seen_at > clock_timestamp() - make_interval(secs => $1)) AS relays, \
-        coalesce((SELECT hold FROM cqrs_outbox_meta), false) AS hold";
-
-/// Dead letters go back behind the gate of their lane. One that waits for others, too, stays closed until those are gone.
-pub(super) const REPLAY: &str = "\
-    WITH back AS (DELETE FROM cqrs_outbox_dead WHERE id = ANY($1) RETURNING *), \
-    gated AS ( \
-        INSERT INTO cqrs_outbox_gate (lane, slot, until, error) \
-        SELECT DISTINCT ON (lane) lane, slot, clock_timestamp(), 'replay' FROM back \
-        ON CONFLICT (lane) DO UPDATE SET until = clock_timestamp(), error = 'replay' \
-            WHERE cqrs_outbox_gate.until IS NOT NULL OR NOT EXISTS (SELECT 1 FROM cqrs_outbox_dead d \
-                WHERE d.lane = cqrs_outbox_gate.lane AND d.id NOT IN (SELECT id FROM back))) \
-    INSERT INTO cqrs_outbox_parked (id, event_id, event_name, event_kind, event_version, topic, message_key, headers, \
-        content_type, payload, payload_text, tombstone, occurred_at, attempts, size, slot, lane, error, errors) \
-    SELECT id, event_id, event_name, event_kind, event_version, topic, message_key, headers, \
-        content_type, payload, payload_text, tombstone, occurred_at, 0, size, slot, lane, error, errors FROM back";
+        coalesce((SELECT hold FROM cqrs_outbox_meta), true) AS hold";
 
 /// Dead letters go: what waits behind them is due.
 pub(super) const DISCARD: &str = "\
@@ -155,7 +149,7 @@ pub(super) const DISCARD: &str = "\
         AND NOT EXISTS (SELECT 1 FROM cqrs_outbox_dead d \
             WHERE d.lane = cqrs_outbox_gate.lane AND d.id NOT IN (SELECT id FROM gone))";
 
-/// Gates that are due and have nothing behind them. The heartbeat holds the rows of its leases locked, so nothing can be
+/// Gates that are due and have nothing behind them. The transaction holds the rows of the groups' leases locked, so nothing can be
 /// moved behind one meanwhile.
 pub(super) const SWEEP_GATES: &str = "\
     DELETE FROM cqrs_outbox_gate g WHERE until <= (SELECT clock_timestamp()) AND (slot / 64) = ANY($1) \
@@ -328,54 +322,108 @@ pub(super) const READ_PARKED: &str = "\
 
 pub(super) const SETTLE_HOT: &str = "DELETE FROM cqrs_outbox WHERE id = ANY($1)";
 
-pub(super) const SETTLE_PARKED: &str = "DELETE FROM cqrs_outbox_parked WHERE id = ANY($1)";
+/// The events are asked for, too: where ids came again, another one may stand aside with the id of one that was sent.
+pub(super) const SETTLE_PARKED: &str = "\
+    DELETE FROM cqrs_outbox_parked p USING unnest($1::bigint[], $2::uuid[]) AS k(id, event_id) \
+    WHERE p.id = k.id AND p.event_id = k.event_id";
 
 pub(super) const FENCE: &str =
     "SELECT true AS found FROM cqrs_outbox_group WHERE group_no = $1 AND epoch = $2 FOR UPDATE";
 
+pub(super) const FENCE_ALL: &str = "\
+    SELECT group_no FROM cqrs_outbox_group \
+    WHERE (group_no, epoch) IN (SELECT * FROM unnest($1::int[], $2::bigint[])) ORDER BY group_no FOR UPDATE";
+
 /// The columns that a row takes with it wherever it goes.
 macro_rules! carried {
     () => {
-        "id, event_id, event_name, event_kind, event_version, topic, message_key, headers, content_type, payload, \
+        "event_id, event_name, event_kind, event_version, topic, message_key, headers, content_type, payload, \
          payload_text, tombstone, occurred_at, size, slot"
     };
 }
 
-/// What was sent is moved with its receipt: `$1` the ids, `$2` the partitions, `$3` the offsets.
+/// The id under which a row `o` goes to where these tables are: its own, as long as none of them has it. They have it only where the
+/// sequence stands behind ids that are in use, be it after `TRUNCATE .. RESTART IDENTITY` or a restore of some of the tables.
+/// Then it gets one above all that there are, for two events must not be one row. What is there keeps its own: a relay, a request
+/// or a list may name it.
+macro_rules! free_id {
+    ($nth:literal, $($table:literal),+) => {
+        concat!(
+            "CASE WHEN ",
+            $("(SELECT true FROM ", $table, " t WHERE t.id = o.id) OR ",)+
+            "false THEN greatest((SELECT max(id) FROM cqrs_outbox), (SELECT max(id) FROM cqrs_outbox_parked), \
+                (SELECT max(id) FROM cqrs_outbox_dead), (SELECT max(id) FROM cqrs_outbox_sent)) + ",
+            $nth,
+            " ELSE o.id END"
+        )
+    };
+}
+
+/// Dead letters go back behind the gate of their lane. One that waits for others, too, stays closed until those are gone.
+pub(super) const REPLAY: &str = concat!(
+    "\
+    WITH back AS (DELETE FROM cqrs_outbox_dead WHERE id = ANY($1) RETURNING *), \
+    gated AS ( \
+        INSERT INTO cqrs_outbox_gate (lane, slot, until, error) \
+        SELECT DISTINCT ON (lane) lane, slot, clock_timestamp(), 'replay' FROM back \
+        ON CONFLICT (lane) DO UPDATE SET until = clock_timestamp(), error = 'replay' \
+            WHERE cqrs_outbox_gate.until IS NOT NULL OR NOT EXISTS (SELECT 1 FROM cqrs_outbox_dead d \
+                WHERE d.lane = cqrs_outbox_gate.lane AND d.id NOT IN (SELECT id FROM back))) \
+    INSERT INTO cqrs_outbox_parked (id, ",
+    carried!(),
+    ", attempts, lane, error, errors) SELECT ",
+    free_id!("row_number() OVER (ORDER BY id)", "cqrs_outbox_parked"),
+    ", ",
+    carried!(),
+    ", 0, lane, error, errors FROM back o"
+);
+
+/// What was sent is moved with its receipt: `$1` the ids, `$2` the partitions, `$3` the offsets, `$4` the events' ids.
 macro_rules! keep {
-    ($table:literal, $lane:expr, $errors:literal) => {
+    ($table:literal, $which:literal, $lane:expr, $errors:literal) => {
         concat!(
             "WITH moved AS (DELETE FROM ",
             $table,
             " o \
-                USING unnest($1::bigint[], $2::int[], $3::bigint[]) AS k(id, partition, \"offset\") \
-                WHERE o.id = k.id RETURNING o.*, k.partition, k.\"offset\") \
-             INSERT INTO cqrs_outbox_sent (",
+                USING unnest($1::bigint[], $2::int[], $3::bigint[], $4::uuid[]) WITH ORDINALITY \
+                    AS k(id, partition, \"offset\", event_id, nth) \
+                WHERE ",
+            $which,
+            " RETURNING o.*, k.partition, k.\"offset\", k.nth) \
+             INSERT INTO cqrs_outbox_sent (id, ",
             carried!(),
             ", attempts, lane, error, errors, partition, \"offset\") SELECT ",
+            free_id!("nth", "cqrs_outbox_sent"),
+            ", ",
             carried!(),
             ", attempts, ",
             $lane,
             ", ",
             $errors,
-            ", partition, \"offset\" FROM moved o ON CONFLICT (id) DO NOTHING"
+            ", partition, \"offset\" FROM moved o"
         )
     };
 }
 
-pub(super) const KEEP_HOT: &str = keep!("cqrs_outbox", lane!("o"), "NULL, '[]'");
+pub(super) const KEEP_HOT: &str = keep!("cqrs_outbox", "o.id = k.id", lane!("o"), "NULL, '[]'");
 
-pub(super) const KEEP_PARKED: &str = keep!("cqrs_outbox_parked", "lane", "error, errors");
+pub(super) const KEEP_PARKED: &str =
+    keep!("cqrs_outbox_parked", "o.id = k.id AND o.event_id = k.event_id", "lane", "error, errors");
 
+/// A row of the hot table with the id of one that stands aside is another one, unless it is of the same lane.
 pub(super) const PARK_HOT: &str = concat!(
-    "WITH moved AS (DELETE FROM cqrs_outbox WHERE id = $1 RETURNING *) \
-     INSERT INTO cqrs_outbox_parked (",
+    "WITH moved AS (DELETE FROM cqrs_outbox o WHERE id = $1 AND ",
+    lane!("o"),
+    " = $2 RETURNING *) \
+     INSERT INTO cqrs_outbox_parked (id, ",
     carried!(),
     ", attempts, lane, error, errors) \
      SELECT ",
+    free_id!("1", "cqrs_outbox_parked", "cqrs_outbox_dead"),
+    ", ",
     carried!(),
     ", $4, $2, $3, \
-        jsonb_build_array(jsonb_build_object('at', clock_timestamp(), 'error', $3::text))::text FROM moved"
+        jsonb_build_array(jsonb_build_object('at', clock_timestamp(), 'error', $3::text))::text FROM moved o"
 );
 
 /// Written twice after an answer that was lost, it counts and tells the refusal once.
@@ -387,46 +435,56 @@ pub(super) const PARK_AGAIN: &str = "\
     WHERE id = $1 AND lane = $2";
 
 pub(super) const BURY_HOT: &str = concat!(
-    "WITH moved AS (DELETE FROM cqrs_outbox WHERE id = $1 RETURNING *) \
-     INSERT INTO cqrs_outbox_dead (",
+    "WITH moved AS (DELETE FROM cqrs_outbox o WHERE id = $1 AND ",
+    lane!("o"),
+    " = $2 RETURNING *) \
+     INSERT INTO cqrs_outbox_dead (id, ",
     carried!(),
     ", attempts, lane, error, errors) \
      SELECT ",
+    free_id!("1", "cqrs_outbox_parked", "cqrs_outbox_dead"),
+    ", ",
     carried!(),
     ", $4, $2, $3, \
-        jsonb_build_array(jsonb_build_object('at', clock_timestamp(), 'error', $3::text))::text FROM moved"
+        jsonb_build_array(jsonb_build_object('at', clock_timestamp(), 'error', $3::text))::text FROM moved o"
 );
 
 pub(super) const BURY_PARKED: &str = concat!(
     "WITH moved AS (DELETE FROM cqrs_outbox_parked WHERE id = $1 AND lane = $2 RETURNING *) \
-     INSERT INTO cqrs_outbox_dead (",
+     INSERT INTO cqrs_outbox_dead (id, ",
     carried!(),
     ", attempts, lane, error, errors) \
      SELECT ",
+    free_id!("1", "cqrs_outbox_dead"),
+    ", ",
     carried!(),
     ", $4, lane, $3, \
-        (errors::jsonb || jsonb_build_object('at', clock_timestamp(), 'error', $3::text))::text FROM moved"
+        (errors::jsonb || jsonb_build_object('at', clock_timestamp(), 'error', $3::text))::text FROM moved o"
 );
 
-/// `$3` seconds from now; NULL: until someone acts.
+/// `$2` seconds from now; NULL: until someone acts. A lane is of one slot.
 pub(super) const CLOSE_GATE: &str = "\
     INSERT INTO cqrs_outbox_gate (lane, slot, until, error) \
-    SELECT $1, slot, clock_timestamp() + make_interval(secs => $3), $4 \
-    FROM (SELECT slot FROM cqrs_outbox_parked WHERE id = $2 \
-        UNION ALL SELECT slot FROM cqrs_outbox_dead WHERE id = $2 LIMIT 1) moved \
+    SELECT $1, slot, clock_timestamp() + make_interval(secs => $2), $3 \
+    FROM (SELECT slot FROM cqrs_outbox_parked WHERE lane = $1 \
+        UNION ALL SELECT slot FROM cqrs_outbox_dead WHERE lane = $1 LIMIT 1) moved \
     ON CONFLICT (lane) DO UPDATE SET until = EXCLUDED.until, error = EXCLUDED.error";
 
 pub(super) const GATE_CLOSED: &str =
     "SELECT EXISTS (SELECT 1 FROM cqrs_outbox_gate WHERE lane = $1) AS found";
 
 pub(super) const SET_ASIDE: &str = concat!(
-    "WITH moved AS (DELETE FROM cqrs_outbox WHERE id = ANY($1) RETURNING *) \
-     INSERT INTO cqrs_outbox_parked (",
+    "WITH moved AS (DELETE FROM cqrs_outbox o WHERE id = ANY($1) AND ",
+    lane!("o"),
+    " = $2 RETURNING *) \
+     INSERT INTO cqrs_outbox_parked (id, ",
     carried!(),
     ", attempts, lane) \
      SELECT ",
+    free_id!("row_number() OVER (ORDER BY id)", "cqrs_outbox_parked", "cqrs_outbox_dead"),
+    ", ",
     carried!(),
-    ", attempts, $2 FROM moved"
+    ", attempts, $2 FROM moved o"
 );
 
 pub(super) const GATE_IS_NEEDED: &str = "\
@@ -543,5 +601,6 @@ pub(super) const DIALECT: Dialect = Dialect {
             ORDER BY done_at LIMIT ? FOR UPDATE SKIP LOCKED)",
     clock: "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint",
     at: "timestamptz 'epoch' + ? * interval '1 microsecond'",
+    same_event: "(r.event_id IS NULL OR r.event_id = d.event_id)",
     group: "d.slot / 64",
 };

@@ -5,12 +5,27 @@ use diesel::{QueryResult, QueryableByName, SqliteConnection, sql_query};
 use diesel_async::sync_connection_wrapper::SyncConnectionWrapper;
 use diesel_async::{AsyncConnection, RunQueryDsl, SimpleAsyncConnection};
 
-use crate::drift::{Fact, FactRow, GROUPS, Part};
+use crate::drift::{Fact, FactRow, GROUPS, Part, Sequence, groups};
 use crate::migration::SQLITE;
 
 const OBJECTS: &str = "\
     SELECT type AS kind, tbl_name AS of_table, name, sql FROM sqlite_schema \
     WHERE tbl_name LIKE 'cqrs%' AND sql IS NOT NULL";
+
+/// Foreign keys have no names here.
+const REFERENCES: &str = "\
+    SELECT lower(f.\"table\") AS of_table, 'reference' AS part, m.name || '.' || group_concat(f.\"from\") AS name, \
+        'FOREIGN KEY (' || group_concat(f.\"from\", ', ') || ') ON DELETE ' || f.on_delete AS definition \
+    FROM sqlite_schema m JOIN pragma_foreign_key_list(m.name) f \
+    WHERE m.type = 'table' AND lower(f.\"table\") LIKE 'cqrs%' GROUP BY m.name, f.id";
+
+/// A sequence is never behind the ids of its own table.
+const SEQUENCES: &str = "\
+    SELECT 'cqrs_outbox' AS of_table, \
+        max(coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'cqrs_outbox'), 0), \
+            coalesce((SELECT max(id) FROM cqrs_outbox), 0)) AS last, \
+        max(coalesce((SELECT max(id) FROM cqrs_outbox_parked), 0), coalesce((SELECT max(id) FROM cqrs_outbox_dead), 0), \
+            coalesce((SELECT max(id) FROM cqrs_outbox_sent), 0)) AS highest";
 
 #[derive(QueryableByName)]
 struct Object {
@@ -38,11 +53,14 @@ pub(super) async fn describe(conn: &mut Connection) -> QueryResult<Vec<Fact>> {
             _ => {}
         }
     }
-    // If it fails, a column of that table is not what it should be, and told.
-    if let Ok(groups) = sql_query(GROUPS).load::<FactRow>(conn).await {
-        facts.extend(groups.into_iter().map(Fact::from));
-    }
+    let references: Vec<FactRow> = sql_query(REFERENCES).load(conn).await?;
+    facts.extend(references.into_iter().map(Fact::from));
+    facts.extend(groups(sql_query(GROUPS).load(conn).await));
     Ok(facts)
+}
+
+pub(super) async fn sequences(conn: &mut Connection) -> QueryResult<Vec<Sequence>> {
+    sql_query(SEQUENCES).load(conn).await
 }
 
 /// In memory.

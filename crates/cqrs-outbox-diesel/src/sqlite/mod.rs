@@ -23,7 +23,7 @@ pub use self::connect::SqliteBuilder;
 use crate::backend::Backend;
 use crate::choice::{self, Choice, Present};
 use crate::dead_letters::{DeadRow, FullDeadRow};
-use crate::drift::Fact;
+use crate::drift::{Fact, Sequence};
 use crate::migration::{Migration, SQLITE};
 use crate::new_rows::NewRows;
 use crate::query::{Dialect, Query, Value};
@@ -208,6 +208,10 @@ impl Statements for Sqlite {
         Ok(versions.map(Into::into))
     }
 
+    async fn has_tables(conn: &mut Connection) -> QueryResult<bool> {
+        Ok(sql_query(sql::TABLES_EXIST).get_result::<Exists>(conn).await?.found)
+    }
+
     async fn check_tables(conn: &mut Connection) -> QueryResult<()> {
         sql_query(TABLES).execute(conn).await.map(drop)
     }
@@ -218,6 +222,17 @@ impl Statements for Sqlite {
 
     async fn describe_fresh(_conn: &mut Connection) -> QueryResult<Vec<Fact>> {
         drift::describe_fresh().await
+    }
+
+    async fn sequences(conn: &mut Connection) -> QueryResult<Vec<Sequence>> {
+        drift::sequences(conn).await
+    }
+
+    fn set_sequence(table: &str, highest: i64) -> String {
+        format!(
+            "DELETE FROM sqlite_sequence WHERE name = '{table}'; \
+             INSERT INTO sqlite_sequence (name, seq) VALUES ('{table}', {highest})"
+        )
     }
 
     async fn set_schema_version(
@@ -334,6 +349,11 @@ impl Statements for Sqlite {
         Ok(exists.found)
     }
 
+    /// The transaction is immediate: nobody else writes.
+    async fn fence_all(conn: &mut Connection, leases: &[Lease]) -> QueryResult<Vec<i32>> {
+        Self::lock_leases(conn, leases).await
+    }
+
     async fn leave_groups(conn: &mut Connection, incarnation: Uuid) -> QueryResult<()> {
         sql_query(sql::LEAVE_GROUPS).bind::<Text, _>(incarnation.to_string()).execute(conn).await?;
         Ok(())
@@ -388,8 +408,8 @@ impl Statements for Sqlite {
         sql_query(sql::SETTLE_HOT).bind::<Text, _>(array(ids)).execute(conn).await
     }
 
-    async fn settle_parked(conn: &mut Connection, ids: &[i64]) -> QueryResult<()> {
-        sql_query(sql::SETTLE_PARKED).bind::<Text, _>(array(ids)).execute(conn).await?;
+    async fn settle_parked(conn: &mut Connection, confirmed: &[&Confirmed]) -> QueryResult<()> {
+        sql_query(sql::SETTLE_PARKED).bind::<Text, _>(receipts(confirmed)).execute(conn).await?;
         Ok(())
     }
 
@@ -403,10 +423,9 @@ impl Statements for Sqlite {
     }
 
     async fn keep_parked(conn: &mut Connection, confirmed: &[&Confirmed]) -> QueryResult<()> {
-        let ids: Vec<i64> = confirmed.iter().map(|confirmed| confirmed.id()).collect();
         Self::begin(conn).await?;
         sql_query(sql::KEEP_PARKED).bind::<Text, _>(receipts(confirmed)).execute(conn).await?;
-        Self::settle_parked(conn, &ids).await?;
+        Self::settle_parked(conn, confirmed).await?;
         Self::commit(conn).await
     }
 
@@ -418,7 +437,11 @@ impl Statements for Sqlite {
             .bind::<Integer, _>(attempts(rejection))
             .execute(conn)
             .await?;
-        sql_query(sql::DELETE_HOT).bind::<BigInt, _>(rejection.id).execute(conn).await?;
+        sql_query(sql::DELETE_HOT)
+            .bind::<BigInt, _>(rejection.id)
+            .bind::<Binary, _>(rejection.lane.as_bytes())
+            .execute(conn)
+            .await?;
         Ok(moved > 0)
     }
 
@@ -441,7 +464,11 @@ impl Statements for Sqlite {
             .bind::<Integer, _>(attempts(rejection))
             .execute(conn)
             .await?;
-        sql_query(sql::DELETE_HOT).bind::<BigInt, _>(rejection.id).execute(conn).await?;
+        sql_query(sql::DELETE_HOT)
+            .bind::<BigInt, _>(rejection.id)
+            .bind::<Binary, _>(rejection.lane.as_bytes())
+            .execute(conn)
+            .await?;
         Ok(moved > 0)
     }
 
@@ -453,7 +480,11 @@ impl Statements for Sqlite {
             .bind::<Integer, _>(attempts(rejection))
             .execute(conn)
             .await?;
-        sql_query(sql::DELETE_PARKED).bind::<BigInt, _>(rejection.id).execute(conn).await?;
+        sql_query(sql::DELETE_PARKED)
+            .bind::<BigInt, _>(rejection.id)
+            .bind::<Binary, _>(rejection.lane.as_bytes())
+            .execute(conn)
+            .await?;
         Ok(moved > 0)
     }
 
@@ -463,7 +494,11 @@ impl Statements for Sqlite {
             .bind::<Binary, _>(lane.as_bytes())
             .execute(conn)
             .await?;
-        Self::settle_hot(conn, ids).await?;
+        sql_query(sql::DELETE_SET_ASIDE)
+            .bind::<Text, _>(array(ids))
+            .bind::<Binary, _>(lane.as_bytes())
+            .execute(conn)
+            .await?;
         Ok(())
     }
 

@@ -63,6 +63,9 @@ pub(super) const ADMIT: &str =
 pub(super) const META_EXISTS: &str =
     "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'cqrs_outbox_meta') AS found";
 
+pub(super) const TABLES_EXIST: &str =
+    "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'cqrs_outbox') AS found";
+
 pub(super) const VERSIONS: &str = "SELECT schema_version, min_reader_version FROM cqrs_outbox_meta";
 
 pub(super) const SET_VERSION: &str = "UPDATE cqrs_outbox_meta SET schema_version = ?, min_reader_version = ?";
@@ -108,7 +111,7 @@ pub(super) const LEASES: &str = "\
 pub(super) const CENSUS: &str = "\
     SELECT (SELECT count(*) FROM cqrs_outbox_group) AS all_groups, \
         (SELECT count(*) FROM cqrs_outbox_relay WHERE seen_at > unixepoch('now', 'subsec') - ?) AS relays, \
-        coalesce((SELECT hold FROM cqrs_outbox_meta), 0) AS hold";
+        coalesce((SELECT hold FROM cqrs_outbox_meta), 1) AS hold";
 
 /// Gates that are due and have nothing behind them.
 pub(super) const SWEEP_GATES: &str = "\
@@ -118,8 +121,25 @@ pub(super) const SWEEP_GATES: &str = "\
 /// The columns that a row takes with it wherever it goes.
 macro_rules! carried {
     () => {
-        "id, event_id, event_name, event_kind, event_version, topic, message_key, headers, content_type, payload, \
+        "event_id, event_name, event_kind, event_version, topic, message_key, headers, content_type, payload, \
          payload_text, tombstone, occurred_at, size, slot"
+    };
+}
+
+/// The id under which a row `o` goes to where these tables are: its own, as long as none of them has it. They have it only where the
+/// sequence stands behind ids that are in use, as after a restore of some of the tables.
+/// Then it gets one above all that there are, for two events must not be one row. What is there keeps its own: a relay, a request
+/// or a list may name it.
+macro_rules! free_id {
+    ($nth:literal, $($table:literal),+) => {
+        concat!(
+            "CASE WHEN ",
+            $("(SELECT 1 FROM ", $table, " t WHERE t.id = o.id) OR ",)+
+            "0 THEN max(coalesce((SELECT max(id) FROM cqrs_outbox), 0), coalesce((SELECT max(id) FROM cqrs_outbox_parked), 0), \
+                coalesce((SELECT max(id) FROM cqrs_outbox_dead), 0), coalesce((SELECT max(id) FROM cqrs_outbox_sent), 0)) + ",
+            $nth,
+            " ELSE o.id END"
+        )
     };
 }
 
@@ -133,12 +153,14 @@ pub(super) const REPLAY: [&str; 3] = [
         WHERE cqrs_outbox_gate.until IS NOT NULL OR NOT EXISTS (SELECT 1 FROM cqrs_outbox_dead d \
             WHERE d.lane = cqrs_outbox_gate.lane AND d.id NOT IN (SELECT value FROM json_each(?1)))",
     concat!(
-        "INSERT INTO cqrs_outbox_parked (",
+        "INSERT INTO cqrs_outbox_parked (id, ",
         carried!(),
         ", attempts, lane, error, errors) \
          SELECT ",
+        free_id!("1 + json_each.key", "cqrs_outbox_parked"),
+        ", ",
         carried!(),
-        ", 0, lane, error, errors FROM cqrs_outbox_dead WHERE id IN (SELECT value FROM json_each(?1))"
+        ", 0, lane, error, errors FROM json_each(?1) CROSS JOIN cqrs_outbox_dead o ON o.id = json_each.value"
     ),
     DELETE_DEAD,
 ];
@@ -186,37 +208,61 @@ pub(super) const READ_PARKED: &str = "\
 
 pub(super) const SETTLE_HOT: &str = "DELETE FROM cqrs_outbox WHERE id IN (SELECT value FROM json_each(?))";
 
-pub(super) const SETTLE_PARKED: &str =
-    "DELETE FROM cqrs_outbox_parked WHERE id IN (SELECT value FROM json_each(?))";
+/// The events are asked for, too: where ids came again, another one may stand aside with the id of one that was sent.
+pub(super) const SETTLE_PARKED: &str = "\
+    DELETE FROM cqrs_outbox_parked WHERE id IN (SELECT o.id FROM json_each(?) CROSS JOIN cqrs_outbox_parked o \
+        ON o.id = json_each.value ->> 0 AND unhex(o.event_id, '-') = unhex(json_each.value ->> 3))";
 
-/// What was sent goes with its receipt. Done twice, the first one stays.
+/// What was sent goes with its receipt.
 macro_rules! keep {
-    ($table:literal, $lane:expr, $errors:literal) => {
+    ($table:literal, $which:literal, $lane:expr, $errors:literal) => {
         concat!(
-            "INSERT OR IGNORE INTO cqrs_outbox_sent (",
+            "INSERT INTO cqrs_outbox_sent (id, ",
             carried!(),
             ", attempts, lane, error, errors, partition, \"offset\") \
-             SELECT o.id, event_id, event_name, event_kind, event_version, topic, message_key, headers, content_type, payload, \
-                payload_text, tombstone, occurred_at, size, slot, attempts, ", $lane, ", ", $errors, ", k.value ->> 1, k.value ->> 2 \
-             FROM json_each(?) k CROSS JOIN ", $table, " o ON o.id = k.value ->> 0"
+             SELECT ",
+            free_id!("1 + k.key", "cqrs_outbox_sent"),
+            ", ",
+            carried!(),
+            ", attempts, ",
+            $lane,
+            ", ",
+            $errors,
+            ", \
+                k.value ->> 1, k.value ->> 2 \
+             FROM json_each(?) k CROSS JOIN ",
+            $table,
+            " o ON o.id = k.value ->> 0",
+            $which
         )
     };
 }
 
-pub(super) const KEEP_HOT: &str = keep!("cqrs_outbox", lane!(), "NULL, '[]'");
+pub(super) const KEEP_HOT: &str = keep!("cqrs_outbox", "", lane!(), "NULL, '[]'");
 
-pub(super) const KEEP_PARKED: &str = keep!("cqrs_outbox_parked", "lane", "error, errors");
+pub(super) const KEEP_PARKED: &str = keep!(
+    "cqrs_outbox_parked",
+    " AND unhex(o.event_id, '-') = unhex(k.value ->> 3)",
+    "lane",
+    "error, errors"
+);
 
 pub(super) const FENCE: &str =
     "SELECT EXISTS (SELECT 1 FROM cqrs_outbox_group WHERE group_no = ? AND epoch = ?) AS found";
 
+/// A row of the hot table with the id of one that stands aside is another one, unless it is of the same lane.
 pub(super) const PARK_HOT: &str = concat!(
-    "INSERT INTO cqrs_outbox_parked (",
+    "INSERT INTO cqrs_outbox_parked (id, ",
     carried!(),
     ", attempts, lane, error, errors) \
      SELECT ",
+    free_id!("1", "cqrs_outbox_parked", "cqrs_outbox_dead"),
+    ", ",
     carried!(),
-    ", ?4, ?2, ?3, json_array(json_object('at', strftime('%Y-%m-%dT%H:%M:%fZ', 'now'), 'error', ?3)) FROM cqrs_outbox WHERE id = ?1"
+    ", ?4, ?2, ?3, json_array(json_object('at', strftime('%Y-%m-%dT%H:%M:%fZ', 'now'), 'error', ?3)) \
+     FROM cqrs_outbox o WHERE id = ?1 AND ",
+    lane!(),
+    " = ?2"
 );
 
 /// Written twice after an answer that was lost, it counts and tells the refusal once.
@@ -228,30 +274,37 @@ pub(super) const PARK_AGAIN: &str = "\
     WHERE id = ?1 AND lane = ?2";
 
 pub(super) const BURY_HOT: &str = concat!(
-    "INSERT INTO cqrs_outbox_dead (",
+    "INSERT INTO cqrs_outbox_dead (id, ",
     carried!(),
     ", attempts, lane, error, errors) \
      SELECT ",
+    free_id!("1", "cqrs_outbox_parked", "cqrs_outbox_dead"),
+    ", ",
     carried!(),
     ", ?4, ?2, ?3, \
         json_array(json_object('at', strftime('%Y-%m-%dT%H:%M:%fZ', 'now'), 'error', ?3)) \
-     FROM cqrs_outbox WHERE id = ?1"
+     FROM cqrs_outbox o WHERE id = ?1 AND ",
+    lane!(),
+    " = ?2"
 );
 
 pub(super) const BURY_PARKED: &str = concat!(
-    "INSERT INTO cqrs_outbox_dead (",
+    "INSERT INTO cqrs_outbox_dead (id, ",
     carried!(),
     ", attempts, lane, error, errors) \
      SELECT ",
+    free_id!("1", "cqrs_outbox_dead"),
+    ", ",
     carried!(),
     ", ?4, lane, ?3, \
         json_insert(errors, '$[#]', json_object('at', strftime('%Y-%m-%dT%H:%M:%fZ', 'now'), 'error', ?3)) \
-     FROM cqrs_outbox_parked WHERE id = ?1 AND lane = ?2"
+     FROM cqrs_outbox_parked o WHERE id = ?1 AND lane = ?2"
 );
 
-pub(super) const DELETE_HOT: &str = "DELETE FROM cqrs_outbox WHERE id = ?";
+/// What was moved.
+pub(super) const DELETE_HOT: &str = concat!("DELETE FROM cqrs_outbox WHERE id = ? AND ", lane!(), " = ?");
 
-pub(super) const DELETE_PARKED: &str = "DELETE FROM cqrs_outbox_parked WHERE id = ?";
+pub(super) const DELETE_PARKED: &str = "DELETE FROM cqrs_outbox_parked WHERE id = ? AND lane = ?";
 
 /// `?2` seconds from now; NULL: until someone acts.
 pub(super) const CLOSE_GATE: &str = "\
@@ -261,13 +314,20 @@ pub(super) const CLOSE_GATE: &str = "\
 pub(super) const GATE_CLOSED: &str = "SELECT EXISTS (SELECT 1 FROM cqrs_outbox_gate WHERE lane = ?) AS found";
 
 pub(super) const SET_ASIDE: &str = concat!(
-    "INSERT INTO cqrs_outbox_parked (",
+    "INSERT INTO cqrs_outbox_parked (id, ",
     carried!(),
     ", attempts, lane) \
      SELECT ",
+    free_id!("1 + json_each.key", "cqrs_outbox_parked", "cqrs_outbox_dead"),
+    ", ",
     carried!(),
-    ", attempts, ?2 FROM cqrs_outbox WHERE id IN (SELECT value FROM json_each(?1))"
+    ", attempts, ?2 FROM json_each(?1) CROSS JOIN cqrs_outbox o ON o.id = json_each.value WHERE ",
+    lane!(),
+    " = ?2"
 );
+
+pub(super) const DELETE_SET_ASIDE: &str =
+    concat!("DELETE FROM cqrs_outbox WHERE id IN (SELECT value FROM json_each(?)) AND ", lane!(), " = ?");
 
 pub(super) const GATE_IS_NEEDED: &str = "\
     SELECT EXISTS (SELECT 1 FROM cqrs_outbox_parked WHERE lane = ?) \
@@ -368,5 +428,6 @@ pub(super) const DIALECT: Dialect = Dialect {
             WHERE done_at < strftime('%Y-%m-%dT%H:%M:%fZ', unixepoch('now', 'subsec') - ?, 'unixepoch') ORDER BY done_at LIMIT ?)",
     clock: "CAST(round(unixepoch('now', 'subsec') * 1000000) AS INTEGER)",
     at: "? / 1e6",
+    same_event: "(r.event_id IS NULL OR unhex(r.event_id, '-') = unhex(d.event_id, '-'))",
     group: "d.slot / 64",
 };

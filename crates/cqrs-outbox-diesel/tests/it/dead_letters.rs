@@ -63,6 +63,15 @@ impl Owner {
         ReadRequest { leases, known: Vec::new(), limit: 1_000_000, max_bytes: usize::MAX }
     }
 
+    pub(crate) async fn is_on_hold(&self) -> bool {
+        let beat = Heartbeat { lease: Duration::from_secs(600), take: 0, release: Vec::new() };
+        self.store.heartbeat(&self.relay, &beat).await.unwrap().hold
+    }
+
+    pub(crate) async fn record_suspects(&self, ids: &[i64]) {
+        self.store.record_suspects(&self.relay, ids).await.unwrap();
+    }
+
     pub(crate) async fn read(&self) -> Vec<OutboxRow> {
         let request = self.beat().await;
         self.store.read(&request).await.unwrap()

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use cqrs_core::ErrorKind;
 use cqrs_outbox::OutboxRelay;
-use cqrs_outbox_diesel::{Drift, Outbox, Pg, Sqlite};
+use cqrs_outbox_diesel::{Drift, DriftKind, MySql, Outbox, Pg, Sqlite};
 
 use crate::backend::{Db, PlainSql, Site};
 use crate::events::{Sink, closed, quick};
@@ -25,7 +25,11 @@ impl OnEach for All {
 
 pub(crate) fn trials(trials: &mut Trials) {
     trials.on::<Sqlite>(tests!(drift { tables_that_are_written_in_another_way_have_none }));
-    trials.on::<Pg>(tests!(drift { who_may_not_make_temporary_tables_is_told }));
+    trials.on::<Pg>(tests!(drift {
+        who_may_not_make_temporary_tables_is_told,
+        what_may_not_be_seen_is_told_on_postgres,
+    }));
+    trials.on::<MySql>(tests!(drift { what_may_not_be_seen_is_told_on_mysql }));
 }
 
 async fn tables_in_use_have_none<D: Db>(site: &Site) {
@@ -151,6 +155,26 @@ const POSTGRES: &[Change] = &[
     (
         "CREATE FUNCTION mine() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'; CREATE TRIGGER mine BEFORE INSERT ON cqrs_outbox FOR EACH ROW EXECUTE FUNCTION mine()",
         &["the trigger `mine` of `cqrs_outbox` is there"],
+        true,
+    ),
+    (
+        "CREATE FUNCTION mine() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'; CREATE TRIGGER before AFTER DELETE ON cqrs_outbox FOR EACH ROW EXECUTE FUNCTION mine()",
+        &["the trigger `before` of `cqrs_outbox` is there"],
+        false,
+    ),
+    (
+        "CREATE RULE mine AS ON DELETE TO cqrs_outbox DO INSTEAD NOTHING",
+        &["the rule `mine` of `cqrs_outbox` is there"],
+        true,
+    ),
+    (
+        "CREATE TABLE audit (event bigint REFERENCES cqrs_outbox)",
+        &["the foreign key `audit.audit_event_fkey` to `cqrs_outbox` is there"],
+        true,
+    ),
+    (
+        "CREATE TABLE audit (event bigint REFERENCES cqrs_outbox_dead ON DELETE CASCADE)",
+        &["the foreign key `audit.audit_event_fkey` to `cqrs_outbox_dead` is there"],
         false,
     ),
 ];
@@ -198,6 +222,21 @@ const MYSQL: &[Change] = &[
     (
         "CREATE TRIGGER mine BEFORE INSERT ON cqrs_outbox FOR EACH ROW SET NEW.attempts = 0",
         &["the trigger `mine` of `cqrs_outbox` is there"],
+        true,
+    ),
+    (
+        "CREATE TRIGGER mine AFTER INSERT ON cqrs_outbox FOR EACH ROW UPDATE cqrs_outbox_meta SET hold = hold",
+        &["the trigger `mine` of `cqrs_outbox` is there"],
+        false,
+    ),
+    (
+        "CREATE TABLE audit (event BIGINT, CONSTRAINT mine FOREIGN KEY (event) REFERENCES cqrs_outbox (id))",
+        &["the foreign key `audit.mine` to `cqrs_outbox` is there"],
+        true,
+    ),
+    (
+        "CREATE TABLE audit (event BIGINT, CONSTRAINT mine FOREIGN KEY (event) REFERENCES cqrs_outbox (id) ON DELETE SET NULL)",
+        &["the foreign key `audit.mine` to `cqrs_outbox` is there"],
         false,
     ),
 ];
@@ -227,6 +266,21 @@ const SQLITE: &[Change] = &[
     (
         "CREATE TRIGGER mine AFTER INSERT ON cqrs_outbox BEGIN SELECT 1; END",
         &["the trigger `mine` of `cqrs_outbox` is there"],
+        false,
+    ),
+    (
+        "CREATE TRIGGER mine INSERT ON cqrs_outbox BEGIN SELECT 1; END",
+        &["the trigger `mine` of `cqrs_outbox` is there"],
+        true,
+    ),
+    (
+        "CREATE TABLE audit (event INTEGER REFERENCES cqrs_outbox)",
+        &["the foreign key `audit.event` to `cqrs_outbox` is there"],
+        true,
+    ),
+    (
+        "CREATE TABLE audit (event INTEGER REFERENCES CQRS_OUTBOX ON DELETE CASCADE)",
+        &["the foreign key `audit.event` to `cqrs_outbox` is there"],
         false,
     ),
 ];
@@ -282,6 +336,83 @@ async fn tables_that_are_written_in_another_way_have_none(site: &Site) {
         .await
         .unwrap();
     assert_eq!(outbox.drift().await.unwrap(), []);
+}
+
+/// What is said of what this user may not look at, and that nothing else is said.
+fn unseen(drifts: &[Drift]) -> Vec<&str> {
+    for drift in drifts {
+        assert_eq!((drift.kind, drift.is_serious), (DriftKind::Unseen, false), "{drift}");
+        assert!(drift.advice.contains("check as the user that migrates, or grant"), "{drift}");
+    }
+    drifts.iter().map(|drift| &*drift.object).collect()
+}
+
+async fn what_may_not_be_seen_is_told_on_postgres(site: &Site) {
+    let owner = site.outbox::<Pg>().await;
+    owner.transaction(async |tx| tx.publish(closed(1)).await).await.unwrap();
+    let schema = owner.values("SELECT current_schema()::text AS value").await.remove(0);
+    let role = format!("{schema}_role");
+    owner.sql(&format!("CREATE ROLE {role} LOGIN PASSWORD 'secret'")).await.unwrap();
+    let mut url = url::Url::parse(site.server_url()).unwrap();
+    url.set_username(&role).unwrap();
+    url.set_password(Some("secret")).unwrap();
+    url.set_query(Some(&format!("options=-csearch_path%3D{schema}")));
+    let user = Outbox::<Pg>::connect(url.as_str()).await.unwrap();
+    let hidden =
+        [user.drift().await.map(drop), user.migrate().await.map(drop), user.status().await.map(drop)];
+    owner.sql(&format!("GRANT USAGE ON SCHEMA {schema} TO {role}")).await.unwrap();
+    let nothing = user.drift().await;
+    owner.sql(&format!("GRANT SELECT ON ALL TABLES IN SCHEMA {schema} TO {role}")).await.unwrap();
+    let tables = user.drift().await;
+    owner.sql(&format!("GRANT SELECT ON ALL SEQUENCES IN SCHEMA {schema} TO {role}")).await.unwrap();
+    let all = user.drift().await;
+    owner.sql(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await.unwrap();
+    for error in hidden.map(Result::unwrap_err) {
+        let said = error.to_string();
+        assert!(said.contains("permission denied for schema") && !said.contains("run `cqrs"), "{said}");
+    }
+    let wanted = ["the content of `cqrs_outbox_group`", "whether sequences stand behind ids that are in use"];
+    assert_eq!(unseen(&nothing.unwrap()), wanted);
+    let wanted = ["whether the sequence of `cqrs_outbox.id` stands behind ids that are in use"];
+    assert_eq!(unseen(&tables.unwrap()), wanted);
+    assert_eq!(all.unwrap(), []);
+}
+
+async fn what_may_not_be_seen_is_told_on_mysql(site: &Site) {
+    let owner = site.outbox::<MySql>().await;
+    let database = owner.values("SELECT database() AS value").await.remove(0);
+    let user = &format!("u{}", &database[database.len() - 14..]);
+    let grant = async |privilege: &str, on: &str| {
+        owner.sql(&format!("GRANT {privilege} ON {database}.{on} TO {user}")).await.unwrap();
+    };
+    owner.sql(&format!("CREATE USER {user} IDENTIFIED BY 'secret'")).await.unwrap();
+    grant("CREATE TEMPORARY TABLES", "*").await;
+    let mut url = url::Url::parse(site.server_url()).unwrap();
+    url.set_username(user).unwrap();
+    url.set_password(Some("secret")).unwrap();
+    url.set_path(&database);
+    let drift = async || Outbox::<MySql>::connect(url.as_str()).await.unwrap().drift().await;
+    let nothing = drift().await;
+    grant("SELECT", "cqrs_outbox_meta").await;
+    grant("INSERT", "cqrs_outbox").await;
+    let some = drift().await;
+    grant("SELECT", "*").await;
+    let tables = drift().await;
+    grant("TRIGGER", "*").await;
+    let all = drift().await;
+    owner.sql(&format!("DROP USER {user}")).await.unwrap();
+    let sequences = "whether sequences stand behind ids that are in use";
+    let nothing = nothing.unwrap();
+    assert_eq!(unseen(&nothing).len(), 13 + 1, "{nothing:#?}");
+    for wanted in ["the table `cqrs_outbox`", "the table `cqrs_outbox_group`", sequences] {
+        assert!(unseen(&nothing).contains(&wanted), "{wanted}: {nothing:#?}");
+    }
+    // The user sees what that one is like, but not its rows, nor triggers.
+    let some = some.unwrap();
+    assert_eq!(unseen(&some).len(), 11 + 2, "{some:#?}");
+    assert!(!unseen(&some).contains(&"the table `cqrs_outbox`"), "{some:#?}");
+    assert_eq!(unseen(&tables.unwrap()), ["which triggers the tables have"]);
+    assert_eq!(all.unwrap(), []);
 }
 
 async fn who_may_not_make_temporary_tables_is_told(site: &Site) {

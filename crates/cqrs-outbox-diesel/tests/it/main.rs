@@ -22,6 +22,7 @@ mod postgres;
 mod reach;
 mod requests;
 mod retention;
+mod returning_ids;
 mod rows;
 mod scheduled;
 mod schema;
@@ -54,6 +55,7 @@ fn main() {
     trials.on_each::<drift::All>();
     trials.on_each::<requests::All>();
     trials.on_each::<retention::All>();
+    trials.on_each::<returning_ids::All>();
     sqlite::trials(&mut trials);
     drift::trials(&mut trials);
     postgres::trials(&mut trials);

@@ -281,12 +281,15 @@ async fn on_postgres(site: &Site) {
         ),
         (
             "settle parked",
-            any(&["DELETE FROM cqrs_outbox_parked WHERE id = ANY($1) -- "], vec![json!(ids(1_000_000))]),
+            any(
+                &["DELETE FROM cqrs_outbox_parked p USING unnest"],
+                vec![json!(ids(1_000_000)), json!(vec![Uuid::nil().to_string(); 500])],
+            ),
             vec![("_parked", 500)],
         ),
         (
             "park",
-            any(&["DELETE FROM cqrs_outbox WHERE id = $1", "INTO cqrs_outbox_parked"], refused(1)),
+            any(&["DELETE FROM cqrs_outbox o WHERE id = $1", "INTO cqrs_outbox_parked"], refused(1)),
             vec![("", 1)],
         ),
         (
@@ -296,7 +299,7 @@ async fn on_postgres(site: &Site) {
         ),
         (
             "bury",
-            any(&["DELETE FROM cqrs_outbox WHERE id = $1", "INTO cqrs_outbox_dead"], refused(1)),
+            any(&["DELETE FROM cqrs_outbox o WHERE id = $1", "INTO cqrs_outbox_dead"], refused(1)),
             vec![("", 1)],
         ),
         (
@@ -306,14 +309,14 @@ async fn on_postgres(site: &Site) {
         ),
         (
             "set aside",
-            any(&["DELETE FROM cqrs_outbox WHERE id = ANY($1) RETURNING"], vec![json!(ids(0)), bytes(77)]),
+            any(&["DELETE FROM cqrs_outbox o WHERE id = ANY($1)"], vec![json!(ids(0)), bytes(77)]),
             vec![("", 500)],
         ),
         (
             "close gate",
             any(
                 &["ON CONFLICT (lane) DO UPDATE SET until = EXCLUDED"],
-                vec![bytes(77), json!(first), json!(1.0), json!("no")],
+                vec![bytes(77), json!(1.0), json!("no")],
             ),
             vec![("_parked", 1)],
         ),
@@ -410,6 +413,10 @@ async fn on_mysql(site: &Site) {
     let json = |ids: Vec<usize>| mysql_async::Value::from(json!(ids).to_string());
     let refused = |id: usize| some(vec![1.into(), bytes(77), "no".into(), "no".into(), id.into()]);
     let first = 1_000_077;
+    let receipts: Vec<_> = ids(1_000_000)
+        .into_iter()
+        .map(|id| json!([id, null, null, Uuid::nil().simple().to_string()]))
+        .collect();
     // And how many rows they may look at, in all tables, those of the list of ids too.
     let statements = [
         ("known", &["STRAIGHT_JOIN cqrs_outbox t ON t.id = k.id"][..], some(vec![json(ids(0))]), 1_510),
@@ -434,9 +441,30 @@ async fn on_mysql(site: &Site) {
             none(),
             20 * 10 * DUE,
         ),
-        ("settle", &["DELETE o FROM"], some(vec![json(ids(0))]), 1_510),
-        ("settle parked", &["DELETE p FROM"], some(vec![json(ids(1_000_000))]), 1_510),
-        ("lock", &["STRAIGHT_JOIN cqrs_outbox o ON o.id = k.id FOR UPDATE"], some(vec![json(ids(0))]), 1_510),
+        (
+            "settle",
+            &["DELETE o FROM", "STRAIGHT_JOIN cqrs_outbox o ON o.id = k.id"],
+            some(vec![json(ids(0))]),
+            1_510,
+        ),
+        (
+            "settle parked",
+            &["DELETE o FROM", "STRAIGHT_JOIN cqrs_outbox_parked o ON o.id = k.id"],
+            some(vec![json!(receipts).to_string().into()]),
+            1_510,
+        ),
+        (
+            "lock",
+            &["STRAIGHT_JOIN cqrs_outbox o ON o.id = k.id WHERE", "FOR UPDATE"],
+            some(vec![json(ids(0)), bytes(77)]),
+            1_510,
+        ),
+        (
+            "taken",
+            &["STRAIGHT_JOIN cqrs_outbox_parked t ON t.id = k.id"],
+            some(vec![json(ids(1_000_000))]),
+            1_510,
+        ),
         (
             "lock parked",
             &["FROM cqrs_outbox_parked WHERE id = ? AND lane = ? FOR UPDATE"],
@@ -445,19 +473,19 @@ async fn on_mysql(site: &Site) {
         ),
         (
             "park",
-            &["INSERT INTO cqrs_outbox_parked", "date_format", "FROM cqrs_outbox WHERE id = ?"],
+            &["INSERT INTO cqrs_outbox_parked", "date_format", "FROM cqrs_outbox o WHERE id = ?"],
             refused(1),
             2,
         ),
         (
             "bury",
-            &["INSERT INTO cqrs_outbox_dead", "date_format", "FROM cqrs_outbox WHERE id = ?"],
+            &["INSERT INTO cqrs_outbox_dead", "date_format", "FROM cqrs_outbox o WHERE id = ?"],
             refused(1),
             2,
         ),
         (
             "bury parked",
-            &["INSERT INTO cqrs_outbox_dead", "date_format", "FROM cqrs_outbox_parked WHERE id = ?"],
+            &["INSERT INTO cqrs_outbox_dead", "date_format", "FROM cqrs_outbox_parked o WHERE id = ?"],
             refused(first),
             2,
         ),
@@ -470,7 +498,7 @@ async fn on_mysql(site: &Site) {
         (
             "close gate",
             &["ON DUPLICATE KEY UPDATE until = utc_timestamp(6) + INTERVAL ? MICROSECOND, error"],
-            some(vec![bytes(77), 1.into(), "no".into(), first.into(), first.into(), 1.into(), "no".into()]),
+            some(vec![bytes(77), 1.into(), "no".into(), bytes(77), bytes(77), 1.into(), "no".into()]),
             10,
         ),
         ("is gate closed", &["FROM cqrs_outbox_gate WHERE lane = ?) AS found"], some(vec![bytes(77)]), 4),
@@ -554,10 +582,14 @@ async fn on_sqlite(site: &Site) {
         ("read parked", &["FROM cqrs_outbox_gate g ", "I64(479), I64(16777216)]"], &[]),
         ("settle", &["DELETE FROM cqrs_outbox WHERE id IN"], &[]),
         ("settle parked", &["DELETE FROM cqrs_outbox_parked WHERE id IN"], &[]),
-        ("park", &["INSERT INTO cqrs_outbox_parked", "FROM cqrs_outbox WHERE id = ?1"], &[]),
+        ("park", &["INSERT INTO cqrs_outbox_parked", "FROM cqrs_outbox o WHERE id = ?1"], &[]),
         ("park again", &["UPDATE cqrs_outbox_parked SET attempts"], &[]),
-        ("bury parked", &["INSERT INTO cqrs_outbox_dead", "FROM cqrs_outbox_parked WHERE id = ?1"], &[]),
-        ("set aside", &["INSERT INTO cqrs_outbox_parked", "FROM cqrs_outbox WHERE id IN (SELECT value"], &[]),
+        ("bury parked", &["INSERT INTO cqrs_outbox_dead", "FROM cqrs_outbox_parked o WHERE id = ?1"], &[]),
+        (
+            "set aside",
+            &["INSERT INTO cqrs_outbox_parked", "FROM json_each(?1) CROSS JOIN cqrs_outbox o"],
+            &[],
+        ),
         ("is gate closed", &["FROM cqrs_outbox_gate WHERE lane = ?) AS found"], &[]),
         ("has parked", &["FROM cqrs_outbox_parked WHERE lane = ?) AS found"], &[]),
         ("open gate", &["DELETE FROM cqrs_outbox_gate WHERE lane = ?"], &[]),

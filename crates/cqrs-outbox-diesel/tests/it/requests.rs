@@ -7,12 +7,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use cqrs_core::broker::{Capabilities, Confirm, SubscribeOptions, Subscription};
-use cqrs_core::{BrokerError, ErrorClass, ErrorKind, Message, MessageBroker};
+use cqrs_core::{BeginTransaction, BrokerError, ErrorClass, ErrorKind, Message, MessageBroker, Transaction};
 use cqrs_outbox::{OutboxRelay, OutboxRow, Place};
 use cqrs_outbox_diesel::{
     Asking, DeadLetter, DeadLetterFilter, Outbox, Page, RequestFilter, RequestKind, RequestOutcome,
 };
-use tokio::time::timeout;
+use diesel_async::SimpleAsyncConnection;
+use tokio::time::{sleep, timeout};
 
 use crate::backend::{Db, PlainSql, Site};
 use crate::dead_letters::{Owner, buried, letter};
@@ -23,7 +24,7 @@ pub(crate) struct All;
 
 impl OnEach for All {
     fn list<D: Db>() -> Vec<(&'static str, Test)> {
-        tests!(requests<D> {
+        let mut tests = tests!(requests<D> {
             a_key_goes_again_in_order_before_what_is_written_meanwhile,
             what_is_due_does_not_pass_what_is_asked_for_before_it,
             a_lane_that_waits_goes_as_a_whole,
@@ -40,7 +41,14 @@ impl OnEach for All {
             a_key_that_lives_on_stays_in_order,
             a_lane_goes_on_when_its_last_one_is_discarded,
             wrong_rates_are_refused,
-        })
+        });
+        if D::SERVICE.is_some() {
+            tests.extend(tests!(requests<D> {
+                what_takes_long_holds_up_no_heartbeat,
+                only_the_owner_carries_out,
+            }));
+        }
+        tests
     }
 }
 
@@ -456,4 +464,66 @@ async fn wrong_rates_are_refused<D: Db>(site: &Site) {
     assert_eq!(error.kind(), ErrorKind::Configuration);
     assert!(error.to_string().contains("raise it"), "{error}");
     assert_eq!(open(&outbox).await, 0);
+}
+
+/// Returns when somebody else of this database waits for a lock.
+async fn somebody_waits<D: Db>(outbox: &Outbox<D>) {
+    let waiting = if D::NAME == "postgres" {
+        "SELECT CAST(count(*) AS text) AS value FROM pg_stat_activity \
+         WHERE application_name = current_setting('application_name') AND wait_event_type = 'Lock'"
+    } else {
+        "SELECT CAST(count(*) AS text) AS value FROM information_schema.processlist p \
+         LEFT JOIN information_schema.innodb_trx t ON t.trx_mysql_thread_id = p.id \
+         WHERE p.db = database() AND (t.trx_state = 'LOCK WAIT' OR p.state LIKE 'Waiting for table%')"
+    };
+    while outbox.values(waiting).await == ["0"] {
+        // Who asks InnoDB more often gets the last answer again.
+        sleep(Duration::from_millis(200)).await;
+    }
+}
+
+async fn what_takes_long_holds_up_no_heartbeat<D: Db>(site: &Site) {
+    let (outbox, owner) = buried::<D>(site, false, vec![named("a", "a"), named("b", "b")]).await;
+    outbox.discard_all(&all(), &now()).await.unwrap();
+    let mut other = outbox.begin().await.unwrap();
+    other.batch_execute("UPDATE cqrs_outbox_dead SET error = 'looked at'").await.unwrap();
+    let owner = Arc::new(owner);
+    let beating = tokio::spawn({
+        let owner = Arc::clone(&owner);
+        async move { owner.beat().await.leases.len() }
+    });
+    timeout(Duration::from_secs(30), somebody_waits(&outbox)).await.expect("nothing is carried out");
+    // It has renewed its leases by now, and what it sends with suspicion can be recorded.
+    owner.record_suspects(&[1]).await;
+    assert!(!beating.is_finished(), "it waited for what is carried out");
+    // It fails as long as somebody holds the dead letters, and that costs no lease.
+    assert_eq!(beating.await.unwrap(), 64);
+    assert_eq!(open(&outbox).await, 2);
+    other.rollback().await.unwrap();
+    owner.beat().await;
+    assert_eq!((open(&outbox).await, left(&outbox).await.len()), (0, 0));
+}
+
+async fn only_the_owner_carries_out<D: Db>(site: &Site) {
+    let (outbox, owner) = buried::<D>(site, false, vec![named("a", "a")]).await;
+    outbox.discard_all(&all(), &now()).await.unwrap();
+    // Whoever reads the requests waits; by then it has its leases.
+    let mut lock = outbox.connection().await.unwrap();
+    let (take, release) = match D::NAME {
+        "postgres" => ("BEGIN; LOCK TABLE cqrs_outbox_request", "COMMIT"),
+        _ => ("LOCK TABLES cqrs_outbox_request WRITE", "UNLOCK TABLES"),
+    };
+    lock.batch_execute(take).await.unwrap();
+    let beating = tokio::spawn(async move {
+        owner.beat().await;
+        owner
+    });
+    timeout(Duration::from_secs(30), somebody_waits(&outbox)).await.expect("no request is looked for");
+    // Another one takes over.
+    outbox.sql("UPDATE cqrs_outbox_group SET epoch = epoch + 1").await.unwrap();
+    lock.batch_execute(release).await.unwrap();
+    let owner = beating.await.unwrap();
+    assert_eq!((open(&outbox).await, left(&outbox).await.len()), (1, 1));
+    owner.beat().await;
+    assert_eq!((open(&outbox).await, left(&outbox).await.len()), (0, 0));
 }

@@ -39,7 +39,7 @@ impl OnEach for All {
     }
 }
 
-async fn keeping<D: Db>(site: &Site) -> Outbox<D> {
+pub(crate) async fn keeping<D: Db>(site: &Site) -> Outbox<D> {
     let outbox = D::keeping(site.empty().await).await.unwrap();
     outbox.migrate().await.unwrap();
     outbox
@@ -56,7 +56,7 @@ async fn publish<D: Db>(outbox: &Outbox<D>, names: &[&str]) {
 }
 
 /// The rows with the receipts that a broker gave: only a relay makes these, so its engine is told so.
-fn confirmed(rows: &[OutboxRow], receipt: fn(i64) -> Receipt) -> Vec<Confirmed> {
+pub(crate) fn confirmed(rows: &[OutboxRow], receipt: fn(i64) -> Receipt) -> Vec<Confirmed> {
     let leases = rows.iter().map(|row| cqrs_outbox::Lease { group: row.group, epoch: 1 });
     let mut leases: Vec<_> = leases.collect();
     leases.sort();

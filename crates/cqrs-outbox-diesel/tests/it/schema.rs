@@ -23,6 +23,10 @@ impl OnEach for All {
             missing_tables_are_a_clear_error,
             tables_of_a_newer_kind_are_a_clear_error,
             newer_tables_that_allow_it_are_used_and_kept,
+            a_lost_version_is_written_again,
+            a_lost_version_of_new_tables_needs_no_hold,
+            a_lost_version_of_other_tables_is_not_guessed,
+            relays_are_on_hold_without_it,
         })
     }
 }
@@ -170,4 +174,70 @@ async fn newer_tables_that_allow_it_are_used_and_kept<D: Db>(site: &Site) {
     outbox.migrate().await.unwrap();
     works(&outbox).await;
     assert!(fingerprint(&outbox).await.contains(&"9 1".to_owned()));
+}
+
+const LOSSES: [&str; 2] = ["DROP TABLE cqrs_outbox_meta", "DELETE FROM cqrs_outbox_meta"];
+
+async fn a_lost_version_is_written_again<D: Db>(site: &Site) {
+    for (loss, connections) in LOSSES.into_iter().zip([1, 5]) {
+        let url = site.empty().await;
+        let outbox = D::connect_with(url, connections).await.unwrap();
+        outbox.migrate().await.unwrap();
+        works(&outbox).await;
+        // Of its owner's, and of any version.
+        outbox.sql("CREATE INDEX mine ON cqrs_outbox (attempts)").await.unwrap();
+        let before = fingerprint(&outbox).await;
+        outbox.sql(loss).await.unwrap();
+        let [_, drift] = outbox.drift().await.unwrap().try_into().unwrap();
+        let said = drift.to_string();
+        assert!(drift.is_serious && said.contains("`cqrs_outbox_meta` is missing"), "{said}");
+        assert!(said.contains("run `cqrs outbox migrate`"), "{said}");
+        for error in [outbox.check_schema().await.unwrap_err(), relay_fails(&outbox).await] {
+            assert!(error.to_string().contains("run `cqrs outbox migrate`"), "{error}");
+        }
+        let migrated = outbox.migrate().await.unwrap();
+        assert_eq!((migrated.from, migrated.to, migrated.restored), (Some(1), 1, true));
+        assert_eq!(fingerprint(&outbox).await, before);
+        assert!(outbox.status().await.unwrap().hold, "whether it was on hold nobody knows");
+        outbox.resume().await.unwrap();
+        assert!(!outbox.migrate().await.unwrap().restored);
+        let status = outbox.status().await.unwrap();
+        assert_eq!((status.hold, status.waiting), (false, 1));
+    }
+}
+
+async fn a_lost_version_of_new_tables_needs_no_hold<D: Db>(site: &Site) {
+    let outbox = site.outbox::<D>().await;
+    outbox.sql(LOSSES[1]).await.unwrap();
+    assert!(outbox.migrate().await.unwrap().restored);
+    assert!(!outbox.status().await.unwrap().hold);
+    works(&outbox).await;
+}
+
+async fn a_lost_version_of_other_tables_is_not_guessed<D: Db>(site: &Site) {
+    for (change, named) in [
+        (
+            "ALTER TABLE cqrs_outbox_request DROP COLUMN outcome",
+            "the column `outcome` of `cqrs_outbox_request`",
+        ),
+        ("ALTER TABLE cqrs_outbox ADD COLUMN note TEXT", "the column `note` of `cqrs_outbox`"),
+    ] {
+        for loss in LOSSES {
+            let outbox = site.outbox::<D>().await;
+            outbox.sql(change).await.unwrap();
+            outbox.sql(loss).await.unwrap();
+            let error = outbox.migrate().await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Store);
+            assert!(error.to_string().contains(named) && !error.is_retryable(), "{error}");
+            assert!(outbox.check_schema().await.is_err());
+        }
+    }
+}
+
+async fn relays_are_on_hold_without_it<D: Db>(site: &Site) {
+    let outbox = site.outbox::<D>().await;
+    let owner = crate::dead_letters::Owner::new(&outbox).await;
+    assert!(!owner.is_on_hold().await);
+    outbox.sql(LOSSES[1]).await.unwrap();
+    assert!(owner.is_on_hold().await);
 }
