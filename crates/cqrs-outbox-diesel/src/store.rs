@@ -250,10 +250,13 @@ const ROUNDS: usize = 8;
 /// When to look again for what is due and cannot go yet.
 const HELD_UP: Duration = Duration::from_millis(50);
 
-/// What is overdue is due at once.
+/// What is overdue is due at once, and what is far away is looked at once more before.
 fn seconds(wait: f64) -> Duration {
-    Duration::try_from_secs_f64(wait).unwrap_or_default()
+    Duration::try_from_secs_f64(wait.min(FAR_AWAY)).unwrap_or_default()
 }
+
+/// A year; near enough to be added to any clock.
+const FAR_AWAY: f64 = 365.0 * 24.0 * 3_600.0;
 
 /// The row stands in the hot table, or aside if this is not its first refusal, or is written for the second time.
 async fn reject<B: Backend>(conn: &mut B::Connection, rejection: &Rejection) -> QueryResult<()> {

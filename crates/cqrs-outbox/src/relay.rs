@@ -386,6 +386,10 @@ impl OutboxRelay {
     }
 
     async fn publish(&self, row: Arc<OutboxRow>) -> Input {
+        if let Some(defect) = &row.defect {
+            let failure = PublishFailure { class: ErrorClass::Event, error: defect.clone() };
+            return Input::Published { id: row.id, outcome: Err(failure) };
+        }
         let message = &row.message;
         let span = tracing::debug_span!(
             "publish", row = row.id, event = %row.event_id, topic = message.topic,

@@ -12,7 +12,7 @@ CREATE TABLE IF NOT EXISTS cqrs_outbox (
         CHECK (coalesce(length(unhex(replace(event_id, '-', ''))), 0) = 16),
     event_name    TEXT NOT NULL CHECK (event_name <> ''),
     event_kind    VARCHAR(20) NOT NULL DEFAULT 'notification' CHECK (event_kind IN ('notification', 'ecst')),
-    event_version INT NOT NULL DEFAULT 1,
+    event_version INT NOT NULL DEFAULT 1 CHECK (event_version >= 0),
     topic         TEXT NOT NULL CHECK (topic <> ''),
     -- Orders the events that share it; NULL means no order, and an empty key is a key.
     -- As long as an index can hold it; one byte more, so that what a session that is not strict cuts off is refused too.
@@ -23,7 +23,7 @@ CREATE TABLE IF NOT EXISTS cqrs_outbox (
     payload       LONGBLOB,
     payload_text  LONGTEXT,
     tombstone     BOOLEAN NOT NULL DEFAULT false CHECK (tombstone IN (0, 1)),
-    occurred_at   DATETIME(6) NOT NULL DEFAULT (utc_timestamp(6)),
+    occurred_at   DATETIME(6) NOT NULL DEFAULT (utc_timestamp(6)) CHECK (to_days(occurred_at) IS NOT NULL),
     -- Refusals so far, for a reason of the event's own.
     attempts      INT NOT NULL DEFAULT 0,
     size          INT GENERATED ALWAYS AS (
@@ -79,7 +79,7 @@ CREATE TABLE IF NOT EXISTS cqrs_outbox_scheduled (
             AND length(event_id) = 36 AND event_id = lower(event_id)),
     event_name    TEXT NOT NULL CHECK (event_name <> ''),
     event_kind    VARCHAR(20) NOT NULL DEFAULT 'notification' CHECK (event_kind IN ('notification', 'ecst')),
-    event_version INT NOT NULL DEFAULT 1,
+    event_version INT NOT NULL DEFAULT 1 CHECK (event_version >= 0),
     topic         TEXT NOT NULL CHECK (topic <> ''),
     message_key   VARBINARY(2001) CHECK (length(message_key) <= 2000),
     headers       LONGTEXT CHECK (headers IS NULL OR json_valid(headers) AND json_type(headers) IN ('OBJECT', 'ARRAY')),
@@ -87,12 +87,12 @@ CREATE TABLE IF NOT EXISTS cqrs_outbox_scheduled (
     payload       LONGBLOB,
     payload_text  LONGTEXT,
     tombstone     BOOLEAN NOT NULL DEFAULT false CHECK (tombstone IN (0, 1)),
-    occurred_at   DATETIME(6) NOT NULL DEFAULT (utc_timestamp(6)),
+    occurred_at   DATETIME(6) NOT NULL DEFAULT (utc_timestamp(6)) CHECK (to_days(occurred_at) IS NOT NULL),
     attempts      INT NOT NULL DEFAULT 0,
     slot          SMALLINT GENERATED ALWAYS AS (
         if(message_key IS NULL, crc32(event_id), crc32(message_key)) % 4096) STORED,
     group_no      SMALLINT GENERATED ALWAYS AS (slot DIV 64) STORED,
-    deliver_at    DATETIME(6) NOT NULL,
+    deliver_at    DATETIME(6) NOT NULL CHECK (to_days(deliver_at) IS NOT NULL),
     CONSTRAINT cqrs_outbox_scheduled_one_payload
         CHECK ((payload IS NOT NULL) + (payload_text IS NOT NULL) + tombstone = 1),
     INDEX cqrs_outbox_scheduled_due (group_no, deliver_at, id, slot),

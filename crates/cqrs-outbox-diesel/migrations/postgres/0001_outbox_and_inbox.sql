@@ -6,7 +6,7 @@ CREATE TABLE cqrs_outbox (
     event_id      uuid NOT NULL DEFAULT gen_random_uuid(),
     event_name    text NOT NULL CHECK (event_name <> ''),
     event_kind    text NOT NULL DEFAULT 'notification' CHECK (event_kind IN ('notification', 'ecst')),
-    event_version integer NOT NULL DEFAULT 1,
+    event_version integer NOT NULL DEFAULT 1 CHECK (event_version >= 0),
     topic         text NOT NULL CHECK (topic <> ''),
     -- Orders the events that share it; NULL means no order, and an empty key is a key.
     -- As long as an index can hold it, wherever its lane waits.
@@ -17,7 +17,7 @@ CREATE TABLE cqrs_outbox (
     payload       bytea,
     payload_text  text,
     tombstone     boolean NOT NULL DEFAULT false,
-    occurred_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
+    occurred_at   timestamptz NOT NULL DEFAULT clock_timestamp() CHECK (isfinite(occurred_at)),
     -- Refusals so far, for a reason of the event's own.
     attempts      integer NOT NULL DEFAULT 0,
     size          integer NOT NULL GENERATED ALWAYS AS (

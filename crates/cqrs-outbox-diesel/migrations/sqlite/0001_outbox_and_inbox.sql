@@ -8,15 +8,16 @@ CREATE TABLE cqrs_outbox (
         hex(randomblob(4)) || '-' || hex(randomblob(2)) || '-4' || substr(hex(randomblob(2)), 2) || '-'
         || substr('89AB', abs(random()) % 4 + 1, 1) || substr(hex(randomblob(2)), 2) || '-' || hex(randomblob(6))))
         CHECK (length(replace(event_id, '-', '')) = 32 AND replace(event_id, '-', '') NOT GLOB '*[^0-9A-Fa-f]*'),
-    event_name    TEXT NOT NULL CHECK (event_name <> ''),
+    event_name    TEXT NOT NULL CHECK (typeof(event_name) = 'text' AND event_name <> ''),
     event_kind    TEXT NOT NULL DEFAULT 'notification' CHECK (event_kind IN ('notification', 'ecst')),
-    event_version INTEGER NOT NULL DEFAULT 1,
-    topic         TEXT NOT NULL CHECK (topic <> ''),
+    event_version INTEGER NOT NULL DEFAULT 1
+        CHECK (typeof(event_version) = 'integer' AND event_version BETWEEN 0 AND 2147483647),
+    topic         TEXT NOT NULL CHECK (typeof(topic) = 'text' AND topic <> ''),
     -- Orders the events that share it; NULL means no order, and an empty key is a key.
     message_key   BLOB CHECK (length(CAST(message_key AS BLOB)) <= 2000),
     -- JSON: {"name": "value"}, or [["name", "value"], ["name", {"hex": "00ff"}]]. NULL: made from the columns.
     headers       TEXT CHECK (headers IS NULL OR json_valid(headers) AND json_type(headers) IN ('object', 'array')),
-    content_type  TEXT NOT NULL DEFAULT 'application/json',
+    content_type  TEXT NOT NULL DEFAULT 'application/json' CHECK (typeof(content_type) = 'text'),
     payload       BLOB,
     payload_text  TEXT,
     tombstone     INTEGER NOT NULL DEFAULT 0 CHECK (tombstone IN (0, 1)),
@@ -71,20 +72,21 @@ CREATE TABLE cqrs_outbox_scheduled (
         || substr('89AB', abs(random()) % 4 + 1, 1) || substr(hex(randomblob(2)), 2) || '-' || hex(randomblob(6))))
         CHECK (length(event_id) = 36 AND length(replace(event_id, '-', '')) = 32
             AND replace(event_id, '-', '') NOT GLOB '*[^0-9a-f]*'),
-    event_name    TEXT NOT NULL CHECK (event_name <> ''),
+    event_name    TEXT NOT NULL CHECK (typeof(event_name) = 'text' AND event_name <> ''),
     event_kind    TEXT NOT NULL DEFAULT 'notification' CHECK (event_kind IN ('notification', 'ecst')),
-    event_version INTEGER NOT NULL DEFAULT 1,
-    topic         TEXT NOT NULL CHECK (topic <> ''),
+    event_version INTEGER NOT NULL DEFAULT 1
+        CHECK (typeof(event_version) = 'integer' AND event_version BETWEEN 0 AND 2147483647),
+    topic         TEXT NOT NULL CHECK (typeof(topic) = 'text' AND topic <> ''),
     message_key   BLOB CHECK (length(CAST(message_key AS BLOB)) <= 2000),
     headers       TEXT CHECK (headers IS NULL OR json_valid(headers) AND json_type(headers) IN ('object', 'array')),
-    content_type  TEXT NOT NULL DEFAULT 'application/json',
+    content_type  TEXT NOT NULL DEFAULT 'application/json' CHECK (typeof(content_type) = 'text'),
     payload       BLOB,
     payload_text  TEXT,
     tombstone     INTEGER NOT NULL DEFAULT 0 CHECK (tombstone IN (0, 1)),
     occurred_at   TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')),
     attempts      INTEGER NOT NULL DEFAULT 0,
     -- Seconds since 1970: `unixepoch('now', '+1 hour')`, say.
-    deliver_at    REAL NOT NULL CHECK (typeof(deliver_at) = 'real'),
+    deliver_at    REAL NOT NULL CHECK (typeof(deliver_at) = 'real' AND abs(deliver_at) < 1e12),
     CONSTRAINT cqrs_outbox_scheduled_one_payload
         CHECK ((payload IS NOT NULL) + (payload_text IS NOT NULL) + tombstone = 1)
 );
@@ -118,7 +120,7 @@ CREATE TABLE cqrs_outbox_dead (
     dead_at       TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now'))
 );
 CREATE INDEX cqrs_outbox_dead_lane ON cqrs_outbox_dead (lane, id);
-CREATE INDEX cqrs_outbox_dead_event ON cqrs_outbox_dead (unhex(event_id, '-'));
+CREATE INDEX cqrs_outbox_dead_event ON cqrs_outbox_dead (unhex(replace(event_id, '-', '')));
 
 -- Rows that are kept after they were sent, if wanted.
 CREATE TABLE cqrs_outbox_sent (

@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use cqrs_core::{Database, MessageId};
-use cqrs_outbox::{Confirmed, Lane, Lease, ReadRequest, Rejection, RelayId, StoreError, table};
+use cqrs_outbox::table::{self, OutboxRecord};
+use cqrs_outbox::{Confirmed, Lane, Lease, ReadRequest, Rejection, RelayId, StoreError};
 use diesel::mysql::Mysql;
 use diesel::query_builder::{BoxedSqlQuery, SqlQuery};
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
@@ -32,7 +33,7 @@ use crate::drift::Fact;
 use crate::migration::{MYSQL, Migration};
 use crate::network::pool_error;
 use crate::query::{Dialect, Query, Value};
-use crate::record::{NewRow, Record};
+use crate::record::Record;
 use crate::requests::{DueRequest, Later, RequestRow};
 use crate::schedule::ScheduledRecord;
 use crate::statements::{
@@ -171,7 +172,7 @@ impl Statements for MySql {
         Ok(())
     }
 
-    async fn insert(conn: &mut Connection, rows: Vec<NewRow>) -> QueryResult<()> {
+    async fn insert(conn: &mut Connection, rows: Vec<OutboxRecord>) -> QueryResult<()> {
         for some in in_parts(rows) {
             let insert = boxed(format!("{}{}", sql::INSERT, places(sql::INSERT_ROW, some.len())));
             some.into_iter().fold(insert, bind_row).execute(conn).await?;
@@ -179,7 +180,7 @@ impl Statements for MySql {
         Ok(())
     }
 
-    async fn schedule(conn: &mut Connection, rows: Vec<(NewRow, DateTime<Utc>)>) -> QueryResult<()> {
+    async fn schedule(conn: &mut Connection, rows: Vec<(OutboxRecord, DateTime<Utc>)>) -> QueryResult<()> {
         for some in in_parts(rows) {
             let insert = boxed(format!("{}{}", sql::SCHEDULE, places(sql::SCHEDULE_ROW, some.len())));
             let bind = |insert, (row, at)| bind_row(insert, row).bind::<Text, _>(datetime(at));
@@ -638,7 +639,7 @@ fn pairs(leases: &[Lease]) -> String {
 /// A new row as eleven parameters of a statement.
 fn bind_row(
     insert: BoxedSqlQuery<'static, Mysql, SqlQuery>,
-    row: NewRow,
+    row: OutboxRecord,
 ) -> BoxedSqlQuery<'static, Mysql, SqlQuery> {
     row.into_values(table::Dialect::MySql).into_iter().fold(insert, |insert, value| match value {
         table::Value::Text(text) => insert.bind::<Text, _>(text),

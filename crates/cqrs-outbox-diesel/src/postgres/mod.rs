@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use cqrs_core::{Database, MessageId};
+use cqrs_outbox::table::OutboxRecord;
 use cqrs_outbox::{Confirmed, Lane, Lease, ReadRequest, Rejection, RelayId, StoreError};
 use diesel::query_builder::{BoxedSqlQuery, SqlQuery};
 use diesel::sql_types::{
@@ -33,7 +34,7 @@ use crate::drift::Fact;
 use crate::migration::{Migration, POSTGRES};
 use crate::network::pool_error;
 use crate::query::{Dialect, Query, Value};
-use crate::record::{NewRow, Record};
+use crate::record::Record;
 use crate::requests::{DueRequest, Later, RequestRow};
 use crate::schedule::ScheduledRecord;
 use crate::statements::{
@@ -99,14 +100,17 @@ impl Statements for Pg {
         AnsiTransactionManager::begin_transaction_sql(conn, sql::BEGIN_SHORT).await
     }
 
-    async fn insert(conn: &mut AsyncPgConnection, rows: Vec<NewRow>) -> QueryResult<()> {
+    async fn insert(conn: &mut AsyncPgConnection, rows: Vec<OutboxRecord>) -> QueryResult<()> {
         let mut columns = Columns::default();
         rows.into_iter().for_each(|row| columns.push(row));
         bind_columns!(sql_query(sql::INSERT), columns).execute(conn).await?;
         Ok(())
     }
 
-    async fn schedule(conn: &mut AsyncPgConnection, rows: Vec<(NewRow, DateTime<Utc>)>) -> QueryResult<()> {
+    async fn schedule(
+        conn: &mut AsyncPgConnection,
+        rows: Vec<(OutboxRecord, DateTime<Utc>)>,
+    ) -> QueryResult<()> {
         let (mut columns, mut deliver_at) = (Columns::default(), Vec::new());
         for (row, at) in rows {
             columns.push(row);
@@ -640,7 +644,7 @@ struct Columns {
 }
 
 impl Columns {
-    fn push(&mut self, row: NewRow) {
+    fn push(&mut self, row: OutboxRecord) {
         self.event_id.push(row.event_id);
         self.event_name.push(row.event_name);
         self.event_kind.push(row.event_kind);

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use cqrs_core::{Database, MessageId};
-use cqrs_outbox::{Confirmed, Lane, Lease, ReadRequest, Rejection, RelayId, StoreError, table};
+use cqrs_outbox::table::{self, OutboxRecord};
+use cqrs_outbox::{Confirmed, Lane, Lease, ReadRequest, Rejection, RelayId, StoreError};
 use diesel::connection::AnsiTransactionManager;
 use diesel::query_builder::{BoxedSqlQuery, SqlQuery};
 use diesel::sql_types::{BigInt, Binary, Bool, Double, Integer, Nullable, Text};
@@ -26,7 +27,7 @@ use crate::dead_letters::{DeadRow, FullDeadRow};
 use crate::drift::Fact;
 use crate::migration::{Migration, SQLITE};
 use crate::query::{Dialect, Query, Value};
-use crate::record::{NewRow, Record};
+use crate::record::Record;
 use crate::requests::{DueRequest, Later, RequestRow};
 use crate::schedule::ScheduledRecord;
 use crate::statements::{
@@ -75,7 +76,7 @@ impl Statements for Sqlite {
             .await
     }
 
-    async fn insert(conn: &mut Connection, rows: Vec<NewRow>) -> QueryResult<()> {
+    async fn insert(conn: &mut Connection, rows: Vec<OutboxRecord>) -> QueryResult<()> {
         for some in in_parts(rows) {
             let insert = boxed(format!("{}{}", sql::INSERT, places(sql::INSERT_ROW, some.len())));
             some.into_iter().fold(insert, bind_row).execute(conn).await?;
@@ -83,7 +84,7 @@ impl Statements for Sqlite {
         Ok(())
     }
 
-    async fn schedule(conn: &mut Connection, rows: Vec<(NewRow, DateTime<Utc>)>) -> QueryResult<()> {
+    async fn schedule(conn: &mut Connection, rows: Vec<(OutboxRecord, DateTime<Utc>)>) -> QueryResult<()> {
         for some in in_parts(rows) {
             let insert = boxed(format!("{}{}", sql::SCHEDULE, places(sql::SCHEDULE_ROW, some.len())));
             let bind = |insert, (row, at)| bind_row(insert, row).bind::<Double, _>(seconds(at));
@@ -540,7 +541,7 @@ fn boxed(query: String) -> BoxedSqlQuery<'static, diesel::sqlite::Sqlite, SqlQue
 /// A new row as eleven parameters of a statement.
 fn bind_row(
     insert: BoxedSqlQuery<'static, diesel::sqlite::Sqlite, SqlQuery>,
-    row: NewRow,
+    row: OutboxRecord,
 ) -> BoxedSqlQuery<'static, diesel::sqlite::Sqlite, SqlQuery> {
     row.into_values(table::Dialect::Sqlite).into_iter().fold(insert, |insert, value| match value {
         table::Value::Text(text) => insert.bind::<Text, _>(text),

@@ -160,14 +160,14 @@ const DELETE_DEAD: &str = "DELETE FROM cqrs_outbox_dead WHERE id IN (SELECT valu
 /// As `Lane::of` makes it.
 macro_rules! lane {
     () => {
-        "CAST(CASE WHEN message_key IS NULL THEN 'e' || CAST(unhex(event_id, '-') AS TEXT) \
+        "CAST(CASE WHEN message_key IS NULL THEN 'e' || CAST(unhex(replace(event_id, '-', '')) AS TEXT) \
               ELSE 'k' || CAST(message_key AS TEXT) END AS BLOB)"
     };
 }
 
 /// Behind it comes which rows. As a rule there are no gates at all, which is found out once.
 pub(super) const READ: &str = concat!(
-    "SELECT id, unhex(event_id, '-') AS event_id, event_name, event_kind, event_version, topic, \
+    "SELECT id, unhex(replace(event_id, '-', '')) AS event_id, event_name, event_kind, event_version, topic, \
         CAST(message_key AS BLOB) AS message_key, headers, content_type, payload, payload_text, occurred_at, attempts, size, \
         0 AS group_no, EXISTS (SELECT 1 FROM cqrs_outbox_gate) AND EXISTS (SELECT 1 FROM cqrs_outbox_gate g WHERE g.lane = ",
     lane!(),
@@ -177,7 +177,7 @@ pub(super) const READ: &str = concat!(
 /// `CROSS JOIN`: the gates first. SQLite would go through all parked rows in the order of their ids to save the sorting.
 pub(super) const READ_PARKED: &str = "\
     SELECT * FROM ( \
-        SELECT id, unhex(event_id, '-') AS event_id, event_name, event_kind, event_version, topic, CAST(message_key AS BLOB) AS message_key, \
+        SELECT id, unhex(replace(event_id, '-', '')) AS event_id, event_name, event_kind, event_version, topic, CAST(message_key AS BLOB) AS message_key, \
             headers, content_type, payload, payload_text, occurred_at, attempts, size, 0 AS group_no, 0 AS gated, \
             sum(size) OVER (ORDER BY id) - size AS bytes_before \
         FROM (SELECT p.* FROM cqrs_outbox_gate g CROSS JOIN cqrs_outbox_parked p ON p.lane = g.lane \
@@ -335,23 +335,23 @@ pub(super) const STATUS: &str = "\
 /// Operators' statements, as far as they are put together.
 pub(super) const DIALECT: Dialect = Dialect {
     dead_letters: "\
-        SELECT id, unhex(event_id, '-') AS event_id, event_name, topic, CAST(message_key AS BLOB) AS message_key, attempts, size, error, \
+        SELECT id, unhex(replace(event_id, '-', '')) AS event_id, event_name, topic, CAST(message_key AS BLOB) AS message_key, attempts, size, error, \
             occurred_at AS occurred_at, dead_at AS dead_at \
         FROM cqrs_outbox_dead",
     dead_letters_in_full: "\
-        SELECT id, unhex(event_id, '-') AS event_id, event_name, event_kind, event_version, topic, CAST(message_key AS BLOB) AS message_key, headers, \
+        SELECT id, unhex(replace(event_id, '-', '')) AS event_id, event_name, event_kind, event_version, topic, CAST(message_key AS BLOB) AS message_key, headers, \
             content_type, payload, payload_text, occurred_at AS occurred_at, \
             attempts, size, 0 AS group_no, 0 AS gated, error, errors, dead_at AS dead_at \
         FROM cqrs_outbox_dead",
-    event_id_is: "unhex(event_id, '-') = ?",
+    event_id_is: "unhex(replace(event_id, '-', '')) = ?",
     scheduled: "\
-        SELECT id, unhex(event_id, '-') AS event_id, event_name, event_kind, event_version, topic, \
+        SELECT id, unhex(replace(event_id, '-', '')) AS event_id, event_name, event_kind, event_version, topic, \
             CAST(message_key AS BLOB) AS message_key, headers, content_type, payload, payload_text, occurred_at, attempts, \
             0 AS size, 0 AS group_no, 0 AS gated, CAST(round(deliver_at * 1000000) AS INTEGER) AS deliver_micros \
         FROM cqrs_outbox_scheduled",
     key_is: "CAST(message_key AS BLOB) = ?",
     requests: "\
-        SELECT id, kind, unhex(event_id, '-') AS event_id, strftime('%Y-%m-%dT%H:%M:%fZ', not_before, 'unixepoch') AS not_before, requested_by, \
+        SELECT id, kind, unhex(replace(event_id, '-', '')) AS event_id, strftime('%Y-%m-%dT%H:%M:%fZ', not_before, 'unixepoch') AS not_before, requested_by, \
             requested_at AS requested_at, done_at AS done_at, outcome \
         FROM cqrs_outbox_request",
     event_id: "?",
