@@ -181,8 +181,7 @@ CREATE TABLE IF NOT EXISTS cqrs_outbox_group (
     -- The last lease ended without a release.
     dirty       BOOLEAN NOT NULL DEFAULT false,
     -- Then, what the relay that had it was sending with suspicion: ids, with commas between them.
-    suspects    TEXT CHARACTER SET ascii COLLATE ascii_bin,
-    wanted_by   VARCHAR(36) CHARACTER SET ascii COLLATE ascii_bin
+    suspects    TEXT CHARACTER SET ascii COLLATE ascii_bin
 ) ENGINE = InnoDB ROW_FORMAT = DYNAMIC DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;
 INSERT IGNORE INTO cqrs_outbox_group (group_no, first_slot, last_slot)
     WITH RECURSIVE numbers (no) AS (SELECT 0 UNION ALL SELECT no + 1 FROM numbers WHERE no < 63)
@@ -225,7 +224,6 @@ CREATE TABLE IF NOT EXISTS cqrs_outbox_request (
     event_id     VARCHAR(36) CHARACTER SET ascii COLLATE ascii_bin,
     dead_id      BIGINT NOT NULL DEFAULT 0,
     lane         VARBINARY(2001),
-    argument     LONGTEXT,
     not_before   DATETIME(6) NOT NULL DEFAULT (utc_timestamp(6)),
     requested_by TEXT NOT NULL DEFAULT (''),
     requested_at DATETIME(6) NOT NULL DEFAULT (utc_timestamp(6)),

@@ -118,8 +118,7 @@ CREATE TABLE cqrs_outbox_group (
     -- The last lease ended without a release.
     dirty       boolean NOT NULL DEFAULT false,
     -- Then, what the relay that had it was sending with suspicion: ids, with commas between them.
-    suspects    text,
-    wanted_by   uuid
+    suspects    text
 ) WITH (fillfactor = 50);
 INSERT INTO cqrs_outbox_group (group_no, first_slot, last_slot)
     SELECT no, no * 64, no * 64 + 63 FROM generate_series(0, 63) AS no;
@@ -159,7 +158,6 @@ CREATE TABLE cqrs_outbox_request (
     event_id     uuid,
     dead_id      bigint NOT NULL DEFAULT 0,
     lane         bytea,
-    argument     text,
     not_before   timestamptz NOT NULL DEFAULT clock_timestamp(),
     requested_by text NOT NULL DEFAULT current_user,
     requested_at timestamptz NOT NULL DEFAULT clock_timestamp(),

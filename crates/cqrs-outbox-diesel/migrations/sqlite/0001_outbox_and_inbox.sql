@@ -120,7 +120,7 @@ CREATE TABLE cqrs_outbox_dead (
     dead_at       TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now'))
 );
 CREATE INDEX cqrs_outbox_dead_lane ON cqrs_outbox_dead (lane, id);
-CREATE INDEX cqrs_outbox_dead_event ON cqrs_outbox_dead (unhex(replace(event_id, '-', '')));
+CREATE INDEX cqrs_outbox_dead_event ON cqrs_outbox_dead (lower(replace(event_id, '-', '')));
 
 -- Rows that are kept after they were sent, if wanted.
 CREATE TABLE cqrs_outbox_sent (
@@ -174,8 +174,7 @@ CREATE TABLE cqrs_outbox_group (
     -- The last lease ended without a release.
     dirty       INTEGER NOT NULL DEFAULT 0,
     -- Then, what the relay that had it was sending with suspicion: ids, with commas between them.
-    suspects    TEXT,
-    wanted_by   TEXT
+    suspects    TEXT
 );
 INSERT INTO cqrs_outbox_group (group_no, first_slot, last_slot) VALUES (0, 0, 4095);
 
@@ -215,9 +214,8 @@ CREATE TABLE cqrs_outbox_request (
     event_id     TEXT,
     dead_id      INTEGER NOT NULL DEFAULT 0,
     lane         BLOB,
-    argument     TEXT,
     -- Seconds since 1970.
-    not_before   REAL NOT NULL DEFAULT (unixepoch('now', 'subsec')),
+    not_before   REAL NOT NULL DEFAULT ((julianday('now') - 2440587.5) * 86400.0),
     requested_by TEXT NOT NULL DEFAULT '',
     requested_at TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')),
     -- When it was done, and what became of the dead letter: `replayed`, `discarded`, or `gone` by another hand.
