@@ -248,6 +248,13 @@ pub trait Statements: Sized {
         ids: Option<&str>,
     ) -> impl Future<Output = QueryResult<()>> + Send;
 
+    /// Records which topics this relay has suspended.
+    fn record_suspended(
+        conn: &mut Self::Conn,
+        incarnation: Uuid,
+        topics: Option<&str>,
+    ) -> impl Future<Output = QueryResult<()>> + Send;
+
     /// How many groups and relays there are, and whether relaying is on hold.
     fn census(conn: &mut Self::Conn, lease: Duration) -> impl Future<Output = QueryResult<Census>> + Send;
 

@@ -6,9 +6,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use cqrs_outbox::{
     Confirmed, Fenced, Heartbeat, Lane, Lease, OutboxRow, OutboxStore, Ownership, Place, Promoted,
-    ReadRequest, Rejection, RelayId, StoreError, Verdict,
+    ReadRequest, Rejection, RelayId, StoreError, SuspendedTopic, Verdict,
 };
 use diesel::QueryResult;
+use serde_json::{Value, json};
 
 use crate::backend::Backend;
 use crate::error::store_error;
@@ -119,6 +120,16 @@ impl<B: Backend> OutboxStore for Outbox<B> {
         let mut conn = self.acquire_for_write().await?;
         let ids = Some(ids.as_str()).filter(|ids| !ids.is_empty());
         B::record_suspects(&mut conn, relay.incarnation, ids).await.map_err(store_error)?;
+        conn.give_back();
+        Ok(())
+    }
+
+    async fn record_suspended(&self, relay: &RelayId, topics: &[SuspendedTopic]) -> Result<(), StoreError> {
+        let pairs: Vec<_> =
+            topics.iter().map(|suspended| json!([suspended.topic, suspended.error])).collect();
+        let topics = (!pairs.is_empty()).then(|| Value::from(pairs).to_string());
+        let mut conn = self.acquire_for_write().await?;
+        B::record_suspended(&mut conn, relay.incarnation, topics.as_deref()).await.map_err(store_error)?;
         conn.give_back();
         Ok(())
     }

@@ -24,6 +24,8 @@ CREATE TABLE IF NOT EXISTS cqrs_outbox (
     payload_text  LONGTEXT,
     tombstone     BOOLEAN NOT NULL DEFAULT false CHECK (tombstone IN (0, 1)),
     occurred_at   DATETIME(6) NOT NULL DEFAULT (utc_timestamp(6)) CHECK (to_days(occurred_at) IS NOT NULL),
+    -- When it was written or, if it was scheduled, due, by the clock of the database.
+    waiting_since DATETIME(6) NOT NULL DEFAULT (utc_timestamp(6)),
     -- Refusals so far, for a reason of the event's own.
     attempts      INT NOT NULL DEFAULT 0,
     size          INT GENERATED ALWAYS AS (
@@ -56,6 +58,7 @@ CREATE TABLE IF NOT EXISTS cqrs_outbox_parked (
     payload_text  LONGTEXT,
     tombstone     BOOLEAN NOT NULL,
     occurred_at   DATETIME(6) NOT NULL,
+    waiting_since DATETIME(6) NOT NULL DEFAULT (utc_timestamp(6)),
     attempts      INT NOT NULL,
     size          INT NOT NULL,
     slot          SMALLINT NOT NULL,
@@ -115,6 +118,7 @@ CREATE TABLE IF NOT EXISTS cqrs_outbox_dead (
     payload_text  LONGTEXT,
     tombstone     BOOLEAN NOT NULL,
     occurred_at   DATETIME(6) NOT NULL,
+    waiting_since DATETIME(6) NOT NULL DEFAULT (utc_timestamp(6)),
     attempts      INT NOT NULL,
     size          INT NOT NULL,
     slot          SMALLINT NOT NULL,
@@ -145,6 +149,7 @@ CREATE TABLE IF NOT EXISTS cqrs_outbox_sent (
     payload_text  LONGTEXT,
     tombstone     BOOLEAN NOT NULL,
     occurred_at   DATETIME(6) NOT NULL,
+    waiting_since DATETIME(6) NOT NULL DEFAULT (utc_timestamp(6)),
     attempts      INT NOT NULL,
     size          INT NOT NULL,
     slot          SMALLINT NOT NULL,
@@ -195,7 +200,9 @@ CREATE TABLE IF NOT EXISTS cqrs_outbox_relay (
     started_at  DATETIME(6) NOT NULL DEFAULT (utc_timestamp(6)),
     seen_at     DATETIME(6) NOT NULL DEFAULT (utc_timestamp(6)),
     -- What it is sending with suspicion: ids, with commas between them.
-    suspects    TEXT CHARACTER SET ascii COLLATE ascii_bin
+    suspects    TEXT CHARACTER SET ascii COLLATE ascii_bin,
+    -- Topics that it cannot reach: [["topic", "error"]]
+    suspended   LONGTEXT
 ) ENGINE = InnoDB ROW_FORMAT = DYNAMIC DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;
 
 -- Deduplication keys outlive their rows, which vanish when they are settled. One that has expired is free.

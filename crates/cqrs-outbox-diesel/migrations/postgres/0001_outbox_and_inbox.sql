@@ -18,6 +18,8 @@ CREATE TABLE cqrs_outbox (
     payload_text  text,
     tombstone     boolean NOT NULL DEFAULT false,
     occurred_at   timestamptz NOT NULL DEFAULT clock_timestamp() CHECK (isfinite(occurred_at)),
+    -- When it was written or, if it was scheduled, due, by the clock of the database.
+    waiting_since timestamptz NOT NULL DEFAULT clock_timestamp(),
     -- Refusals so far, for a reason of the event's own.
     attempts      integer NOT NULL DEFAULT 0,
     size          integer NOT NULL GENERATED ALWAYS AS (
@@ -53,6 +55,7 @@ CREATE TABLE cqrs_outbox_parked (
     payload_text  text,
     tombstone     boolean NOT NULL,
     occurred_at   timestamptz NOT NULL,
+    waiting_since timestamptz NOT NULL DEFAULT clock_timestamp(),
     attempts      integer NOT NULL,
     size          integer NOT NULL,
     slot          smallint NOT NULL,
@@ -131,7 +134,9 @@ CREATE TABLE cqrs_outbox_relay (
     started_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
     seen_at     timestamptz NOT NULL DEFAULT clock_timestamp(),
     -- What it is sending with suspicion: ids, with commas between them.
-    suspects    text
+    suspects    text,
+    -- Topics that it cannot reach: [["topic", "error"]]
+    suspended   text
 ) WITH (fillfactor = 50);
 
 -- Deduplication keys outlive their rows, which vanish when they are settled. One that has expired is free.

@@ -23,6 +23,8 @@ CREATE TABLE cqrs_outbox (
     tombstone     INTEGER NOT NULL DEFAULT 0 CHECK (tombstone IN (0, 1)),
     -- RFC 3339, UTC.
     occurred_at   TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')),
+    -- When it was written or, if it was scheduled, due, by the clock of the database. Seconds since 1970.
+    waiting_since REAL NOT NULL DEFAULT ((julianday('now') - 2440587.5) * 86400.0),
     -- Refusals so far, for a reason of the event's own.
     attempts      INTEGER NOT NULL DEFAULT 0,
     size          INTEGER NOT NULL GENERATED ALWAYS AS (
@@ -49,6 +51,7 @@ CREATE TABLE cqrs_outbox_parked (
     payload_text  TEXT,
     tombstone     INTEGER NOT NULL,
     occurred_at   TEXT NOT NULL,
+    waiting_since REAL NOT NULL DEFAULT ((julianday('now') - 2440587.5) * 86400.0),
     attempts      INTEGER NOT NULL,
     size          INTEGER NOT NULL,
     slot          INTEGER NOT NULL,
@@ -109,6 +112,7 @@ CREATE TABLE cqrs_outbox_dead (
     payload_text  TEXT,
     tombstone     INTEGER NOT NULL,
     occurred_at   TEXT NOT NULL,
+    waiting_since REAL NOT NULL DEFAULT ((julianday('now') - 2440587.5) * 86400.0),
     attempts      INTEGER NOT NULL,
     size          INTEGER NOT NULL,
     slot          INTEGER NOT NULL,
@@ -137,6 +141,7 @@ CREATE TABLE cqrs_outbox_sent (
     payload_text  TEXT,
     tombstone     INTEGER NOT NULL,
     occurred_at   TEXT NOT NULL,
+    waiting_since REAL NOT NULL DEFAULT ((julianday('now') - 2440587.5) * 86400.0),
     attempts      INTEGER NOT NULL,
     size          INTEGER NOT NULL,
     slot          INTEGER NOT NULL,
@@ -187,7 +192,9 @@ CREATE TABLE cqrs_outbox_relay (
     -- Seconds since 1970.
     seen_at     REAL NOT NULL,
     -- What it is sending with suspicion: ids, with commas between them.
-    suspects    TEXT
+    suspects    TEXT,
+    -- Topics that it cannot reach: [["topic", "error"]]
+    suspended   TEXT
 ) WITHOUT ROWID;
 
 -- Deduplication keys outlive their rows, which vanish when they are settled. One that has expired is free.

@@ -406,6 +406,19 @@ impl Statements for MySql {
         Ok(())
     }
 
+    async fn record_suspended(
+        conn: &mut Connection,
+        incarnation: Uuid,
+        topics: Option<&str>,
+    ) -> QueryResult<()> {
+        sql_query(sql::RECORD_SUSPENDED)
+            .bind::<Nullable<Text>, _>(topics)
+            .bind::<Text, _>(incarnation.to_string())
+            .execute(conn)
+            .await?;
+        Ok(())
+    }
+
     async fn census(conn: &mut Connection, lease: Duration) -> QueryResult<Census> {
         sql_query(sql::CENSUS).bind::<BigInt, _>(micros(lease)).get_result(conn).await
     }

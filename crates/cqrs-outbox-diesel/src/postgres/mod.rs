@@ -347,6 +347,19 @@ impl Statements for Pg {
         Ok(())
     }
 
+    async fn record_suspended(
+        conn: &mut AsyncPgConnection,
+        incarnation: Uuid,
+        topics: Option<&str>,
+    ) -> QueryResult<()> {
+        sql_query(sql::RECORD_SUSPENDED)
+            .bind::<Nullable<Text>, _>(topics)
+            .bind::<SqlUuid, _>(incarnation)
+            .execute(conn)
+            .await?;
+        Ok(())
+    }
+
     async fn census(conn: &mut AsyncPgConnection, lease: Duration) -> QueryResult<Census> {
         sql_query(sql::CENSUS).bind::<Double, _>(lease.as_secs_f64()).get_result(conn).await
     }

@@ -78,6 +78,8 @@ pub(super) const SEEN: &str = "\
 
 pub(super) const RECORD_SUSPECTS: &str = "UPDATE cqrs_outbox_relay SET suspects = ? WHERE incarnation = ?";
 
+pub(super) const RECORD_SUSPENDED: &str = "UPDATE cqrs_outbox_relay SET suspended = ? WHERE incarnation = ?";
+
 pub(super) const FORGET_RELAYS: &str =
     "DELETE FROM cqrs_outbox_relay WHERE seen_at < unixepoch('now', 'subsec') - 10 * ?";
 
@@ -121,7 +123,7 @@ pub(super) const SWEEP_GATES: &str = "\
 macro_rules! carried {
     () => {
         "id, event_id, event_name, event_kind, event_version, topic, message_key, headers, content_type, payload, \
-         payload_text, tombstone, occurred_at, size, slot"
+         payload_text, tombstone, occurred_at, waiting_since, size, slot"
     };
 }
 
@@ -199,7 +201,7 @@ macro_rules! keep {
             carried!(),
             ", attempts, lane, error, errors, partition, \"offset\") \
              SELECT o.id, event_id, event_name, event_kind, event_version, topic, message_key, headers, content_type, payload, \
-                payload_text, tombstone, occurred_at, size, slot, attempts, ", $lane, ", ", $errors, ", k.value ->> 1, k.value ->> 2 \
+                payload_text, tombstone, occurred_at, waiting_since, size, slot, attempts, ", $lane, ", ", $errors, ", k.value ->> 1, k.value ->> 2 \
              FROM json_each(?) k CROSS JOIN ", $table, " o ON o.id = k.value ->> 0"
         )
     };
@@ -299,9 +301,9 @@ pub(super) const DUE: &str = "\
 /// One after the other.
 pub(super) const MOVE_DUE: [&str; 2] = [
     "INSERT INTO cqrs_outbox (event_id, event_name, event_kind, event_version, topic, message_key, headers, content_type, \
-        payload, payload_text, tombstone, occurred_at, attempts) \
+        payload, payload_text, tombstone, occurred_at, attempts, waiting_since) \
      SELECT event_id, event_name, event_kind, event_version, topic, message_key, headers, content_type, \
-        payload, payload_text, tombstone, occurred_at, attempts \
+        payload, payload_text, tombstone, occurred_at, attempts, deliver_at \
      FROM cqrs_outbox_scheduled WHERE id IN (SELECT value FROM json_each(?)) ORDER BY deliver_at, id",
     "DELETE FROM cqrs_outbox_scheduled WHERE id IN (SELECT value FROM json_each(?))",
 ];
@@ -310,14 +312,14 @@ pub(super) const MOVE_DUE: [&str; 2] = [
 /// oldest time.
 pub(super) const STATUS: &str = "\
     SELECT schema_version, min_reader_version, hold, \
-        (SELECT count(*) FROM cqrs_outbox) AS waiting, \
-        unixepoch('now', 'subsec') - (SELECT min(unixepoch(occurred_at, 'subsec')) FROM ( \
-            SELECT * FROM (SELECT occurred_at FROM cqrs_outbox ORDER BY id LIMIT 1) \
-            UNION ALL SELECT * FROM (SELECT occurred_at FROM cqrs_outbox_parked ORDER BY id LIMIT 1))) \
+        (SELECT count(*) FROM cqrs_outbox) AS hot, \
+        unixepoch('now', 'subsec') - (SELECT min(waiting_since) FROM ( \
+            SELECT * FROM (SELECT waiting_since FROM cqrs_outbox ORDER BY id LIMIT 1) \
+            UNION ALL SELECT * FROM (SELECT waiting_since FROM cqrs_outbox_parked ORDER BY id LIMIT 1))) \
             AS oldest_waiting, \
         (SELECT count(*) FROM cqrs_outbox_parked) AS parked, \
         (SELECT count(*) FROM cqrs_outbox_gate) AS closed_gates, \
-        (SELECT count(*) FROM cqrs_outbox_scheduled) AS scheduled, \
+        all_scheduled, due, oldest_due, \
         (SELECT count(*) FROM cqrs_outbox_dead) AS dead_letters, \
         (SELECT count(*) FROM cqrs_outbox_group) AS all_groups, \
         (SELECT count(*) FROM cqrs_outbox_group \
@@ -325,12 +327,15 @@ pub(super) const STATUS: &str = "\
         (SELECT json_group_array(json_array(name, incarnation, version, \
             (SELECT count(*) FROM cqrs_outbox_group g \
                 WHERE g.incarnation = r.incarnation AND g.expires_at > unixepoch('now', 'subsec')), \
-            unixepoch('now', 'subsec') - seen_at)) FROM cqrs_outbox_relay r) AS relays, \
+            unixepoch('now', 'subsec') - seen_at, suspended)) FROM cqrs_outbox_relay r) AS relays, \
         (SELECT json_group_array(json_array(hex(lane), until - unixepoch('now', 'subsec'), substr(error, 1, 500), \
             unixepoch('now', 'subsec') - unixepoch(closed_at, 'subsec'))) \
             FROM (SELECT * FROM cqrs_outbox_gate ORDER BY closed_at, lane LIMIT 5)) AS gates, \
         NULL AS oldest_snapshot \
-    FROM cqrs_outbox_meta";
+    FROM cqrs_outbox_meta CROSS JOIN ( \
+        SELECT count(*) AS all_scheduled, count(CASE WHEN deliver_at <= unixepoch('now', 'subsec') THEN 1 END) AS due, \
+            unixepoch('now', 'subsec') - min(deliver_at) AS oldest_due \
+        FROM cqrs_outbox_scheduled) s";
 
 /// Operators' statements, as far as they are put together.
 pub(super) const DIALECT: Dialect = Dialect {
