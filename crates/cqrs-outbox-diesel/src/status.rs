@@ -1,5 +1,6 @@
 //! What an operator wants to know.
 
+#[cfg(feature = "metrics")]
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -47,15 +48,6 @@ pub struct OutboxStatus {
     pub oldest_snapshot: Option<SnapshotStatus>,
 }
 
-impl OutboxStatus {
-    /// The topics that one of the relays cannot reach, each once.
-    fn suspended_topics(&self) -> impl Iterator<Item = &str> {
-        let topics: BTreeSet<&str> =
-            self.relays.iter().flat_map(|relay| &relay.suspended).map(|one| &*one.topic).collect();
-        topics.into_iter()
-    }
-}
-
 #[cfg(feature = "metrics")]
 impl OutboxStatus {
     /// Tells the recorder of the [`metrics`](https://docs.rs/metrics) crate, as gauges. Call it every minute or so, in one
@@ -75,6 +67,8 @@ impl OutboxStatus {
     /// | `cqrs_outbox_oldest_snapshot_seconds` | on PostgreSQL: see [`oldest_snapshot`](Self::oldest_snapshot); 0 if there is none |
     pub fn tell_metrics(&self, labels: &[(&'static str, String)]) {
         let seconds = |age: Option<Duration>| age.unwrap_or_default().as_secs_f64();
+        let suspended = self.relays.iter().flat_map(|relay| &relay.suspended);
+        let suspended: BTreeSet<&str> = suspended.map(|one| &*one.topic).collect();
         for (name, value) in [
             ("cqrs_outbox_waiting", self.waiting as f64),
             ("cqrs_outbox_oldest_waiting_seconds", seconds(self.oldest_waiting)),
@@ -85,7 +79,7 @@ impl OutboxStatus {
             ("cqrs_outbox_groups", self.groups as f64),
             ("cqrs_outbox_unowned_groups", self.unowned_groups as f64),
             ("cqrs_outbox_relays", self.relays.len() as f64),
-            ("cqrs_outbox_suspended_topics", self.suspended_topics().count() as f64),
+            ("cqrs_outbox_suspended_topics", suspended.len() as f64),
             ("cqrs_outbox_hold", f64::from(u8::from(self.hold))),
             (
                 "cqrs_outbox_oldest_snapshot_seconds",

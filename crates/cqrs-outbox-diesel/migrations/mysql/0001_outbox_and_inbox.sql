@@ -234,7 +234,8 @@ CREATE TABLE IF NOT EXISTS cqrs_outbox_request (
     not_before   DATETIME(6) NOT NULL DEFAULT (utc_timestamp(6)),
     requested_by TEXT NOT NULL DEFAULT (''),
     requested_at DATETIME(6) NOT NULL DEFAULT (utc_timestamp(6)),
-    -- When it was done, and what became of the dead letter: `replayed`, `discarded`, or `gone` by another hand.
+    -- When it was done, and what became of the dead letter: `replayed`, `discarded`, or `gone` by another hand;
+    -- `cancelled`: the request was taken back before.
     done_at      DATETIME(6),
     outcome      TEXT,
     INDEX cqrs_outbox_request_open (done_at, dead_id, id),

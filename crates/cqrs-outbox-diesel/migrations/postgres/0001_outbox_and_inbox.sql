@@ -166,7 +166,8 @@ CREATE TABLE cqrs_outbox_request (
     not_before   timestamptz NOT NULL DEFAULT clock_timestamp(),
     requested_by text NOT NULL DEFAULT current_user,
     requested_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-    -- When it was done, and what became of the dead letter: `replayed`, `discarded`, or `gone` by another hand.
+    -- When it was done, and what became of the dead letter: `replayed`, `discarded`, or `gone` by another hand;
+    -- `cancelled`: the request was taken back before.
     done_at      timestamptz,
     outcome      text
 );

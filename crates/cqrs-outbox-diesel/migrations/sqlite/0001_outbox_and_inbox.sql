@@ -225,7 +225,8 @@ CREATE TABLE cqrs_outbox_request (
     not_before   REAL NOT NULL DEFAULT ((julianday('now') - 2440587.5) * 86400.0),
     requested_by TEXT NOT NULL DEFAULT '',
     requested_at TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')),
-    -- When it was done, and what became of the dead letter: `replayed`, `discarded`, or `gone` by another hand.
+    -- When it was done, and what became of the dead letter: `replayed`, `discarded`, or `gone` by another hand;
+    -- `cancelled`: the request was taken back before.
     done_at      TEXT,
     outcome      TEXT
 );

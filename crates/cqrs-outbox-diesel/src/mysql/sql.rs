@@ -438,6 +438,7 @@ pub(super) const DIALECT: Dialect = Dialect {
     event_id: "?",
     now: "utc_timestamp(6)",
     not_before: "utc_timestamp(6) + INTERVAL (? * 1000000) MICROSECOND",
+    for_update: " FOR UPDATE",
     me: "current_user()",
     purge_sent: "\
         DELETE o FROM (SELECT id FROM cqrs_outbox_sent \

@@ -528,6 +528,7 @@ pub(super) const DIALECT: Dialect = Dialect {
     event_id: "?::uuid",
     now: "clock_timestamp()",
     not_before: "clock_timestamp() + make_interval(secs => ?)",
+    for_update: " FOR UPDATE",
     me: "current_user",
     purge_sent: "\
         DELETE FROM cqrs_outbox_sent WHERE id IN (SELECT id FROM cqrs_outbox_sent \

@@ -362,6 +362,7 @@ pub(super) const DIALECT: Dialect = Dialect {
     event_id: "?",
     now: "strftime('%Y-%m-%dT%H:%M:%fZ', 'now')",
     not_before: "unixepoch('now', 'subsec') + ?",
+    for_update: "",
     me: "''",
     purge_sent: "\
         DELETE FROM cqrs_outbox_sent WHERE id IN (SELECT id FROM cqrs_outbox_sent \

@@ -24,6 +24,8 @@ pub(crate) struct All;
 impl OnEach for All {
     fn list<D: Db>() -> Vec<(&'static str, Test)> {
         tests!(requests<D> {
+            what_is_taken_back_is_not_done,
+            a_heartbeat_and_a_cancellation_agree,
             a_key_goes_again_in_order_before_what_is_written_meanwhile,
             what_is_due_does_not_pass_what_is_asked_for_before_it,
             a_lane_that_waits_goes_as_a_whole,
@@ -456,4 +458,39 @@ async fn wrong_rates_are_refused<D: Db>(site: &Site) {
     assert_eq!(error.kind(), ErrorKind::Configuration);
     assert!(error.to_string().contains("raise it"), "{error}");
     assert_eq!(open(&outbox).await, 0);
+}
+
+async fn what_is_taken_back_is_not_done<D: Db>(site: &Site) {
+    let messages = ["a", "b"].map(|name| letter("rooms", name, Some(name.as_bytes()))).to_vec();
+    let (outbox, owner) = buried::<D>(site, true, messages).await;
+    outbox.replay_all(&all(), &Asking::new()).await.unwrap();
+    outbox.discard_all(&all(), &Asking::new()).await.unwrap();
+    let requests = outbox.requests(&RequestFilter::new(), Page::oldest_first()).await.unwrap();
+    assert_eq!(requests.len(), 4);
+    // Of `a` the replay, of `b` both.
+    assert_eq!(outbox.cancel_requests(&RequestFilter::new().id(requests[0].id)).await.unwrap(), 1);
+    let about_b = RequestFilter::new().event_id(requests[1].event_id);
+    assert_eq!(outbox.cancel_requests(&about_b).await.unwrap(), 2);
+    assert_eq!(outbox.cancel_requests(&about_b).await.unwrap(), 0);
+    owner.beat().await;
+    let left = outbox.dead_letters(&all(), Page::oldest_first()).await.unwrap();
+    assert_eq!(left.iter().map(|letter| letter.event_id).collect::<Vec<_>>(), [requests[1].event_id]);
+    let requests = outbox.requests(&RequestFilter::new(), Page::oldest_first()).await.unwrap();
+    let outcomes: Vec<_> = requests.iter().map(|request| request.done.map(|(_, outcome)| outcome)).collect();
+    let [cancelled, discarded] = [RequestOutcome::Cancelled, RequestOutcome::Discarded].map(Some);
+    assert_eq!(outcomes, [cancelled, cancelled, discarded, cancelled]);
+}
+
+/// Whoever comes first: what is told to be cancelled is not done, and what is done is not told to be cancelled.
+async fn a_heartbeat_and_a_cancellation_agree<D: Db>(site: &Site) {
+    let messages = (0..20).map(|nth| letter("rooms", &nth.to_string(), None)).collect();
+    let (outbox, owner) = buried::<D>(site, true, messages).await;
+    let letters = outbox.dead_letters(&all(), Page::oldest_first()).await.unwrap();
+    for letter in letters {
+        outbox.discard(letter.event_id).await.unwrap();
+        let filter = RequestFilter::new().event_id(letter.event_id);
+        let (cancelled, _) = tokio::join!(outbox.cancel_requests(&filter), owner.beat());
+        let is_left = outbox.dead_letter(letter.event_id).await.unwrap().is_some();
+        assert_eq!(cancelled.unwrap(), u64::from(is_left));
+    }
 }
