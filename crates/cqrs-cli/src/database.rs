@@ -36,6 +36,7 @@ pub(crate) trait Database {
     async fn purge_requests(&self, older_than: Duration, chunk: usize) -> Result<u64>;
     async fn purge_dedup(&self, chunk: usize) -> Result<u64>;
     async fn requests(&self, filter: &RequestFilter, page: Page) -> Result<Vec<DeadLetterRequest>>;
+    async fn cancel_requests(&self, filter: &RequestFilter) -> Result<u64>;
 }
 
 #[async_trait]
@@ -111,6 +112,10 @@ impl<B: Backend> Database for Outbox<B> {
     async fn requests(&self, filter: &RequestFilter, page: Page) -> Result<Vec<DeadLetterRequest>> {
         self.requests(filter, page).await
     }
+
+    async fn cancel_requests(&self, filter: &RequestFilter) -> Result<u64> {
+        self.cancel_requests(filter).await
+    }
 }
 
 /// How to connect.
@@ -127,23 +132,24 @@ pub(crate) struct Connecting {
 }
 
 /// Connects to the database of that URL.
-#[cfg_attr(not(any(feature = "postgres", feature = "mysql", feature = "sqlite")), allow(unused_variables))]
+#[allow(unused_variables, reason = "some are for one database only, which may not be compiled in")]
 pub(crate) async fn connect(url: &str, how: Connecting) -> Result<Box<dyn Database>> {
+    let Connecting { connections, notifications, keep_sent, create } = how;
     /// The builders are alike, and have no trait in common.
     #[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
     macro_rules! connect {
         ($backend:ident $(, $setting:ident)?) => {
             Ok(Box::new(
                 Outbox::<cqrs_outbox_diesel::$backend>::builder(url)
-                    .max_connections(how.connections)
-                    .keep_sent(how.keep_sent)
-                    $(.$setting(how.$setting))?
+                    .max_connections(connections)
+                    .keep_sent(keep_sent)
+                    $(.$setting($setting))?
                     .connect()
                     .await?,
             ))
         };
     }
-    if how.notifications && !scheme(url).starts_with("postgres") {
+    if notifications && !scheme(url).starts_with("postgres") {
         let what = format!(
             "`--notifications` is for PostgreSQL, and the database's URL begins with `{}://`: leave it out, the relay polls",
             scheme(url)

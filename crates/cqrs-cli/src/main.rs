@@ -128,6 +128,12 @@ fn log_to_stderr(verbose: u8) {
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(colours).init();
 }
 
+/// So many of them: `1 event`, `2 events`.
+fn counted(count: impl TryInto<u64>, what: &str) -> String {
+    let count = count.try_into().unwrap_or(u64::MAX);
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
 /// Prints a line of the result; a reader that has gone away is no failure.
 fn print(line: &str) -> Result<(), Failure> {
     let mut out = io::stdout().lock();

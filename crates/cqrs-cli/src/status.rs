@@ -3,13 +3,15 @@
 use std::fmt;
 use std::time::Duration;
 
+use bytes::Bytes;
 use cqrs::without_password;
 use cqrs_outbox_diesel::{GateStatus, OutboxStatus};
 use serde_json::json;
 
 use crate::failure::Failure;
-use crate::print;
+use crate::key::{Key, visible};
 use crate::target::PatientDatabaseArgs;
+use crate::{counted, print};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -38,6 +40,11 @@ fn as_json(database: &str, status: &OutboxStatus) -> serde_json::Value {
                 "version": relay.version,
                 "owned_groups": relay.owned_groups,
                 "seen_seconds_ago": relay.seen.as_secs_f64(),
+                "suspended": relay
+                    .suspended
+                    .iter()
+                    .map(|one| json!({ "topic": one.topic, "error": one.error }))
+                    .collect::<Vec<_>>(),
             })
         })
         .collect();
@@ -46,7 +53,7 @@ fn as_json(database: &str, status: &OutboxStatus) -> serde_json::Value {
         .iter()
         .map(|gate| {
             json!({
-                "lane": gate.lane.as_bytes().escape_ascii().to_string(),
+                "key": key(gate),
                 "opens_in_seconds": gate.opens_in.map(|wait| wait.as_secs_f64()),
                 "error": gate.error,
                 "closed_seconds_ago": gate.closed.as_secs_f64(),
@@ -81,15 +88,16 @@ struct ForPeople<'a>(&'a OutboxStatus);
 impl fmt::Display for ForPeople<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let status = self.0;
+        let row = |f: &mut fmt::Formatter<'_>, name: &str, value: String| writeln!(f, "  {name:<14} {value}");
         let oldest = match status.oldest_waiting {
             Some(age) => format!(", the oldest for {}", rounded(age)),
             None => String::new(),
         };
-        let row = |f: &mut fmt::Formatter<'_>, name: &str, value: String| writeln!(f, "  {name:<14} {value}");
-        row(f, "waiting", format!("{} events{oldest}", status.waiting))?;
-        row(f, "parked", format!("{} events behind {} closed gates", status.parked, status.closed_gates))?;
-        row(f, "scheduled", format!("{} events", status.scheduled))?;
-        row(f, "dead letters", format!("{} events", status.dead_letters))?;
+        row(f, "waiting", format!("{}{oldest}", counted(status.waiting, "event")))?;
+        let (parked, gates) = (counted(status.parked, "event"), counted(status.closed_gates, "closed gate"));
+        row(f, "of them parked", format!("{parked} behind {gates}"))?;
+        row(f, "scheduled", counted(status.scheduled, "event"))?;
+        row(f, "dead letters", counted(status.dead_letters, "event"))?;
         row(f, "groups", format!("{}, {} of them without an owner", status.groups, status.unowned_groups))?;
         row(f, "hold", if status.hold { "yes: nothing is relayed" } else { "no" }.to_owned())?;
         row(f, "tables", format!("version {}", status.schema_version))?;
@@ -109,15 +117,25 @@ impl fmt::Display for ForPeople<'_> {
         for relay in &status.relays {
             write!(
                 f,
-                "\n    {:<24} {:>4} groups, seen {} ago, version {}",
-                relay.name,
-                relay.owned_groups,
+                "\n    {:<24} {:>10}, seen {} ago, version {}",
+                visible(&relay.name),
+                counted(relay.owned_groups, "group"),
                 rounded(relay.seen),
                 relay.version
             )?;
+            for one in &relay.suspended {
+                let error = one.error.lines().next().unwrap_or_default();
+                write!(f, "\n      cannot reach the topic {}: {}", visible(&one.topic), visible(error))?;
+            }
         }
         Ok(())
     }
+}
+
+/// A lane is that of a key, or of an event by itself; the first byte tells.
+fn key(gate: &GateStatus) -> Option<String> {
+    let (tag, key) = gate.lane.as_bytes().split_first()?;
+    (*tag == b'k').then(|| Key(Bytes::copy_from_slice(key)).to_string())
 }
 
 /// On one line: which lane, until when, and why.
@@ -125,10 +143,9 @@ struct Gate<'a>(&'a GateStatus);
 
 impl fmt::Display for Gate<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // A lane is that of a key, or of an event by itself; the first byte tells.
-        match self.0.lane.as_bytes().split_first() {
-            Some((b'k', key)) => write!(f, "key {}", key.escape_ascii())?,
-            _ => write!(f, "an event without a key")?,
+        match key(self.0) {
+            Some(key) => write!(f, "key {}", visible(&key))?,
+            None => write!(f, "no key")?,
         }
         match self.0.opens_in {
             Some(wait) if wait.is_zero() => write!(f, ", due")?,
@@ -136,7 +153,7 @@ impl fmt::Display for Gate<'_> {
             None => write!(f, ", waits for somebody to act")?,
         }
         match &self.0.error {
-            Some(error) => write!(f, ": {}", error.lines().next().unwrap_or_default()),
+            Some(error) => write!(f, ": {}", visible(error.lines().next().unwrap_or_default())),
             None => Ok(()),
         }
     }

@@ -243,17 +243,17 @@ impl<B: Backend> Outbox<B> {
     }
 }
 
-/// A dead letter without what was to be sent: ids as bytes, times as RFC 3339.
+/// A dead letter without what was to be sent: ids as bytes, times as RFC 3339, and as bytes what a writer may have got wrong.
 #[derive(QueryableByName, Debug)]
 pub struct DeadRow {
     #[diesel(sql_type = BigInt)]
     pub(crate) id: i64,
+    #[diesel(sql_type = Nullable<Binary>)]
+    event_id: Option<Vec<u8>>,
     #[diesel(sql_type = Binary)]
-    event_id: Vec<u8>,
-    #[diesel(sql_type = Text)]
-    event_name: String,
-    #[diesel(sql_type = Text)]
-    topic: String,
+    event_name: Vec<u8>,
+    #[diesel(sql_type = Binary)]
+    topic: Vec<u8>,
     #[diesel(sql_type = Nullable<Binary>)]
     message_key: Option<Vec<u8>>,
     #[diesel(sql_type = Integer)]
@@ -262,8 +262,8 @@ pub struct DeadRow {
     size: i32,
     #[diesel(sql_type = Nullable<Text>)]
     error: Option<String>,
-    #[diesel(sql_type = Text)]
-    occurred_at: String,
+    #[diesel(sql_type = Nullable<Binary>)]
+    occurred_at: Option<Vec<u8>>,
     #[diesel(sql_type = Text)]
     dead_at: String,
 }
@@ -272,14 +272,14 @@ impl DeadRow {
     pub(crate) fn into_letter(self) -> Result<DeadLetter> {
         Ok(DeadLetter {
             id: self.id,
-            event_id: Uuid::from_slice(&self.event_id).unwrap_or_default(),
-            name: self.event_name,
-            topic: self.topic,
+            event_id: self.event_id.and_then(|id| Uuid::from_slice(&id).ok()).unwrap_or_default(),
+            name: lossy(&self.event_name),
+            topic: lossy(&self.topic),
             key: self.message_key.map(Bytes::from),
             attempts: u32::try_from(self.attempts).unwrap_or(0),
             size: usize::try_from(self.size).unwrap_or(0),
             error: self.error,
-            occurred_at: time(&self.occurred_at).ok(),
+            occurred_at: self.occurred_at.and_then(|at| time(&lossy(&at)).ok()),
             died_at: time(&self.dead_at)?,
         })
     }
@@ -316,6 +316,10 @@ impl FullDeadRow {
         };
         Ok(DeadLetterDetails { letter, message, refusals: refusals(&self.errors) })
     }
+}
+
+fn lossy(text: &[u8]) -> String {
+    String::from_utf8_lossy(text).into_owned()
 }
 
 /// Lenient, for an operator who looks at what went wrong is helped by what there is.

@@ -160,6 +160,8 @@ pub struct Dialect {
     pub(crate) same_event: &'static str,
     /// The group of a dead letter `d`.
     pub(crate) group: &'static str,
+    /// Locks the rows of a query, at its end; nothing where a transaction that writes is the only one.
+    pub(crate) for_update: &'static str,
     /// Whom the database takes this for.
     pub(crate) me: &'static str,
 }

@@ -1,45 +1,44 @@
-//! Between messages and rows.
+//! From rows to messages.
+
+mod headers;
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use cqrs_core::codec::Json;
-use cqrs_core::{EventKind, Headers, Message};
+use cqrs_core::{EventKind, Message};
 use cqrs_outbox::{GroupNo, Lane, OutboxRow, Place};
 use diesel::QueryableByName;
 use diesel::sql_types::{BigInt, Binary, Bool, Integer, Nullable, Text};
-use serde_json::Value;
 use uuid::Uuid;
 
-/// A message as the columns of a new row: the one that users of other drivers write, too.
-pub(crate) use cqrs_outbox::table::OutboxRecord as NewRow;
-
-/// A waiting row, as every database gives it: its id as bytes and its time as RFC 3339, for the types of these differ.
+/// A waiting row, as every database gives it: its id as bytes and its time as RFC 3339, for the types of these differ. Text is
+/// bytes, for SQLite takes any in its place, and one row that cannot be decoded must not fail the read of all.
 #[derive(QueryableByName, Debug)]
 pub struct Record {
     #[diesel(sql_type = BigInt)]
     pub(crate) id: i64,
+    #[diesel(sql_type = Nullable<Binary>)]
+    event_id: Option<Vec<u8>>,
     #[diesel(sql_type = Binary)]
-    event_id: Vec<u8>,
-    #[diesel(sql_type = Text)]
-    event_name: String,
+    event_name: Vec<u8>,
     #[diesel(sql_type = Text)]
     event_kind: String,
     #[diesel(sql_type = Integer)]
     event_version: i32,
-    #[diesel(sql_type = Text)]
-    topic: String,
+    #[diesel(sql_type = Binary)]
+    topic: Vec<u8>,
     #[diesel(sql_type = Nullable<Binary>)]
     message_key: Option<Vec<u8>>,
-    #[diesel(sql_type = Nullable<Text>)]
-    headers: Option<String>,
-    #[diesel(sql_type = Text)]
-    content_type: String,
+    #[diesel(sql_type = Nullable<Binary>)]
+    headers: Option<Vec<u8>>,
+    #[diesel(sql_type = Binary)]
+    content_type: Vec<u8>,
     #[diesel(sql_type = Nullable<Binary>)]
     payload: Option<Vec<u8>>,
-    #[diesel(sql_type = Nullable<Text>)]
-    payload_text: Option<String>,
-    #[diesel(sql_type = Text)]
-    occurred_at: String,
+    #[diesel(sql_type = Nullable<Binary>)]
+    payload_text: Option<Vec<u8>>,
+    #[diesel(sql_type = Nullable<Binary>)]
+    occurred_at: Option<Vec<u8>>,
     #[diesel(sql_type = Integer)]
     attempts: i32,
     #[diesel(sql_type = Integer)]
@@ -52,25 +51,32 @@ pub struct Record {
 
 impl Record {
     /// `free` is where it stands if its lane's gate is not closed.
+    ///
+    /// What is not as the tables promise is a defect of the row: it cannot be sent, and there is no message that would do for
+    /// it. The first one found is told.
     pub(crate) fn into_row(self, free: Place) -> OutboxRow {
-        // The tables take nothing else.
-        let event_id = Uuid::from_slice(&self.event_id).unwrap_or_default();
+        let mut defects = Defects::default();
+        let event_id = self.event_id.as_deref().and_then(|id| Uuid::from_slice(id).ok());
+        let event_id = defects.unless("event_id", event_id, "a UUID").unwrap_or_default();
         let lane = Lane::of(self.message_key.as_deref(), event_id);
-        let payload = self.payload.map(Bytes::from).or(self.payload_text.map(Bytes::from));
+        let topic = defects.text("topic", self.topic);
+        let payload = self.payload.or(self.payload_text).map(Bytes::from);
         let mut message = match payload {
-            Some(payload) => Message::new(self.topic, payload),
-            None => Message::tombstone(self.topic),
+            Some(payload) => Message::new(topic, payload),
+            None => Message::tombstone(topic),
         };
         message.id = Some(event_id.into());
-        message.name = self.event_name;
-        message.kind = EventKind::parse(&self.event_kind);
-        message.version = u32::try_from(self.event_version).ok();
+        message.name = defects.text("event_name", self.event_name);
+        message.kind =
+            defects.unless("event_kind", EventKind::parse(&self.event_kind), "`notification` or `ecst`");
+        message.version = defects.unless("event_version", self.event_version.try_into().ok(), "0 or more");
         message.key = self.message_key.map(Bytes::from);
-        message.content_type = Some(self.content_type);
+        message.content_type = Some(defects.text("content_type", self.content_type));
         message.timestamp =
-            DateTime::parse_from_rfc3339(&self.occurred_at).ok().map(|at| at.with_timezone(&Utc));
-        match self.headers {
-            Some(headers) => message.headers = headers_from_json(&headers),
+            defects.unless("occurred_at", self.occurred_at.as_deref().and_then(time), "a time as RFC 3339");
+        match self.headers.as_deref().map(headers::from_json) {
+            Some(Ok(headers)) => message.headers = headers,
+            Some(Err(error)) => defects.found("headers", &error.to_string()),
             // A row that plain SQL wrote: its headers follow from its columns, so they are the same each time.
             None => Json::set_headers(&mut message),
         }
@@ -82,73 +88,41 @@ impl Record {
             attempts: u32::try_from(self.attempts).unwrap_or(0),
             size: usize::try_from(self.size).unwrap_or(0),
             place: if self.gated { Place::Gated } else { free },
+            defect: defects.first,
             message,
         }
     }
 }
 
-/// Lenient, for the text may come from anyone, and one row must not stop the others.
-fn headers_from_json(text: &str) -> Headers {
-    let value = |value: Value| match value {
-        Value::String(text) => Bytes::from(text),
-        Value::Object(object) => match object.get("hex").and_then(Value::as_str).and_then(from_hex) {
-            Some(bytes) => Bytes::from(bytes),
-            None => Bytes::from(Value::Object(object).to_string()),
-        },
-        other => Bytes::from(other.to_string()),
-    };
-    match serde_json::from_str(text) {
-        Ok(Value::Object(object)) => object.into_iter().map(|(name, json)| (name, value(json))).collect(),
-        Ok(Value::Array(pairs)) => pairs
-            .into_iter()
-            .filter_map(|pair| match pair {
-                Value::Array(pair) => <[Value; 2]>::try_from(pair).ok(),
-                _ => None,
-            })
-            .filter_map(|[name, json]| match name {
-                Value::String(name) => Some((name, value(json))),
-                _ => None,
-            })
-            .collect(),
-        _ => Headers::new(),
+/// What is wrong with the columns of a row.
+#[derive(Default)]
+struct Defects {
+    first: Option<String>,
+}
+
+impl Defects {
+    fn found(&mut self, column: &str, what: &str) {
+        self.first.get_or_insert_with(|| {
+            format!("the column `{column}` of this row is not what the outbox's tables promise: {what}")
+        });
+    }
+
+    fn unless<T>(&mut self, column: &str, value: Option<T>, expected: &str) -> Option<T> {
+        if value.is_none() {
+            self.found(column, &format!("expected {expected}"));
+        }
+        value
+    }
+
+    fn text(&mut self, column: &str, bytes: Vec<u8>) -> String {
+        String::from_utf8(bytes).unwrap_or_else(|error| {
+            self.found(column, "expected UTF-8");
+            String::from_utf8_lossy(error.as_bytes()).into_owned()
+        })
     }
 }
 
-fn from_hex(text: &str) -> Option<Vec<u8>> {
-    if !text.len().is_multiple_of(2) || !text.is_ascii() {
-        return None;
-    }
-    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).ok()).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn headers_come_back_as_they_were() {
-        let headers: Headers = [
-            ("a", &b"1"[..]),
-            ("a", b""),
-            ("\u{fc}", b"\x00\xff"),
-            ("nul", b"a\0b"),
-            ("q", "\"☃\"".as_bytes()),
-        ]
-        .into_iter()
-        .map(|(name, value)| (name, Bytes::from(value)))
-        .collect();
-        let mut message = Message::new("rooms", "{}");
-        message.id = Some(Uuid::nil().into());
-        message.headers = headers.clone();
-        assert_eq!(headers_from_json(&NewRow::try_from(message).unwrap().headers), headers);
-    }
-
-    #[test]
-    fn headers_of_others_are_read_leniently() {
-        let headers = headers_from_json(r#"{"tenant": "blue", "retries": 3, "raw": {"hex": "00ff"}}"#);
-        assert_eq!(headers.get_str("tenant"), Some("blue"));
-        assert_eq!(headers.get_str("retries"), Some("3"));
-        assert_eq!(headers.get("raw").map(|raw| &raw[..]), Some(&b"\x00\xff"[..]));
-        assert!(headers_from_json("[1, [2, 3], [\"a\"]]").is_empty());
-    }
+fn time(text: &[u8]) -> Option<DateTime<Utc>> {
+    let time = DateTime::parse_from_rfc3339(std::str::from_utf8(text).ok()?).ok()?;
+    Some(time.with_timezone(&Utc))
 }

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use crate::backend::Backend;
 use crate::dead_letters::{DeadLetter, DeadLetterFilter, Page, time};
 use crate::error::store_error;
-use crate::outbox::Outbox;
+use crate::outbox::{Outbox, commit};
 use crate::query::Query;
 use crate::retention::LONGEST;
 use crate::statements::{ROWS_PER_INSERT, limit, places};
@@ -146,15 +146,18 @@ pub enum RequestOutcome {
     Discarded,
     /// It was not there any more when the request was due.
     Gone,
+    /// Nothing: the request was taken back before ([`Outbox::cancel_requests`]).
+    Cancelled,
 }
 
 impl RequestOutcome {
-    /// As it stands in the table: `replayed`, `discarded` or `gone`.
+    /// As it stands in the table: `replayed`, `discarded`, `gone` or `cancelled`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Replayed => "replayed",
             Self::Discarded => "discarded",
             Self::Gone => "gone",
+            Self::Cancelled => "cancelled",
         }
     }
 }
@@ -185,6 +188,7 @@ pub struct DeadLetterRequest {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RequestFilter {
     open: bool,
+    id: Option<i64>,
     event_id: Option<Uuid>,
 }
 
@@ -200,10 +204,30 @@ impl RequestFilter {
         self
     }
 
+    /// The one with this number.
+    pub fn id(mut self, id: i64) -> Self {
+        self.id = Some(id);
+        self
+    }
+
     /// About this event.
     pub fn event_id(mut self, event_id: Uuid) -> Self {
         self.event_id = Some(event_id);
         self
+    }
+
+    /// Adds the conditions to a query of `cqrs_outbox_request`.
+    fn apply<B: Backend>(&self, query: Query) -> Query {
+        let query = query
+            .condition("kind IN ('replay', 'discard')", true)
+            .condition("done_at IS NULL", self.open)
+            .filter("id = ?", self.id);
+        match self.event_id {
+            Some(event_id) => {
+                query.condition("event_id = ", true).then(B::DIALECT.event_id).bind(event_id.to_string())
+            }
+            None => query,
+        }
     }
 }
 
@@ -279,21 +303,39 @@ impl<B: Backend> Outbox<B> {
     ///
     /// Safe.
     pub async fn requests(&self, filter: &RequestFilter, page: Page) -> Result<Vec<DeadLetterRequest>> {
-        let query = Query::new(B::DIALECT.requests)
-            .condition("kind IN ('replay', 'discard')", true)
-            .condition("done_at IS NULL", filter.open);
-        let query = match filter.event_id {
-            Some(event_id) => {
-                query.condition("event_id = ", true).then(B::DIALECT.event_id).bind(event_id.to_string())
-            }
-            None => query,
-        };
+        let query = filter.apply::<B>(Query::new(B::DIALECT.requests));
         let mut conn = self.lend().await.map_err(|error| self.failed(error))?;
         let rows = B::requests(&mut conn, page.apply(query))
             .await
             .map_err(|error| self.failed(store_error(error)))?;
         conn.give_back();
         rows.into_iter().map(RequestRow::into_request).collect()
+    }
+
+    /// Takes requests back: of those that fit, what no relay has begun to carry out is not done any more, and ends as
+    /// [`Cancelled`](RequestOutcome::Cancelled). Says how many these are. What is done stays done; a dead letter for which something else
+    /// was asked, too, still has that.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Store`]; those of the thousands before stay taken back. None that fits is no error.
+    ///
+    /// # Cancel safety
+    ///
+    /// A dropped future leaves it open which were taken back; doing it twice is harmless.
+    pub async fn cancel_requests(&self, filter: &RequestFilter) -> Result<u64> {
+        let open = filter.clone().open();
+        let mut cancelled = 0;
+        loop {
+            let mut tx = self.begin_short().await.map_err(|error| self.failed(error))?;
+            let some =
+                take_back::<B>(&mut tx, &open).await.map_err(|error| self.failed(store_error(error)))?;
+            commit(tx).await.map_err(|error| self.failed(error))?;
+            cancelled += some as u64;
+            if some < ROWS_PER_INSERT {
+                return Ok(cancelled);
+            }
+        }
     }
 
     async fn ask_for_one(&self, kind: RequestKind, event_id: Uuid) -> Result<()> {
@@ -372,6 +414,27 @@ impl<B: Backend> Outbox<B> {
     }
 }
 
+/// Up to so many of the open requests that fit; how many. They are locked first, in the order in which heartbeats lock theirs.
+async fn take_back<B: Backend>(conn: &mut B::Connection, open: &RequestFilter) -> QueryResult<usize> {
+    let ids = open.apply::<B>(Query::new("SELECT id AS value FROM cqrs_outbox_request"));
+    let ids = ids.then(" ORDER BY id LIMIT ?").bind(limit(ROWS_PER_INSERT)).then(B::DIALECT.for_update);
+    let ids = B::numbers(conn, ids).await?;
+    close::<B>(conn, &ids, RequestOutcome::Cancelled).await?;
+    Ok(ids.len())
+}
+
+/// Those of these requests that nobody has taken back, and nobody can any more until the end of the transaction.
+async fn still_open<B: Backend>(conn: &mut B::Connection, due: &[DueRequest]) -> QueryResult<HashSet<i64>> {
+    if due.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let ids: Vec<i64> = due.iter().map(|request| request.id).collect();
+    let open =
+        Query::new("SELECT id AS value FROM cqrs_outbox_request WHERE done_at IS NULL AND id IN ").list(&ids);
+    let open = open.then(" ORDER BY id").then(B::DIALECT.for_update);
+    Ok(B::numbers(conn, open).await?.into_iter().collect())
+}
+
 /// A request that is due.
 #[derive(QueryableByName, Debug)]
 pub struct DueRequest {
@@ -424,9 +487,10 @@ pub(crate) async fn carry_out<B: Backend>(conn: &mut B::Connection, groups: &[i3
     // One time for all that follows.
     let Some(now) = B::numbers(conn, clock).await?.first().copied() else { return Ok(()) };
     let due = due::<B>(conn, groups, now).await?;
+    let open = still_open::<B>(conn, &due).await?;
     let (mut replayed, mut discarded, mut gone) = (Vec::new(), Vec::new(), Vec::new());
     let (mut seen, mut bytes) = (HashSet::new(), 0);
-    for request in due {
+    for request in due.into_iter().filter(|request| open.contains(&request.id)) {
         let Some(size) = request.size else {
             gone.push(request.id);
             continue;
@@ -581,6 +645,7 @@ impl RequestRow {
         let outcome = match self.outcome.as_deref() {
             Some("replayed") => RequestOutcome::Replayed,
             Some("discarded") => RequestOutcome::Discarded,
+            Some("cancelled") => RequestOutcome::Cancelled,
             _ => RequestOutcome::Gone,
         };
         Ok(DeadLetterRequest {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use cqrs_core::MessageId;
+use cqrs_outbox::table::OutboxRecord;
 use cqrs_outbox::{Confirmed, GroupNo, Lane, Lease, ReadRequest, Rejection, RelayId, StoreError};
 use diesel::sql_types::{BigInt, Binary, Bool, Double, Integer, Nullable, Text};
 use diesel::{QueryResult, QueryableByName};
@@ -17,7 +18,7 @@ use crate::dead_letters::{DeadRow, FullDeadRow};
 use crate::drift::{Fact, Sequence};
 use crate::migration::Migration;
 use crate::query::{Dialect, Query};
-use crate::record::{NewRow, Record};
+use crate::record::Record;
 use crate::requests::{DueRequest, Later, RequestRow};
 use crate::schedule::ScheduledRecord;
 use crate::status::StatusRow;
@@ -117,12 +118,13 @@ pub trait Statements: Sized {
     // --- The application's side.
 
     /// Writes rows, in their order.
-    fn insert(conn: &mut Self::Conn, rows: Vec<NewRow>) -> impl Future<Output = QueryResult<()>> + Send;
+    fn insert(conn: &mut Self::Conn, rows: Vec<OutboxRecord>)
+    -> impl Future<Output = QueryResult<()>> + Send;
 
     /// Writes scheduled rows, each with its time, in their order.
     fn schedule(
         conn: &mut Self::Conn,
-        rows: Vec<(NewRow, DateTime<Utc>)>,
+        rows: Vec<(OutboxRecord, DateTime<Utc>)>,
     ) -> impl Future<Output = QueryResult<()>> + Send;
 
     /// The database's clock.
@@ -256,6 +258,13 @@ pub trait Statements: Sized {
         conn: &mut Self::Conn,
         incarnation: Uuid,
         ids: Option<&str>,
+    ) -> impl Future<Output = QueryResult<()>> + Send;
+
+    /// Records which topics this relay has suspended.
+    fn record_suspended(
+        conn: &mut Self::Conn,
+        incarnation: Uuid,
+        topics: Option<&str>,
     ) -> impl Future<Output = QueryResult<()>> + Send;
 
     /// How many groups and relays there are, and whether relaying is on hold.

@@ -1,8 +1,10 @@
 //! What an operator wants to know.
 
+#[cfg(feature = "metrics")]
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use cqrs_outbox::Lane;
+use cqrs_outbox::{Lane, SuspendedTopic};
 use diesel::QueryableByName;
 use diesel::sql_types::{BigInt, Bool, Double, Integer, Nullable, Text};
 use uuid::Uuid;
@@ -17,18 +19,19 @@ pub struct OutboxStatus {
     pub min_reader_version: i32,
     /// Whether an operator has stopped all relaying.
     pub hold: bool,
-    /// Events in the hot table: they may be sent now, or their lane is about to be set aside.
+    /// Events that wait to be sent: in line, aside, and scheduled ones that are due. Not those that are not due yet, and not the
+    /// dead letters.
     pub waiting: u64,
-    /// How long the first event in line has been waiting, by the database's clock and counted from when it occurred; of
-    /// the hot and of the parked events, not of the dead ones. `None` if nothing waits.
+    /// How long the first of these has been waiting, by the database's clock: since it was written or, if it was scheduled, due.
+    /// One that was a dead letter counts from then, too. `None` if nothing waits.
     pub oldest_waiting: Option<Duration>,
-    /// Events that stand aside behind the closed gate of their lane.
+    /// How many of those that wait stand aside, behind the closed gate of their lane.
     pub parked: u64,
     /// Lanes that wait.
     pub closed_gates: u64,
     /// The first of these that were closed, and why; five at most.
     pub gates: Vec<GateStatus>,
-    /// Events that wait for their time.
+    /// Events that are not due yet.
     pub scheduled: u64,
     /// Events that were given up.
     pub dead_letters: u64,
@@ -52,25 +55,31 @@ impl OutboxStatus {
     ///
     /// | name | |
     /// |---|---|
-    /// | `cqrs_outbox_waiting` | events that may be sent |
-    /// | `cqrs_outbox_oldest_waiting_seconds` | how long the first in line has been waiting; 0 if nothing waits |
-    /// | `cqrs_outbox_parked`, `cqrs_outbox_closed_gates` | events that stand aside, and the lanes that wait |
+    /// | `cqrs_outbox_waiting` | events that wait to be sent, those aside included |
+    /// | `cqrs_outbox_oldest_waiting_seconds` | how long the first of them has been waiting; 0 if nothing waits |
+    /// | `cqrs_outbox_parked`, `cqrs_outbox_closed_gates` | how many of them stand aside, and the lanes that wait |
+    /// | `cqrs_outbox_scheduled` | events that are not due yet |
     /// | `cqrs_outbox_dead_letters` | events that were given up |
     /// | `cqrs_outbox_groups`, `cqrs_outbox_unowned_groups` | groups, and those that nobody owns: what waits there is not sent |
     /// | `cqrs_outbox_relays` | relays that were seen lately |
+    /// | `cqrs_outbox_suspended_topics` | topics that one of them cannot reach |
     /// | `cqrs_outbox_hold` | 1 while relaying is on hold |
     /// | `cqrs_outbox_oldest_snapshot_seconds` | on PostgreSQL: see [`oldest_snapshot`](Self::oldest_snapshot); 0 if there is none |
     pub fn tell_metrics(&self, labels: &[(&'static str, String)]) {
         let seconds = |age: Option<Duration>| age.unwrap_or_default().as_secs_f64();
+        let suspended = self.relays.iter().flat_map(|relay| &relay.suspended);
+        let suspended: BTreeSet<&str> = suspended.map(|one| &*one.topic).collect();
         for (name, value) in [
             ("cqrs_outbox_waiting", self.waiting as f64),
             ("cqrs_outbox_oldest_waiting_seconds", seconds(self.oldest_waiting)),
             ("cqrs_outbox_parked", self.parked as f64),
             ("cqrs_outbox_closed_gates", self.closed_gates as f64),
+            ("cqrs_outbox_scheduled", self.scheduled as f64),
             ("cqrs_outbox_dead_letters", self.dead_letters as f64),
             ("cqrs_outbox_groups", self.groups as f64),
             ("cqrs_outbox_unowned_groups", self.unowned_groups as f64),
             ("cqrs_outbox_relays", self.relays.len() as f64),
+            ("cqrs_outbox_suspended_topics", suspended.len() as f64),
             ("cqrs_outbox_hold", f64::from(u8::from(self.hold))),
             (
                 "cqrs_outbox_oldest_snapshot_seconds",
@@ -120,6 +129,8 @@ pub struct RelayStatus {
     pub owned_groups: u64,
     /// How long ago it was seen, by the database's clock.
     pub seen: Duration,
+    /// The topics that it could not reach when it was last seen, 20 at most: what is for them waits.
+    pub suspended: Vec<SuspendedTopic>,
 }
 
 /// All of it, as one statement gives it.
@@ -131,8 +142,9 @@ pub struct StatusRow {
     min_reader_version: i32,
     #[diesel(sql_type = Bool)]
     hold: bool,
+    /// In the hot table.
     #[diesel(sql_type = BigInt)]
-    waiting: i64,
+    hot: i64,
     /// Seconds.
     #[diesel(sql_type = Nullable<Double>)]
     oldest_waiting: Option<f64>,
@@ -141,14 +153,20 @@ pub struct StatusRow {
     #[diesel(sql_type = BigInt)]
     closed_gates: i64,
     #[diesel(sql_type = BigInt)]
-    scheduled: i64,
+    all_scheduled: i64,
+    /// Of these.
+    #[diesel(sql_type = BigInt)]
+    due: i64,
+    /// Seconds; negative if it is not due.
+    #[diesel(sql_type = Nullable<Double>)]
+    oldest_due: Option<f64>,
     #[diesel(sql_type = BigInt)]
     dead_letters: i64,
     #[diesel(sql_type = BigInt)]
     all_groups: i64,
     #[diesel(sql_type = BigInt)]
     unowned_groups: i64,
-    /// JSON: `[[name, incarnation, version, owned groups, seconds since it was seen], ..]`
+    /// JSON: `[[name, incarnation, version, owned groups, seconds since it was seen, suspended topics as text], ..]`
     #[diesel(sql_type = Text)]
     relays: String,
     /// JSON: `[[lane in hex, seconds until it opens or null, error or null, seconds since it was closed], ..]`
@@ -161,15 +179,17 @@ pub struct StatusRow {
 
 impl StatusRow {
     pub(crate) fn into_status(self) -> serde_json::Result<OutboxStatus> {
-        let relays: Vec<(String, String, String, u64, f64)> = serde_json::from_str(&self.relays)?;
+        let relays: Vec<(String, String, String, u64, f64, Option<String>)> =
+            serde_json::from_str(&self.relays)?;
         let mut relays: Vec<RelayStatus> = relays
             .into_iter()
-            .map(|(name, incarnation, version, owned_groups, seen)| RelayStatus {
+            .map(|(name, incarnation, version, owned_groups, seen, suspended)| RelayStatus {
                 name,
                 incarnation: Uuid::try_parse(&incarnation).unwrap_or_default(),
                 version,
                 owned_groups,
                 seen: duration(seen),
+                suspended: suspended.as_deref().map(suspended_topics).unwrap_or_default(),
             })
             .collect();
         relays.sort_by(|a, b| (&a.name, a.incarnation).cmp(&(&b.name, b.incarnation)));
@@ -183,18 +203,24 @@ impl StatusRow {
         });
         let oldest_snapshot: Option<(f64, String)> =
             self.oldest_snapshot.map(|snapshot| serde_json::from_str(&snapshot)).transpose()?;
+        let oldest_due = self.oldest_due.filter(|_| self.due > 0);
         Ok(OutboxStatus {
             schema_version: self.schema_version,
             min_reader_version: self.min_reader_version,
             hold: self.hold,
-            waiting: count(self.waiting),
-            oldest_waiting: self.oldest_waiting.map(duration),
+            waiting: count(self.hot) + count(self.parked) + count(self.due),
+            oldest_waiting: self
+                .oldest_waiting
+                .into_iter()
+                .chain(oldest_due)
+                .max_by(f64::total_cmp)
+                .map(duration),
             parked: count(self.parked),
             closed_gates: count(self.closed_gates),
             gates: gates.collect(),
             oldest_snapshot: oldest_snapshot
                 .map(|(age, holder)| SnapshotStatus { age: duration(age), holder }),
-            scheduled: count(self.scheduled),
+            scheduled: count(self.all_scheduled - self.due),
             dead_letters: count(self.dead_letters),
             groups: count(self.all_groups),
             unowned_groups: count(self.unowned_groups),
@@ -203,13 +229,19 @@ impl StatusRow {
     }
 }
 
+/// As a relay records them.
+fn suspended_topics(text: &str) -> Vec<SuspendedTopic> {
+    let pairs: Vec<(String, String)> = serde_json::from_str(text).unwrap_or_default();
+    pairs.into_iter().map(|(topic, error)| SuspendedTopic { topic, error }).collect()
+}
+
 /// Bytes, as the databases write them.
 fn from_hex(hex: &str) -> Vec<u8> {
     let pairs = hex.as_bytes().chunks_exact(2);
     pairs.filter_map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()).collect()
 }
 
-/// An event that says it occurred in the database's future has waited for no time at all.
+/// What is in the database's future has taken no time at all.
 fn duration(seconds: f64) -> Duration {
     Duration::try_from_secs_f64(seconds).unwrap_or_default()
 }
@@ -268,15 +300,17 @@ mod tests {
             schema_version: 1,
             min_reader_version: 1,
             hold: true,
-            waiting: 2,
+            hot: 2,
             oldest_waiting: Some(1.5),
             parked: 3,
-            scheduled: 0,
+            all_scheduled: 7,
+            due: 4,
+            oldest_due: Some(2.5),
             closed_gates: 4,
             dead_letters: 5,
             all_groups: 64,
             unowned_groups: 6,
-            relays: r#"[["one", "", "", 0, 0]]"#.to_owned(),
+            relays: r#"[["one", "", "", 0, 0, null], ["two", "", "", 0, 0, "[[\"a\", \"no\"]]"]]"#.to_owned(),
             gates: r#"[["6b61", null, "no", 1], ["6b62", -1, null, 2]]"#.to_owned(),
             oldest_snapshot: Some(r#"[7.5, "process 1"]"#.to_owned()),
         };
@@ -293,11 +327,13 @@ mod tests {
             ("groups", 64.0),
             ("hold", 1.0),
             ("oldest_snapshot_seconds", 7.5),
-            ("oldest_waiting_seconds", 1.5),
+            ("oldest_waiting_seconds", 2.5),
             ("parked", 3.0),
-            ("relays", 1.0),
+            ("relays", 2.0),
+            ("scheduled", 3.0),
+            ("suspended_topics", 1.0),
             ("unowned_groups", 6.0),
-            ("waiting", 2.0),
+            ("waiting", 9.0),
         ];
         assert_eq!(told, wanted.map(|(name, value)| (format!("cqrs_outbox_{name} of orders"), value)));
     }

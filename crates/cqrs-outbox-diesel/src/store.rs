@@ -6,9 +6,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use cqrs_outbox::{
     Confirmed, Fenced, Heartbeat, Lane, Lease, OutboxRow, OutboxStore, Ownership, Place, Promoted,
-    ReadRequest, Rejection, RelayId, StoreError, Verdict,
+    ReadRequest, Rejection, RelayId, StoreError, SuspendedTopic, Verdict,
 };
 use diesel::QueryResult;
+use serde_json::{Value, json};
 
 use crate::backend::Backend;
 use crate::error::store_error;
@@ -123,6 +124,16 @@ impl<B: Backend> OutboxStore for Outbox<B> {
         let mut conn = self.acquire_for_write().await?;
         let ids = Some(ids.as_str()).filter(|ids| !ids.is_empty());
         B::record_suspects(&mut conn, relay.incarnation, ids).await.map_err(store_error)?;
+        conn.give_back();
+        Ok(())
+    }
+
+    async fn record_suspended(&self, relay: &RelayId, topics: &[SuspendedTopic]) -> Result<(), StoreError> {
+        let pairs: Vec<_> =
+            topics.iter().map(|suspended| json!([suspended.topic, suspended.error])).collect();
+        let topics = (!pairs.is_empty()).then(|| Value::from(pairs).to_string());
+        let mut conn = self.acquire_for_write().await?;
+        B::record_suspended(&mut conn, relay.incarnation, topics.as_deref()).await.map_err(store_error)?;
         conn.give_back();
         Ok(())
     }
@@ -275,10 +286,13 @@ const ROUNDS: usize = 8;
 /// When to look again for what is due and cannot go yet.
 const HELD_UP: Duration = Duration::from_millis(50);
 
-/// What is overdue is due at once.
+/// What is overdue is due at once, and what is far away is looked at once more before.
 fn seconds(wait: f64) -> Duration {
-    Duration::try_from_secs_f64(wait).unwrap_or_default()
+    Duration::try_from_secs_f64(wait.min(FAR_AWAY)).unwrap_or_default()
 }
+
+/// A year; near enough to be added to any clock.
+const FAR_AWAY: f64 = 365.0 * 24.0 * 3_600.0;
 
 /// The row stands in the hot table, or aside if this is not its first refusal, or is written for the second time. Where ids came
 /// again there may be one in either place, even of the same lane: then the one in the hot table waits, and this is not it.

@@ -6,11 +6,10 @@ use chrono::{DateTime, Utc};
 use cqrs_core::{
     AddOutcome, Added, AddedEvent, Deliver, Error, ErrorKind, Outgoing, Result, VersionConflict, WriteOptions,
 };
-use cqrs_outbox::table::check_key;
+use cqrs_outbox::table::{OutboxRecord, check_key};
 use uuid::Uuid;
 
 use crate::backend::Backend;
-use crate::record::NewRow;
 
 /// What is stored for a key that has no version yet.
 const NO_VERSION: i64 = -1;
@@ -54,7 +53,7 @@ pub(crate) async fn write<B: Backend>(
     let mut options = Vec::with_capacity(events.len());
     for event in events {
         check(&event)?;
-        rows.push(NewRow::try_from(event.message)?);
+        rows.push(OutboxRecord::try_from(event.message)?);
         options.push(event.options);
     }
     if options.iter().all(WriteOptions::is_empty) {
@@ -135,7 +134,7 @@ fn check(event: &Outgoing) -> Result<()> {
 }
 
 /// In the order of their keys, each once.
-fn claims(rows: &[NewRow], options: &[WriteOptions]) -> Vec<Claim> {
+fn claims(rows: &[OutboxRecord], options: &[WriteOptions]) -> Vec<Claim> {
     let mut claims = BTreeMap::new();
     for (row, options) in rows.iter().zip(options) {
         if let Some(dedup) = &options.dedup {
@@ -147,7 +146,7 @@ fn claims(rows: &[NewRow], options: &[WriteOptions]) -> Vec<Claim> {
 
 /// The versions of each key, in the order in which they are to be written.
 fn versions(
-    rows: &[NewRow],
+    rows: &[OutboxRecord],
     options: &[WriteOptions],
     is_duplicate: impl Fn(usize) -> bool,
 ) -> BTreeMap<Vec<u8>, Vec<i64>> {

@@ -46,6 +46,7 @@ mod row;
 mod settings;
 mod stats;
 mod store;
+mod suspended;
 pub mod table;
 
 pub use memory::MemoryOutbox;
@@ -55,5 +56,5 @@ pub use settings::RelaySettings;
 pub use stats::RelayStats;
 pub use store::{
     Fenced, Heartbeat, Lease, OutboxStore, Ownership, Promoted, ReadRequest, Rejection, RelayId, StoreError,
-    StoreErrorKind, Verdict,
+    StoreErrorKind, SuspendedTopic, Verdict,
 };

@@ -20,6 +20,7 @@ use crate::row::OutboxRow;
 use crate::settings::RelaySettings;
 use crate::stats::RelayStats;
 use crate::store::{OutboxStore, RelayId, StoreError};
+use crate::suspended::Suspended;
 
 /// Takes events from an outbox to a broker: at least once, in order per key.
 ///
@@ -42,6 +43,7 @@ pub struct OutboxRelay {
     name: String,
     stats: watch::Sender<RelayStats>,
     meters: Meters,
+    suspended: Suspended,
     at_work: watch::Sender<bool>,
 }
 
@@ -89,6 +91,7 @@ impl OutboxRelayBuilder {
             broker: self.broker,
             settings: self.settings,
             meters: Meters::new(&name),
+            suspended: Suspended::default(),
             name,
             stats: watch::Sender::new(RelayStats::default()),
             at_work: watch::Sender::new(false),
@@ -183,12 +186,16 @@ impl OutboxRelay {
             engine.step(Duration::ZERO, Input::BrokerAnswers);
         }
         let _run = self.meters.run();
+        self.suspended.reset();
         let mut pending = FuturesUnordered::<Pin<Box<dyn Future<Output = Answer> + Send + '_>>>::new();
         let mut give_up_at = None::<Instant>;
         let mut changed = self.store.changed();
         loop {
             let now = started.elapsed();
             while let Some(action) = engine.poll(now) {
+                if matches!(action, Action::Heartbeat(_)) {
+                    self.suspended.retain(|topic| engine.is_suspended(topic));
+                }
                 pending.push(self.carry_out(&relay, action));
             }
             let stats = engine.stats();
@@ -314,7 +321,10 @@ impl OutboxRelay {
         match action {
             Action::Publish(row) => Box::pin(async move { Ok(self.publish(row).await) }),
             Action::Heartbeat(heartbeat) => Box::pin(async move {
-                self.answer("heartbeat", store.heartbeat(relay, &heartbeat)).await.map(Input::Heartbeat)
+                let beat = self.answer("heartbeat", store.heartbeat(relay, &heartbeat));
+                let (beat, told) = tokio::join!(beat, self.tell_suspended(relay));
+                told?;
+                beat.map(Input::Heartbeat)
             }),
             Action::Read(request) => {
                 Box::pin(async move { self.answer("read", store.read(&request)).await.map(Input::Read) })
@@ -355,6 +365,16 @@ impl OutboxRelay {
         }
     }
 
+    /// If it fails, the next heartbeat tells it.
+    async fn tell_suspended(&self, relay: &RelayId) -> Result<(), StoreError> {
+        let Some(topics) = self.suspended.news() else { return Ok(()) };
+        let recorded = self.store.record_suspended(relay, &topics);
+        if self.answer("record suspended", recorded).await?.is_ok() {
+            self.suspended.told(topics);
+        }
+        Ok(())
+    }
+
     /// The store's answer in time; what waiting cannot mend ends the relay.
     async fn answer<T>(
         &self,
@@ -386,6 +406,10 @@ impl OutboxRelay {
     }
 
     async fn publish(&self, row: Arc<OutboxRow>) -> Input {
+        if let Some(defect) = &row.defect {
+            let failure = PublishFailure { class: ErrorClass::Event, error: defect.clone() };
+            return Input::Published { id: row.id, outcome: Err(failure) };
+        }
         let message = &row.message;
         let span = tracing::debug_span!(
             "publish", row = row.id, event = %row.event_id, topic = message.topic,
@@ -407,6 +431,9 @@ impl OutboxRelay {
         let error_and_causes = WithCauses(&error);
         tracing::warn!(row = row.id, topic = row.message.topic, class = %error.class(), error = %error_and_causes, "a publish failed");
         let failure = PublishFailure { class: error.class(), error: error_and_causes.to_string() };
+        if failure.class == ErrorClass::Destination {
+            self.suspended.failed(&row.message.topic, &failure.error);
+        }
         Input::Published { id: row.id, outcome: Err(failure) }
     }
 }

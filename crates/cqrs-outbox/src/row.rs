@@ -68,6 +68,10 @@ pub struct OutboxRow {
     pub size: usize,
     /// Where it stands.
     pub place: Place,
+    /// Why it cannot be sent as it stands in the table, if that is so, for those who read the dead letters: which column it is,
+    /// and what was expected there. A relay refuses it in the broker's stead, as an event that no retry mends
+    /// ([`ErrorClass::Event`](cqrs_core::ErrorClass::Event)); `message` has what could be read.
+    pub defect: Option<String>,
     /// What is to be sent.
     pub message: Message,
 }

@@ -120,6 +120,15 @@ pub struct Promoted {
     pub next_due: Option<Duration>,
 }
 
+/// A topic that a relay cannot reach, so that what is for it waits.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct SuspendedTopic {
+    /// Which.
+    pub topic: String,
+    /// What the broker said last.
+    pub error: String,
+}
+
 /// The port to the database that holds the outbox. `cqrs-testing` judges an implementation.
 ///
 /// Each method is one short transaction or statement. None may be open while the relay talks to the broker: that is
@@ -188,6 +197,15 @@ pub trait OutboxStore: fmt::Debug + Send + Sync + 'static {
     /// By default nothing is: an event that kills the process is then never found out.
     async fn record_suspects(&self, relay: &RelayId, ids: &[i64]) -> Result<(), StoreError> {
         let _ = (relay, ids);
+        Ok(())
+    }
+
+    /// Records which topics this relay cannot reach, in place of what it recorded before, for operators to see until it leaves.
+    /// A relay calls it beside a heartbeat, where they have changed. Of a relay that has not sent a heartbeat nothing is recorded.
+    ///
+    /// By default nothing is.
+    async fn record_suspended(&self, relay: &RelayId, topics: &[SuspendedTopic]) -> Result<(), StoreError> {
+        let _ = (relay, topics);
         Ok(())
     }
 

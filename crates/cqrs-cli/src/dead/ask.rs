@@ -6,11 +6,11 @@ use cqrs_outbox_diesel::{Asked, Asking, DeadLetterFilter, DeadLetterRequest, Req
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::{FilterArgs, PageArgs, show};
+use super::{FilterArgs, PageArgs, ended, show};
 use crate::failure::Failure;
 use crate::key::visible;
-use crate::print;
 use crate::target::PatientDatabaseArgs;
+use crate::{counted, print};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -58,6 +58,23 @@ pub(crate) struct RequestsArgs {
     page: PageArgs,
 }
 
+#[derive(Debug, clap::Args)]
+pub(crate) struct CancelArgs {
+    /// The request's number, as `cqrs dead requests` shows it
+    #[arg(group = "which")]
+    number: Option<i64>,
+
+    #[command(flatten)]
+    database: PatientDatabaseArgs,
+
+    /// All that was asked for this event
+    #[arg(long, value_name = "ID", group = "which")]
+    event_id: Option<Uuid>,
+    /// All of them
+    #[arg(long, group = "which")]
+    all: bool,
+}
+
 fn done(kind: RequestKind) -> &'static str {
     match kind {
         RequestKind::Replay => "replayed",
@@ -82,7 +99,7 @@ pub(crate) async fn run(kind: RequestKind, args: Args, json: bool) -> Result<(),
     }
     let database = args.database.open().await?;
     let preview = database.ask(kind, &filter, &asking.clone().dry_run(true)).await?;
-    if let (Some(event), []) = (args.event, &preview.letters[..]) {
+    if let (Some(event), []) = (args.event.or(args.filter.event_id), &preview.letters[..]) {
         let what = format!("there is no dead letter with the id {event}: nothing to {}", kind.as_str());
         return Err(Failure::nothing(what));
     }
@@ -131,13 +148,14 @@ fn report(kind: RequestKind, asked: &Asked, dry_run: bool, json: bool) -> Result
             print(&show::for_people(letter))?;
         }
     }
-    let count = letters.len();
+    let (none, count) = (letters.is_empty(), counted(letters.len(), "dead letter"));
+    let be = if letters.len() == 1 { "is" } else { "are" };
     let more = if *more { ", and there are more" } else { "" };
-    print(&match (count, dry_run) {
-        (0, _) => format!("0 dead letters to be {}", done(kind)),
-        (_, true) => format!("{count} dead letters would be {}{more}", done(kind)),
+    print(&match (none, dry_run) {
+        (true, _) => format!("{count} to be {}", done(kind)),
+        (_, true) => format!("{count} would be {}{more}", done(kind)),
         (_, false) => format!(
-            "{count} dead letters are to be {}{more}: the relays do it, `cqrs dead requests` says what became of it",
+            "{count} {be} to be {}{more}: the relays do it, `cqrs dead requests` says what became of it",
             done(kind)
         ),
     })
@@ -156,13 +174,28 @@ pub(crate) async fn requests(args: RequestsArgs, json: bool) -> Result<(), Failu
     for request in &requests {
         print(&if json { as_json(request).to_string() } else { for_people(request) })?;
     }
-    match requests.last() {
-        _ if json => Ok(()),
-        Some(last) if more => {
-            print(&format!("{} requests, and there are more: --after {}", requests.len(), last.id))
-        }
-        _ => print(&format!("{} requests", requests.len())),
+    ended(&requests, more, |last| last.id, "request", json)
+}
+
+pub(crate) async fn cancel(args: CancelArgs, json: bool) -> Result<(), Failure> {
+    let mut filter = RequestFilter::new();
+    if let Some(number) = args.number {
+        filter = filter.id(number);
     }
+    if let Some(event_id) = args.event_id {
+        filter = filter.event_id(event_id);
+    }
+    let cancelled = args.database.open().await?.cancel_requests(&filter).await?;
+    if let (0, Some(number)) = (cancelled, args.number) {
+        let what =
+            format!("there is no open request with the number {number}: it is done, or there never was one");
+        return Err(Failure::nothing(what));
+    }
+    print(&if json {
+        json!({ "cancelled": cancelled }).to_string()
+    } else {
+        format!("{} cancelled", counted(cancelled, "request"))
+    })
 }
 
 fn as_json(request: &DeadLetterRequest) -> Value {

@@ -12,9 +12,9 @@ use uuid::Uuid;
 
 use crate::failure::Failure;
 use crate::key::Key;
-use crate::print;
 use crate::settings::Span;
 use crate::target::PatientDatabaseArgs;
+use crate::{counted, print};
 
 const KEYS: &str = "\
 A key is written as text, or as hex:00ff.. where it is no text. A time is one of RFC 3339, such as 2026-01-31T08:00:00Z, or
@@ -48,6 +48,9 @@ pub(crate) enum Command {
     Discard(ask::Args),
     /// Lists what was asked for, by whom, and what became of it
     Requests(ask::RequestsArgs),
+    /// Takes back what was asked for, as far as no relay has begun it
+    #[command(group = clap::ArgGroup::new("which").required(true))]
+    Cancel(ask::CancelArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -184,6 +187,7 @@ pub(crate) async fn run(command: Command, json: bool) -> Result<(), Failure> {
         Command::Replay(args) => ask::run(RequestKind::Replay, args, json).await,
         Command::Discard(args) => ask::run(RequestKind::Discard, args, json).await,
         Command::Requests(args) => ask::requests(args, json).await,
+        Command::Cancel(args) => ask::cancel(args, json).await,
     }
 }
 
@@ -194,13 +198,17 @@ async fn list(args: ListArgs, json: bool) -> Result<(), Failure> {
     for letter in &letters {
         print(&if json { show::as_json(letter).to_string() } else { show::for_people(letter) })?;
     }
-    match letters.last() {
-        _ if json => Ok(()),
-        None => print("0 dead letters"),
-        Some(last) if more => {
-            print(&format!("{} dead letters, and there are more: --after {}", letters.len(), last.id))
-        }
-        Some(_) => print(&format!("{} dead letters", letters.len())),
+    ended(&letters, more, |last| last.id, "dead letter", json)
+}
+
+/// What stands below a page: how many there were and, where there are more, behind which one they come.
+fn ended<T>(page: &[T], more: bool, id: impl Fn(&T) -> i64, what: &str, json: bool) -> Result<(), Failure> {
+    let after = page.last().filter(|_| more).map(id);
+    match after {
+        Some(after) if json => print(&serde_json::json!({ "more": true, "after": after }).to_string()),
+        None if json => Ok(()),
+        Some(after) => print(&format!("{}, and there are more: --after {after}", counted(page.len(), what))),
+        None => print(&counted(page.len(), what)),
     }
 }
 

@@ -6,6 +6,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use cqrs_outbox_diesel::{DeadLetter, DeadLetterDetails};
 use serde_json::{Value, json};
 
+use crate::counted;
 use crate::key::{Key, hex, visible};
 
 pub(super) fn time(time: DateTime<Utc>) -> String {
@@ -34,13 +35,13 @@ pub(super) fn as_json(letter: &DeadLetter) -> Value {
 pub(super) fn for_people(letter: &DeadLetter) -> String {
     let key = key(letter).map_or("no key".to_owned(), |key| format!("key {}", visible(&key)));
     format!(
-        "{}  {}  {}  {} for {}, {key}, {} attempts\n    {}",
+        "{}  {}  {}  {} for {}, {key}, {}\n    {}",
         letter.id,
         time(letter.died_at),
         letter.event_id,
         visible(&letter.name),
         visible(&letter.topic),
-        letter.attempts,
+        counted(letter.attempts, "attempt"),
         visible(letter.error.as_deref().unwrap_or("no error is known")),
     )
 }

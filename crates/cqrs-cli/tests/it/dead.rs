@@ -17,6 +17,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     on_each(&mut trials, "what_is_not_there_is_told", not_there);
     on_each(&mut trials, "replay_and_discard_are_asked_for", asked_for);
     on_each(&mut trials, "what_was_asked_for_is_told", requests);
+    on_each(&mut trials, "what_was_asked_for_is_taken_back", cancelled);
     on_each(&mut trials, "more_than_one_needs_a_yes", yes);
     trials
 }
@@ -44,7 +45,7 @@ async fn asked_for(site: Site) {
     assert_eq!(dead_json(&site, &["requests"]).await.len(), 0);
     // One by its id, a key, a topic.
     let said = dead(&site, &["replay", &id(1)]).await.expect_code(0);
-    assert!(said.contains("1 dead letters are to be replayed"), "{said}");
+    assert!(said.contains("1 dead letter is to be replayed"), "{said}");
     let asked = dead_json(&site, &["discard", "--key", "6", "--yes"]).await.remove(0);
     assert_eq!(replayed(asked), (2.into(), false.into(), vec![id(2), id(4)].into()));
     assert_eq!(site.status().await["dead_letters"], 4);
@@ -56,6 +57,8 @@ async fn asked_for(site: Site) {
     assert!(said.starts_with("0 dead letters"), "{said}");
     for command in ["replay", "discard"] {
         let gone = dead(&site, &[command, &id(1)]).await;
+        gone.expect_error(1, &["no dead letter", &id(1), command]);
+        let gone = dead(&site, &[command, "--event-id", &id(1)]).await;
         gone.expect_error(1, &["no dead letter", &id(1), command]);
     }
 }
@@ -79,11 +82,32 @@ async fn requests(site: Site) {
     let open = dead_json(&site, &["requests", "--open"]).await;
     assert_eq!(open, [requests[1].clone()]);
     let about = dead_json(&site, &["requests", "--event-id", &id(3), "--limit", "1"]).await;
-    assert_eq!(about, [requests[3].clone()]);
+    assert_eq!(about, [requests[3].clone(), serde_json::json!({ "more": true, "after": 4 })]);
     let said = dead(&site, &["requests", "--limit", "2", "--oldest-first"]).await.expect_code(0);
     for part in ["replay", &id(1), "asked by ada: replayed at ", "open, not before ", "more: --after 2"] {
         assert!(said.contains(part), "{part}: {said}");
     }
+}
+
+async fn cancelled(site: Site) {
+    site.migrate().await;
+    bury(&site, &[("rooms", "5"), ("rooms", "6"), ("rooms", "7")]).await;
+    dead_json(&site, &["replay", "--all", "--rate", "0.000001", "--yes"]).await;
+    beat(&site).await;
+    let said = dead(&site, &["cancel", "2"]).await.expect_code(0);
+    assert_eq!(said, "1 request cancelled\n");
+    // The first is done, the second cancelled, and there is no ninth.
+    for number in ["1", "2", "9"] {
+        dead(&site, &["cancel", number]).await.expect_error(1, &["no open request", number]);
+    }
+    assert_eq!(dead_json(&site, &["cancel", "--event-id", &id(2)]).await[0]["cancelled"], 0);
+    assert_eq!(dead_json(&site, &["cancel", "--all"]).await[0]["cancelled"], 1);
+    let outcomes = dead_json(&site, &["requests", "--oldest-first"]).await;
+    let outcomes: Vec<_> = outcomes.iter().map(|request| &request["outcome"]).collect();
+    assert_eq!(outcomes, ["replayed", "cancelled", "cancelled"]);
+    // Which ones has to be said, in one way.
+    dead(&site, &["cancel"]).await.expect_error(2, &["required"]);
+    dead(&site, &["cancel", "1", "--all"]).await.expect_error(2, &["cannot be used with"]);
 }
 
 async fn yes(site: Site) {
@@ -159,7 +183,9 @@ async fn listed(site: Site) {
 
     bury(&site, &[("rooms", "5"), ("rooms", "6"), ("halls", "5")]).await;
     assert_eq!(ids(&dead_json(&site, &["list"]).await), [3, 2, 1]);
-    assert_eq!(ids(&dead_json(&site, &["list", "--oldest-first", "--limit", "2"]).await), [1, 2]);
+    let mut page = dead_json(&site, &["list", "--oldest-first", "--limit", "2"]).await;
+    assert_eq!(page.pop().unwrap(), serde_json::json!({ "more": true, "after": 2 }));
+    assert_eq!(ids(&page), [1, 2]);
     assert_eq!(ids(&dead_json(&site, &["list", "--after", "2"]).await), [1]);
     for (filter, wanted) in [
         (&["--topic", "rooms"][..], &[2, 1][..]),

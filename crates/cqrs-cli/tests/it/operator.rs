@@ -234,7 +234,22 @@ async fn status(site: Site) {
     site.sql(&format!("INSERT INTO cqrs_outbox_gate (lane, slot, error) VALUES ({lane}, 0, 'too large')"))
         .await;
     let gates = &site.status().await["gates"];
-    assert_eq!((&gates[0]["lane"], &gates[0]["error"]), (&"kroom 5".into(), &"too large".into()), "{gates}");
+    assert_eq!((&gates[0]["key"], &gates[0]["error"]), (&"room 5".into(), &"too large".into()), "{gates}");
     let said = cqrs(&["outbox", "status", "--database", &site.url]).await.expect_code(0);
     assert!(said.contains("key room 5, waits for somebody to act: too large"), "{said}");
+
+    let (column, now) = match site.kind {
+        Kind::Sqlite => (", seen_at", ", unixepoch('now')"),
+        _ => ("", ""),
+    };
+    site.sql(&format!(
+        "INSERT INTO cqrs_outbox_relay (incarnation, name, version, suspended{column}) \
+         VALUES ('00000000-0000-4000-8000-000000000001', 'one', '1', '[[\"orders\", \"no such topic\"]]'{now})"
+    ))
+    .await;
+    let relays = &site.status().await["relays"];
+    let wanted = serde_json::json!([{ "topic": "orders", "error": "no such topic" }]);
+    assert_eq!(relays[0]["suspended"], wanted, "{relays}");
+    let said = cqrs(&["outbox", "status", "--database", &site.url]).await.expect_code(0);
+    assert!(said.contains("cannot reach the topic orders: no such topic"), "{said}");
 }

@@ -116,6 +116,13 @@ async fn unreachable() {
                 .await
                 .expect_error(4, &[&place]);
         }
+        // What is logged while it waits stands where the error stands, above it, and never among the results.
+        let waits = ["dead", "list", "--database", &url, "--wait", "300ms", "--json"];
+        let ran = cqrs_with(&waits, &[("RUST_LOG", "warn")]).await;
+        let said: Vec<_> = ran.err.lines().collect();
+        assert!(said.len() > 1 && said[0].contains("WARN"), "{ran:?}");
+        let last: serde_json::Value = serde_json::from_str(said[said.len() - 1]).unwrap();
+        assert_eq!((&last["code"], &*ran.out), (&4.into(), ""), "{ran:?}");
     }
 }
 

@@ -12,7 +12,7 @@ CREATE TABLE IF NOT EXISTS cqrs_outbox (
         CHECK (coalesce(length(unhex(replace(event_id, '-', ''))), 0) = 16),
     event_name    TEXT NOT NULL CHECK (event_name <> ''),
     event_kind    VARCHAR(20) NOT NULL DEFAULT 'notification' CHECK (event_kind IN ('notification', 'ecst')),
-    event_version INT NOT NULL DEFAULT 1,
+    event_version INT NOT NULL DEFAULT 1 CHECK (event_version >= 0),
     topic         TEXT NOT NULL CHECK (topic <> ''),
     -- Orders the events that share it; NULL means no order, and an empty key is a key.
     -- As long as an index can hold it; one byte more, so that what a session that is not strict cuts off is refused too.
@@ -23,7 +23,9 @@ CREATE TABLE IF NOT EXISTS cqrs_outbox (
     payload       LONGBLOB,
     payload_text  LONGTEXT,
     tombstone     BOOLEAN NOT NULL DEFAULT false CHECK (tombstone IN (0, 1)),
-    occurred_at   DATETIME(6) NOT NULL DEFAULT (utc_timestamp(6)),
+    occurred_at   DATETIME(6) NOT NULL DEFAULT (utc_timestamp(6)) CHECK (to_days(occurred_at) IS NOT NULL),
+    -- When it was written or, if it was scheduled, due, by the clock of the database.
+    waiting_since DATETIME(6) NOT NULL DEFAULT (utc_timestamp(6)),
     -- Refusals so far, for a reason of the event's own.
     attempts      INT NOT NULL DEFAULT 0,
     size          INT GENERATED ALWAYS AS (
@@ -56,6 +58,7 @@ CREATE TABLE IF NOT EXISTS cqrs_outbox_parked (
     payload_text  LONGTEXT,
     tombstone     BOOLEAN NOT NULL,
     occurred_at   DATETIME(6) NOT NULL,
+    waiting_since DATETIME(6) NOT NULL DEFAULT (utc_timestamp(6)),
     attempts      INT NOT NULL,
     size          INT NOT NULL,
     slot          SMALLINT NOT NULL,
@@ -79,7 +82,7 @@ CREATE TABLE IF NOT EXISTS cqrs_outbox_scheduled (
             AND length(event_id) = 36 AND event_id = lower(event_id)),
     event_name    TEXT NOT NULL CHECK (event_name <> ''),
     event_kind    VARCHAR(20) NOT NULL DEFAULT 'notification' CHECK (event_kind IN ('notification', 'ecst')),
-    event_version INT NOT NULL DEFAULT 1,
+    event_version INT NOT NULL DEFAULT 1 CHECK (event_version >= 0),
     topic         TEXT NOT NULL CHECK (topic <> ''),
     message_key   VARBINARY(2001) CHECK (length(message_key) <= 2000),
     headers       LONGTEXT CHECK (headers IS NULL OR json_valid(headers) AND json_type(headers) IN ('OBJECT', 'ARRAY')),
@@ -87,12 +90,12 @@ CREATE TABLE IF NOT EXISTS cqrs_outbox_scheduled (
     payload       LONGBLOB,
     payload_text  LONGTEXT,
     tombstone     BOOLEAN NOT NULL DEFAULT false CHECK (tombstone IN (0, 1)),
-    occurred_at   DATETIME(6) NOT NULL DEFAULT (utc_timestamp(6)),
+    occurred_at   DATETIME(6) NOT NULL DEFAULT (utc_timestamp(6)) CHECK (to_days(occurred_at) IS NOT NULL),
     attempts      INT NOT NULL DEFAULT 0,
     slot          SMALLINT GENERATED ALWAYS AS (
         if(message_key IS NULL, crc32(event_id), crc32(message_key)) % 4096) STORED,
     group_no      SMALLINT GENERATED ALWAYS AS (slot DIV 64) STORED,
-    deliver_at    DATETIME(6) NOT NULL,
+    deliver_at    DATETIME(6) NOT NULL CHECK (to_days(deliver_at) IS NOT NULL),
     CONSTRAINT cqrs_outbox_scheduled_one_payload
         CHECK ((payload IS NOT NULL) + (payload_text IS NOT NULL) + tombstone = 1),
     INDEX cqrs_outbox_scheduled_due (group_no, deliver_at, id, slot),
@@ -115,6 +118,7 @@ CREATE TABLE IF NOT EXISTS cqrs_outbox_dead (
     payload_text  LONGTEXT,
     tombstone     BOOLEAN NOT NULL,
     occurred_at   DATETIME(6) NOT NULL,
+    waiting_since DATETIME(6) NOT NULL DEFAULT (utc_timestamp(6)),
     attempts      INT NOT NULL,
     size          INT NOT NULL,
     slot          SMALLINT NOT NULL,
@@ -145,6 +149,7 @@ CREATE TABLE IF NOT EXISTS cqrs_outbox_sent (
     payload_text  LONGTEXT,
     tombstone     BOOLEAN NOT NULL,
     occurred_at   DATETIME(6) NOT NULL,
+    waiting_since DATETIME(6) NOT NULL DEFAULT (utc_timestamp(6)),
     attempts      INT NOT NULL,
     size          INT NOT NULL,
     slot          SMALLINT NOT NULL,
@@ -181,8 +186,7 @@ CREATE TABLE IF NOT EXISTS cqrs_outbox_group (
     -- The last lease ended without a release.
     dirty       BOOLEAN NOT NULL DEFAULT false,
     -- Then, what the relay that had it was sending with suspicion: ids, with commas between them.
-    suspects    TEXT CHARACTER SET ascii COLLATE ascii_bin,
-    wanted_by   VARCHAR(36) CHARACTER SET ascii COLLATE ascii_bin
+    suspects    TEXT CHARACTER SET ascii COLLATE ascii_bin
 ) ENGINE = InnoDB ROW_FORMAT = DYNAMIC DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;
 INSERT IGNORE INTO cqrs_outbox_group (group_no, first_slot, last_slot)
     WITH RECURSIVE numbers (no) AS (SELECT 0 UNION ALL SELECT no + 1 FROM numbers WHERE no < 63)
@@ -196,7 +200,9 @@ CREATE TABLE IF NOT EXISTS cqrs_outbox_relay (
     started_at  DATETIME(6) NOT NULL DEFAULT (utc_timestamp(6)),
     seen_at     DATETIME(6) NOT NULL DEFAULT (utc_timestamp(6)),
     -- What it is sending with suspicion: ids, with commas between them.
-    suspects    TEXT CHARACTER SET ascii COLLATE ascii_bin
+    suspects    TEXT CHARACTER SET ascii COLLATE ascii_bin,
+    -- Topics that it cannot reach: [["topic", "error"]]
+    suspended   LONGTEXT
 ) ENGINE = InnoDB ROW_FORMAT = DYNAMIC DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;
 
 -- Deduplication keys outlive their rows, which vanish when they are settled. One that has expired is free.
@@ -225,11 +231,11 @@ CREATE TABLE IF NOT EXISTS cqrs_outbox_request (
     event_id     VARCHAR(36) CHARACTER SET ascii COLLATE ascii_bin,
     dead_id      BIGINT NOT NULL DEFAULT 0,
     lane         VARBINARY(2001),
-    argument     LONGTEXT,
     not_before   DATETIME(6) NOT NULL DEFAULT (utc_timestamp(6)),
     requested_by TEXT NOT NULL DEFAULT (''),
     requested_at DATETIME(6) NOT NULL DEFAULT (utc_timestamp(6)),
-    -- When it was done, and what became of the dead letter: `replayed`, `discarded`, or `gone` by another hand.
+    -- When it was done, and what became of the dead letter: `replayed`, `discarded`, or `gone` by another hand;
+    -- `cancelled`: the request was taken back before.
     done_at      DATETIME(6),
     outcome      TEXT,
     INDEX cqrs_outbox_request_open (done_at, dead_id, id),

@@ -6,7 +6,7 @@ CREATE TABLE cqrs_outbox (
     event_id      uuid NOT NULL DEFAULT gen_random_uuid(),
     event_name    text NOT NULL CHECK (event_name <> ''),
     event_kind    text NOT NULL DEFAULT 'notification' CHECK (event_kind IN ('notification', 'ecst')),
-    event_version integer NOT NULL DEFAULT 1,
+    event_version integer NOT NULL DEFAULT 1 CHECK (event_version >= 0),
     topic         text NOT NULL CHECK (topic <> ''),
     -- Orders the events that share it; NULL means no order, and an empty key is a key.
     -- As long as an index can hold it, wherever its lane waits.
@@ -17,7 +17,9 @@ CREATE TABLE cqrs_outbox (
     payload       bytea,
     payload_text  text,
     tombstone     boolean NOT NULL DEFAULT false,
-    occurred_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
+    occurred_at   timestamptz NOT NULL DEFAULT clock_timestamp() CHECK (isfinite(occurred_at)),
+    -- When it was written or, if it was scheduled, due, by the clock of the database.
+    waiting_since timestamptz NOT NULL DEFAULT clock_timestamp(),
     -- Refusals so far, for a reason of the event's own.
     attempts      integer NOT NULL DEFAULT 0,
     size          integer NOT NULL GENERATED ALWAYS AS (
@@ -53,6 +55,7 @@ CREATE TABLE cqrs_outbox_parked (
     payload_text  text,
     tombstone     boolean NOT NULL,
     occurred_at   timestamptz NOT NULL,
+    waiting_since timestamptz NOT NULL DEFAULT clock_timestamp(),
     attempts      integer NOT NULL,
     size          integer NOT NULL,
     slot          smallint NOT NULL,
@@ -118,8 +121,7 @@ CREATE TABLE cqrs_outbox_group (
     -- The last lease ended without a release.
     dirty       boolean NOT NULL DEFAULT false,
     -- Then, what the relay that had it was sending with suspicion: ids, with commas between them.
-    suspects    text,
-    wanted_by   uuid
+    suspects    text
 ) WITH (fillfactor = 50);
 INSERT INTO cqrs_outbox_group (group_no, first_slot, last_slot)
     SELECT no, no * 64, no * 64 + 63 FROM generate_series(0, 63) AS no;
@@ -132,7 +134,9 @@ CREATE TABLE cqrs_outbox_relay (
     started_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
     seen_at     timestamptz NOT NULL DEFAULT clock_timestamp(),
     -- What it is sending with suspicion: ids, with commas between them.
-    suspects    text
+    suspects    text,
+    -- Topics that it cannot reach: [["topic", "error"]]
+    suspended   text
 ) WITH (fillfactor = 50);
 
 -- Deduplication keys outlive their rows, which vanish when they are settled. One that has expired is free.
@@ -159,11 +163,11 @@ CREATE TABLE cqrs_outbox_request (
     event_id     uuid,
     dead_id      bigint NOT NULL DEFAULT 0,
     lane         bytea,
-    argument     text,
     not_before   timestamptz NOT NULL DEFAULT clock_timestamp(),
     requested_by text NOT NULL DEFAULT current_user,
     requested_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-    -- When it was done, and what became of the dead letter: `replayed`, `discarded`, or `gone` by another hand.
+    -- When it was done, and what became of the dead letter: `replayed`, `discarded`, or `gone` by another hand;
+    -- `cancelled`: the request was taken back before.
     done_at      timestamptz,
     outcome      text
 );

@@ -8,20 +8,23 @@ CREATE TABLE cqrs_outbox (
         hex(randomblob(4)) || '-' || hex(randomblob(2)) || '-4' || substr(hex(randomblob(2)), 2) || '-'
         || substr('89AB', abs(random()) % 4 + 1, 1) || substr(hex(randomblob(2)), 2) || '-' || hex(randomblob(6))))
         CHECK (length(replace(event_id, '-', '')) = 32 AND replace(event_id, '-', '') NOT GLOB '*[^0-9A-Fa-f]*'),
-    event_name    TEXT NOT NULL CHECK (event_name <> ''),
+    event_name    TEXT NOT NULL CHECK (typeof(event_name) = 'text' AND event_name <> ''),
     event_kind    TEXT NOT NULL DEFAULT 'notification' CHECK (event_kind IN ('notification', 'ecst')),
-    event_version INTEGER NOT NULL DEFAULT 1,
-    topic         TEXT NOT NULL CHECK (topic <> ''),
+    event_version INTEGER NOT NULL DEFAULT 1
+        CHECK (typeof(event_version) = 'integer' AND event_version BETWEEN 0 AND 2147483647),
+    topic         TEXT NOT NULL CHECK (typeof(topic) = 'text' AND topic <> ''),
     -- Orders the events that share it; NULL means no order, and an empty key is a key.
     message_key   BLOB CHECK (length(CAST(message_key AS BLOB)) <= 2000),
     -- JSON: {"name": "value"}, or [["name", "value"], ["name", {"hex": "00ff"}]]. NULL: made from the columns.
     headers       TEXT CHECK (headers IS NULL OR json_valid(headers) AND json_type(headers) IN ('object', 'array')),
-    content_type  TEXT NOT NULL DEFAULT 'application/json',
+    content_type  TEXT NOT NULL DEFAULT 'application/json' CHECK (typeof(content_type) = 'text'),
     payload       BLOB,
     payload_text  TEXT,
     tombstone     INTEGER NOT NULL DEFAULT 0 CHECK (tombstone IN (0, 1)),
     -- RFC 3339, UTC.
     occurred_at   TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')),
+    -- When it was written or, if it was scheduled, due, by the clock of the database. Seconds since 1970.
+    waiting_since REAL NOT NULL DEFAULT ((julianday('now') - 2440587.5) * 86400.0),
     -- Refusals so far, for a reason of the event's own.
     attempts      INTEGER NOT NULL DEFAULT 0,
     size          INTEGER NOT NULL GENERATED ALWAYS AS (
@@ -48,6 +51,7 @@ CREATE TABLE cqrs_outbox_parked (
     payload_text  TEXT,
     tombstone     INTEGER NOT NULL,
     occurred_at   TEXT NOT NULL,
+    waiting_since REAL NOT NULL DEFAULT ((julianday('now') - 2440587.5) * 86400.0),
     attempts      INTEGER NOT NULL,
     size          INTEGER NOT NULL,
     slot          INTEGER NOT NULL,
@@ -71,20 +75,21 @@ CREATE TABLE cqrs_outbox_scheduled (
         || substr('89AB', abs(random()) % 4 + 1, 1) || substr(hex(randomblob(2)), 2) || '-' || hex(randomblob(6))))
         CHECK (length(event_id) = 36 AND length(replace(event_id, '-', '')) = 32
             AND replace(event_id, '-', '') NOT GLOB '*[^0-9a-f]*'),
-    event_name    TEXT NOT NULL CHECK (event_name <> ''),
+    event_name    TEXT NOT NULL CHECK (typeof(event_name) = 'text' AND event_name <> ''),
     event_kind    TEXT NOT NULL DEFAULT 'notification' CHECK (event_kind IN ('notification', 'ecst')),
-    event_version INTEGER NOT NULL DEFAULT 1,
-    topic         TEXT NOT NULL CHECK (topic <> ''),
+    event_version INTEGER NOT NULL DEFAULT 1
+        CHECK (typeof(event_version) = 'integer' AND event_version BETWEEN 0 AND 2147483647),
+    topic         TEXT NOT NULL CHECK (typeof(topic) = 'text' AND topic <> ''),
     message_key   BLOB CHECK (length(CAST(message_key AS BLOB)) <= 2000),
     headers       TEXT CHECK (headers IS NULL OR json_valid(headers) AND json_type(headers) IN ('object', 'array')),
-    content_type  TEXT NOT NULL DEFAULT 'application/json',
+    content_type  TEXT NOT NULL DEFAULT 'application/json' CHECK (typeof(content_type) = 'text'),
     payload       BLOB,
     payload_text  TEXT,
     tombstone     INTEGER NOT NULL DEFAULT 0 CHECK (tombstone IN (0, 1)),
     occurred_at   TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')),
     attempts      INTEGER NOT NULL DEFAULT 0,
     -- Seconds since 1970: `unixepoch('now', '+1 hour')`, say.
-    deliver_at    REAL NOT NULL CHECK (typeof(deliver_at) = 'real'),
+    deliver_at    REAL NOT NULL CHECK (typeof(deliver_at) = 'real' AND abs(deliver_at) < 1e12),
     CONSTRAINT cqrs_outbox_scheduled_one_payload
         CHECK ((payload IS NOT NULL) + (payload_text IS NOT NULL) + tombstone = 1)
 );
@@ -107,6 +112,7 @@ CREATE TABLE cqrs_outbox_dead (
     payload_text  TEXT,
     tombstone     INTEGER NOT NULL,
     occurred_at   TEXT NOT NULL,
+    waiting_since REAL NOT NULL DEFAULT ((julianday('now') - 2440587.5) * 86400.0),
     attempts      INTEGER NOT NULL,
     size          INTEGER NOT NULL,
     slot          INTEGER NOT NULL,
@@ -118,7 +124,7 @@ CREATE TABLE cqrs_outbox_dead (
     dead_at       TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now'))
 );
 CREATE INDEX cqrs_outbox_dead_lane ON cqrs_outbox_dead (lane, id);
-CREATE INDEX cqrs_outbox_dead_event ON cqrs_outbox_dead (unhex(event_id, '-'));
+CREATE INDEX cqrs_outbox_dead_event ON cqrs_outbox_dead (lower(replace(event_id, '-', '')));
 
 -- Rows that are kept after they were sent, if wanted.
 CREATE TABLE cqrs_outbox_sent (
@@ -135,6 +141,7 @@ CREATE TABLE cqrs_outbox_sent (
     payload_text  TEXT,
     tombstone     INTEGER NOT NULL,
     occurred_at   TEXT NOT NULL,
+    waiting_since REAL NOT NULL DEFAULT ((julianday('now') - 2440587.5) * 86400.0),
     attempts      INTEGER NOT NULL,
     size          INTEGER NOT NULL,
     slot          INTEGER NOT NULL,
@@ -172,8 +179,7 @@ CREATE TABLE cqrs_outbox_group (
     -- The last lease ended without a release.
     dirty       INTEGER NOT NULL DEFAULT 0,
     -- Then, what the relay that had it was sending with suspicion: ids, with commas between them.
-    suspects    TEXT,
-    wanted_by   TEXT
+    suspects    TEXT
 );
 INSERT INTO cqrs_outbox_group (group_no, first_slot, last_slot) VALUES (0, 0, 4095);
 
@@ -186,7 +192,9 @@ CREATE TABLE cqrs_outbox_relay (
     -- Seconds since 1970.
     seen_at     REAL NOT NULL,
     -- What it is sending with suspicion: ids, with commas between them.
-    suspects    TEXT
+    suspects    TEXT,
+    -- Topics that it cannot reach: [["topic", "error"]]
+    suspended   TEXT
 ) WITHOUT ROWID;
 
 -- Deduplication keys outlive their rows, which vanish when they are settled. One that has expired is free.
@@ -213,12 +221,12 @@ CREATE TABLE cqrs_outbox_request (
     event_id     TEXT,
     dead_id      INTEGER NOT NULL DEFAULT 0,
     lane         BLOB,
-    argument     TEXT,
     -- Seconds since 1970.
-    not_before   REAL NOT NULL DEFAULT (unixepoch('now', 'subsec')),
+    not_before   REAL NOT NULL DEFAULT ((julianday('now') - 2440587.5) * 86400.0),
     requested_by TEXT NOT NULL DEFAULT '',
     requested_at TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')),
-    -- When it was done, and what became of the dead letter: `replayed`, `discarded`, or `gone` by another hand.
+    -- When it was done, and what became of the dead letter: `replayed`, `discarded`, or `gone` by another hand;
+    -- `cancelled`: the request was taken back before.
     done_at      TEXT,
     outcome      TEXT
 );

@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use cqrs_core::{Database, MessageId};
-use cqrs_outbox::{Confirmed, Lane, Lease, ReadRequest, Rejection, RelayId, StoreError, table};
+use cqrs_outbox::table::{self, OutboxRecord};
+use cqrs_outbox::{Confirmed, Lane, Lease, ReadRequest, Rejection, RelayId, StoreError};
 use diesel::mysql::Mysql;
 use diesel::query_builder::{BoxedSqlQuery, SqlQuery};
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
@@ -34,7 +35,7 @@ use crate::migration::{MYSQL, Migration};
 use crate::network::pool_error;
 use crate::new_rows::NewRows;
 use crate::query::{Dialect, Query, Value};
-use crate::record::{NewRow, Record};
+use crate::record::Record;
 use crate::requests::{DueRequest, Later, RequestRow};
 use crate::schedule::ScheduledRecord;
 use crate::statements::{
@@ -186,14 +187,14 @@ impl Statements for MySql {
         Ok(())
     }
 
-    async fn insert(conn: &mut Connection, rows: Vec<NewRow>) -> QueryResult<()> {
+    async fn insert(conn: &mut Connection, rows: Vec<OutboxRecord>) -> QueryResult<()> {
         for some in in_parts(rows) {
             NewRows::new(sql::INSERT, some, table::Dialect::MySql).execute(conn).await?;
         }
         Ok(())
     }
 
-    async fn schedule(conn: &mut Connection, rows: Vec<(NewRow, DateTime<Utc>)>) -> QueryResult<()> {
+    async fn schedule(conn: &mut Connection, rows: Vec<(OutboxRecord, DateTime<Utc>)>) -> QueryResult<()> {
         for some in in_parts(rows) {
             let insert = boxed(format!("{}{}", sql::SCHEDULE, places(sql::SCHEDULE_ROW, some.len())));
             let bind = |insert, (row, at)| bind_row(insert, row).bind::<Text, _>(datetime(at));
@@ -413,6 +414,19 @@ impl Statements for MySql {
     async fn record_suspects(conn: &mut Connection, incarnation: Uuid, ids: Option<&str>) -> QueryResult<()> {
         sql_query(sql::RECORD_SUSPECTS)
             .bind::<Nullable<Text>, _>(ids)
+            .bind::<Text, _>(incarnation.to_string())
+            .execute(conn)
+            .await?;
+        Ok(())
+    }
+
+    async fn record_suspended(
+        conn: &mut Connection,
+        incarnation: Uuid,
+        topics: Option<&str>,
+    ) -> QueryResult<()> {
+        sql_query(sql::RECORD_SUSPENDED)
+            .bind::<Nullable<Text>, _>(topics)
             .bind::<Text, _>(incarnation.to_string())
             .execute(conn)
             .await?;
@@ -664,7 +678,7 @@ fn pairs(leases: &[Lease]) -> String {
 /// A new row as eleven parameters of a statement.
 fn bind_row(
     insert: BoxedSqlQuery<'static, Mysql, SqlQuery>,
-    row: NewRow,
+    row: OutboxRecord,
 ) -> BoxedSqlQuery<'static, Mysql, SqlQuery> {
     row.into_values(table::Dialect::MySql).into_iter().fold(insert, |insert, value| match value {
         table::Value::Text(text) => insert.bind::<Text, _>(text),

@@ -107,6 +107,8 @@ pub(super) const SEEN: &str = "\
 
 pub(super) const RECORD_SUSPECTS: &str = "UPDATE cqrs_outbox_relay SET suspects = ? WHERE incarnation = ?";
 
+pub(super) const RECORD_SUSPENDED: &str = "UPDATE cqrs_outbox_relay SET suspended = ? WHERE incarnation = ?";
+
 pub(super) const FORGOTTEN_RELAYS: &str = "\
     SELECT incarnation AS value FROM cqrs_outbox_relay \
     WHERE seen_at < utc_timestamp(6) - INTERVAL 10 * ? MICROSECOND FOR UPDATE SKIP LOCKED";
@@ -157,7 +159,7 @@ pub(super) const LEAVE_GROUPS: &str = "\
 macro_rules! carried {
     () => {
         "event_id, event_name, event_kind, event_version, topic, message_key, headers, content_type, payload, \
-         payload_text, tombstone, occurred_at, size, slot"
+         payload_text, tombstone, occurred_at, waiting_since, size, slot"
     };
 }
 
@@ -391,9 +393,9 @@ pub(super) const LOCK_SCHEDULED: &str = concat!(
 /// Followed by the ids, and the order in which new ones are drawn.
 pub(super) const INSERT_DUE: &str = "\
     INSERT INTO cqrs_outbox (event_id, event_name, event_kind, event_version, topic, message_key, headers, content_type, \
-        payload, payload_text, tombstone, occurred_at, attempts) \
+        payload, payload_text, tombstone, occurred_at, attempts, waiting_since) \
     SELECT event_id, event_name, event_kind, event_version, topic, message_key, headers, content_type, \
-        payload, payload_text, tombstone, occurred_at, attempts \
+        payload, payload_text, tombstone, occurred_at, attempts, deliver_at \
     FROM cqrs_outbox_scheduled WHERE id IN ";
 
 pub(super) const IN_ORDER: &str = " ORDER BY deliver_at, id";
@@ -405,13 +407,13 @@ pub(super) const DELETE_DUE: &str =
 /// oldest time.
 pub(super) const STATUS: &str = "\
     SELECT schema_version, min_reader_version, hold, \
-        (SELECT count(*) FROM cqrs_outbox) AS waiting, \
-        (SELECT max(timestampdiff(MICROSECOND, occurred_at, utc_timestamp(6))) / 1e6 FROM ( \
-            (SELECT occurred_at FROM cqrs_outbox ORDER BY id LIMIT 1) \
-            UNION ALL (SELECT occurred_at FROM cqrs_outbox_parked ORDER BY id LIMIT 1)) firsts) AS oldest_waiting, \
+        (SELECT count(*) FROM cqrs_outbox) AS hot, \
+        (SELECT max(timestampdiff(MICROSECOND, waiting_since, utc_timestamp(6))) / 1e6 FROM ( \
+            (SELECT waiting_since FROM cqrs_outbox ORDER BY id LIMIT 1) \
+            UNION ALL (SELECT waiting_since FROM cqrs_outbox_parked ORDER BY id LIMIT 1)) firsts) AS oldest_waiting, \
         (SELECT count(*) FROM cqrs_outbox_parked) AS parked, \
         (SELECT count(*) FROM cqrs_outbox_gate) AS closed_gates, \
-        (SELECT count(*) FROM cqrs_outbox_scheduled) AS scheduled, \
+        all_scheduled, due, oldest_due, \
         (SELECT count(*) FROM cqrs_outbox_dead) AS dead_letters, \
         (SELECT count(*) FROM cqrs_outbox_group) AS all_groups, \
         (SELECT count(*) FROM cqrs_outbox_group \
@@ -419,14 +421,17 @@ pub(super) const STATUS: &str = "\
         CAST((SELECT coalesce(json_arrayagg(json_array(name, incarnation, version, \
             (SELECT count(*) FROM cqrs_outbox_group g \
                 WHERE g.incarnation = r.incarnation AND g.expires_at > utc_timestamp(6)), \
-            timestampdiff(MICROSECOND, seen_at, utc_timestamp(6)) / 1e6)), '[]') \
+            timestampdiff(MICROSECOND, seen_at, utc_timestamp(6)) / 1e6, suspended)), '[]') \
             FROM cqrs_outbox_relay r) AS char) AS relays, \
         CAST((SELECT coalesce(json_arrayagg(json_array(hex(lane), \
             timestampdiff(MICROSECOND, utc_timestamp(6), until) / 1e6, left(error, 500), \
             timestampdiff(MICROSECOND, closed_at, utc_timestamp(6)) / 1e6)), '[]') \
             FROM (SELECT * FROM cqrs_outbox_gate ORDER BY closed_at, lane LIMIT 5) g) AS char) AS gates, \
         CAST(NULL AS char) AS oldest_snapshot \
-    FROM cqrs_outbox_meta";
+    FROM cqrs_outbox_meta CROSS JOIN ( \
+        SELECT count(*) AS all_scheduled, count(CASE WHEN deliver_at <= utc_timestamp(6) THEN 1 END) AS due, \
+            timestampdiff(MICROSECOND, min(deliver_at), utc_timestamp(6)) / 1e6 AS oldest_due \
+        FROM cqrs_outbox_scheduled) s";
 
 /// Operators' statements, as far as they are put together.
 pub(super) const DIALECT: Dialect = Dialect {
@@ -454,6 +459,7 @@ pub(super) const DIALECT: Dialect = Dialect {
     event_id: "?",
     now: "utc_timestamp(6)",
     not_before: "utc_timestamp(6) + INTERVAL (? * 1000000) MICROSECOND",
+    for_update: " FOR UPDATE",
     me: "current_user()",
     purge_sent: "\
         DELETE o FROM (SELECT id FROM cqrs_outbox_sent \

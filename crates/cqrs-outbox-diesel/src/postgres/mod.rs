@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use cqrs_core::{Database, MessageId};
+use cqrs_outbox::table::OutboxRecord;
 use cqrs_outbox::{Confirmed, Lane, Lease, ReadRequest, Rejection, RelayId, StoreError};
 use diesel::query_builder::{BoxedSqlQuery, SqlQuery};
 use diesel::sql_types::{
@@ -33,7 +34,7 @@ use crate::drift::{Fact, Sequence};
 use crate::migration::{Migration, POSTGRES};
 use crate::network::pool_error;
 use crate::query::{Dialect, Query, Value};
-use crate::record::{NewRow, Record};
+use crate::record::Record;
 use crate::requests::{DueRequest, Later, RequestRow};
 use crate::schedule::ScheduledRecord;
 use crate::statements::{
@@ -82,7 +83,7 @@ impl Statements for Pg {
         AnsiTransactionManager::begin_transaction_sql(conn, sql::BEGIN_SHORT).await
     }
 
-    async fn insert(conn: &mut AsyncPgConnection, rows: Vec<NewRow>) -> QueryResult<()> {
+    async fn insert(conn: &mut AsyncPgConnection, rows: Vec<OutboxRecord>) -> QueryResult<()> {
         if let [row] = &rows[..] {
             prepared(sql::INSERT_ONE, parameters(row)).execute(conn).await?;
             return Ok(());
@@ -93,7 +94,10 @@ impl Statements for Pg {
         Ok(())
     }
 
-    async fn schedule(conn: &mut AsyncPgConnection, rows: Vec<(NewRow, DateTime<Utc>)>) -> QueryResult<()> {
+    async fn schedule(
+        conn: &mut AsyncPgConnection,
+        rows: Vec<(OutboxRecord, DateTime<Utc>)>,
+    ) -> QueryResult<()> {
         let (mut columns, mut deliver_at) = (Columns::default(), Vec::new());
         for (row, at) in rows {
             columns.push(row);
@@ -340,6 +344,19 @@ impl Statements for Pg {
     ) -> QueryResult<()> {
         sql_query(sql::RECORD_SUSPECTS)
             .bind::<Nullable<Text>, _>(ids)
+            .bind::<SqlUuid, _>(incarnation)
+            .execute(conn)
+            .await?;
+        Ok(())
+    }
+
+    async fn record_suspended(
+        conn: &mut AsyncPgConnection,
+        incarnation: Uuid,
+        topics: Option<&str>,
+    ) -> QueryResult<()> {
+        sql_query(sql::RECORD_SUSPENDED)
+            .bind::<Nullable<Text>, _>(topics)
             .bind::<SqlUuid, _>(incarnation)
             .execute(conn)
             .await?;
@@ -650,8 +667,8 @@ const MIGRATION_LOCK: i64 = 0x6371_7273;
 /// The same, as the first of two: those are locks of their own.
 const KEY_LOCKS: i32 = 0x6371_7273;
 
-/// In the order of [`NewRow::COLUMNS`].
-fn parameters(row: &NewRow) -> [Parameter<'_>; NewRow::COLUMNS.len()] {
+/// In the order of [`OutboxRecord::COLUMNS`].
+fn parameters(row: &OutboxRecord) -> [Parameter<'_>; OutboxRecord::COLUMNS.len()] {
     [
         Parameter::Uuid(row.event_id),
         Parameter::Text(&row.event_name),
@@ -683,7 +700,7 @@ struct Columns {
 }
 
 impl Columns {
-    fn push(&mut self, row: NewRow) {
+    fn push(&mut self, row: OutboxRecord) {
         self.event_id.push(row.event_id);
         self.event_name.push(row.event_name);
         self.event_kind.push(row.event_kind);

@@ -104,6 +104,9 @@ pub(super) const SEEN: &str = "\
 
 pub(super) const RECORD_SUSPECTS: &str = "UPDATE cqrs_outbox_relay SET suspects = $1 WHERE incarnation = $2";
 
+pub(super) const RECORD_SUSPENDED: &str =
+    "UPDATE cqrs_outbox_relay SET suspended = $1 WHERE incarnation = $2";
+
 pub(super) const FORGET_RELAYS: &str = "\
     DELETE FROM cqrs_outbox_relay WHERE incarnation IN ( \
         SELECT incarnation FROM cqrs_outbox_relay \
@@ -338,7 +341,7 @@ pub(super) const FENCE_ALL: &str = "\
 macro_rules! carried {
     () => {
         "event_id, event_name, event_kind, event_version, topic, message_key, headers, content_type, payload, \
-         payload_text, tombstone, occurred_at, size, slot"
+         payload_text, tombstone, occurred_at, waiting_since, size, slot"
     };
 }
 
@@ -518,9 +521,9 @@ pub(super) const LOCK_DUE: &str = "\
 pub(super) const MOVE_DUE: &str = "\
     WITH moved AS (DELETE FROM cqrs_outbox_scheduled WHERE id = ANY($1) RETURNING *) \
     INSERT INTO cqrs_outbox (event_id, event_name, event_kind, event_version, topic, message_key, headers, content_type, \
-        payload, payload_text, tombstone, occurred_at, attempts) \
+        payload, payload_text, tombstone, occurred_at, attempts, waiting_since) \
     SELECT event_id, event_name, event_kind, event_version, topic, message_key, headers, content_type, \
-        payload, payload_text, tombstone, occurred_at, attempts \
+        payload, payload_text, tombstone, occurred_at, attempts, deliver_at \
     FROM moved ORDER BY deliver_at, id";
 
 pub(super) const LEAVE_GROUPS: &str = "\
@@ -533,13 +536,13 @@ pub(super) const SIGN_OFF: &str = "DELETE FROM cqrs_outbox_relay WHERE incarnati
 /// oldest time.
 pub(super) const STATUS: &str = "\
     SELECT schema_version, min_reader_version, hold, \
-        (SELECT count(*) FROM cqrs_outbox) AS waiting, \
+        (SELECT count(*) FROM cqrs_outbox) AS hot, \
         extract(epoch FROM clock_timestamp() - least( \
-            (SELECT occurred_at FROM cqrs_outbox ORDER BY id LIMIT 1), \
-            (SELECT occurred_at FROM cqrs_outbox_parked ORDER BY id LIMIT 1)))::double precision AS oldest_waiting, \
+            (SELECT waiting_since FROM cqrs_outbox ORDER BY id LIMIT 1), \
+            (SELECT waiting_since FROM cqrs_outbox_parked ORDER BY id LIMIT 1)))::double precision AS oldest_waiting, \
         (SELECT count(*) FROM cqrs_outbox_parked) AS parked, \
         (SELECT count(*) FROM cqrs_outbox_gate) AS closed_gates, \
-        (SELECT count(*) FROM cqrs_outbox_scheduled) AS scheduled, \
+        all_scheduled, due, oldest_due, \
         (SELECT count(*) FROM cqrs_outbox_dead) AS dead_letters, \
         (SELECT count(*) FROM cqrs_outbox_group) AS all_groups, \
         (SELECT count(*) FROM cqrs_outbox_group \
@@ -547,7 +550,7 @@ pub(super) const STATUS: &str = "\
         (SELECT coalesce(json_agg(json_build_array(name, incarnation, version, \
             (SELECT count(*) FROM cqrs_outbox_group g \
                 WHERE g.incarnation = r.incarnation AND g.expires_at > clock_timestamp()), \
-            extract(epoch FROM clock_timestamp() - seen_at)))::text, '[]') FROM cqrs_outbox_relay r) AS relays, \
+            extract(epoch FROM clock_timestamp() - seen_at), suspended))::text, '[]') FROM cqrs_outbox_relay r) AS relays, \
         (SELECT coalesce(json_agg(json_build_array(encode(lane, 'hex'), \
             extract(epoch FROM until - clock_timestamp()), left(error, 500), \
             extract(epoch FROM clock_timestamp() - closed_at)))::text, '[]') \
@@ -558,7 +561,10 @@ pub(super) const STATUS: &str = "\
             WHERE backend_xmin IS NOT NULL AND pid <> pg_backend_pid() \
                 AND (datname = current_database() OR datname IS NULL) \
             ORDER BY age(backend_xmin) DESC, xact_start LIMIT 1) AS oldest_snapshot \
-    FROM cqrs_outbox_meta";
+    FROM cqrs_outbox_meta CROSS JOIN ( \
+        SELECT count(*) AS all_scheduled, count(CASE WHEN deliver_at <= statement_timestamp() THEN 1 END) AS due, \
+            extract(epoch FROM statement_timestamp() - min(deliver_at))::double precision AS oldest_due \
+        FROM cqrs_outbox_scheduled) s";
 
 /// Operators' statements, as far as they are put together.
 pub(super) const DIALECT: Dialect = Dialect {
@@ -586,6 +592,7 @@ pub(super) const DIALECT: Dialect = Dialect {
     event_id: "?::uuid",
     now: "clock_timestamp()",
     not_before: "clock_timestamp() + make_interval(secs => ?)",
+    for_update: " FOR UPDATE",
     me: "current_user",
     purge_sent: "\
         DELETE FROM cqrs_outbox_sent WHERE id IN (SELECT id FROM cqrs_outbox_sent \

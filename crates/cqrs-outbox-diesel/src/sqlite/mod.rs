@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use cqrs_core::{Database, MessageId};
-use cqrs_outbox::{Confirmed, Lane, Lease, ReadRequest, Rejection, RelayId, StoreError, table};
+use cqrs_outbox::table::{self, OutboxRecord};
+use cqrs_outbox::{Confirmed, Lane, Lease, ReadRequest, Rejection, RelayId, StoreError};
 use diesel::connection::AnsiTransactionManager;
 use diesel::query_builder::{BoxedSqlQuery, SqlQuery};
 use diesel::sql_types::{BigInt, Binary, Bool, Double, Integer, Nullable, Text};
@@ -27,7 +28,7 @@ use crate::drift::{Fact, Sequence};
 use crate::migration::{Migration, SQLITE};
 use crate::new_rows::NewRows;
 use crate::query::{Dialect, Query, Value};
-use crate::record::{NewRow, Record};
+use crate::record::Record;
 use crate::requests::{DueRequest, Later, RequestRow};
 use crate::schedule::ScheduledRecord;
 use crate::statements::{
@@ -76,14 +77,14 @@ impl Statements for Sqlite {
             .await
     }
 
-    async fn insert(conn: &mut Connection, rows: Vec<NewRow>) -> QueryResult<()> {
+    async fn insert(conn: &mut Connection, rows: Vec<OutboxRecord>) -> QueryResult<()> {
         for some in in_parts(rows) {
             NewRows::new(sql::INSERT, some, table::Dialect::Sqlite).execute(conn).await?;
         }
         Ok(())
     }
 
-    async fn schedule(conn: &mut Connection, rows: Vec<(NewRow, DateTime<Utc>)>) -> QueryResult<()> {
+    async fn schedule(conn: &mut Connection, rows: Vec<(OutboxRecord, DateTime<Utc>)>) -> QueryResult<()> {
         for some in in_parts(rows) {
             let insert = boxed(format!("{}{}", sql::SCHEDULE, places(sql::SCHEDULE_ROW, some.len())));
             let bind = |insert, (row, at)| bind_row(insert, row).bind::<Double, _>(seconds(at));
@@ -335,6 +336,19 @@ impl Statements for Sqlite {
         Ok(())
     }
 
+    async fn record_suspended(
+        conn: &mut Connection,
+        incarnation: Uuid,
+        topics: Option<&str>,
+    ) -> QueryResult<()> {
+        sql_query(sql::RECORD_SUSPENDED)
+            .bind::<Nullable<Text>, _>(topics)
+            .bind::<Text, _>(incarnation.to_string())
+            .execute(conn)
+            .await?;
+        Ok(())
+    }
+
     async fn census(conn: &mut Connection, lease: Duration) -> QueryResult<Census> {
         sql_query(sql::CENSUS).bind::<Double, _>(lease.as_secs_f64()).get_result(conn).await
     }
@@ -576,7 +590,7 @@ fn boxed(query: String) -> BoxedSqlQuery<'static, diesel::sqlite::Sqlite, SqlQue
 /// A new row as eleven parameters of a statement.
 fn bind_row(
     insert: BoxedSqlQuery<'static, diesel::sqlite::Sqlite, SqlQuery>,
-    row: NewRow,
+    row: OutboxRecord,
 ) -> BoxedSqlQuery<'static, diesel::sqlite::Sqlite, SqlQuery> {
     row.into_values(table::Dialect::Sqlite).into_iter().fold(insert, |insert, value| match value {
         table::Value::Text(text) => insert.bind::<Text, _>(text),

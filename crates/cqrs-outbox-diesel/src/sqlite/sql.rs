@@ -79,6 +79,8 @@ pub(super) const SEEN: &str = "\
 
 pub(super) const RECORD_SUSPECTS: &str = "UPDATE cqrs_outbox_relay SET suspects = ? WHERE incarnation = ?";
 
+pub(super) const RECORD_SUSPENDED: &str = "UPDATE cqrs_outbox_relay SET suspended = ? WHERE incarnation = ?";
+
 pub(super) const FORGET_RELAYS: &str =
     "DELETE FROM cqrs_outbox_relay WHERE seen_at < unixepoch('now', 'subsec') - 10 * ?";
 
@@ -122,7 +124,7 @@ pub(super) const SWEEP_GATES: &str = "\
 macro_rules! carried {
     () => {
         "event_id, event_name, event_kind, event_version, topic, message_key, headers, content_type, payload, \
-         payload_text, tombstone, occurred_at, size, slot"
+         payload_text, tombstone, occurred_at, waiting_since, size, slot"
     };
 }
 
@@ -180,14 +182,14 @@ const DELETE_DEAD: &str = "DELETE FROM cqrs_outbox_dead WHERE id IN (SELECT valu
 /// As `Lane::of` makes it.
 macro_rules! lane {
     () => {
-        "CAST(CASE WHEN message_key IS NULL THEN 'e' || CAST(unhex(event_id, '-') AS TEXT) \
+        "CAST(CASE WHEN message_key IS NULL THEN 'e' || CAST(unhex(replace(event_id, '-', '')) AS TEXT) \
               ELSE 'k' || CAST(message_key AS TEXT) END AS BLOB)"
     };
 }
 
 /// Behind it comes which rows. As a rule there are no gates at all, which is found out once.
 pub(super) const READ: &str = concat!(
-    "SELECT id, unhex(event_id, '-') AS event_id, event_name, event_kind, event_version, topic, \
+    "SELECT id, unhex(replace(event_id, '-', '')) AS event_id, event_name, event_kind, event_version, topic, \
         CAST(message_key AS BLOB) AS message_key, headers, content_type, payload, payload_text, occurred_at, attempts, size, \
         0 AS group_no, EXISTS (SELECT 1 FROM cqrs_outbox_gate) AND EXISTS (SELECT 1 FROM cqrs_outbox_gate g WHERE g.lane = ",
     lane!(),
@@ -197,7 +199,7 @@ pub(super) const READ: &str = concat!(
 /// `CROSS JOIN`: the gates first. SQLite would go through all parked rows in the order of their ids to save the sorting.
 pub(super) const READ_PARKED: &str = "\
     SELECT * FROM ( \
-        SELECT id, unhex(event_id, '-') AS event_id, event_name, event_kind, event_version, topic, CAST(message_key AS BLOB) AS message_key, \
+        SELECT id, unhex(replace(event_id, '-', '')) AS event_id, event_name, event_kind, event_version, topic, CAST(message_key AS BLOB) AS message_key, \
             headers, content_type, payload, payload_text, occurred_at, attempts, size, 0 AS group_no, 0 AS gated, \
             sum(size) OVER (ORDER BY id) - size AS bytes_before \
         FROM (SELECT p.* FROM cqrs_outbox_gate g CROSS JOIN cqrs_outbox_parked p ON p.lane = g.lane \
@@ -358,9 +360,9 @@ pub(super) const DUE: &str = "\
 /// One after the other.
 pub(super) const MOVE_DUE: [&str; 2] = [
     "INSERT INTO cqrs_outbox (event_id, event_name, event_kind, event_version, topic, message_key, headers, content_type, \
-        payload, payload_text, tombstone, occurred_at, attempts) \
+        payload, payload_text, tombstone, occurred_at, attempts, waiting_since) \
      SELECT event_id, event_name, event_kind, event_version, topic, message_key, headers, content_type, \
-        payload, payload_text, tombstone, occurred_at, attempts \
+        payload, payload_text, tombstone, occurred_at, attempts, deliver_at \
      FROM cqrs_outbox_scheduled WHERE id IN (SELECT value FROM json_each(?)) ORDER BY deliver_at, id",
     "DELETE FROM cqrs_outbox_scheduled WHERE id IN (SELECT value FROM json_each(?))",
 ];
@@ -369,14 +371,14 @@ pub(super) const MOVE_DUE: [&str; 2] = [
 /// oldest time.
 pub(super) const STATUS: &str = "\
     SELECT schema_version, min_reader_version, hold, \
-        (SELECT count(*) FROM cqrs_outbox) AS waiting, \
-        unixepoch('now', 'subsec') - (SELECT min(unixepoch(occurred_at, 'subsec')) FROM ( \
-            SELECT * FROM (SELECT occurred_at FROM cqrs_outbox ORDER BY id LIMIT 1) \
-            UNION ALL SELECT * FROM (SELECT occurred_at FROM cqrs_outbox_parked ORDER BY id LIMIT 1))) \
+        (SELECT count(*) FROM cqrs_outbox) AS hot, \
+        unixepoch('now', 'subsec') - (SELECT min(waiting_since) FROM ( \
+            SELECT * FROM (SELECT waiting_since FROM cqrs_outbox ORDER BY id LIMIT 1) \
+            UNION ALL SELECT * FROM (SELECT waiting_since FROM cqrs_outbox_parked ORDER BY id LIMIT 1))) \
             AS oldest_waiting, \
         (SELECT count(*) FROM cqrs_outbox_parked) AS parked, \
         (SELECT count(*) FROM cqrs_outbox_gate) AS closed_gates, \
-        (SELECT count(*) FROM cqrs_outbox_scheduled) AS scheduled, \
+        all_scheduled, due, oldest_due, \
         (SELECT count(*) FROM cqrs_outbox_dead) AS dead_letters, \
         (SELECT count(*) FROM cqrs_outbox_group) AS all_groups, \
         (SELECT count(*) FROM cqrs_outbox_group \
@@ -384,38 +386,42 @@ pub(super) const STATUS: &str = "\
         (SELECT json_group_array(json_array(name, incarnation, version, \
             (SELECT count(*) FROM cqrs_outbox_group g \
                 WHERE g.incarnation = r.incarnation AND g.expires_at > unixepoch('now', 'subsec')), \
-            unixepoch('now', 'subsec') - seen_at)) FROM cqrs_outbox_relay r) AS relays, \
+            unixepoch('now', 'subsec') - seen_at, suspended)) FROM cqrs_outbox_relay r) AS relays, \
         (SELECT json_group_array(json_array(hex(lane), until - unixepoch('now', 'subsec'), substr(error, 1, 500), \
             unixepoch('now', 'subsec') - unixepoch(closed_at, 'subsec'))) \
             FROM (SELECT * FROM cqrs_outbox_gate ORDER BY closed_at, lane LIMIT 5)) AS gates, \
         NULL AS oldest_snapshot \
-    FROM cqrs_outbox_meta";
+    FROM cqrs_outbox_meta CROSS JOIN ( \
+        SELECT count(*) AS all_scheduled, count(CASE WHEN deliver_at <= unixepoch('now', 'subsec') THEN 1 END) AS due, \
+            unixepoch('now', 'subsec') - min(deliver_at) AS oldest_due \
+        FROM cqrs_outbox_scheduled) s";
 
 /// Operators' statements, as far as they are put together.
 pub(super) const DIALECT: Dialect = Dialect {
     dead_letters: "\
-        SELECT id, unhex(event_id, '-') AS event_id, event_name, topic, CAST(message_key AS BLOB) AS message_key, attempts, size, error, \
+        SELECT id, unhex(replace(event_id, '-', '')) AS event_id, event_name, topic, CAST(message_key AS BLOB) AS message_key, attempts, size, error, \
             occurred_at AS occurred_at, dead_at AS dead_at \
         FROM cqrs_outbox_dead",
     dead_letters_in_full: "\
-        SELECT id, unhex(event_id, '-') AS event_id, event_name, event_kind, event_version, topic, CAST(message_key AS BLOB) AS message_key, headers, \
+        SELECT id, unhex(replace(event_id, '-', '')) AS event_id, event_name, event_kind, event_version, topic, CAST(message_key AS BLOB) AS message_key, headers, \
             content_type, payload, payload_text, occurred_at AS occurred_at, \
             attempts, size, 0 AS group_no, 0 AS gated, error, errors, dead_at AS dead_at \
         FROM cqrs_outbox_dead",
-    event_id_is: "unhex(event_id, '-') = ?",
+    event_id_is: "lower(replace(event_id, '-', '')) = lower(hex(?))",
     scheduled: "\
-        SELECT id, unhex(event_id, '-') AS event_id, event_name, event_kind, event_version, topic, \
+        SELECT id, unhex(replace(event_id, '-', '')) AS event_id, event_name, event_kind, event_version, topic, \
             CAST(message_key AS BLOB) AS message_key, headers, content_type, payload, payload_text, occurred_at, attempts, \
             0 AS size, 0 AS group_no, 0 AS gated, CAST(round(deliver_at * 1000000) AS INTEGER) AS deliver_micros \
         FROM cqrs_outbox_scheduled",
     key_is: "CAST(message_key AS BLOB) = ?",
     requests: "\
-        SELECT id, kind, unhex(event_id, '-') AS event_id, strftime('%Y-%m-%dT%H:%M:%fZ', not_before, 'unixepoch') AS not_before, requested_by, \
+        SELECT id, kind, unhex(replace(event_id, '-', '')) AS event_id, strftime('%Y-%m-%dT%H:%M:%fZ', not_before, 'unixepoch') AS not_before, requested_by, \
             requested_at AS requested_at, done_at AS done_at, outcome \
         FROM cqrs_outbox_request",
     event_id: "?",
     now: "strftime('%Y-%m-%dT%H:%M:%fZ', 'now')",
     not_before: "unixepoch('now', 'subsec') + ?",
+    for_update: "",
     me: "''",
     purge_sent: "\
         DELETE FROM cqrs_outbox_sent WHERE id IN (SELECT id FROM cqrs_outbox_sent \

@@ -25,6 +25,8 @@ pub(crate) struct All;
 impl OnEach for All {
     fn list<D: Db>() -> Vec<(&'static str, Test)> {
         let mut tests = tests!(requests<D> {
+            what_is_taken_back_is_not_done,
+            a_heartbeat_waits_for_what_is_taken_back,
             a_key_goes_again_in_order_before_what_is_written_meanwhile,
             what_is_due_does_not_pass_what_is_asked_for_before_it,
             a_lane_that_waits_goes_as_a_whole,
@@ -526,4 +528,50 @@ async fn only_the_owner_carries_out<D: Db>(site: &Site) {
     assert_eq!((open(&outbox).await, left(&outbox).await.len()), (1, 1));
     owner.beat().await;
     assert_eq!((open(&outbox).await, left(&outbox).await.len()), (0, 0));
+}
+
+async fn what_is_taken_back_is_not_done<D: Db>(site: &Site) {
+    let messages = ["a", "b"].map(|name| letter("rooms", name, Some(name.as_bytes()))).to_vec();
+    let (outbox, owner) = buried::<D>(site, true, messages).await;
+    outbox.replay_all(&all(), &Asking::new()).await.unwrap();
+    outbox.discard_all(&all(), &Asking::new()).await.unwrap();
+    let requests = outbox.requests(&RequestFilter::new(), Page::oldest_first()).await.unwrap();
+    assert_eq!(requests.len(), 4);
+    // Of `a` the replay, of `b` both.
+    assert_eq!(outbox.cancel_requests(&RequestFilter::new().id(requests[0].id)).await.unwrap(), 1);
+    let about_b = RequestFilter::new().event_id(requests[1].event_id);
+    assert_eq!(outbox.cancel_requests(&about_b).await.unwrap(), 2);
+    assert_eq!(outbox.cancel_requests(&about_b).await.unwrap(), 0);
+    owner.beat().await;
+    let left = outbox.dead_letters(&all(), Page::oldest_first()).await.unwrap();
+    assert_eq!(left.iter().map(|letter| letter.event_id).collect::<Vec<_>>(), [requests[1].event_id]);
+    let requests = outbox.requests(&RequestFilter::new(), Page::oldest_first()).await.unwrap();
+    let outcomes: Vec<_> = requests.iter().map(|request| request.done.map(|(_, outcome)| outcome)).collect();
+    let [cancelled, discarded] = [RequestOutcome::Cancelled, RequestOutcome::Discarded].map(Some);
+    assert_eq!(outcomes, [cancelled, cancelled, discarded, cancelled]);
+}
+
+/// What is being taken back while a heartbeat looks at it is not done. On SQLite one transaction writes at a time.
+async fn a_heartbeat_waits_for_what_is_taken_back<D: Db>(site: &Site) {
+    let (outbox, owner) = buried::<D>(site, true, vec![letter("rooms", "a", None)]).await;
+    outbox.discard_all(&all(), &Asking::new()).await.unwrap();
+    let now = match D::NAME {
+        "postgres" => "clock_timestamp()",
+        "mysql" => "utc_timestamp(6)",
+        _ => return,
+    };
+    let mut tx = outbox.begin().await.unwrap();
+    let cancel = format!("UPDATE cqrs_outbox_request SET outcome = 'cancelled', done_at = {now}");
+    tx.batch_execute(&cancel).await.unwrap();
+    let mut beat = std::pin::pin!(owner.beat());
+    // Long enough to have come to it; if not, this shows nothing.
+    tokio::select! {
+        _ = &mut beat => panic!("it did not wait"),
+        () = sleep(Duration::from_millis(500)) => {}
+    }
+    tx.commit().await.unwrap();
+    beat.await;
+    assert_eq!(outbox.count_dead_letters(&all()).await.unwrap(), 1);
+    let requests = outbox.requests(&RequestFilter::new(), Page::oldest_first()).await.unwrap();
+    assert_eq!(requests[0].done.unwrap().1, RequestOutcome::Cancelled);
 }

@@ -1,12 +1,17 @@
 //! Rows that plain SQL writes, and what the table refuses.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use bytes::Bytes;
 use cqrs_core::{Envelope, ErrorKind, EventKind, codec::header};
-use cqrs_outbox::{Lane, OutboxRow};
-use cqrs_outbox_diesel::Outbox;
+use cqrs_outbox::{Lane, OutboxRelay, OutboxRow};
+use cqrs_outbox_diesel::{DeadLetterFilter, Outbox, Page};
+use tokio::sync::oneshot;
+use tokio::time::{sleep, timeout};
 
 use crate::backend::{Db, PlainSql, Site};
-use crate::events::{closed, read_all};
+use crate::events::{Sink, closed, quick, read_all};
 use crate::harness::{OnEach, Test, tests};
 
 pub(crate) struct All;
@@ -22,6 +27,8 @@ impl OnEach for All {
             headers_that_are_no_json_are_refused,
             event_ids_that_are_none_are_refused,
             event_ids_in_capitals_are_event_ids,
+            what_no_message_can_be_is_refused,
+            what_cannot_be_read_becomes_a_dead_letter,
             keys_that_no_index_can_hold_are_refused,
         })
     }
@@ -180,6 +187,123 @@ async fn event_ids_in_capitals_are_event_ids<D: Db>(site: &Site) {
         assert_eq!(row.event_id.to_string(), "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11");
         assert_eq!(row.lane, Lane::of(None, row.event_id));
     }
+}
+
+async fn what_no_message_can_be_is_refused<D: Db>(site: &Site) {
+    let outbox = site.outbox::<D>().await;
+    let mut refused =
+        vec![("event_version", "-1"), ("event_kind", "'domain'"), ("topic", "''"), ("event_name", "''")];
+    match D::NAME {
+        "postgres" => refused.extend([("occurred_at", "'infinity'"), ("occurred_at", "'-infinity'")]),
+        "mysql" => refused.extend([("occurred_at", "'0000-00-00'"), ("occurred_at", "'2024-00-10'")]),
+        // It keeps whatever it is given.
+        "sqlite" => refused.extend([
+            ("event_version", "'two'"),
+            ("event_version", "1.5"),
+            ("event_version", "2147483648"),
+            ("topic", "x'ff'"),
+            ("topic", "x''"),
+            ("event_name", "x''"),
+            ("content_type", "x'ff'"),
+            ("event_id", "x'ff'"),
+        ]),
+        _ => unreachable!(),
+    }
+    for (column, value) in refused {
+        let others: Vec<_> = [("event_name", "'n'"), ("topic", "'t'"), ("payload_text", "'x'")]
+            .into_iter()
+            .filter(|(other, _)| *other != column)
+            .chain([(column, value)])
+            .collect();
+        let join = |part: fn(&(&'static str, &'static str)) -> &'static str| {
+            others.iter().map(part).collect::<Vec<_>>().join(", ")
+        };
+        let refused = insert(&outbox, &join(|one| one.0), &join(|one| one.1)).await;
+        assert!(refused.is_err(), "{column} = {value} was taken");
+    }
+    assert_eq!(outbox.waiting().await, 0);
+}
+
+/// Wherever it stands: in the hot table, aside, behind a gate, and before its time has come.
+async fn what_cannot_be_read_becomes_a_dead_letter<D: Db>(site: &Site) {
+    let outbox = site.outbox::<D>().await;
+    let mut bad = vec![("headers", "'[[\"tenant\"]]'"), ("headers", "'{\"retries\": 3}'")];
+    if D::NAME == "sqlite" {
+        bad.extend([
+            ("occurred_at", "'yesterday'"),
+            ("topic", "CAST(x'ff' AS TEXT)"),
+            ("event_name", "CAST(x'ff' AS TEXT)"),
+            ("content_type", "CAST(x'ff' AS TEXT)"),
+        ]);
+    }
+    let row = |column: &str, value: &str, key: &str| {
+        let columns =
+            [("event_name", "'n'"), ("topic", "'t'"), ("payload_text", "'bad'"), ("message_key", key)];
+        let columns = columns.into_iter().filter(|(other, _)| *other != column).chain([(column, value)]);
+        let (columns, values): (Vec<_>, Vec<_>) = columns.unzip();
+        (columns.join(", "), values.join(", "))
+    };
+    let due = match D::NAME {
+        "postgres" => "now()",
+        "mysql" => "utc_timestamp(6)",
+        _ => "unixepoch('now', 'subsec')",
+    };
+    for (column, value) in &bad {
+        // The second one waits behind the first.
+        for _ in 0..2 {
+            let (columns, values) = row(column, value, "'a'");
+            insert(&outbox, &columns, &values).await.unwrap();
+        }
+        let (columns, values) = row(column, value, "NULL");
+        let scheduled =
+            format!("INSERT INTO cqrs_outbox_scheduled ({columns}, deliver_at) VALUES ({values}, {due})");
+        outbox.sql(&scheduled).await.unwrap();
+    }
+    for key in ["'a'", "'b'", "NULL"] {
+        let (columns, values) = row("payload_text", "'good'", key);
+        insert(&outbox, &columns, &values).await.unwrap();
+    }
+    let mut settings = quick();
+    settings.max_attempts = 2;
+    settings.lane_waits_for_dead_letter = false;
+    let sink = Arc::new(Sink::default());
+    let relay = OutboxRelay::builder(D::store(&outbox), sink.clone()).settings(settings).build().unwrap();
+    let all = DeadLetterFilter::new();
+    let wanted = bad.len() as u64 * 3;
+    let over = async {
+        while outbox.count_dead_letters(&all).await.unwrap() < wanted || sink.messages().len() < 3 {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let (stop, stopped) = oneshot::channel();
+    let (run, over) = tokio::join!(
+        relay.run_until(async {
+            stopped.await.ok();
+        }),
+        async {
+            let over = timeout(Duration::from_secs(60), over).await;
+            stop.send(()).unwrap();
+            over
+        }
+    );
+    run.unwrap();
+    over.unwrap();
+    assert_eq!(sink.payloads(), ["good", "good", "good"].map(Bytes::from));
+    let letters = outbox.dead_letters(&all, Page::oldest_first()).await.unwrap();
+    for (column, _) in &bad {
+        let about = format!("the column `{column}` of this row is not what the outbox's tables promise: ");
+        let named = letters.iter().filter(|letter| letter.error.as_ref().unwrap().starts_with(&about));
+        let same = bad.iter().filter(|(other, _)| other == column).count();
+        assert_eq!(named.count(), 3 * same, "{column}: {letters:?}");
+    }
+    for letter in &letters {
+        let shown = outbox.dead_letter(letter.event_id).await.unwrap().unwrap();
+        assert_eq!((letter.attempts, shown.refusals.len()), (2, 2));
+        // A table that is open to all can have many rows with such an id.
+        assert_eq!(shown.letter.id, letter.id);
+    }
+    let status = outbox.status().await.unwrap();
+    assert_eq!((status.waiting, status.parked, status.scheduled), (0, 0, 0));
 }
 
 async fn keys_that_no_index_can_hold_are_refused<D: Db>(site: &Site) {

@@ -1,16 +1,20 @@
 //! What an operator is told.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use cqrs_core::{BeginTransaction, Message, Result, Transaction};
-use cqrs_outbox::{Fenced, Heartbeat, Rejection, RelayId, Verdict};
+use async_trait::async_trait;
+use cqrs_core::broker::{Capabilities, Confirm, SubscribeOptions, Subscription};
+use cqrs_core::{BeginTransaction, BrokerError, ErrorClass, Message, MessageBroker, Transaction};
+use cqrs_outbox::{Fenced, Heartbeat, OutboxRelay, Rejection, RelayId, Verdict};
 use cqrs_outbox_diesel::{Outbox, OutboxStatus};
 use diesel_async::SimpleAsyncConnection;
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
 use crate::backend::{Db, PlainSql, Site};
-use crate::events::{closed, own_all, read_all};
+use crate::events::{Sink, closed, own_all, quick, read_all};
 use crate::harness::{OnEach, Test, tests};
 
 pub(crate) struct All;
@@ -25,20 +29,32 @@ impl OnEach for All {
             hold_is_shown,
             the_first_gates_are_shown,
             the_oldest_snapshot_is_shown,
+            topics_that_cannot_be_reached_are_shown,
         })
     }
 }
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
-/// An event that occurred so long ago.
-async fn publish<D: Db>(outbox: &Outbox<D>, key: &str, age: Duration) -> Result<()> {
+/// An event that was written an hour or so ago, and occurred long before that, or so its writer says.
+async fn publish<D: Db>(outbox: &Outbox<D>, key: &str, id: u32, hours: i32) {
     let mut message = Message::new("rooms", "{}");
     message.name = "room_closed".to_owned();
     message.id = Some(Uuid::new_v4().into());
     message.key = Some(key.to_owned().into());
-    message.timestamp = Some(chrono::Utc::now() - age);
-    outbox.transaction(async |tx| tx.publish(message).await).await.map(drop)
+    message.timestamp = Some(chrono::Utc::now() - HOUR * 100);
+    outbox.transaction(async |tx| tx.publish(message).await).await.unwrap();
+    let since = ago::<D>(hours);
+    outbox.sql(&format!("UPDATE cqrs_outbox SET waiting_since = {since} WHERE id = {id}")).await.unwrap();
+}
+
+/// So many hours before now, by the database's clock.
+fn ago<D: Db>(hours: i32) -> String {
+    match D::NAME {
+        "postgres" => format!("clock_timestamp() - interval '{hours} hours'"),
+        "mysql" => format!("utc_timestamp(6) - INTERVAL {hours} HOUR"),
+        _ => format!("unixepoch('now', 'subsec') - 3600.0 * {hours}"),
+    }
 }
 
 fn hours(status: &OutboxStatus) -> Option<u64> {
@@ -64,19 +80,21 @@ async fn nothing_waits_and_nobody_works<D: Db>(site: &Site) {
 
 async fn what_waits_is_counted_where_it_stands<D: Db>(site: &Site) {
     let outbox = site.outbox::<D>().await;
-    for (key, age) in [("a", 3), ("b", 2), ("a", 1)] {
-        publish(&outbox, key, HOUR * age).await.unwrap();
+    for (key, id, age) in [("a", 1, 3), ("b", 2, 2), ("a", 3, 1)] {
+        publish(&outbox, key, id, age).await;
     }
     let status = outbox.status().await.unwrap();
     assert_eq!((status.waiting, hours(&status)), (3, Some(3)));
 
     // The first one goes aside, then to the dead letters: those do not wait any more.
     let store = D::store(&outbox);
+    let one = relay("one");
     let row = read_all(&store).await.remove(0);
-    let lease = *own_all(&store, &relay("one")).await.iter().find(|lease| lease.group == row.group).unwrap();
+    let leases = own_all(&store, &one).await;
+    let lease = *leases.iter().find(|lease| lease.group == row.group).unwrap();
     let park = Verdict::Park { retry_in: HOUR };
     let bury = Verdict::Bury { lane_waits: true };
-    for (attempts, verdict, wanted) in [(1, park, (2, 1, 1, 0, Some(3))), (2, bury, (2, 0, 1, 1, Some(2)))] {
+    for (attempts, verdict, wanted) in [(1, park, (3, 1, 1, 0, Some(3))), (2, bury, (2, 0, 1, 1, Some(2)))] {
         let (lane, error) = (row.lane.clone(), "no".to_owned());
         let rejection = Rejection { lease, id: row.id, lane, attempts, error, verdict };
         assert_eq!(store.reject(&rejection).await.unwrap(), Fenced::Done(()));
@@ -94,10 +112,89 @@ async fn what_waits_is_counted_where_it_stands<D: Db>(site: &Site) {
         assert!(gate.opens_in.is_some() == (attempts == 1) && gate.closed < HOUR, "{gate:?}");
     }
 
-    // An application's clock that is ahead.
+    // Set aside behind it, and sent again, it counts from when it was written.
+    assert_eq!(store.set_aside(lease, &row.lane, &[3]).await.unwrap(), Fenced::Done(true));
     outbox.sql("DELETE FROM cqrs_outbox").await.unwrap();
-    outbox.transaction(async |tx| tx.publish(closed(1)).await).await.unwrap();
-    assert_eq!(hours(&outbox.status().await.unwrap()), Some(0));
+    let counted = async || {
+        let status = outbox.status().await.unwrap();
+        (status.waiting, status.parked, status.scheduled, status.dead_letters, hours(&status))
+    };
+    assert_eq!(counted().await, (1, 1, 0, 1, Some(1)));
+    outbox.replay(row.event_id).await.unwrap();
+    store.heartbeat(&one, &beat(0, HOUR)).await.unwrap();
+    assert_eq!(counted().await, (2, 2, 0, 0, Some(3)));
+
+    // What is scheduled waits from when it is due, whether somebody has looked at it or not.
+    for hours in [-1, 5] {
+        let insert = "INSERT INTO cqrs_outbox_scheduled (event_name, topic, payload_text, deliver_at) VALUES ('n', 't', 'x', ";
+        outbox.sql(&format!("{insert}{})", ago::<D>(hours))).await.unwrap();
+        assert_eq!(counted().await, if hours < 0 { (2, 2, 1, 0, Some(3)) } else { (3, 2, 1, 0, Some(5)) });
+    }
+    assert_eq!(store.promote(&leases, 10).await.unwrap().moved, 1);
+    assert_eq!(counted().await, (3, 2, 1, 0, Some(5)));
+    outbox.sql("DELETE FROM cqrs_outbox; DELETE FROM cqrs_outbox_parked").await.unwrap();
+    assert_eq!(counted().await, (0, 0, 1, 0, None));
+}
+
+/// A broker that knows no topic until it is told to.
+#[derive(Debug, Default)]
+struct Topicless(Sink, AtomicBool);
+
+#[async_trait]
+impl MessageBroker for Topicless {
+    fn capabilities(&self) -> Capabilities {
+        self.0.capabilities()
+    }
+
+    async fn enqueue(&self, message: &Message) -> Result<Confirm, BrokerError> {
+        if self.1.load(Ordering::SeqCst) {
+            return self.0.enqueue(message).await;
+        }
+        Err(BrokerError::new(ErrorClass::Destination, "no such topic, \u{fc}"))
+    }
+
+    async fn subscribe(&self, options: SubscribeOptions) -> Result<Box<dyn Subscription>, BrokerError> {
+        self.0.subscribe(options).await
+    }
+
+    async fn check(&self) -> Result<(), BrokerError> {
+        Ok(())
+    }
+
+    async fn close(&self) -> Result<(), BrokerError> {
+        Ok(())
+    }
+}
+
+/// By whom, why, and no longer than it is so.
+async fn topics_that_cannot_be_reached_are_shown<D: Db>(site: &Site) {
+    let outbox = site.outbox::<D>().await;
+    for nth in 0..3 {
+        outbox.transaction(async |tx| tx.publish(closed(nth)).await).await.unwrap();
+    }
+    let mut settings = quick();
+    settings.heartbeat_interval = Duration::from_millis(100);
+    let broker = Arc::new(Topicless::default());
+    let relay = OutboxRelay::builder(D::store(&outbox), broker.clone()).settings(settings).name("one");
+    let relay = relay.build().unwrap();
+    let shown = async |wanted: &[(&str, &str)], waiting: u64| loop {
+        let status = outbox.status().await.unwrap();
+        if let [relay] = &*status.relays {
+            let topics = relay.suspended.iter().map(|one| (&*one.topic, &*one.error));
+            if topics.eq(wanted.iter().copied()) && status.waiting == waiting {
+                return status;
+            }
+        }
+        sleep(Duration::from_millis(20)).await;
+    };
+    let course = async {
+        let status = shown(&[("rooms", "no such topic, \u{fc} (destination)")], 3).await;
+        assert_eq!((&*status.relays[0].name, status.parked, status.dead_letters), ("one", 0, 0));
+        broker.1.store(true, Ordering::SeqCst);
+        shown(&[], 0).await;
+    };
+    let course = async { timeout(Duration::from_secs(60), course).await.unwrap() };
+    relay.run_until(course).await.unwrap();
 }
 
 async fn relays_and_the_groups_they_own<D: Db>(site: &Site) {

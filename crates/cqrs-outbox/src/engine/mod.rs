@@ -430,6 +430,11 @@ impl Engine {
         }
     }
 
+    /// Whether this topic is suspended.
+    pub fn is_suspended(&self, topic: &str) -> bool {
+        self.destinations.is_suspended(topic)
+    }
+
     fn store_answered<T>(&mut self, now: Duration, answer: Result<T, Failed>) -> Option<T> {
         match answer {
             Ok(answer) => {

@@ -77,7 +77,7 @@ impl MemoryOutbox {
         Ok(())
     }
 
-    /// The events that wait for their time, the next one first.
+    /// The events that wait for their time, the next one first; those that are due, and no relay has looked at, too.
     pub fn scheduled(&self) -> Vec<Scheduled> {
         self.tables().scheduled()
     }
@@ -88,9 +88,10 @@ impl MemoryOutbox {
         self.tables().purge_dedup(now)
     }
 
-    /// How many events wait, those aside included.
+    /// How many events wait to be sent: those aside included, and scheduled ones that are due.
     pub fn waiting(&self) -> usize {
-        self.tables().waiting()
+        let (tables, now) = (self.tables(), self.now());
+        tables.waiting() + tables.scheduled().iter().take_while(|scheduled| scheduled.due() <= now).count()
     }
 
     /// The dead letters, oldest first.

@@ -160,7 +160,7 @@ impl MemoryTables {
         lane.hash(&mut hasher);
         let group = GroupNo((hasher.finish() % self.leases.len() as u64) as i32);
         let size = message.size();
-        OutboxRow { id, event_id, group, lane, attempts: 0, size, place: Place::Hot, message }
+        OutboxRow { id, event_id, group, lane, attempts: 0, size, place: Place::Hot, defect: None, message }
     }
 
     /// How many events wait, those aside included.

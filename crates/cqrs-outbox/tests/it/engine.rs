@@ -45,7 +45,17 @@ fn row(id: i64, key: &str, topic: &str, place: Place) -> OutboxRow {
     let mut message = Message::new(topic, ".");
     message.key = Some(Bytes::copy_from_slice(key.as_bytes()));
     let lane = Lane::of(Some(key.as_bytes()), event_id);
-    OutboxRow { id, event_id, group: GROUP, lane, attempts: 0, size: message.size(), place, message }
+    OutboxRow {
+        id,
+        event_id,
+        group: GROUP,
+        lane,
+        attempts: 0,
+        size: message.size(),
+        place,
+        defect: None,
+        message,
+    }
 }
 
 fn hot(id: i64, key: &str) -> OutboxRow {

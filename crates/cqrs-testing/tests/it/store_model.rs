@@ -33,6 +33,7 @@ pub(crate) enum Fault {
     ReadsFromCursor,
     SqlRowChanges,
     SqlRowHasNoHeaders,
+    SqlRowLosesHeaders,
     LosesOneIn(i64),
     ReadsBackwards,
     ReadsKnown,
@@ -342,6 +343,7 @@ impl Model {
             attempts: 0,
             size: message.size(),
             place: Place::Hot,
+            defect: None,
             message,
         }
     }
@@ -1044,8 +1046,22 @@ impl StoreUnderTest for ModelAdapter {
         Some(store.clone())
     }
 
-    /// Knows the one row that the suite inserts.
+    /// Knows the rows that the suite inserts.
     async fn execute(&self, store: &Arc<Model>, sql: &str) -> Result<bool> {
+        if sql.contains("'room_closed', 'rooms', 'a', '{}', '[[\"tenant\", 5]]'") {
+            let mut message = Message::new("rooms", "{}");
+            message.id = Some(Uuid::new_v4().into());
+            message.key = Some("a".into());
+            let mut tables = store.tables();
+            tables.next_id += 1;
+            let id = tables.next_id;
+            let mut row = store.row(id, message);
+            if self.0 != Fault::SqlRowLosesHeaders {
+                row.defect = Some("`headers`".to_owned());
+            }
+            tables.hot.insert(id, row);
+            return Ok(true);
+        }
         assert!(sql.contains("'room_closed', 'rooms', 'room 5', '{\"room\": 5}'"), "{sql}");
         let mut message = Message::new("rooms", "{\"room\": 5}");
         message.id = Some(Uuid::new_v4().into());

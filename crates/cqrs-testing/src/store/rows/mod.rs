@@ -103,6 +103,7 @@ rows! {
     "relay", "through relays that start and stop gracefully each event goes once, in order per key" => relay::graceful;
     "relay-killed", "what a relay that was killed leaves is sent by the next one, in order per key" => relay::killed;
     "relay-killed-by-event", "an event that ends the process of whoever sends it goes to the dead letters, and the others go on" => relay::killed_by_event;
+    "relay-unreadable", "a row that cannot be read as it was promised is given up with a word on its column, and the others go" => relay::unreadable;
     "relay-refused", "a refused event holds back its own key, and its order stays" => relay::refused;
 
     "inbox-twice", "a message that was admitted is a duplicate the second time" => inbox::twice;

@@ -11,9 +11,9 @@ use tokio::task::JoinSet;
 use tokio::time;
 
 use crate::history::History;
-use crate::store::StoreUnderTest;
 use crate::store::bench::{Bench, Checked, Table, ensure, ensure_eq, event, fail, labels, skip};
 use crate::store::recorder::Recorder;
+use crate::store::{DeadLetter, StoreUnderTest};
 
 const WRITERS: usize = 4;
 
@@ -23,6 +23,11 @@ fn relay<S: StoreUnderTest>(
     lease: Duration,
     name: &str,
 ) -> Checked<OutboxRelay> {
+    let store: Arc<dyn OutboxStore> = table.store.clone();
+    Ok(OutboxRelay::builder(store, recorder.clone()).settings(settings(lease)).name(name).build()?)
+}
+
+fn settings(lease: Duration) -> RelaySettings {
     let mut settings = RelaySettings::default();
     settings.lease = lease;
     settings.lease_margin = lease / 5;
@@ -33,8 +38,7 @@ fn relay<S: StoreUnderTest>(
     // Small ones, so that there are many reads.
     settings.batch = 50;
     settings.max_rows = 400;
-    let store: Arc<dyn OutboxStore> = table.store.clone();
-    Ok(OutboxRelay::builder(store, recorder.clone()).settings(settings).name(name).build()?)
+    settings
 }
 
 /// Commits events of all keys; each key is written by one writer, so that its order is known.
@@ -189,6 +193,61 @@ pub(super) async fn refused<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Checked 
     reached?;
     ensure(verdict.duplicates == 0, || format!("sent again after a refusal: {verdict}"))?;
     nothing_left(&table).await
+}
+
+/// What plain SQL wrote, and the table could not refuse: it must not go without what cannot be read of it.
+pub(super) async fn unreadable<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Checked {
+    let (table, history) = (bench.open().await?, History::new());
+    let recorder = Recorder::new(&history);
+    let insert = "INSERT INTO cqrs_outbox (event_name, topic, message_key, payload_text, headers) \
+        VALUES ('room_closed', 'rooms', 'a', '{}', '[[\"tenant\", 5]]')";
+    if !bench.adapter.execute(&table.store, insert).await? {
+        return skip("this store has no SQL (`StoreUnderTest::execute`)");
+    }
+    // It waits for what someone does about the one before it.
+    table.commit([event(Some("a"), "behind")]).await?;
+    for message in table.commit([event(Some("b"), "0"), event(None, "0")]).await? {
+        history.committed(message.key.clone(), id(&message), 0);
+    }
+    let mut settings = settings(Duration::from_secs(10));
+    settings.max_attempts = 2;
+    let store: Arc<dyn OutboxStore> = table.store.clone();
+    let relay = OutboxRelay::builder(store, recorder.clone()).settings(settings).build()?;
+    let (stop, stopped) = oneshot::channel();
+    let (run, sent, dead) = tokio::join!(
+        relay.run_until(async {
+            stopped.await.ok();
+        }),
+        recorder.until(2, bench.settings.patience),
+        async {
+            let dead = bench.bounded("giving it up", given_up(bench, &table)).await;
+            stop.send(()).ok();
+            dead
+        }
+    );
+    run?;
+    sent?;
+    let verdict = history.check();
+    ensure(verdict.is_clean(), || verdict.to_string())?;
+    let Some(dead) = dead?? else { return skip("the dead letters cannot be listed") };
+    let [dead] = &dead[..] else {
+        return fail(format!("one row is unreadable, these were given up: {dead:?}"));
+    };
+    ensure_eq("its attempts", dead.attempts, 2)?;
+    ensure(dead.error.contains("`headers`"), || format!("the column is not named: {}", dead.error))
+}
+
+/// The dead letters, as soon as there are some.
+async fn given_up<S: StoreUnderTest>(
+    bench: &Bench<'_, S>,
+    table: &Table<S>,
+) -> Checked<Option<Vec<DeadLetter>>> {
+    loop {
+        match bench.dead_letters(table).await? {
+            Some(dead) if dead.is_empty() => time::sleep(Duration::from_millis(50)).await,
+            dead => return Ok(dead),
+        }
+    }
 }
 
 async fn late<S: StoreUnderTest>(
