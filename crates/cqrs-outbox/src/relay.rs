@@ -7,7 +7,7 @@ use std::time::Duration;
 use cqrs_core::broker::{BrokerError, ErrorClass, MessageBroker};
 use cqrs_core::codec::header;
 use cqrs_core::{Result, WithCauses};
-use futures_util::future::FutureExt;
+use futures_util::future::{Fuse, FusedFuture, FutureExt};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -188,13 +188,16 @@ impl OutboxRelay {
         let _run = self.meters.run();
         self.suspended.reset();
         let mut pending = FuturesUnordered::<Pin<Box<dyn Future<Output = Answer> + Send + '_>>>::new();
+        let mut telling = std::pin::pin!(Fuse::terminated());
         let mut give_up_at = None::<Instant>;
         let mut changed = self.store.changed();
         loop {
             let now = started.elapsed();
             while let Some(action) = engine.poll(now) {
-                if matches!(action, Action::Heartbeat(_)) {
+                // Beside it, not with it: no lease waits for that.
+                if matches!(action, Action::Heartbeat(_)) && telling.is_terminated() {
                     self.suspended.retain(|topic| engine.is_suspended(topic));
+                    telling.set(self.tell_suspended(&relay).fuse());
                 }
                 pending.push(self.carry_out(&relay, action));
             }
@@ -259,6 +262,7 @@ impl OutboxRelay {
                         engine.step(now, Input::Stop);
                     }
                 },
+                told = &mut telling => told.map_err(StoreError::into_error)?,
                 () = &mut changed => {
                     changed = self.store.changed();
                     engine.step(now, Input::Woken);
@@ -321,10 +325,7 @@ impl OutboxRelay {
         match action {
             Action::Publish(row) => Box::pin(async move { Ok(self.publish(row).await) }),
             Action::Heartbeat(heartbeat) => Box::pin(async move {
-                let beat = self.answer("heartbeat", store.heartbeat(relay, &heartbeat));
-                let (beat, told) = tokio::join!(beat, self.tell_suspended(relay));
-                told?;
-                beat.map(Input::Heartbeat)
+                self.answer("heartbeat", store.heartbeat(relay, &heartbeat)).await.map(Input::Heartbeat)
             }),
             Action::Read(request) => {
                 Box::pin(async move { self.answer("read", store.read(&request)).await.map(Input::Read) })

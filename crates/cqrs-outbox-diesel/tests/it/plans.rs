@@ -326,9 +326,9 @@ async fn on_postgres(site: &Site) {
             vec![("_gate", 1)],
         ),
         (
-            "has parked",
-            any(&["FROM cqrs_outbox_parked WHERE lane = $1) AS found"], vec![bytes(78)]),
-            vec![("_parked", 1)],
+            "gate is needed",
+            any(&["cqrs_outbox_parked WHERE lane = $1)", "until IS NULL) AS found"], vec![bytes(78)]),
+            vec![("_parked", 1), ("_gate", 1)],
         ),
         (
             "open gate",
@@ -502,7 +502,12 @@ async fn on_mysql(site: &Site) {
             10,
         ),
         ("is gate closed", &["FROM cqrs_outbox_gate WHERE lane = ?) AS found"], some(vec![bytes(77)]), 4),
-        ("has parked", &["FROM cqrs_outbox_parked WHERE lane = ?) AS found"], some(vec![bytes(77)]), 4),
+        (
+            "gate is needed",
+            &["cqrs_outbox_parked WHERE lane = ?)", "until IS NULL) AS found"],
+            some(vec![bytes(77), bytes(77)]),
+            6,
+        ),
         ("open gate", &["DELETE FROM cqrs_outbox_gate WHERE lane = ?"], some(vec![bytes(77)]), 2),
         (
             "sweep",
@@ -591,7 +596,7 @@ async fn on_sqlite(site: &Site) {
             &[],
         ),
         ("is gate closed", &["FROM cqrs_outbox_gate WHERE lane = ?) AS found"], &[]),
-        ("has parked", &["FROM cqrs_outbox_parked WHERE lane = ?) AS found"], &[]),
+        ("gate is needed", &["cqrs_outbox_parked WHERE lane = ?)", "until IS NULL) AS found"], &[]),
         ("open gate", &["DELETE FROM cqrs_outbox_gate WHERE lane = ?"], &[]),
         ("sweep", &["DELETE FROM cqrs_outbox_gate WHERE until"], &[]),
         (
