@@ -474,9 +474,11 @@ impl Later {
     }
 }
 
-/// Whether anything is asked for and not done, due or not.
+/// Whether anything is asked for and not done, due or not. Sorted, for that leaves only the index of these to find it by: a planner
+/// that believes in many would look through all that are done.
 pub(crate) async fn are_open<B: Backend>(conn: &mut B::Connection) -> QueryResult<bool> {
-    let first = "SELECT count(*) AS value FROM (SELECT 1 FROM cqrs_outbox_request WHERE done_at IS NULL LIMIT 1) first";
+    let first = "SELECT count(*) AS value FROM ( \
+        SELECT not_before FROM cqrs_outbox_request WHERE done_at IS NULL ORDER BY not_before LIMIT 1) first";
     Ok(B::numbers(conn, Query::new(first)).await?.iter().any(|count| *count > 0))
 }
 

@@ -10,6 +10,7 @@ use cqrs_outbox::{
 };
 use diesel::QueryResult;
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
 use crate::backend::Backend;
 use crate::error::store_error;
@@ -32,9 +33,15 @@ impl<B: Backend> OutboxStore for Outbox<B> {
         let mut tx = self.begin_short().await?;
         let ownership = beat::<B>(&mut tx, relay, heartbeat).await.map_err(store_error)?;
         commit(tx).await?;
-        if let Err(error) = self.carry_out(&ownership.leases).await {
-            // It costs no lease.
-            tracing::warn!(%error, "what operators asked for is tried again with the next heartbeat");
+        // It costs no lease: that is renewed, and whoever waits for the answer has to hear of it in time.
+        match timeout(CARRY_OUT, self.carry_out(&ownership.leases)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "what operators asked for is tried again with the next heartbeat");
+            }
+            Err(_) => tracing::warn!(
+                "what operators asked for took more than {CARRY_OUT:?}: it is tried again with the next heartbeat"
+            ),
         }
         Ok(ownership)
     }
@@ -282,6 +289,9 @@ async fn promote<B: Backend>(
 /// How often is asked without the slots in which something is held. Each time some are left out, so only a writer that holds
 /// many times the limit, slot after slot, gets as far as this.
 const ROUNDS: usize = 8;
+
+/// How long what operators ask for may hold up the answer to a heartbeat: less than the 5 s that a relay waits for a call of its store.
+const CARRY_OUT: Duration = Duration::from_secs(2);
 
 /// When to look again for what is due and cannot go yet.
 const HELD_UP: Duration = Duration::from_millis(50);

@@ -262,7 +262,7 @@ impl OutboxRelay {
                         engine.step(now, Input::Stop);
                     }
                 },
-                told = &mut telling => told.map_err(StoreError::into_error)?,
+                () = &mut telling => {}
                 () = &mut changed => {
                     changed = self.store.changed();
                     engine.step(now, Input::Woken);
@@ -366,14 +366,14 @@ impl OutboxRelay {
         }
     }
 
-    /// If it fails, the next heartbeat tells it.
-    async fn tell_suspended(&self, relay: &RelayId) -> Result<(), StoreError> {
-        let Some(topics) = self.suspended.news() else { return Ok(()) };
-        let recorded = self.store.record_suspended(relay, &topics);
-        if self.answer("record suspended", recorded).await?.is_ok() {
-            self.suspended.told(topics);
+    /// If it fails, the next heartbeat tells it: it is for operators to see, and no reason to end.
+    async fn tell_suspended(&self, relay: &RelayId) {
+        let Some(topics) = self.suspended.news() else { return };
+        match self.answer("record suspended", self.store.record_suspended(relay, &topics)).await {
+            Ok(Ok(())) => self.suspended.told(topics),
+            Ok(Err(Failed)) => {}
+            Err(error) => tracing::warn!(%error, "the topics that cannot be reached are not told"),
         }
-        Ok(())
     }
 
     /// The store's answer in time; what waiting cannot mend ends the relay.

@@ -25,7 +25,7 @@ CREATE TABLE IF NOT EXISTS cqrs_outbox (
     tombstone     BOOLEAN NOT NULL DEFAULT false CHECK (tombstone IN (0, 1)),
     occurred_at   DATETIME(6) NOT NULL DEFAULT (utc_timestamp(6)) CHECK (to_days(occurred_at) IS NOT NULL),
     -- When it was written or, if it was scheduled, due, by the clock of the database.
-    waiting_since DATETIME(6) NOT NULL DEFAULT (utc_timestamp(6)),
+    waiting_since DATETIME(6) NOT NULL DEFAULT (utc_timestamp(6)) CHECK (to_days(waiting_since) IS NOT NULL),
     -- Refusals so far, for a reason of the event's own.
     attempts      INT NOT NULL DEFAULT 0,
     size          INT GENERATED ALWAYS AS (

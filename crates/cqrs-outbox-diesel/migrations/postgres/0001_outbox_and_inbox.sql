@@ -19,7 +19,7 @@ CREATE TABLE cqrs_outbox (
     tombstone     boolean NOT NULL DEFAULT false,
     occurred_at   timestamptz NOT NULL DEFAULT clock_timestamp() CHECK (isfinite(occurred_at)),
     -- When it was written or, if it was scheduled, due, by the clock of the database.
-    waiting_since timestamptz NOT NULL DEFAULT clock_timestamp(),
+    waiting_since timestamptz NOT NULL DEFAULT clock_timestamp() CHECK (isfinite(waiting_since)),
     -- Refusals so far, for a reason of the event's own.
     attempts      integer NOT NULL DEFAULT 0,
     size          integer NOT NULL GENERATED ALWAYS AS (
@@ -55,7 +55,7 @@ CREATE TABLE cqrs_outbox_parked (
     payload_text  text,
     tombstone     boolean NOT NULL,
     occurred_at   timestamptz NOT NULL,
-    waiting_since timestamptz NOT NULL DEFAULT clock_timestamp(),
+    waiting_since timestamptz NOT NULL DEFAULT clock_timestamp() CHECK (isfinite(waiting_since)),
     attempts      integer NOT NULL,
     size          integer NOT NULL,
     slot          smallint NOT NULL,

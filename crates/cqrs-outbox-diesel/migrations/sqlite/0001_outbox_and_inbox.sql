@@ -24,7 +24,8 @@ CREATE TABLE cqrs_outbox (
     -- RFC 3339, UTC.
     occurred_at   TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')),
     -- When it was written or, if it was scheduled, due, by the clock of the database. Seconds since 1970.
-    waiting_since REAL NOT NULL DEFAULT ((julianday('now') - 2440587.5) * 86400.0),
+    waiting_since REAL NOT NULL DEFAULT ((julianday('now') - 2440587.5) * 86400.0)
+        CHECK (typeof(waiting_since) = 'real'),
     -- Refusals so far, for a reason of the event's own.
     attempts      INTEGER NOT NULL DEFAULT 0,
     size          INTEGER NOT NULL GENERATED ALWAYS AS (

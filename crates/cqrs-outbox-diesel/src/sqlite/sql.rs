@@ -213,7 +213,7 @@ pub(super) const SETTLE_HOT: &str = "DELETE FROM cqrs_outbox WHERE id IN (SELECT
 /// The events are asked for, too: where ids came again, another one may stand aside with the id of one that was sent.
 pub(super) const SETTLE_PARKED: &str = "\
     DELETE FROM cqrs_outbox_parked WHERE id IN (SELECT o.id FROM json_each(?) CROSS JOIN cqrs_outbox_parked o \
-        ON o.id = json_each.value ->> 0 AND unhex(o.event_id, '-') = unhex(json_each.value ->> 3))";
+        ON o.id = json_each.value ->> 0 AND unhex(replace(o.event_id, '-', '')) = unhex(json_each.value ->> 3))";
 
 /// What was sent goes with its receipt.
 macro_rules! keep {
@@ -244,7 +244,7 @@ pub(super) const KEEP_HOT: &str = keep!("cqrs_outbox", "", lane!(), "NULL, '[]'"
 
 pub(super) const KEEP_PARKED: &str = keep!(
     "cqrs_outbox_parked",
-    " AND unhex(o.event_id, '-') = unhex(k.value ->> 3)",
+    " AND unhex(replace(o.event_id, '-', '')) = unhex(k.value ->> 3)",
     "lane",
     "error, errors"
 );
@@ -434,6 +434,6 @@ pub(super) const DIALECT: Dialect = Dialect {
             WHERE done_at < strftime('%Y-%m-%dT%H:%M:%fZ', unixepoch('now', 'subsec') - ?, 'unixepoch') ORDER BY done_at LIMIT ?)",
     clock: "CAST(round(unixepoch('now', 'subsec') * 1000000) AS INTEGER)",
     at: "? / 1e6",
-    same_event: "(r.event_id IS NULL OR unhex(r.event_id, '-') = unhex(d.event_id, '-'))",
+    same_event: "(r.event_id IS NULL OR unhex(replace(r.event_id, '-', '')) = unhex(replace(d.event_id, '-', '')))",
     group: "d.slot / 64",
 };

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use cqrs_core::broker::Receipt;
 use cqrs_core::{Envelope, ErrorKind, EventKind, codec::header};
 use cqrs_outbox::{Lane, OutboxRelay, OutboxRow};
 use cqrs_outbox_diesel::{DeadLetterFilter, Outbox, Page};
@@ -11,8 +12,10 @@ use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
 use crate::backend::{Db, PlainSql, Site};
+use crate::dead_letters::Owner;
 use crate::events::{Sink, closed, quick, read_all};
 use crate::harness::{OnEach, Test, tests};
+use crate::retention::confirmed;
 
 pub(crate) struct All;
 
@@ -27,6 +30,7 @@ impl OnEach for All {
             headers_that_are_no_json_are_refused,
             event_ids_that_are_none_are_refused,
             event_ids_in_capitals_are_event_ids,
+            event_ids_of_any_form_are_found_aside,
             what_no_message_can_be_is_refused,
             what_cannot_be_read_becomes_a_dead_letter,
             keys_that_no_index_can_hold_are_refused,
@@ -189,13 +193,50 @@ async fn event_ids_in_capitals_are_event_ids<D: Db>(site: &Site) {
     }
 }
 
+/// A receipt, a refusal and a request name the event, too.
+async fn event_ids_of_any_form_are_found_aside<D: Db>(site: &Site) {
+    let outbox = site.outbox::<D>().await;
+    let owner = Owner::new(&outbox).await;
+    let mut ids = vec!["A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11", "a0eebc999c0b4ef8bb6d6bb9bd380a12"];
+    if D::NAME == "sqlite" {
+        // A dash within a byte.
+        ids.push("a-0eebc999c0b4ef8bb6d6bb9bd380a13");
+    }
+    for id in ids {
+        insert(&outbox, "event_id, event_name, topic, payload_text", &format!("'{id}', 'n', 't', 'x'"))
+            .await
+            .unwrap();
+        owner.bury_all(false, "no").await;
+        let [letter] = outbox
+            .dead_letters(&DeadLetterFilter::new(), Page::oldest_first())
+            .await
+            .unwrap()
+            .try_into()
+            .unwrap();
+        outbox.replay(letter.event_id).await.unwrap();
+        owner.beat().await;
+        let rows = owner.parked().await;
+        assert_eq!(rows.iter().map(|row| row.event_id).collect::<Vec<_>>(), [letter.event_id], "{id}");
+        owner.store.settle(&confirmed(&rows, |_| Receipt::new())).await.unwrap();
+        assert_eq!(owner.parked().await, [], "{id}");
+    }
+}
+
 async fn what_no_message_can_be_is_refused<D: Db>(site: &Site) {
     let outbox = site.outbox::<D>().await;
     let mut refused =
         vec![("event_version", "-1"), ("event_kind", "'domain'"), ("topic", "''"), ("event_name", "''")];
     match D::NAME {
-        "postgres" => refused.extend([("occurred_at", "'infinity'"), ("occurred_at", "'-infinity'")]),
-        "mysql" => refused.extend([("occurred_at", "'0000-00-00'"), ("occurred_at", "'2024-00-10'")]),
+        "postgres" => refused.extend([
+            ("occurred_at", "'infinity'"),
+            ("occurred_at", "'-infinity'"),
+            ("waiting_since", "'infinity'"),
+        ]),
+        "mysql" => refused.extend([
+            ("occurred_at", "'0000-00-00'"),
+            ("occurred_at", "'2024-00-10'"),
+            ("waiting_since", "'0000-00-00'"),
+        ]),
         // It keeps whatever it is given.
         "sqlite" => refused.extend([
             ("event_version", "'two'"),
@@ -206,6 +247,7 @@ async fn what_no_message_can_be_is_refused<D: Db>(site: &Site) {
             ("event_name", "x''"),
             ("content_type", "x'ff'"),
             ("event_id", "x'ff'"),
+            ("waiting_since", "'yesterday'"),
         ]),
         _ => unreachable!(),
     }
