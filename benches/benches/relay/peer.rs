@@ -6,8 +6,8 @@ use std::process::Command;
 
 use crate::brokers::Broker;
 use crate::databases::Database;
-use crate::measure::{Cost, Size};
-use crate::relays::Relays;
+use crate::measure::Size;
+use crate::relays;
 
 const PACKAGES: [&str; 3] = ["python-cqrs[kafka,rabbit,sqlalchemy,pydantic]==5.3.0", "asyncpg", "asyncmy"];
 
@@ -34,14 +34,7 @@ pub(crate) async fn measure(pairs: &[(Database, Broker)], size: Size) {
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
         for _ in 0..size.runs {
             let site = database.site().await;
-            let relays = Relays::start(database, &site, broker, 1).await;
-            site.fill(relays.topic(), 256, 256).await;
-            relays.settle(256).await;
-            site.fill(relays.topic(), KEYS, size.events).await;
-            let cost = Cost::start();
-            relays.settle(256 + size.events).await;
-            ours.push(cost.stop(size.events).rate);
-            relays.stop().await;
+            ours.push(relays::drain(database, &site, broker, 1, KEYS, size.events).await.rate);
             theirs.push(drain(&python, site.url(), broker.url(), few));
         }
         let (ours, theirs) = (median(ours), median(theirs));

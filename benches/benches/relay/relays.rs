@@ -12,6 +12,28 @@ use uuid::Uuid;
 
 use crate::brokers::Broker;
 use crate::databases::{Database, Footing, Site};
+use crate::measure::{Cost, Measured};
+
+/// From the commit of all events to the last that is settled, with relays that share the groups already.
+pub(crate) async fn drain(
+    database: &Database,
+    site: &Site,
+    broker: &Broker,
+    relays: usize,
+    keys: u64,
+    events: u64,
+) -> Measured {
+    let relays = Relays::start(database, site, broker, relays).await;
+    // The first receipts open the window.
+    site.fill(relays.topic(), 256, 256).await;
+    relays.settle(256).await;
+    site.fill(relays.topic(), keys, events).await;
+    let cost = Cost::start();
+    relays.settle(256 + events).await;
+    let measured = cost.stop(events);
+    relays.stop().await;
+    measured
+}
 
 pub(crate) struct Relays {
     topic: String,

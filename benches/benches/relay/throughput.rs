@@ -1,9 +1,9 @@
 //! What a relay takes from an outbox to a broker in a second, beside the floors.
 
 use crate::brokers::Broker;
-use crate::databases::{Database, Site};
-use crate::measure::{Cost, Measured, Size, median};
-use crate::relays::Relays;
+use crate::databases::Database;
+use crate::measure::{Size, median};
+use crate::relays::drain;
 
 const KEYS: [u64; 3] = [1, 64, 10_000];
 
@@ -43,7 +43,9 @@ impl Line<'_> {
             chained.push(self.broker.produce_in_order(self.keys, self.events).await);
             for (relays, costs) in &mut relayed {
                 if *relays == 1 || (self.database.shares() && self.keys > 1) {
-                    costs.push(self.relay(&site, *relays).await);
+                    costs.push(
+                        drain(self.database, &site, self.broker, *relays, self.keys, self.events).await,
+                    );
                 }
             }
         }
@@ -65,19 +67,5 @@ impl Line<'_> {
                 relay.cpu / (read.cpu + produced.cpu),
             );
         }
-    }
-
-    /// From the commit of all events to the last that is settled, with relays that share the groups already.
-    async fn relay(&self, site: &Site, relays: usize) -> Measured {
-        let relays = Relays::start(self.database, site, self.broker, relays).await;
-        // The first receipts open the window.
-        site.fill(relays.topic(), 256, 256).await;
-        relays.settle(256).await;
-        site.fill(relays.topic(), self.keys, self.events).await;
-        let cost = Cost::start();
-        relays.settle(256 + self.events).await;
-        let measured = cost.stop(self.events);
-        relays.stop().await;
-        measured
     }
 }
