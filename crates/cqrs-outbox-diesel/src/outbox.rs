@@ -55,6 +55,9 @@ pub(crate) trait Elsewhere: Send + Sync {
 
     /// Rows were committed elsewhere. What happens between two calls is not missed.
     fn heard(&self) -> BoxFuture<'_, ()>;
+
+    /// Whether it would hear of it now.
+    fn hears(&self) -> bool;
 }
 
 impl<B: Backend> Outbox<B> {
@@ -361,6 +364,11 @@ impl<B: Backend> Outbox<B> {
         if let Some(elsewhere) = &self.shared.elsewhere {
             elsewhere.tell();
         }
+    }
+
+    /// Whether it hears of the commits of other processes now.
+    pub(crate) fn hears_elsewhere(&self) -> bool {
+        self.shared.elsewhere.as_ref().is_some_and(|elsewhere| elsewhere.hears())
     }
 
     /// Resolves after [`wake`](Self::wake), or when it was called elsewhere.

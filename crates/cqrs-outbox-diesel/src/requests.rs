@@ -263,7 +263,7 @@ impl<B: Backend> Outbox<B> {
     /// Asks for all dead letters that fit to be sent again, those of a key in their order: none passes an earlier one of its key
     /// that is asked for, whenever each is due. The relays that own them do it with their heartbeats.
     ///
-    /// A key that waits for its dead letters (`RelaySettings::lane_waits_for_dead_letter`) goes on when none of them is left:
+    /// A key that waits for its dead letters (`RelaySettings::later_events`) goes on when none of them is left:
     /// those that are replayed wait for the others to be replayed or discarded, and all go in their order, before what was
     /// written later. A key that does not wait has sent later events before them, and sends some between them where they are
     /// too many for one heartbeat.

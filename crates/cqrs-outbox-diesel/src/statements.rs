@@ -369,6 +369,10 @@ pub trait Statements: Sized {
         ids: &[i64],
     ) -> impl Future<Output = QueryResult<()>> + Send;
 
+    /// Moves the first rows of a lane that stand aside, so many at most, to the dead letters, as ones that follow another.
+    fn follow(conn: &mut Self::Conn, lane: &Lane, max: usize)
+    -> impl Future<Output = QueryResult<()>> + Send;
+
     // --- Gates.
 
     /// Closes the gate of the lane of a row that was moved, for so long, or until someone acts.
@@ -378,8 +382,8 @@ pub trait Statements: Sized {
         wait: Option<Duration>,
     ) -> impl Future<Output = QueryResult<()>> + Send;
 
-    /// Whether the gate of a lane is closed.
-    fn is_gate_closed(conn: &mut Self::Conn, lane: &Lane) -> impl Future<Output = QueryResult<bool>> + Send;
+    /// The gate of a lane; `None` if it is open.
+    fn gate(conn: &mut Self::Conn, lane: &Lane) -> impl Future<Output = QueryResult<Option<Gate>>> + Send;
 
     /// Whether rows of a lane stand aside, or wait for what someone does about a dead letter.
     fn gate_is_needed(conn: &mut Self::Conn, lane: &Lane) -> impl Future<Output = QueryResult<bool>> + Send;
@@ -415,6 +419,14 @@ pub trait Statements: Sized {
 
     /// Moves these into the hot table, in the order of their time and id and under new ids.
     fn move_due(conn: &mut Self::Conn, ids: &[i64]) -> impl Future<Output = QueryResult<()>> + Send;
+}
+
+/// A gate that is closed.
+#[derive(QueryableByName, Debug)]
+pub struct Gate {
+    /// Until someone has decided about the dead letters of its lane.
+    #[diesel(sql_type = Bool)]
+    pub(crate) waits_for_dead: bool,
 }
 
 /// A deduplication key that somebody else has.

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use cqrs_outbox::{
-    Confirmed, Fenced, Heartbeat, Lane, Lease, OutboxRow, OutboxStore, Ownership, Place, Promoted,
-    ReadRequest, Rejection, RelayId, StoreError, SuspendedTopic, Verdict,
+    Confirmed, Fenced, Heartbeat, Lane, LaterEvents, Lease, OutboxRow, OutboxStore, Ownership, Place,
+    Promoted, ReadRequest, Rejection, RelayId, StoreError, SuspendedTopic, Verdict,
 };
 use diesel::QueryResult;
 use serde_json::{Value, json};
@@ -86,15 +86,24 @@ impl<B: Backend> OutboxStore for Outbox<B> {
         Ok(Fenced::Done(()))
     }
 
-    async fn set_aside(&self, lease: Lease, lane: &Lane, ids: &[i64]) -> Result<Fenced<bool>, StoreError> {
+    async fn set_aside(
+        &self,
+        lease: Lease,
+        lane: &Lane,
+        ids: &[i64],
+        later: LaterEvents,
+    ) -> Result<Fenced<bool>, StoreError> {
         let Some(mut tx) = self.begin_fenced(lease).await? else {
             return Ok(Fenced::LeaseLost);
         };
-        if !B::is_gate_closed(&mut tx, lane).await.map_err(store_error)? {
+        let Some(gate) = B::gate(&mut tx, lane).await.map_err(store_error)? else {
             give_up(tx).await;
             return Ok(Fenced::Done(false));
-        }
+        };
         B::set_aside(&mut tx, lane, ids).await.map_err(store_error)?;
+        if gate.waits_for_dead && later == LaterEvents::Follow {
+            B::follow(&mut tx, lane, FOLLOWERS).await.map_err(store_error)?;
+        }
         commit(tx).await?;
         Ok(Fenced::Done(true))
     }
@@ -150,6 +159,10 @@ impl<B: Backend> OutboxStore for Outbox<B> {
         B::leave_groups(&mut tx, relay.incarnation).await.map_err(store_error)?;
         B::sign_off(&mut tx, relay.incarnation).await.map_err(store_error)?;
         commit(tx).await
+    }
+
+    fn hears_commits(&self) -> bool {
+        self.hears_elsewhere()
     }
 
     async fn changed(&self) {
@@ -241,6 +254,7 @@ async fn beat<B: Backend>(
         relays: usize::try_from(census.relays).unwrap_or(1),
         hold: census.hold,
         dirty,
+        ..Ownership::default()
     })
 }
 
@@ -293,6 +307,9 @@ const ROUNDS: usize = 8;
 /// How long what operators ask for may hold up the answer to a heartbeat: less than the 5 s that a relay waits for a call of its store.
 const CARRY_OUT: Duration = Duration::from_secs(2);
 
+/// How many follow a dead letter at once: so many are moved within the time of a call. What is left waits, as it would without.
+const FOLLOWERS: usize = 10_000;
+
 /// When to look again for what is due and cannot go yet.
 const HELD_UP: Duration = Duration::from_millis(50);
 
@@ -313,10 +330,13 @@ async fn reject<B: Backend>(conn: &mut B::Connection, rejection: &Rejection) -> 
                 B::close_gate(conn, rejection, Some(retry_in)).await?;
             }
         }
-        Verdict::Bury { lane_waits } => {
+        Verdict::Bury { later } => {
             let buried = B::bury_parked(conn, rejection).await? || B::bury(conn, rejection).await?;
-            if buried && lane_waits {
+            if buried && later != LaterEvents::GoOn {
                 B::close_gate(conn, rejection, None).await?;
+            }
+            if later == LaterEvents::Follow {
+                B::follow(conn, &rejection.lane, FOLLOWERS).await?;
             }
         }
     }

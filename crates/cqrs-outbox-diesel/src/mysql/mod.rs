@@ -13,7 +13,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use cqrs_core::{Database, MessageId};
 use cqrs_outbox::table::{self, OutboxRecord};
-use cqrs_outbox::{Confirmed, Lane, Lease, ReadRequest, Rejection, RelayId, StoreError};
+use cqrs_outbox::{Confirmed, Lane, LaterEvents, Lease, ReadRequest, Rejection, RelayId, StoreError};
 use diesel::mysql::Mysql;
 use diesel::query_builder::{BoxedSqlQuery, SqlQuery};
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
@@ -39,8 +39,8 @@ use crate::record::Record;
 use crate::requests::{DueRequest, Later, RequestRow};
 use crate::schedule::ScheduledRecord;
 use crate::statements::{
-    Census, Due, Exists, GroupRow, LeaseRow, Micros, Number, ROWS_PER_INSERT, Statements, TABLES, TakenKey,
-    VersionRow, Versions, Wait, attempts, in_parts, joined, limit, places, receipts,
+    Census, Due, Exists, Gate, GroupRow, LeaseRow, Micros, Number, ROWS_PER_INSERT, Statements, TABLES,
+    TakenKey, VersionRow, Versions, Wait, attempts, in_parts, joined, limit, places, receipts,
 };
 use crate::status::StatusRow;
 use crate::tx::Tx;
@@ -591,6 +591,26 @@ impl Statements for MySql {
         Ok(())
     }
 
+    async fn follow(conn: &mut Connection, lane: &Lane, max: usize) -> QueryResult<()> {
+        let locked: Vec<Number> = sql_query(sql::LOCK_FOLLOWERS)
+            .bind::<Binary, _>(lane.as_bytes())
+            .bind::<BigInt, _>(limit(max))
+            .load(conn)
+            .await?;
+        let rows = values(locked);
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let follow = sql::FOLLOW.join(&free_ids(conn, &rows, &["cqrs_outbox_dead"]).await?);
+        sql_query(format!("{follow}{}", list(&rows)))
+            .bind::<Text, _>(LaterEvents::FOLLOWS)
+            .bind::<Text, _>(LaterEvents::FOLLOWS)
+            .execute(conn)
+            .await?;
+        sql_query(sql::DELETE_FOLLOWERS).bind::<Text, _>(ids(&rows)).execute(conn).await?;
+        Ok(())
+    }
+
     async fn close_gate(
         conn: &mut Connection,
         rejection: &Rejection,
@@ -610,10 +630,8 @@ impl Statements for MySql {
         Ok(())
     }
 
-    async fn is_gate_closed(conn: &mut Connection, lane: &Lane) -> QueryResult<bool> {
-        let exists: Exists =
-            sql_query(sql::GATE_CLOSED).bind::<Binary, _>(lane.as_bytes()).get_result(conn).await?;
-        Ok(exists.found)
+    async fn gate(conn: &mut Connection, lane: &Lane) -> QueryResult<Option<Gate>> {
+        sql_query(sql::GATE).bind::<Binary, _>(lane.as_bytes()).get_result(conn).await.optional()
     }
 
     async fn gate_is_needed(conn: &mut Connection, lane: &Lane) -> QueryResult<bool> {

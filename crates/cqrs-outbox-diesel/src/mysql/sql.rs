@@ -218,7 +218,7 @@ pub(super) const EMPTY_GATES: &str = "\
 
 pub(super) const OPEN_GATE: &str = "DELETE FROM cqrs_outbox_gate WHERE lane = ?";
 
-pub(super) const GATE_CLOSED: &str = "SELECT EXISTS (SELECT 1 FROM cqrs_outbox_gate WHERE lane = ?) AS found";
+pub(super) const GATE: &str = "SELECT until IS NULL AS waits_for_dead FROM cqrs_outbox_gate WHERE lane = ?";
 
 pub(super) const GATE_IS_NEEDED: &str = "\
     SELECT EXISTS (SELECT 1 FROM cqrs_outbox_parked WHERE lane = ?) \
@@ -244,13 +244,14 @@ pub(super) const DELETE_DEAD: &str =
 pub(super) const LOCK_HOT: &str =
     concat!("SELECT o.id AS value FROM ", ids!(), " STRAIGHT_JOIN cqrs_outbox o ON o.id = k.id FOR UPDATE");
 
-/// The same of a lane: a row with the id of one that stands aside is another one, unless it is of the same lane.
+/// The same of a lane, that of a row's key or its own: a row with the id of one that stands aside is another one, unless it is of
+/// the same lane.
 pub(super) const LOCK_LANE: &str = concat!(
     "SELECT o.id AS value FROM ",
     ids!(),
-    " STRAIGHT_JOIN cqrs_outbox o ON o.id = k.id WHERE ",
+    " STRAIGHT_JOIN cqrs_outbox o ON o.id = k.id WHERE ? IN (",
     lane!(),
-    " = ? FOR UPDATE"
+    ", concat('e', unhex(replace(event_id, '-', '')))) FOR UPDATE"
 );
 
 pub(super) const LOCK_PARKED: &str =
@@ -342,6 +343,24 @@ pub(super) const BURY_PARKED: [&str; 2] = [
         ") FROM cqrs_outbox_parked o WHERE id = ?"
     ),
 ];
+
+pub(super) const LOCK_FOLLOWERS: &str =
+    "SELECT id AS value FROM cqrs_outbox_parked WHERE lane = ? ORDER BY id LIMIT ? FOR UPDATE";
+
+/// Followed by the ids.
+pub(super) const FOLLOW: [&str; 2] = [
+    concat!("INSERT INTO cqrs_outbox_dead (id, ", carried!(), ", attempts, lane, error, errors) SELECT "),
+    concat!(
+        ", ",
+        carried!(),
+        ", attempts, lane, ?, json_array_append(errors, '$', ",
+        refusal!(),
+        ") FROM cqrs_outbox_parked o WHERE id IN "
+    ),
+];
+
+pub(super) const DELETE_FOLLOWERS: &str =
+    concat!("DELETE o FROM ", ids!(), " STRAIGHT_JOIN cqrs_outbox_parked o ON o.id = k.id");
 
 /// Followed by the ids.
 pub(super) const SET_ASIDE: [&str; 2] = [

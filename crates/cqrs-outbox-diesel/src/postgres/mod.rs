@@ -13,7 +13,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use cqrs_core::{Database, MessageId};
 use cqrs_outbox::table::OutboxRecord;
-use cqrs_outbox::{Confirmed, Lane, Lease, ReadRequest, Rejection, RelayId, StoreError};
+use cqrs_outbox::{Confirmed, Lane, LaterEvents, Lease, ReadRequest, Rejection, RelayId, StoreError};
 use diesel::query_builder::{BoxedSqlQuery, SqlQuery};
 use diesel::sql_types::{
     Array, BigInt, Binary, Bool, Double, Integer, Nullable, Text, Timestamptz, Uuid as SqlUuid,
@@ -38,8 +38,8 @@ use crate::record::Record;
 use crate::requests::{DueRequest, Later, RequestRow};
 use crate::schedule::ScheduledRecord;
 use crate::statements::{
-    Census, Due, Exists, GroupRow, LeaseRow, Micros, Number, Reach, Statements, TABLES, TakenKey, VersionRow,
-    Versions, Wait, attempts, groups_of, limit,
+    Census, Due, Exists, Gate, GroupRow, LeaseRow, Micros, Number, Reach, Statements, TABLES, TakenKey,
+    VersionRow, Versions, Wait, attempts, groups_of, limit,
 };
 use crate::status::StatusRow;
 use crate::tx::Tx;
@@ -543,6 +543,16 @@ impl Statements for Pg {
         Ok(())
     }
 
+    async fn follow(conn: &mut AsyncPgConnection, lane: &Lane, max: usize) -> QueryResult<()> {
+        sql_query(sql::FOLLOW)
+            .bind::<Binary, _>(lane.as_bytes())
+            .bind::<Text, _>(LaterEvents::FOLLOWS)
+            .bind::<BigInt, _>(limit(max))
+            .execute(conn)
+            .await?;
+        Ok(())
+    }
+
     async fn close_gate(
         conn: &mut AsyncPgConnection,
         rejection: &Rejection,
@@ -557,10 +567,8 @@ impl Statements for Pg {
         Ok(())
     }
 
-    async fn is_gate_closed(conn: &mut AsyncPgConnection, lane: &Lane) -> QueryResult<bool> {
-        let exists: Exists =
-            sql_query(sql::GATE_CLOSED).bind::<Binary, _>(lane.as_bytes()).get_result(conn).await?;
-        Ok(exists.found)
+    async fn gate(conn: &mut AsyncPgConnection, lane: &Lane) -> QueryResult<Option<Gate>> {
+        sql_query(sql::GATE).bind::<Binary, _>(lane.as_bytes()).get_result(conn).await.optional()
     }
 
     async fn gate_is_needed(conn: &mut AsyncPgConnection, lane: &Lane) -> QueryResult<bool> {

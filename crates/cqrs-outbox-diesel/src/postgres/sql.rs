@@ -174,6 +174,13 @@ macro_rules! lane {
     };
 }
 
+/// Whether a row `o` of the hot table goes aside in this lane: that of its key, or its own.
+macro_rules! is_of_lane {
+    ($lane:literal) => {
+        concat!($lane, " IN (", lane!("o"), ", 'e'::bytea || uuid_send(o.event_id))")
+    };
+}
+
 /// The columns of a waiting row of the table `o`, but for `group_no`; and how many bytes come before it in this order.
 ///
 /// Whether a lane is gated is asked row by row. For an `EXISTS`, all gates would be read into a table first where there are
@@ -186,7 +193,7 @@ macro_rules! waiting {
              to_char(o.occurred_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') AS occurred_at, \
              o.attempts, o.size, coalesce((SELECT true FROM cqrs_outbox_gate g WHERE g.lane = ",
             lane!("o"),
-            "), false) AS gated, sum(o.size) OVER (ORDER BY ",
+            "), false) AS gated, NULL::bytea AS lane, sum(o.size) OVER (ORDER BY ",
             $order,
             ") - o.size AS bytes_before"
         )
@@ -312,7 +319,7 @@ pub(super) const READ_PARKED: &str = "\
         SELECT p.id, uuid_send(p.event_id) AS event_id, p.event_name, p.event_kind, p.event_version, p.topic, p.message_key, p.headers, \
             p.content_type, p.payload, p.payload_text, \
             to_char(p.occurred_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') AS occurred_at, p.attempts, p.size, g.slot / 64 AS group_no, \
-            false AS gated, sum(p.size) OVER (ORDER BY p.nth, p.id) - p.size AS bytes_before \
+            false AS gated, p.lane, sum(p.size) OVER (ORDER BY p.nth, p.id) - p.size AS bytes_before \
         FROM (SELECT lane, slot FROM cqrs_outbox_gate due \
             WHERE until <= (SELECT clock_timestamp()) AND (slot / 64) = ANY($1) \
                 AND EXISTS (SELECT 1 FROM cqrs_outbox_parked p WHERE p.lane = due.lane AND p.id NOT IN (SELECT unnest($2::bigint[]))) \
@@ -416,8 +423,8 @@ pub(super) const KEEP_PARKED: &str =
 /// A row of the hot table with the id of one that stands aside is another one, unless it is of the same lane.
 pub(super) const PARK_HOT: &str = concat!(
     "WITH moved AS (DELETE FROM cqrs_outbox o WHERE id = $1 AND ",
-    lane!("o"),
-    " = $2 RETURNING *) \
+    is_of_lane!("$2"),
+    " RETURNING *) \
      INSERT INTO cqrs_outbox_parked (id, ",
     carried!(),
     ", attempts, lane, error, errors) \
@@ -439,8 +446,8 @@ pub(super) const PARK_AGAIN: &str = "\
 
 pub(super) const BURY_HOT: &str = concat!(
     "WITH moved AS (DELETE FROM cqrs_outbox o WHERE id = $1 AND ",
-    lane!("o"),
-    " = $2 RETURNING *) \
+    is_of_lane!("$2"),
+    " RETURNING *) \
      INSERT INTO cqrs_outbox_dead (id, ",
     carried!(),
     ", attempts, lane, error, errors) \
@@ -473,8 +480,22 @@ pub(super) const CLOSE_GATE: &str = "\
         UNION ALL SELECT slot FROM cqrs_outbox_dead WHERE lane = $1 LIMIT 1) moved \
     ON CONFLICT (lane) DO UPDATE SET until = EXCLUDED.until, error = EXCLUDED.error";
 
-pub(super) const GATE_CLOSED: &str =
-    "SELECT EXISTS (SELECT 1 FROM cqrs_outbox_gate WHERE lane = $1) AS found";
+pub(super) const GATE: &str = "SELECT until IS NULL AS waits_for_dead FROM cqrs_outbox_gate WHERE lane = $1";
+
+/// `$2` is the error, `$3` how many at most.
+pub(super) const FOLLOW: &str = concat!(
+    "WITH moved AS (DELETE FROM cqrs_outbox_parked WHERE id IN ( \
+        SELECT id FROM cqrs_outbox_parked WHERE lane = $1 ORDER BY id LIMIT $3) RETURNING *) \
+     INSERT INTO cqrs_outbox_dead (id, ",
+    carried!(),
+    ", attempts, lane, error, errors) \
+     SELECT ",
+    free_id!("row_number() OVER (ORDER BY id)", "cqrs_outbox_dead"),
+    ", ",
+    carried!(),
+    ", attempts, lane, $2, \
+        (errors::jsonb || jsonb_build_object('at', clock_timestamp(), 'error', $2::text))::text FROM moved o"
+);
 
 pub(super) const SET_ASIDE: &str = concat!(
     "WITH moved AS (DELETE FROM cqrs_outbox o WHERE id = ANY($1) AND ",

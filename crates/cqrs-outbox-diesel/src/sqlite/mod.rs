@@ -10,7 +10,7 @@ use std::time::Duration;
 use chrono::{DateTime, SecondsFormat, Utc};
 use cqrs_core::{Database, MessageId};
 use cqrs_outbox::table::{self, OutboxRecord};
-use cqrs_outbox::{Confirmed, Lane, Lease, ReadRequest, Rejection, RelayId, StoreError};
+use cqrs_outbox::{Confirmed, Lane, LaterEvents, Lease, ReadRequest, Rejection, RelayId, StoreError};
 use diesel::connection::AnsiTransactionManager;
 use diesel::query_builder::{BoxedSqlQuery, SqlQuery};
 use diesel::sql_types::{BigInt, Binary, Bool, Double, Integer, Nullable, Text};
@@ -32,8 +32,8 @@ use crate::record::Record;
 use crate::requests::{DueRequest, Later, RequestRow};
 use crate::schedule::ScheduledRecord;
 use crate::statements::{
-    Census, Due, Exists, GroupRow, LeaseRow, Micros, Number, ROWS_PER_INSERT, Statements, TABLES, TakenKey,
-    VersionRow, Versions, Wait, attempts, groups_of, in_parts, joined, limit, places, receipts,
+    Census, Due, Exists, Gate, GroupRow, LeaseRow, Micros, Number, ROWS_PER_INSERT, Statements, TABLES,
+    TakenKey, VersionRow, Versions, Wait, attempts, groups_of, in_parts, joined, limit, places, receipts,
 };
 use crate::status::StatusRow;
 use crate::tx::Tx;
@@ -516,6 +516,21 @@ impl Statements for Sqlite {
         Ok(())
     }
 
+    async fn follow(conn: &mut Connection, lane: &Lane, max: usize) -> QueryResult<()> {
+        sql_query(sql::FOLLOW)
+            .bind::<Binary, _>(lane.as_bytes())
+            .bind::<BigInt, _>(limit(max))
+            .bind::<Text, _>(LaterEvents::FOLLOWS)
+            .execute(conn)
+            .await?;
+        sql_query(sql::DELETE_FOLLOWERS)
+            .bind::<Binary, _>(lane.as_bytes())
+            .bind::<BigInt, _>(limit(max))
+            .execute(conn)
+            .await?;
+        Ok(())
+    }
+
     async fn close_gate(
         conn: &mut Connection,
         rejection: &Rejection,
@@ -530,10 +545,8 @@ impl Statements for Sqlite {
         Ok(())
     }
 
-    async fn is_gate_closed(conn: &mut Connection, lane: &Lane) -> QueryResult<bool> {
-        let exists: Exists =
-            sql_query(sql::GATE_CLOSED).bind::<Binary, _>(lane.as_bytes()).get_result(conn).await?;
-        Ok(exists.found)
+    async fn gate(conn: &mut Connection, lane: &Lane) -> QueryResult<Option<Gate>> {
+        sql_query(sql::GATE).bind::<Binary, _>(lane.as_bytes()).get_result(conn).await.optional()
     }
 
     async fn gate_is_needed(conn: &mut Connection, lane: &Lane) -> QueryResult<bool> {

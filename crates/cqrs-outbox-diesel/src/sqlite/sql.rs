@@ -187,20 +187,32 @@ macro_rules! lane {
     };
 }
 
+/// Whether a row of the hot table goes aside in this lane: that of its key, or its own.
+macro_rules! is_of_lane {
+    ($lane:literal) => {
+        concat!(
+            $lane,
+            " IN (",
+            lane!(),
+            ", CAST('e' || CAST(unhex(replace(event_id, '-', '')) AS TEXT) AS BLOB))"
+        )
+    };
+}
+
 /// Behind it comes which rows. As a rule there are no gates at all, which is found out once.
 pub(super) const READ: &str = concat!(
     "SELECT id, unhex(replace(event_id, '-', '')) AS event_id, event_name, event_kind, event_version, topic, \
         CAST(message_key AS BLOB) AS message_key, headers, content_type, payload, payload_text, occurred_at, attempts, size, \
         0 AS group_no, EXISTS (SELECT 1 FROM cqrs_outbox_gate) AND EXISTS (SELECT 1 FROM cqrs_outbox_gate g WHERE g.lane = ",
     lane!(),
-    ") AS gated FROM cqrs_outbox WHERE "
+    ") AS gated, NULL AS lane FROM cqrs_outbox WHERE "
 );
 
 /// `CROSS JOIN`: the gates first. SQLite would go through all parked rows in the order of their ids to save the sorting.
 pub(super) const READ_PARKED: &str = "\
     SELECT * FROM ( \
         SELECT id, unhex(replace(event_id, '-', '')) AS event_id, event_name, event_kind, event_version, topic, CAST(message_key AS BLOB) AS message_key, \
-            headers, content_type, payload, payload_text, occurred_at, attempts, size, 0 AS group_no, 0 AS gated, \
+            headers, content_type, payload, payload_text, occurred_at, attempts, size, 0 AS group_no, 0 AS gated, lane, \
             sum(size) OVER (ORDER BY id) - size AS bytes_before \
         FROM (SELECT p.* FROM cqrs_outbox_gate g CROSS JOIN cqrs_outbox_parked p ON p.lane = g.lane \
             WHERE g.until <= unixepoch('now', 'subsec') AND 0 IN (SELECT value FROM json_each(?1)) \
@@ -263,8 +275,7 @@ pub(super) const PARK_HOT: &str = concat!(
     carried!(),
     ", ?4, ?2, ?3, json_array(json_object('at', strftime('%Y-%m-%dT%H:%M:%fZ', 'now'), 'error', ?3)) \
      FROM cqrs_outbox o WHERE id = ?1 AND ",
-    lane!(),
-    " = ?2"
+    is_of_lane!("?2")
 );
 
 /// Written twice after an answer that was lost, it counts and tells the refusal once.
@@ -286,8 +297,7 @@ pub(super) const BURY_HOT: &str = concat!(
     ", ?4, ?2, ?3, \
         json_array(json_object('at', strftime('%Y-%m-%dT%H:%M:%fZ', 'now'), 'error', ?3)) \
      FROM cqrs_outbox o WHERE id = ?1 AND ",
-    lane!(),
-    " = ?2"
+    is_of_lane!("?2")
 );
 
 pub(super) const BURY_PARKED: &str = concat!(
@@ -304,7 +314,7 @@ pub(super) const BURY_PARKED: &str = concat!(
 );
 
 /// What was moved.
-pub(super) const DELETE_HOT: &str = concat!("DELETE FROM cqrs_outbox WHERE id = ? AND ", lane!(), " = ?");
+pub(super) const DELETE_HOT: &str = concat!("DELETE FROM cqrs_outbox WHERE id = ? AND ", is_of_lane!("?"));
 
 pub(super) const DELETE_PARKED: &str = "DELETE FROM cqrs_outbox_parked WHERE id = ? AND lane = ?";
 
@@ -313,7 +323,31 @@ pub(super) const CLOSE_GATE: &str = "\
     INSERT INTO cqrs_outbox_gate (lane, slot, until, error) VALUES (?1, 0, unixepoch('now', 'subsec') + ?2, ?3) \
     ON CONFLICT (lane) DO UPDATE SET until = excluded.until, error = excluded.error";
 
-pub(super) const GATE_CLOSED: &str = "SELECT EXISTS (SELECT 1 FROM cqrs_outbox_gate WHERE lane = ?) AS found";
+pub(super) const GATE: &str = "SELECT until IS NULL AS waits_for_dead FROM cqrs_outbox_gate WHERE lane = ?";
+
+macro_rules! followers {
+    () => {
+        "(SELECT id FROM cqrs_outbox_parked WHERE lane = ?1 ORDER BY id LIMIT ?2)"
+    };
+}
+
+/// `?1` is the lane, `?2` how many at most, `?3` the error.
+pub(super) const FOLLOW: &str = concat!(
+    "INSERT INTO cqrs_outbox_dead (id, ",
+    carried!(),
+    ", attempts, lane, error, errors) \
+     SELECT ",
+    free_id!("row_number() OVER (ORDER BY id)", "cqrs_outbox_dead"),
+    ", ",
+    carried!(),
+    ", attempts, lane, ?3, \
+        json_insert(errors, '$[#]', json_object('at', strftime('%Y-%m-%dT%H:%M:%fZ', 'now'), 'error', ?3)) \
+     FROM cqrs_outbox_parked o WHERE id IN ",
+    followers!()
+);
+
+pub(super) const DELETE_FOLLOWERS: &str =
+    concat!("DELETE FROM cqrs_outbox_parked WHERE id IN ", followers!());
 
 pub(super) const SET_ASIDE: &str = concat!(
     "INSERT INTO cqrs_outbox_parked (id, ",

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cqrs_core::{BeginTransaction, Transaction};
-use cqrs_outbox::{Fenced, Lane, OutboxRelay, ReadRequest, Rejection, RelayId, Verdict};
+use cqrs_outbox::{Fenced, Lane, LaterEvents, OutboxRelay, ReadRequest, Rejection, RelayId, Verdict};
 use cqrs_outbox_diesel::{MySql, Outbox, Pg, Sqlite};
 use diesel::sql_types::Text;
 use diesel::{QueryableByName, sql_query};
@@ -174,11 +174,15 @@ async fn record_all<D: Db>(outbox: &Outbox<D>, scheduled: &str) {
         assert_eq!(store.reject(&rejection).await.unwrap(), Fenced::Done(()));
         (lease, row.lane.clone())
     };
-    let (now, bury) = (Verdict::Park { retry_in: Duration::ZERO }, Verdict::Bury { lane_waits: false });
+    let (now, bury) =
+        (Verdict::Park { retry_in: Duration::ZERO }, Verdict::Bury { later: LaterEvents::GoOn });
     // Parked, again, and its followers behind it; buried from here and from there; and the rest is sent, drained and opened.
     let (lease, lane) = reject(0, 1, now).await;
     reject(0, 2, now).await;
-    assert_eq!(store.set_aside(lease, &lane, &[rows[1].id]).await.unwrap(), Fenced::Done(true));
+    assert_eq!(
+        store.set_aside(lease, &lane, &[rows[1].id], LaterEvents::Wait).await.unwrap(),
+        Fenced::Done(true)
+    );
     reject(3, 1, bury).await;
     reject(0, 3, bury).await;
     store.leave(&relay).await.unwrap();

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use cqrs_core::broker::Receipt;
-use cqrs_outbox::{Fenced, OutboxRow, Place, Rejection, Verdict};
+use cqrs_outbox::{Fenced, LaterEvents, OutboxRow, Place, Rejection, Verdict};
 use cqrs_outbox_diesel::{
     Asking, DeadLetterFilter, Outbox, Page, RequestFilter, RequestKind, RequestOutcome,
 };
@@ -62,7 +62,7 @@ async fn reject(owner: &Owner, row: &OutboxRow, attempts: u32, verdict: Verdict)
 }
 
 const PARK: Verdict = Verdict::Park { retry_in: Duration::ZERO };
-const BURY: Verdict = Verdict::Bury { lane_waits: false };
+const BURY: Verdict = Verdict::Bury { later: LaterEvents::GoOn };
 
 fn names(rows: &[OutboxRow]) -> Vec<&str> {
     rows.iter().map(|row| &*row.message.name).collect()
@@ -132,7 +132,7 @@ async fn each_dead_letter_stays_itself<D: Db>(site: &Site) {
             reject(&owner, &new, 2, BURY).await;
             assert_eq!(dead(&outbox).await, ["new: new no 2", "old: old no 1"]);
         } else {
-            reject(&owner, &new, 1, Verdict::Bury { lane_waits: true }).await;
+            reject(&owner, &new, 1, Verdict::Bury { later: LaterEvents::Wait }).await;
             assert_eq!(dead(&outbox).await, ["new: new no 1", "old: old no 1"]);
         }
         outbox.replay(new.event_id).await.unwrap();
@@ -173,7 +173,7 @@ async fn what_goes_aside_has_its_own_place<D: Db>(site: &Site) {
     reject(&owner, &rows[0], 1, PARK).await;
     let lease = *owner.beat().await.leases.iter().find(|lease| lease.group == rows[0].group).unwrap();
     let rest: Vec<i64> = rows[1..].iter().map(|row| row.id).collect();
-    let answer = owner.store.set_aside(lease, &rows[0].lane, &rest).await.unwrap();
+    let answer = owner.store.set_aside(lease, &rows[0].lane, &rest, LaterEvents::Wait).await.unwrap();
     assert_eq!((answer, outbox.waiting().await), (Fenced::Done(true), 0));
     let mut rows = owner.parked().await;
     rows.sort_by_key(|row| row.event_id);

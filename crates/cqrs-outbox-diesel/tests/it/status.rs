@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use cqrs_core::broker::{Capabilities, Confirm, SubscribeOptions, Subscription};
 use cqrs_core::{BeginTransaction, BrokerError, ErrorClass, Message, MessageBroker, Transaction};
-use cqrs_outbox::{Fenced, Heartbeat, OutboxRelay, Rejection, RelayId, Verdict};
+use cqrs_outbox::{Fenced, Heartbeat, LaterEvents, OutboxRelay, Rejection, RelayId, Verdict};
 use cqrs_outbox_diesel::{Outbox, OutboxStatus};
 use diesel_async::SimpleAsyncConnection;
 use tokio::time::{sleep, timeout};
@@ -93,7 +93,7 @@ async fn what_waits_is_counted_where_it_stands<D: Db>(site: &Site) {
     let leases = own_all(&store, &one).await;
     let lease = *leases.iter().find(|lease| lease.group == row.group).unwrap();
     let park = Verdict::Park { retry_in: HOUR };
-    let bury = Verdict::Bury { lane_waits: true };
+    let bury = Verdict::Bury { later: LaterEvents::Wait };
     for (attempts, verdict, wanted) in [(1, park, (3, 1, 1, 0, Some(3))), (2, bury, (2, 0, 1, 1, Some(2)))] {
         let (lane, error) = (row.lane.clone(), "no".to_owned());
         let rejection = Rejection { lease, id: row.id, lane, attempts, error, verdict };
@@ -113,7 +113,7 @@ async fn what_waits_is_counted_where_it_stands<D: Db>(site: &Site) {
     }
 
     // Set aside behind it, and sent again, it counts from when it was written.
-    assert_eq!(store.set_aside(lease, &row.lane, &[3]).await.unwrap(), Fenced::Done(true));
+    assert_eq!(store.set_aside(lease, &row.lane, &[3], LaterEvents::Wait).await.unwrap(), Fenced::Done(true));
     outbox.sql("DELETE FROM cqrs_outbox").await.unwrap();
     let counted = async || {
         let status = outbox.status().await.unwrap();

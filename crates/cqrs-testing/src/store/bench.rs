@@ -10,8 +10,8 @@ use cqrs_core::{
     Outgoing, Transaction,
 };
 use cqrs_outbox::{
-    Fenced, GroupNo, Heartbeat, Lane, Lease, OutboxRow, OutboxStore, Ownership, Promoted, ReadRequest,
-    Rejection, RelayId, StoreError, Verdict,
+    Fenced, GroupNo, Heartbeat, Lane, LaterEvents, Lease, OutboxRow, OutboxStore, Ownership, Promoted,
+    ReadRequest, Rejection, RelayId, StoreError, Verdict,
 };
 use tokio::time;
 use uuid::Uuid;
@@ -311,13 +311,18 @@ impl<S: StoreUnderTest> Owner<S> {
         ensure_eq("parking under a good lease", answer, Fenced::Done(()))
     }
 
-    pub(super) async fn bury(&self, row: &OutboxRow, lane_waits: bool, error: &str) -> Checked {
-        let answer = self.reject(row, Verdict::Bury { lane_waits }, error).await?;
+    pub(super) async fn bury(&self, row: &OutboxRow, later: LaterEvents, error: &str) -> Checked {
+        let answer = self.reject(row, Verdict::Bury { later }, error).await?;
         ensure_eq("burying under a good lease", answer, Fenced::Done(()))
     }
 
     pub(super) async fn set_aside(&self, lease: Lease, lane: &Lane, ids: &[i64]) -> Checked<Fenced<bool>> {
-        Ok(self.store().set_aside(lease, lane, ids).await?)
+        Ok(self.store().set_aside(lease, lane, ids, LaterEvents::Wait).await?)
+    }
+
+    pub(super) async fn set_aside_to_follow(&self, row: &OutboxRow) -> Checked<Fenced<bool>> {
+        let lease = self.lease_of(row)?;
+        Ok(self.store().set_aside(lease, &row.lane, &[row.id], LaterEvents::Follow).await?)
     }
 
     pub(super) async fn open_gate(&self, lease: Lease, lane: &Lane) -> Checked<Fenced<bool>> {
