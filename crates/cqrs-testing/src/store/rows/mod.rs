@@ -78,6 +78,7 @@ rows! {
     "census", "relays are counted while they live" => leases::census;
     "leave", "a relay that leaves frees its groups at once" => leases::leave;
     "suspects", "what a relay that died had recorded is told to whoever takes its groups, and nothing of one that left or was late" => leases::suspects;
+    "suspended", "topics that cannot be reached are recorded of a relay that lives, and of no other, and the store says which" => leases::suspended;
 
     "fence-park", "a relay that has lost its lease parks nothing" => fences::park;
     "fence-bury", "a relay that has lost its lease buries nothing" => fences::bury;
