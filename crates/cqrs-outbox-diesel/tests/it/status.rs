@@ -30,6 +30,7 @@ impl OnEach for All {
             the_first_gates_are_shown,
             the_oldest_snapshot_is_shown,
             topics_that_cannot_be_reached_are_shown,
+            what_is_over_goes_with_the_next_heartbeat,
         })
     }
 }
@@ -290,4 +291,26 @@ async fn the_oldest_snapshot_is_shown<D: Db>(site: &Site) {
     let snapshot = outbox.status().await.unwrap().oldest_snapshot.unwrap();
     assert!(snapshot.age < HOUR && snapshot.holder.contains("process "), "{snapshot:?}");
     old.rollback().await.unwrap();
+}
+
+/// A gate that is due and has nothing behind it, and a relay that died long ago.
+async fn what_is_over_goes_with_the_next_heartbeat<D: Db>(site: &Site) {
+    let outbox = site.outbox::<D>().await;
+    let (store, one) = (D::store(&outbox), relay("one"));
+    own_all(&store, &one).await;
+    store.heartbeat(&one, &beat(0, HOUR)).await.unwrap();
+    let lane = if D::NAME == "postgres" { "'\\x6b01'" } else { "x'6b01'" };
+    let past = ago::<D>(11);
+    for what in [
+        format!("cqrs_outbox_gate (lane, slot, until, error) VALUES ({lane}, 0, {past}, 'no')"),
+        format!(
+            "cqrs_outbox_relay (incarnation, name, version, seen_at) VALUES ('{}', 'two', '1', {past})",
+            Uuid::new_v4()
+        ),
+    ] {
+        outbox.sql(&format!("INSERT INTO {what}")).await.unwrap();
+        store.heartbeat(&one, &beat(0, HOUR)).await.unwrap();
+        let status = outbox.status().await.unwrap();
+        assert_eq!((status.closed_gates, status.relays.len()), (0, 1), "{what}");
+    }
 }
