@@ -22,7 +22,7 @@ use tokio::time::timeout;
 use crate::backend::Backend;
 use crate::error::{META_LOST, MIGRATE, is_denied, store_error};
 use crate::migration::{Migrated, Migration, SCHEMA_VERSION};
-use crate::query::Query;
+use crate::requests::Portion;
 use crate::status::OutboxStatus;
 use crate::tx::Tx;
 use crate::writing::{NotWritten, write};
@@ -45,6 +45,7 @@ struct Shared<B: Backend> {
     changed: Notify,
     elsewhere: Option<Arc<dyn Elsewhere>>,
     memory: B::Memory,
+    portion: Portion,
     keep_sent: bool,
 }
 
@@ -69,9 +70,9 @@ impl<B: Backend> Outbox<B> {
         keep_sent: bool,
     ) -> Self {
         let (encoder, changed, memory) = (Encoder::default(), Notify::new(), B::Memory::default());
-        Self {
-            shared: Arc::new(Shared { place, pool, writers, encoder, changed, elsewhere, memory, keep_sent }),
-        }
+        let portion = Portion::default();
+        let shared = Shared { place, pool, writers, encoder, changed, elsewhere, memory, portion, keep_sent };
+        Self { shared: Arc::new(shared) }
     }
 
     /// The same connections with another wire format or size limit. Call it before the outbox is shared: clones that
@@ -86,6 +87,7 @@ impl<B: Backend> Outbox<B> {
             changed: Notify::new(),
             elsewhere: self.shared.elsewhere.clone(),
             memory: B::Memory::default(),
+            portion: Portion::default(),
             keep_sent: self.shared.keep_sent,
         };
         Self { shared: Arc::new(shared) }
@@ -399,6 +401,11 @@ impl<B: Backend> Outbox<B> {
         &self.shared.place
     }
 
+    /// How much of what operators ask for is carried out at once.
+    pub(crate) fn portion(&self) -> &Portion {
+        &self.shared.portion
+    }
+
     pub(crate) fn memory(&self) -> &B::Memory {
         &self.shared.memory
     }
@@ -477,19 +484,19 @@ pub(crate) async fn give_up<B: Backend>(tx: Tx<B>) {
     }
 }
 
-/// Writes again what says of which version the tables are, by the end of the last migration. Whether relaying was on hold nobody knows
-/// any more; so it is, unless there was never anything to send.
+/// Writes again what says of which version the tables are, by the last migration. Whether relaying was on hold nobody knows any more;
+/// so it is, unless there was never anything to send. It is on hold from the first, for each statement of MariaDB's may be the last.
 async fn restore_meta<B: Backend>(conn: &mut B::Connection) -> QueryResult<Option<(i32, i32)>> {
-    let Some(last) = B::MIGRATIONS.last() else { return Ok(None) };
-    let Some(at) = last.sql.find("cqrs_outbox_meta (") else { return Ok(None) };
-    tracing::warn!(version = last.version, "the outbox's tables had lost their version: it is written again");
-    conn.batch_execute(&format!("CREATE TABLE IF NOT EXISTS {}", &last.sql[at..])).await?;
-    B::set_schema_version(conn, last.version, last.min_reader_version).await?;
-    let used = "SELECT (SELECT count(*) FROM cqrs_outbox_group WHERE epoch > 0) \
-        + (SELECT count(*) FROM (SELECT 1 FROM cqrs_outbox LIMIT 1) waiting) AS value";
-    let is_used = B::numbers(conn, Query::new(used)).await?.iter().any(|count| *count > 0);
-    B::set_hold(conn, is_used).await?;
-    Ok(Some((last.version, last.min_reader_version)))
+    let Some(Migration { version, min_reader_version, .. }) = B::MIGRATIONS.last() else { return Ok(None) };
+    tracing::warn!(version, "the outbox's tables had lost their version: it is written again");
+    conn.batch_execute(B::META_TABLE).await?;
+    let row = format!(
+        "INSERT INTO cqrs_outbox_meta (schema_version, min_reader_version, hold) \
+         SELECT {version}, {min_reader_version}, (SELECT count(*) FROM cqrs_outbox_group WHERE epoch > 0) \
+            + (SELECT count(*) FROM (SELECT 1 FROM cqrs_outbox LIMIT 1) waiting) > 0"
+    );
+    conn.batch_execute(&row).await?;
+    Ok(Some((*version, *min_reader_version)))
 }
 
 /// Whether the tables are there and may be used.

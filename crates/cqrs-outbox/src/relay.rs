@@ -441,8 +441,8 @@ impl OutboxRelay {
     async fn tell_suspended(&self, relay: &RelayId) {
         let Some(topics) = self.suspended.news() else { return };
         match self.answer("record suspended", self.store.record_suspended(relay, &topics)).await {
-            Ok(Ok(())) => self.suspended.told(topics),
-            Ok(Err(Failed)) => {}
+            Ok(Ok(true)) => self.suspended.told(topics),
+            Ok(Ok(false) | Err(Failed)) => {}
             Err(error) => tracing::warn!(%error, "the topics that cannot be reached are not told"),
         }
     }

@@ -243,12 +243,13 @@ pub trait OutboxStore: fmt::Debug + Send + Sync + 'static {
     }
 
     /// Records which topics this relay cannot reach, in place of what it recorded before, for operators to see until it leaves.
-    /// A relay calls it beside a heartbeat, where they have changed. Of a relay that has not sent a heartbeat nothing is recorded.
+    /// A relay calls it beside each heartbeat as long as there are any, and once when there are none any more. Says whether it was
+    /// recorded: of a relay that has not sent a heartbeat, or was forgotten since, nothing is.
     ///
     /// By default nothing is.
-    async fn record_suspended(&self, relay: &RelayId, topics: &[SuspendedTopic]) -> Result<(), StoreError> {
+    async fn record_suspended(&self, relay: &RelayId, topics: &[SuspendedTopic]) -> Result<bool, StoreError> {
         let _ = (relay, topics);
-        Ok(())
+        Ok(false)
     }
 
     /// Gives all groups back and signs off.

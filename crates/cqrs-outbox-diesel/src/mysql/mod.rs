@@ -2,6 +2,7 @@
 
 mod connect;
 mod drift;
+mod kept;
 mod read;
 mod sql;
 mod watch;
@@ -27,20 +28,21 @@ use uuid::Uuid;
 
 pub use self::connect::MySqlBuilder;
 use self::connect::Pools;
+use self::kept::{Parameter, kept};
 use crate::backend::Backend;
 use crate::dead_letters::{DeadRow, FullDeadRow};
 use crate::drift::{Fact, Sequence};
 use crate::error::is_missing_table;
-use crate::migration::{MYSQL, Migration};
+use crate::migration::{MYSQL, MYSQL_META, Migration};
 use crate::network::pool_error;
 use crate::new_rows::NewRows;
 use crate::query::{Dialect, Query, Value};
 use crate::record::Record;
-use crate::requests::{DueRequest, Later, RequestRow};
+use crate::requests::{ARE_OPEN, DueRequest, Later, RequestRow};
 use crate::schedule::ScheduledRecord;
 use crate::statements::{
-    Census, Due, Exists, Gate, GroupRow, LeaseRow, Micros, Number, ROWS_PER_INSERT, Statements, TABLES,
-    TakenKey, VersionRow, Versions, Wait, attempts, in_parts, joined, limit, places, receipts,
+    Census, Due, Exists, Gate, GroupRow, LeaseRow, Micros, Number, PulseRow, ROWS_PER_INSERT, Statements,
+    TABLES, TakenKey, VersionRow, Versions, Wait, attempts, in_parts, joined, limit, places, receipts,
 };
 use crate::status::StatusRow;
 use crate::tx::Tx;
@@ -87,6 +89,7 @@ impl Statements for MySql {
     type Memory = ();
 
     const MIGRATIONS: &'static [Migration] = MYSQL;
+    const META_TABLE: &'static str = MYSQL_META;
     const DDL_COMMITS: bool = true;
     const DIALECT: Dialect = sql::DIALECT;
 
@@ -411,26 +414,14 @@ impl Statements for MySql {
         sql_query(sql::LEASES).bind::<Text, _>(incarnation.to_string()).load(conn).await
     }
 
-    async fn record_suspects(conn: &mut Connection, incarnation: Uuid, ids: Option<&str>) -> QueryResult<()> {
-        sql_query(sql::RECORD_SUSPECTS)
-            .bind::<Nullable<Text>, _>(ids)
-            .bind::<Text, _>(incarnation.to_string())
-            .execute(conn)
-            .await?;
-        Ok(())
-    }
-
-    async fn record_suspended(
-        conn: &mut Connection,
-        incarnation: Uuid,
-        topics: Option<&str>,
-    ) -> QueryResult<()> {
-        sql_query(sql::RECORD_SUSPENDED)
-            .bind::<Nullable<Text>, _>(topics)
-            .bind::<Text, _>(incarnation.to_string())
-            .execute(conn)
-            .await?;
-        Ok(())
+    /// No statement here both changes rows and tells them.
+    async fn pulse(conn: &mut Connection, incarnation: Uuid, lease: Duration) -> QueryResult<Vec<PulseRow>> {
+        let (incarnation, lease) = (incarnation.to_string(), micros(lease));
+        let seen = kept(sql::SEEN_AGAIN, [Parameter::Text(&incarnation)]).execute(conn).await?;
+        let [me, lease] = [Parameter::Text(&incarnation), Parameter::Number(lease)];
+        kept(sql::RENEW, [lease, me, lease]).execute(conn).await?;
+        let seen = Parameter::Number(i64::from(seen > 0));
+        kept(sql::PULSE, [lease, lease, seen, lease, me]).load(conn).await
     }
 
     async fn census(conn: &mut Connection, lease: Duration) -> QueryResult<Census> {
@@ -461,6 +452,10 @@ impl Statements for MySql {
     async fn sign_off(conn: &mut Connection, incarnation: Uuid) -> QueryResult<()> {
         sql_query(sql::SIGN_OFF).bind::<Text, _>(incarnation.to_string()).execute(conn).await?;
         Ok(())
+    }
+
+    async fn are_requests_open(conn: &mut Connection) -> QueryResult<bool> {
+        Ok(kept(ARE_OPEN, []).get_result::<Number>(conn).await?.value > 0)
     }
 
     async fn due_requests(conn: &mut Connection, query: Query) -> QueryResult<Vec<DueRequest>> {
@@ -582,7 +577,10 @@ impl Statements for MySql {
         if locked.is_empty() {
             return Ok(());
         }
-        let set_aside = sql::SET_ASIDE.join(&free_ids(conn, &locked, ASIDE).await?);
+        // They come behind what stands aside of their lane.
+        let last = sql_query(sql::LAST_ASIDE).bind::<Binary, _>(lane.as_bytes());
+        let last = last.get_result::<Number>(conn).await?.value;
+        let set_aside = sql::SET_ASIDE.join(&free_ids_behind(conn, &locked, ASIDE, last).await?);
         sql_query(format!("{set_aside}{}", list(&locked)))
             .bind::<Binary, _>(lane.as_bytes())
             .execute(conn)
@@ -775,21 +773,31 @@ const ASIDE: &[&str] = &["cqrs_outbox_parked", "cqrs_outbox_dead"];
 
 /// The ids under which rows `o` go to where these tables are, as an expression: their own, as long as none of them has them.
 /// They have one only where the sequence stands behind ids that are in use, be it after a `TRUNCATE` or a restore of some of
-/// the tables. Then its row gets one above all that there are, for two events must not be one row.
+/// the tables. Then its row gets one above all that there are, for two events must not be one row; and so do those behind it, for else
+/// they would pass it.
 ///
 /// It is asked before, for a statement that reads the table that it writes to makes a copy of all its rows.
 async fn free_ids(conn: &mut Connection, rows: &[i64], tables: &[&str]) -> QueryResult<String> {
-    let mut taken = BTreeSet::new();
+    free_ids_behind(conn, rows, tables, i64::MIN).await
+}
+
+/// The same of rows that have to be behind this one.
+async fn free_ids_behind(
+    conn: &mut Connection,
+    rows: &[i64],
+    tables: &[&str],
+    last: i64,
+) -> QueryResult<String> {
+    let mut taken: BTreeSet<i64> = rows.iter().copied().filter(|id| *id < last).collect();
     for table in tables {
         let found: Vec<Number> = sql_query(sql::taken(table)).bind::<Text, _>(ids(rows)).load(conn).await?;
         taken.extend(values(found));
     }
-    if taken.is_empty() {
-        return Ok("o.id".to_owned());
-    }
+    let Some(first) = taken.iter().next() else { return Ok("o.id".to_owned()) };
     let highest: Number = sql_query(sql::HIGHEST_ID).get_result(conn).await?;
+    let behind: BTreeSet<_> = rows.iter().filter(|id| *id >= first).collect();
     let cases =
-        taken.into_iter().zip(highest.value + 1..).map(|(id, free)| format!(" WHEN {id} THEN {free}"));
+        behind.into_iter().zip(highest.value + 1..).map(|(id, free)| format!(" WHEN {id} THEN {free}"));
     Ok(format!("CASE o.id{} ELSE o.id END", cases.collect::<String>()))
 }
 

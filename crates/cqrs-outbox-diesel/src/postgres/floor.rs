@@ -40,12 +40,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use diesel::sql_types::{Array, BigInt, Bool, Integer, Nullable, Text};
-use diesel::{OptionalExtension, QueryResult, QueryableByName, sql_query};
+use diesel::sql_types::{BigInt, Bool, Integer, Nullable, Text};
+use diesel::{OptionalExtension, QueryResult, QueryableByName};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
+use super::prepared::{Parameter, prepared};
 use super::sql;
 use crate::record::Record;
 
@@ -68,6 +69,8 @@ struct State {
     floors: BTreeMap<i32, i64>,
     basis: Basis,
     waiting: Option<Candidate>,
+    /// The sequence had given nothing, and no read has found anything since: there is nothing to step over.
+    is_unused: bool,
     /// Rows read since there was the last candidate.
     rows: usize,
     next_look: Option<Instant>,
@@ -116,6 +119,8 @@ struct Sequence {
     generation: Option<String>,
     #[diesel(sql_type = Nullable<BigInt>)]
     last: Option<i64>,
+    #[diesel(sql_type = Bool)]
+    is_unused: bool,
 }
 
 #[derive(QueryableByName)]
@@ -152,6 +157,7 @@ impl Floors {
     pub(super) async fn have_read(&self, beginning: &Beginning, found: Vec<Found>) -> Vec<Record> {
         let mut state = self.0.lock().await;
         state.rows += found.len();
+        state.is_unused &= found.is_empty();
         let is_over = found.iter().any(|found| !found.floors_hold);
         if is_over && beginning.basis.generation == state.basis.generation {
             state.forget(Basis::default());
@@ -174,7 +180,7 @@ impl State {
             self.next_look_below = Some(now + LOOK_BELOW);
             self.look_below(conn).await?;
         }
-        let is_new = |group| !self.floors.contains_key(group);
+        let is_new = |group| !self.is_unused && !self.floors.contains_key(group);
         if self.rows < ROWS && self.waiting.is_none() && !groups.iter().any(is_new) {
             return Ok(());
         }
@@ -190,8 +196,8 @@ impl State {
 
     /// An id such that whoever has drawn one up to it has ended, if there is news of that.
     async fn decided(&mut self, conn: &mut AsyncPgConnection) -> QueryResult<Option<i64>> {
-        let found: Option<Sequence> = sql_query(sql::SEQUENCE).get_result(conn).await.optional()?;
-        let Some(Sequence { sequence, generation, last: Some(last) }) = found else {
+        let found: Option<Sequence> = prepared(sql::SEQUENCE, []).get_result(conn).await.optional()?;
+        let Some(Sequence { sequence, generation, last: Some(last), is_unused }) = found else {
             // It is not a sequence of which anything can be known: as a rule, this user may not look at it.
             self.forget(Basis::default());
             self.next_look = Some(Instant::now() + LOOK_BELOW);
@@ -199,7 +205,7 @@ impl State {
         };
         let Some(generation) = generation else {
             self.forget(Basis::default());
-            sql_query(sql::BEGIN_RUN).execute(conn).await?;
+            prepared(sql::BEGIN_RUN, []).execute(conn).await?;
             return Ok(None);
         };
         let (before, now) = (&self.basis, Basis { sequence, generation, last });
@@ -209,8 +215,13 @@ impl State {
         } else {
             self.forget(now);
         }
+        self.is_unused = is_unused;
+        if is_unused {
+            self.waiting = None;
+            return Ok(None);
+        }
         let holders: Vec<Holder> =
-            sql_query(sql::OPEN_WRITERS).bind::<BigInt, _>(sequence).load(conn).await?;
+            prepared(sql::OPEN_WRITERS, [Parameter::Number(sequence)]).load(conn).await?;
         if holders.iter().any(|holder| holder.prepared) {
             return Ok(None);
         }
@@ -264,13 +275,13 @@ async fn first_ids(
     if numbers.is_empty() {
         return Ok(Vec::new());
     }
-    sql_query(sql::FIRST_IDS)
-        .bind::<Array<Integer>, _>(numbers)
-        .bind::<Array<BigInt>, _>(above)
-        .bind::<Array<BigInt>, _>(up_to)
-        .bind::<BigInt, _>(basis.sequence)
-        .bind::<Text, _>(&basis.generation)
-        .bind::<BigInt, _>(basis.last)
-        .load(conn)
-        .await
+    let parameters = [
+        Parameter::Integers(&numbers),
+        Parameter::Numbers(&above),
+        Parameter::Numbers(&up_to),
+        Parameter::Number(basis.sequence),
+        Parameter::Text(&basis.generation),
+        Parameter::Number(basis.last),
+    ];
+    prepared(sql::FIRST_IDS, parameters).load(conn).await
 }

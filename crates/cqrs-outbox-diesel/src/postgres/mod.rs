@@ -15,13 +15,12 @@ use cqrs_core::{Database, MessageId};
 use cqrs_outbox::table::OutboxRecord;
 use cqrs_outbox::{Confirmed, Lane, LaterEvents, Lease, ReadRequest, Rejection, RelayId, StoreError};
 use diesel::query_builder::{BoxedSqlQuery, SqlQuery};
-use diesel::sql_types::{
-    Array, BigInt, Binary, Bool, Double, Integer, Nullable, Text, Timestamptz, Uuid as SqlUuid,
-};
+use diesel::sql_types::{Array, BigInt, Binary, Bool, Double, Integer, Text, Timestamptz, Uuid as SqlUuid};
 use diesel::{OptionalExtension, QueryResult, QueryableByName, sql_query};
 use diesel_async::pooled_connection::deadpool::{Object, Pool};
 use diesel_async::{
-    AnsiTransactionManager, AsyncConnection, AsyncPgConnection, RunQueryDsl, TransactionManager,
+    AnsiTransactionManager, AsyncConnection, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection,
+    TransactionManager,
 };
 use uuid::Uuid;
 
@@ -31,15 +30,15 @@ use self::prepared::{Parameter, prepared};
 use crate::backend::Backend;
 use crate::dead_letters::{DeadRow, FullDeadRow};
 use crate::drift::{Fact, Sequence};
-use crate::migration::{Migration, POSTGRES};
+use crate::migration::{Migration, POSTGRES, POSTGRES_META};
 use crate::network::pool_error;
 use crate::query::{Dialect, Query, Value};
 use crate::record::Record;
-use crate::requests::{DueRequest, Later, RequestRow};
+use crate::requests::{ARE_OPEN, DueRequest, Later, RequestRow};
 use crate::schedule::ScheduledRecord;
 use crate::statements::{
-    Census, Due, Exists, Gate, GroupRow, LeaseRow, Micros, Number, Reach, Statements, TABLES, TakenKey,
-    VersionRow, Versions, Wait, attempts, groups_of, limit,
+    Census, Due, Exists, Gate, GroupRow, LeaseRow, Micros, Number, PulseRow, Reach, Statements, TABLES,
+    TakenKey, VersionRow, Versions, Wait, attempts, groups_of, limit,
 };
 use crate::status::StatusRow;
 use crate::tx::Tx;
@@ -65,6 +64,7 @@ impl Statements for Pg {
     type Memory = Floors;
 
     const MIGRATIONS: &'static [Migration] = POSTGRES;
+    const META_TABLE: &'static str = POSTGRES_META;
     const DIALECT: Dialect = sql::DIALECT;
 
     async fn acquire(pool: &Self::Pool) -> Result<Self::Lent, StoreError> {
@@ -81,6 +81,11 @@ impl Statements for Pg {
 
     async fn begin_short(conn: &mut AsyncPgConnection) -> QueryResult<()> {
         AnsiTransactionManager::begin_transaction_sql(conn, sql::BEGIN_SHORT).await
+    }
+
+    async fn limit_statements(conn: &mut AsyncPgConnection, limit: Duration) -> QueryResult<()> {
+        let limit = format!("SET LOCAL statement_timeout = {}", limit.as_millis());
+        conn.batch_execute(&limit).await
     }
 
     async fn insert(conn: &mut AsyncPgConnection, rows: Vec<OutboxRecord>) -> QueryResult<()> {
@@ -283,37 +288,41 @@ impl Statements for Pg {
     }
 
     async fn seen(conn: &mut AsyncPgConnection, relay: &RelayId) -> QueryResult<()> {
-        sql_query(sql::SEEN)
-            .bind::<SqlUuid, _>(relay.incarnation)
-            .bind::<Text, _>(&relay.name)
-            .bind::<Text, _>(env!("CARGO_PKG_VERSION"))
-            .execute(conn)
-            .await?;
+        prepared(
+            sql::SEEN,
+            [
+                Parameter::Uuid(relay.incarnation),
+                Parameter::Text(&relay.name),
+                Parameter::Text(env!("CARGO_PKG_VERSION")),
+            ],
+        )
+        .execute(conn)
+        .await?;
         Ok(())
     }
 
     async fn forget_relays(conn: &mut AsyncPgConnection, lease: Duration) -> QueryResult<()> {
-        sql_query(sql::FORGET_RELAYS).bind::<Double, _>(lease.as_secs_f64()).execute(conn).await?;
+        prepared(sql::FORGET_RELAYS, [seconds(lease)]).execute(conn).await?;
         Ok(())
     }
 
     async fn release(conn: &mut AsyncPgConnection, incarnation: Uuid, leases: &[Lease]) -> QueryResult<()> {
         let epochs: Vec<i64> = leases.iter().map(|lease| lease.epoch).collect();
-        sql_query(sql::RELEASE)
-            .bind::<SqlUuid, _>(incarnation)
-            .bind::<Array<Integer>, _>(groups_of(leases))
-            .bind::<Array<BigInt>, _>(epochs)
-            .execute(conn)
-            .await?;
+        prepared(
+            sql::RELEASE,
+            [
+                Parameter::Uuid(incarnation),
+                Parameter::Integers(&groups_of(leases)),
+                Parameter::Numbers(&epochs),
+            ],
+        )
+        .execute(conn)
+        .await?;
         Ok(())
     }
 
     async fn renew(conn: &mut AsyncPgConnection, incarnation: Uuid, lease: Duration) -> QueryResult<()> {
-        sql_query(sql::RENEW)
-            .bind::<SqlUuid, _>(incarnation)
-            .bind::<Double, _>(lease.as_secs_f64())
-            .execute(conn)
-            .await?;
+        prepared(sql::RENEW, [Parameter::Uuid(incarnation), seconds(lease)]).execute(conn).await?;
         Ok(())
     }
 
@@ -323,78 +332,66 @@ impl Statements for Pg {
         lease: Duration,
         count: usize,
     ) -> QueryResult<()> {
-        sql_query(sql::TAKE)
-            .bind::<SqlUuid, _>(relay.incarnation)
-            .bind::<Text, _>(&relay.name)
-            .bind::<Double, _>(lease.as_secs_f64())
-            .bind::<BigInt, _>(limit(count))
-            .execute(conn)
-            .await?;
+        prepared(
+            sql::TAKE,
+            [
+                Parameter::Uuid(relay.incarnation),
+                Parameter::Text(&relay.name),
+                seconds(lease),
+                Parameter::Number(limit(count)),
+            ],
+        )
+        .execute(conn)
+        .await?;
         Ok(())
     }
 
     async fn leases(conn: &mut AsyncPgConnection, incarnation: Uuid) -> QueryResult<Vec<LeaseRow>> {
-        sql_query(sql::LEASES).bind::<SqlUuid, _>(incarnation).load(conn).await
+        prepared(sql::LEASES, [Parameter::Uuid(incarnation)]).load(conn).await
     }
 
-    async fn record_suspects(
+    async fn pulse(
         conn: &mut AsyncPgConnection,
         incarnation: Uuid,
-        ids: Option<&str>,
-    ) -> QueryResult<()> {
-        sql_query(sql::RECORD_SUSPECTS)
-            .bind::<Nullable<Text>, _>(ids)
-            .bind::<SqlUuid, _>(incarnation)
-            .execute(conn)
-            .await?;
-        Ok(())
-    }
-
-    async fn record_suspended(
-        conn: &mut AsyncPgConnection,
-        incarnation: Uuid,
-        topics: Option<&str>,
-    ) -> QueryResult<()> {
-        sql_query(sql::RECORD_SUSPENDED)
-            .bind::<Nullable<Text>, _>(topics)
-            .bind::<SqlUuid, _>(incarnation)
-            .execute(conn)
-            .await?;
-        Ok(())
+        lease: Duration,
+    ) -> QueryResult<Vec<PulseRow>> {
+        prepared(sql::PULSE, [Parameter::Uuid(incarnation), seconds(lease)]).load(conn).await
     }
 
     async fn census(conn: &mut AsyncPgConnection, lease: Duration) -> QueryResult<Census> {
-        sql_query(sql::CENSUS).bind::<Double, _>(lease.as_secs_f64()).get_result(conn).await
+        prepared(sql::CENSUS, [seconds(lease)]).get_result(conn).await
     }
 
     async fn fence(conn: &mut AsyncPgConnection, lease: Lease) -> QueryResult<bool> {
-        let row: Option<Exists> = sql_query(sql::FENCE)
-            .bind::<Integer, _>(lease.group.0)
-            .bind::<BigInt, _>(lease.epoch)
-            .get_result(conn)
-            .await
-            .optional()?;
+        let row: Option<Exists> =
+            prepared(sql::FENCE, [Parameter::Integer(lease.group.0), Parameter::Number(lease.epoch)])
+                .get_result(conn)
+                .await
+                .optional()?;
         Ok(row.is_some())
     }
 
     async fn fence_all(conn: &mut AsyncPgConnection, leases: &[Lease]) -> QueryResult<Vec<i32>> {
         let epochs: Vec<i64> = leases.iter().map(|lease| lease.epoch).collect();
-        let groups: Vec<GroupRow> = sql_query(sql::FENCE_ALL)
-            .bind::<Array<Integer>, _>(groups_of(leases))
-            .bind::<Array<BigInt>, _>(epochs)
-            .load(conn)
-            .await?;
+        let groups: Vec<GroupRow> =
+            prepared(sql::FENCE_ALL, [Parameter::Integers(&groups_of(leases)), Parameter::Numbers(&epochs)])
+                .load(conn)
+                .await?;
         Ok(groups.into_iter().map(|group| group.group_no).collect())
     }
 
     async fn leave_groups(conn: &mut AsyncPgConnection, incarnation: Uuid) -> QueryResult<()> {
-        sql_query(sql::LEAVE_GROUPS).bind::<SqlUuid, _>(incarnation).execute(conn).await?;
+        prepared(sql::LEAVE_GROUPS, [Parameter::Uuid(incarnation)]).execute(conn).await?;
         Ok(())
     }
 
     async fn sign_off(conn: &mut AsyncPgConnection, incarnation: Uuid) -> QueryResult<()> {
-        sql_query(sql::SIGN_OFF).bind::<SqlUuid, _>(incarnation).execute(conn).await?;
+        prepared(sql::SIGN_OFF, [Parameter::Uuid(incarnation)]).execute(conn).await?;
         Ok(())
+    }
+
+    async fn are_requests_open(conn: &mut AsyncPgConnection) -> QueryResult<bool> {
+        Ok(prepared(ARE_OPEN, []).get_result::<Number>(conn).await?.value > 0)
     }
 
     async fn due_requests(conn: &mut AsyncPgConnection, query: Query) -> QueryResult<Vec<DueRequest>> {
@@ -416,7 +413,7 @@ impl Statements for Pg {
     }
 
     async fn sweep_gates(conn: &mut AsyncPgConnection, groups: &[i32]) -> QueryResult<()> {
-        sql_query(sql::SWEEP_GATES).bind::<Array<Integer>, _>(groups).execute(conn).await?;
+        prepared(sql::SWEEP_GATES, [Parameter::Integers(groups)]).execute(conn).await?;
         Ok(())
     }
 
@@ -458,13 +455,17 @@ impl Statements for Pg {
     }
 
     async fn read_parked(conn: &mut AsyncPgConnection, request: &ReadRequest) -> QueryResult<Vec<Record>> {
-        sql_query(sql::READ_PARKED)
-            .bind::<Array<Integer>, _>(groups_of(&request.leases))
-            .bind::<Array<BigInt>, _>(&request.known)
-            .bind::<BigInt, _>(limit(request.limit))
-            .bind::<BigInt, _>(limit(request.max_bytes))
-            .load(conn)
-            .await
+        prepared(
+            sql::READ_PARKED,
+            [
+                Parameter::Integers(&groups_of(&request.leases)),
+                Parameter::Numbers(&request.known),
+                Parameter::Number(limit(request.limit)),
+                Parameter::Number(limit(request.max_bytes)),
+            ],
+        )
+        .load(conn)
+        .await
     }
 
     async fn settle_hot(conn: &mut AsyncPgConnection, ids: &[i64]) -> QueryResult<usize> {
@@ -474,9 +475,7 @@ impl Statements for Pg {
     async fn settle_parked(conn: &mut AsyncPgConnection, confirmed: &[&Confirmed]) -> QueryResult<()> {
         let (ids, events): (Vec<i64>, Vec<Uuid>) =
             confirmed.iter().map(|one| (one.id(), one.event_id())).unzip();
-        sql_query(sql::SETTLE_PARKED)
-            .bind::<Array<BigInt>, _>(ids)
-            .bind::<Array<SqlUuid>, _>(events)
+        prepared(sql::SETTLE_PARKED, [Parameter::Numbers(&ids), Parameter::Uuids(&events)])
             .execute(conn)
             .await?;
         Ok(())
@@ -491,55 +490,23 @@ impl Statements for Pg {
     }
 
     async fn park(conn: &mut AsyncPgConnection, rejection: &Rejection) -> QueryResult<bool> {
-        Ok(sql_query(sql::PARK_HOT)
-            .bind::<BigInt, _>(rejection.id)
-            .bind::<Binary, _>(rejection.lane.as_bytes())
-            .bind::<Text, _>(&rejection.error)
-            .bind::<Integer, _>(attempts(rejection))
-            .execute(conn)
-            .await?
-            > 0)
+        Ok(prepared(sql::PARK_HOT, refused(rejection)).execute(conn).await? > 0)
     }
 
     async fn park_again(conn: &mut AsyncPgConnection, rejection: &Rejection) -> QueryResult<bool> {
-        Ok(sql_query(sql::PARK_AGAIN)
-            .bind::<BigInt, _>(rejection.id)
-            .bind::<Binary, _>(rejection.lane.as_bytes())
-            .bind::<Text, _>(&rejection.error)
-            .bind::<Integer, _>(attempts(rejection))
-            .execute(conn)
-            .await?
-            > 0)
+        Ok(prepared(sql::PARK_AGAIN, refused(rejection)).execute(conn).await? > 0)
     }
 
     async fn bury(conn: &mut AsyncPgConnection, rejection: &Rejection) -> QueryResult<bool> {
-        Ok(sql_query(sql::BURY_HOT)
-            .bind::<BigInt, _>(rejection.id)
-            .bind::<Binary, _>(rejection.lane.as_bytes())
-            .bind::<Text, _>(&rejection.error)
-            .bind::<Integer, _>(attempts(rejection))
-            .execute(conn)
-            .await?
-            > 0)
+        Ok(prepared(sql::BURY_HOT, refused(rejection)).execute(conn).await? > 0)
     }
 
     async fn bury_parked(conn: &mut AsyncPgConnection, rejection: &Rejection) -> QueryResult<bool> {
-        Ok(sql_query(sql::BURY_PARKED)
-            .bind::<BigInt, _>(rejection.id)
-            .bind::<Binary, _>(rejection.lane.as_bytes())
-            .bind::<Text, _>(&rejection.error)
-            .bind::<Integer, _>(attempts(rejection))
-            .execute(conn)
-            .await?
-            > 0)
+        Ok(prepared(sql::BURY_PARKED, refused(rejection)).execute(conn).await? > 0)
     }
 
     async fn set_aside(conn: &mut AsyncPgConnection, lane: &Lane, ids: &[i64]) -> QueryResult<()> {
-        sql_query(sql::SET_ASIDE)
-            .bind::<Array<BigInt>, _>(ids)
-            .bind::<Binary, _>(lane.as_bytes())
-            .execute(conn)
-            .await?;
+        prepared(sql::SET_ASIDE, [Parameter::Numbers(ids), lane_of(lane)]).execute(conn).await?;
         Ok(())
     }
 
@@ -558,42 +525,46 @@ impl Statements for Pg {
         rejection: &Rejection,
         wait: Option<Duration>,
     ) -> QueryResult<()> {
-        sql_query(sql::CLOSE_GATE)
-            .bind::<Binary, _>(rejection.lane.as_bytes())
-            .bind::<Nullable<Double>, _>(wait.map(|wait| wait.as_secs_f64()))
-            .bind::<Text, _>(&rejection.error)
-            .execute(conn)
-            .await?;
+        prepared(
+            sql::CLOSE_GATE,
+            [
+                lane_of(&rejection.lane),
+                Parameter::Seconds(wait.map(|wait| wait.as_secs_f64())),
+                Parameter::Text(&rejection.error),
+            ],
+        )
+        .execute(conn)
+        .await?;
         Ok(())
     }
 
     async fn gate(conn: &mut AsyncPgConnection, lane: &Lane) -> QueryResult<Option<Gate>> {
-        sql_query(sql::GATE).bind::<Binary, _>(lane.as_bytes()).get_result(conn).await.optional()
+        prepared(sql::GATE, [lane_of(lane)]).get_result(conn).await.optional()
     }
 
     async fn gate_is_needed(conn: &mut AsyncPgConnection, lane: &Lane) -> QueryResult<bool> {
-        let exists: Exists =
-            sql_query(sql::GATE_IS_NEEDED).bind::<Binary, _>(lane.as_bytes()).get_result(conn).await?;
+        let exists: Exists = prepared(sql::GATE_IS_NEEDED, [lane_of(lane)]).get_result(conn).await?;
         Ok(exists.found)
     }
 
     async fn open_gate(conn: &mut AsyncPgConnection, lane: &Lane) -> QueryResult<()> {
-        sql_query(sql::OPEN_GATE).bind::<Binary, _>(lane.as_bytes()).execute(conn).await?;
+        prepared(sql::OPEN_GATE, [lane_of(lane)]).execute(conn).await?;
         Ok(())
     }
 
     async fn next_due(conn: &mut AsyncPgConnection, groups: &[i32]) -> QueryResult<Option<f64>> {
-        let wait: Wait = sql_query(sql::NEXT_DUE).bind::<Array<Integer>, _>(groups).get_result(conn).await?;
+        let wait: Wait = prepared(sql::NEXT_DUE, [Parameter::Integers(groups)]).get_result(conn).await?;
         Ok(wait.seconds)
     }
 
     async fn lock_leases(conn: &mut AsyncPgConnection, leases: &[Lease]) -> QueryResult<Vec<i32>> {
         let epochs: Vec<i64> = leases.iter().map(|lease| lease.epoch).collect();
-        let groups: Vec<GroupRow> = sql_query(sql::LOCK_LEASES)
-            .bind::<Array<Integer>, _>(groups_of(leases))
-            .bind::<Array<BigInt>, _>(epochs)
-            .load(conn)
-            .await?;
+        let groups: Vec<GroupRow> = prepared(
+            sql::LOCK_LEASES,
+            [Parameter::Integers(&groups_of(leases)), Parameter::Numbers(&epochs)],
+        )
+        .load(conn)
+        .await?;
         Ok(groups.into_iter().map(|group| group.group_no).collect())
     }
 
@@ -603,21 +574,21 @@ impl Statements for Pg {
         but: &[i32],
         max: usize,
     ) -> QueryResult<Vec<Due>> {
-        sql_query(sql::DUE)
-            .bind::<Array<Integer>, _>(groups)
-            .bind::<Array<Integer>, _>(but)
-            .bind::<BigInt, _>(limit(max))
-            .load(conn)
-            .await
+        prepared(
+            sql::DUE,
+            [Parameter::Integers(groups), Parameter::Integers(but), Parameter::Number(limit(max))],
+        )
+        .load(conn)
+        .await
     }
 
     async fn lock_due(conn: &mut AsyncPgConnection, ids: &[i64]) -> QueryResult<Vec<i64>> {
-        let rows: Vec<Id> = sql_query(sql::LOCK_DUE).bind::<Array<BigInt>, _>(ids).load(conn).await?;
+        let rows: Vec<Id> = prepared(sql::LOCK_DUE, [Parameter::Numbers(ids)]).load(conn).await?;
         Ok(rows.into_iter().map(|row| row.id).collect())
     }
 
     async fn move_due(conn: &mut AsyncPgConnection, ids: &[i64]) -> QueryResult<()> {
-        sql_query(sql::MOVE_DUE).bind::<Array<BigInt>, _>(ids).execute(conn).await?;
+        prepared(sql::MOVE_DUE, [Parameter::Numbers(ids)]).execute(conn).await?;
         Ok(())
     }
 }
@@ -649,13 +620,13 @@ async fn keep(
     let partitions: Vec<Option<i32>> = confirmed.iter().map(|one| one.receipt().partition).collect();
     let offsets: Vec<Option<i64>> = confirmed.iter().map(|one| one.receipt().offset).collect();
     let events: Vec<Uuid> = confirmed.iter().map(|one| one.event_id()).collect();
-    sql_query(statement)
-        .bind::<Array<BigInt>, _>(ids)
-        .bind::<Array<Nullable<Integer>>, _>(partitions)
-        .bind::<Array<Nullable<BigInt>>, _>(offsets)
-        .bind::<Array<SqlUuid>, _>(events)
-        .execute(conn)
-        .await
+    let parameters = [
+        Parameter::Numbers(&ids),
+        Parameter::Partitions(&partitions),
+        Parameter::Offsets(&offsets),
+        Parameter::Uuids(&events),
+    ];
+    prepared(statement, parameters).execute(conn).await
 }
 
 fn bound(query: Query) -> BoxedSqlQuery<'static, diesel::pg::Pg, SqlQuery> {
@@ -674,6 +645,24 @@ const MIGRATION_LOCK: i64 = 0x6371_7273;
 
 /// The same, as the first of two: those are locks of their own.
 const KEY_LOCKS: i32 = 0x6371_7273;
+
+fn seconds(duration: Duration) -> Parameter<'static> {
+    Parameter::Seconds(Some(duration.as_secs_f64()))
+}
+
+fn lane_of(lane: &Lane) -> Parameter<'_> {
+    Parameter::Blob(Some(lane.as_bytes()))
+}
+
+/// A row that was refused: its id, its lane, why, and its attempts.
+fn refused(rejection: &Rejection) -> [Parameter<'_>; 4] {
+    [
+        Parameter::Number(rejection.id),
+        lane_of(&rejection.lane),
+        Parameter::Text(&rejection.error),
+        Parameter::Integer(attempts(rejection)),
+    ]
+}
 
 /// In the order of [`OutboxRecord::COLUMNS`].
 fn parameters(row: &OutboxRecord) -> [Parameter<'_>; OutboxRecord::COLUMNS.len()] {

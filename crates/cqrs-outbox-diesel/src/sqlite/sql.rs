@@ -77,10 +77,6 @@ pub(super) const SEEN: &str = "\
     VALUES (?, ?, ?, unixepoch('now', 'subsec')) \
     ON CONFLICT (incarnation) DO UPDATE SET seen_at = unixepoch('now', 'subsec')";
 
-pub(super) const RECORD_SUSPECTS: &str = "UPDATE cqrs_outbox_relay SET suspects = ? WHERE incarnation = ?";
-
-pub(super) const RECORD_SUSPENDED: &str = "UPDATE cqrs_outbox_relay SET suspended = ? WHERE incarnation = ?";
-
 pub(super) const FORGET_RELAYS: &str =
     "DELETE FROM cqrs_outbox_relay WHERE seen_at < unixepoch('now', 'subsec') - 10 * ?";
 
@@ -113,7 +109,9 @@ pub(super) const LEASES: &str = "\
 pub(super) const CENSUS: &str = "\
     SELECT (SELECT count(*) FROM cqrs_outbox_group) AS all_groups, \
         (SELECT count(*) FROM cqrs_outbox_relay WHERE seen_at > unixepoch('now', 'subsec') - ?) AS relays, \
-        coalesce((SELECT hold FROM cqrs_outbox_meta), 1) AS hold";
+        coalesce((SELECT hold FROM cqrs_outbox_meta), 1) AS hold, \
+        NOT EXISTS (SELECT 1 FROM cqrs_outbox_gate) AS nothing_aside, \
+        NOT EXISTS (SELECT 1 FROM cqrs_outbox_scheduled) AS nothing_scheduled";
 
 /// Gates that are due and have nothing behind them.
 pub(super) const SWEEP_GATES: &str = "\
@@ -123,8 +121,22 @@ pub(super) const SWEEP_GATES: &str = "\
 /// The columns that a row takes with it wherever it goes.
 macro_rules! carried {
     () => {
-        "event_id, event_name, event_kind, event_version, topic, message_key, headers, content_type, payload, \
-         payload_text, tombstone, occurred_at, waiting_since, size, slot"
+        carried!("waiting_since")
+    };
+    ($since:literal) => {
+        concat!(
+            "event_id, event_name, event_kind, event_version, topic, message_key, headers, content_type, payload, \
+             payload_text, tombstone, occurred_at, ",
+            $since,
+            ", size, slot"
+        )
+    };
+}
+
+macro_rules! highest_id {
+    () => {
+        "max(coalesce((SELECT max(id) FROM cqrs_outbox), 0), coalesce((SELECT max(id) FROM cqrs_outbox_parked), 0), \
+            coalesce((SELECT max(id) FROM cqrs_outbox_dead), 0), coalesce((SELECT max(id) FROM cqrs_outbox_sent), 0))"
     };
 }
 
@@ -137,11 +149,20 @@ macro_rules! free_id {
         concat!(
             "CASE WHEN ",
             $("(SELECT 1 FROM ", $table, " t WHERE t.id = o.id) OR ",)+
-            "0 THEN max(coalesce((SELECT max(id) FROM cqrs_outbox), 0), coalesce((SELECT max(id) FROM cqrs_outbox_parked), 0), \
-                coalesce((SELECT max(id) FROM cqrs_outbox_dead), 0), coalesce((SELECT max(id) FROM cqrs_outbox_sent), 0)) + ",
+            "0 THEN ",
+            highest_id!(),
+            " + ",
             $nth,
             " ELSE o.id END"
         )
+    };
+}
+
+/// The same of rows that go together, where the first one that cannot keep its own is that of this query: those behind it get new
+/// ones, too, for else they would pass it.
+macro_rules! free_ids {
+    ($first:literal) => {
+        concat!("CASE WHEN o.id >= (", $first, ") THEN ", highest_id!(), " + 1 + json_each.key ELSE o.id END")
     };
 }
 
@@ -159,9 +180,9 @@ pub(super) const REPLAY: [&str; 3] = [
         carried!(),
         ", attempts, lane, error, errors) \
          SELECT ",
-        free_id!("1 + json_each.key", "cqrs_outbox_parked"),
+        free_ids!("SELECT min(t.id) FROM json_each(?1) k CROSS JOIN cqrs_outbox_parked t ON t.id = k.value"),
         ", ",
-        carried!(),
+        carried!("unixepoch('now', 'subsec')"),
         ", 0, lane, error, errors FROM json_each(?1) CROSS JOIN cqrs_outbox_dead o ON o.id = json_each.value"
     ),
     DELETE_DEAD,
@@ -349,12 +370,17 @@ pub(super) const FOLLOW: &str = concat!(
 pub(super) const DELETE_FOLLOWERS: &str =
     concat!("DELETE FROM cqrs_outbox_parked WHERE id IN ", followers!());
 
+/// They come behind what stands aside of their lane.
 pub(super) const SET_ASIDE: &str = concat!(
     "INSERT INTO cqrs_outbox_parked (id, ",
     carried!(),
     ", attempts, lane) \
      SELECT ",
-    free_id!("1 + json_each.key", "cqrs_outbox_parked", "cqrs_outbox_dead"),
+    free_ids!(
+        "SELECT min(k.value) FROM json_each(?1) k WHERE (SELECT 1 FROM cqrs_outbox_parked t WHERE t.id = k.value) \
+            OR (SELECT 1 FROM cqrs_outbox_dead t WHERE t.id = k.value) \
+            OR k.value < (SELECT max(id) FROM cqrs_outbox_parked WHERE lane = ?2)"
+    ),
     ", ",
     carried!(),
     ", attempts, ?2 FROM json_each(?1) CROSS JOIN cqrs_outbox o ON o.id = json_each.value WHERE ",
@@ -401,14 +427,14 @@ pub(super) const MOVE_DUE: [&str; 2] = [
     "DELETE FROM cqrs_outbox_scheduled WHERE id IN (SELECT value FROM json_each(?))",
 ];
 
-/// One statement: one snapshot. Ids rise with time, so the first in line is found by its id and not by a scan for the
-/// oldest time.
+/// One statement: one snapshot. Ids rise with time, or nearly so: the oldest is looked for among the first in line, and not by a scan
+/// of all.
 pub(super) const STATUS: &str = "\
     SELECT schema_version, min_reader_version, hold, \
         (SELECT count(*) FROM cqrs_outbox) AS hot, \
         unixepoch('now', 'subsec') - (SELECT min(waiting_since) FROM ( \
-            SELECT * FROM (SELECT waiting_since FROM cqrs_outbox ORDER BY id LIMIT 1) \
-            UNION ALL SELECT * FROM (SELECT waiting_since FROM cqrs_outbox_parked ORDER BY id LIMIT 1))) \
+            SELECT * FROM (SELECT waiting_since FROM cqrs_outbox ORDER BY id LIMIT 1000) \
+            UNION ALL SELECT * FROM (SELECT waiting_since FROM cqrs_outbox_parked ORDER BY id LIMIT 1000))) \
             AS oldest_waiting, \
         (SELECT count(*) FROM cqrs_outbox_parked) AS parked, \
         (SELECT count(*) FROM cqrs_outbox_gate) AS closed_gates, \
@@ -456,6 +482,8 @@ pub(super) const DIALECT: Dialect = Dialect {
     now: "strftime('%Y-%m-%dT%H:%M:%fZ', 'now')",
     not_before: "unixepoch('now', 'subsec') + ?",
     for_update: "",
+    skip_locked: "",
+    by_primary_key: "",
     me: "''",
     purge_sent: "\
         DELETE FROM cqrs_outbox_sent WHERE id IN (SELECT id FROM cqrs_outbox_sent \

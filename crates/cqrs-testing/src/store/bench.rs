@@ -11,7 +11,7 @@ use cqrs_core::{
 };
 use cqrs_outbox::{
     Fenced, GroupNo, Heartbeat, Lane, LaterEvents, Lease, OutboxRow, OutboxStore, Ownership, Promoted,
-    ReadRequest, Rejection, RelayId, StoreError, Verdict,
+    ReadRequest, Rejection, RelayId, StoreError, SuspendedTopic, Verdict,
 };
 use tokio::time;
 use uuid::Uuid;
@@ -340,6 +340,12 @@ impl<S: StoreUnderTest> Owner<S> {
 
     pub(super) async fn record_suspects(&self, ids: &[i64]) -> Checked {
         Ok(self.store().record_suspects(&self.relay, ids).await?)
+    }
+
+    pub(super) async fn record_suspended(&self, topics: &[&str]) -> Checked<bool> {
+        let suspended = |topic: &&str| SuspendedTopic { topic: (*topic).to_owned(), error: "no".to_owned() };
+        let topics: Vec<_> = topics.iter().map(suspended).collect();
+        Ok(self.store().record_suspended(&self.relay, &topics).await?)
     }
 
     pub(super) async fn leave(&self) -> Checked {

@@ -251,6 +251,7 @@ const FAULTS: &[(Fault, &[&str])] = &[
     (Fault::SuspectsTheLate, &["suspects"]),
     (Fault::SuspectsAgain, &["suspects"]),
     (Fault::SuspectsAfterRelease, &["suspects"]),
+    (Fault::RecordsOfTheGone, &["suspended"]),
     (
         Fault::EpochStays,
         &[
@@ -288,7 +289,7 @@ const FAULTS: &[(Fault, &[&str])] = &[
             "relay-refused",
         ],
     ),
-    (Fault::LeaveKeepsRelay, &["census"]),
+    (Fault::LeaveKeepsRelay, &["census", "suspended"]),
     (Fault::LeaveFreesAll, &["leave"]),
     (Fault::OwnerByName, &["lease-exclusive", "relay-killed-by-event"]),
     (Fault::UnfencedPark, &["fence-park"]),

@@ -14,7 +14,7 @@ use cqrs_core::{
 };
 use cqrs_outbox::{
     Confirmed, Fenced, GroupNo, Heartbeat, Lane, LaterEvents, Lease, OutboxRow, OutboxStore, Ownership,
-    Place, Promoted, ReadRequest, Rejection, RelayId, StoreError, Verdict,
+    Place, Promoted, ReadRequest, Rejection, RelayId, StoreError, SuspendedTopic, Verdict,
 };
 use cqrs_testing::store::{Asked, DeadLetter, Request, StoreUnderTest};
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
@@ -70,6 +70,7 @@ pub(crate) enum Fault {
     SuspectsTheLate,
     SuspectsAgain,
     SuspectsAfterRelease,
+    RecordsOfTheGone,
     EpochStays,
     EpochStaysAfterExpiry,
     NeverRenews,
@@ -1032,6 +1033,12 @@ impl OutboxStore for Model {
         }
         suspects.extend(ids);
         Ok(())
+    }
+
+    async fn record_suspended(&self, relay: &RelayId, _: &[SuspendedTopic]) -> Result<bool, StoreError> {
+        self.round_trip().await;
+        let is_there = self.tables().relays.contains_key(&relay.incarnation);
+        Ok(is_there || self.has(Fault::RecordsOfTheGone))
     }
 
     async fn leave(&self, relay: &RelayId) -> Result<(), StoreError> {

@@ -8,7 +8,7 @@ use cqrs_outbox::{GroupNo, LaterEvents, Lease, Ownership};
 use futures_util::future;
 use tokio::time::{self, Instant};
 
-use crate::store::bench::{Bench, Checked, LONG, Owner, ensure, ensure_eq, event, fail};
+use crate::store::bench::{Bench, Checked, LONG, Owner, ensure, ensure_eq, event, fail, skip};
 use crate::store::{Asked, Request, StoreUnderTest};
 
 const NONE: [GroupNo; 0] = [];
@@ -265,4 +265,20 @@ pub(super) async fn suspects<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Checked
     let taken = four.beat(LONG, usize::MAX, Vec::new()).await?;
     let nothing: BTreeMap<_, _> = four.owned().into_iter().map(|group| (group, Vec::new())).collect();
     ensure_eq("what was left of one that was sending nothing", dirty(&taken), nothing)
+}
+
+pub(super) async fn suspended<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Checked {
+    let mut one = bench.open().await?.relay("one");
+    ensure(!one.record_suspended(&["rooms"]).await?, || {
+        "recorded of a relay that was never there".to_owned()
+    })?;
+    one.beat(LONG, 0, Vec::new()).await?;
+    if !one.record_suspended(&["rooms", "halls"]).await? {
+        return skip("this store does not record which topics are suspended");
+    }
+    for topics in [&["rooms", "halls"][..], &[], &[]] {
+        ensure(one.record_suspended(topics).await?, || format!("{topics:?} were not recorded"))?;
+    }
+    one.leave().await?;
+    ensure(!one.record_suspended(&["rooms"]).await?, || "recorded of a relay that has left".to_owned())
 }

@@ -79,6 +79,7 @@ rows! {
     "side-tables", "a heartbeat does not say that nothing stands aside, or is scheduled, where something does" => leases::side_tables;
     "leave", "a relay that leaves frees its groups at once" => leases::leave;
     "suspects", "what a relay that died had recorded is told to whoever takes its groups, and nothing of one that left or was late" => leases::suspects;
+    "suspended", "topics that cannot be reached are recorded of a relay that lives, and of no other, and the store says which" => leases::suspended;
 
     "fence-park", "a relay that has lost its lease parks nothing" => fences::park;
     "fence-bury", "a relay that has lost its lease buries nothing" => fences::bury;
