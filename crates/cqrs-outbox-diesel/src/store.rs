@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use cqrs_outbox::{
-    Confirmed, Fenced, Heartbeat, Lane, Lease, OutboxRow, OutboxStore, Ownership, Place, Promoted,
+    Confirmed, Fenced, Heartbeat, Kept, Lane, Lease, OutboxRow, OutboxStore, Ownership, Place, Promoted,
     ReadRequest, Rejection, RelayId, StoreError, SuspendedTopic, Verdict,
 };
 use diesel::QueryResult;
@@ -143,6 +143,10 @@ impl<B: Backend> OutboxStore for Outbox<B> {
         B::record_suspended(&mut conn, relay.incarnation, topics.as_deref()).await.map_err(store_error)?;
         conn.give_back();
         Ok(())
+    }
+
+    async fn purge(&self, kept: Kept, older_than: Duration) -> Result<u64, StoreError> {
+        self.purge_kept(kept, older_than).await
     }
 
     async fn leave(&self, relay: &RelayId) -> Result<(), StoreError> {
