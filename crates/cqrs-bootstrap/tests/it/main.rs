@@ -1,6 +1,6 @@
 //! What the builder says, and how an application runs and stops.
 
-#![allow(clippy::unwrap_used)] // tests
+#![allow(clippy::unwrap_used, clippy::expect_used)] // tests
 
 mod building;
 mod retention;

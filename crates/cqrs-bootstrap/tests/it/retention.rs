@@ -13,7 +13,7 @@ use cqrs_core::{
 };
 use cqrs_outbox::memory::{Memory, MemoryTx};
 use cqrs_outbox::{MemoryOutbox, Retention};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::world::MeetingRoomClosed;
 
@@ -96,6 +96,7 @@ async fn an_inbox_without_an_outbox_is_purged_too_and_stops_with_the_application
             sleep(Duration::from_secs(1)).await;
         }
     };
+    let some = async { timeout(HOUR, some).await.expect("nobody asks it") };
     app.run_until(some).await.unwrap();
     assert_eq!(*purged.lock().unwrap(), [HOUR; 2]);
     assert!(begun.elapsed() > Duration::from_secs(3 * 60), "it tries without a pause");
