@@ -12,7 +12,7 @@ use cqrs_core::{
     Added, BeginTransaction, Correlation, Encoder, Error, IntoMessage, MessageId, Outgoing, Result,
     Transaction,
 };
-use cqrs_outbox::{StoreError, StoreErrorKind};
+use cqrs_outbox::{Kept, StoreError, StoreErrorKind};
 use diesel::QueryResult;
 use diesel_async::SimpleAsyncConnection;
 use futures_util::future::{self, BoxFuture};
@@ -156,7 +156,8 @@ impl<B: Backend> Outbox<B> {
     ///
     /// # Errors
     ///
-    /// That of `work`; [`ErrorKind::Store`] or [`ErrorKind::Transaction`].
+    /// That of `work`; [`ErrorKind::Store`] or [`ErrorKind::Transaction`], and nothing was committed; [`ErrorKind::CommitUnknown`]
+    /// if the connection broke during the commit, which says what to do then.
     ///
     /// # Cancel safety
     ///
@@ -554,6 +555,10 @@ impl<B: Backend> BeginTransaction<B> for Outbox<B> {
 impl<B: Backend> Inbox<B> for Outbox<B> {
     async fn admit(&self, tx: &mut Tx<B>, consumer: &str, id: &MessageId) -> Result<bool> {
         B::admit(tx, consumer, id).await.map_err(|error| self.failed(store_error(error)))
+    }
+
+    async fn purge(&self, older_than: Duration) -> Result<u64> {
+        self.purge_kept(Kept::Inbox, older_than).await.map_err(|error| self.failed(error))
     }
 }
 

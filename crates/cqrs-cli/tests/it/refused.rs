@@ -61,6 +61,12 @@ async fn arguments() {
             relay(&["--broker", "amqp://h", "--notifications"]),
             vec!["--notifications", "PostgreSQL", "`sqlite://`"],
         ),
+        (relay(&["--broker", "amqp://h", "--database", &site.url]), vec!["two of the databases", "NAME=URL"]),
+        (
+            relay(&["--broker", "amqp://h", "--database", "other=oracle://me:hunter2@h"]),
+            vec!["`oracle`", "`postgres://`"],
+        ),
+        ("relay\n--broker\namqp://h\n--database\n ".to_owned(), vec!["`--database` is empty"]),
         (relay(&["--broker", "amqp://h", "--linger", "5ms"]), vec!["--linger", "Kafka"]),
         (
             relay(&["--broker", "amqp://h", "--lease", "1s"]),
