@@ -180,7 +180,7 @@ async fn waits() {
     broker.kill().unwrap();
     let broker_url = broker.url().to_owned();
     let mut relay = Relay::spawn_warning(&["--database", &site.url, "--broker", &broker_url]);
-    relay.warns(&["the database cannot be reached", &site.shown()]).await;
+    relay.warns(&["the outbox's database cannot be reached", &site.shown()]).await;
     let database = tokio::task::spawn_blocking(move || {
         database.start_again().unwrap();
         database
