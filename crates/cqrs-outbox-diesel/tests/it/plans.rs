@@ -351,7 +351,7 @@ async fn on_postgres(site: &Site) {
         (
             "pulse",
             any(&["WITH seen AS"], vec![json!(Uuid::nil().to_string()), json!(600.0)]),
-            vec![("_gate", 1)],
+            vec![("_gate", 2), ("_scheduled", 1)],
         ),
         ("next due", any(&["min(s.deliver_at)"], vec![json!(groups)]), vec![("_scheduled", 64)]),
         ("lock leases", any(&["FOR SHARE SKIP LOCKED"], vec![json!(groups), json!(vec![1; 64])]), vec![]),

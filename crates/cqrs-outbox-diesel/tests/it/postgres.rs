@@ -41,6 +41,7 @@ async fn a_commit_of_what_had_failed_is_no_success(site: &Site) {
     let outbox = site.outbox::<Pg>().await;
     let message = || {
         let mut message = Message::new("rooms", ".");
+        message.name = "room_opened".to_owned();
         message.id = Some(Uuid::now_v7().into());
         message
     };
