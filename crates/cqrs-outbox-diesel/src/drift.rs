@@ -441,8 +441,8 @@ impl<B: Backend> Outbox<B> {
         // It is closed at the end, and so never lent again: it has temporary tables, which hide the others.
         let mut conn = Tx::new(self.acquire().await?, self.clone(), None);
         let (mut unread, mut is_lost) = (None, false);
-        match B::schema_version(&mut conn).await {
-            Ok(None) if !B::has_tables(&mut conn).await.map_err(store_error)? => {
+        match B::schema_version(&mut conn.on()).await {
+            Ok(None) if !B::has_tables(&mut conn.on()).await.map_err(store_error)? => {
                 return Err(StoreError::new(StoreErrorKind::Schema, MIGRATE));
             }
             Ok(None) => is_lost = true,
@@ -457,9 +457,10 @@ impl<B: Backend> Outbox<B> {
             // What keeps it from being read is found below, if anything can be.
             Err(error) => unread = Some(error),
         }
-        let found = B::describe(&mut conn).await.map_err(|error| store_error(unread.unwrap_or(error)))?;
+        let found =
+            B::describe(&mut conn.on()).await.map_err(|error| store_error(unread.unwrap_or(error)))?;
         // If it fails, a table or a column is not what it should be, and told.
-        let sequences = match B::sequences(&mut conn).await {
+        let sequences = match B::sequences(&mut conn.on()).await {
             Ok(sequences) => sequences.iter().filter_map(behind::<B>).collect(),
             Err(error) if is_denied(&error) => {
                 let object = "whether sequences stand behind ids that are in use".to_owned();
@@ -467,7 +468,7 @@ impl<B: Backend> Outbox<B> {
             }
             Err(_) => Vec::new(),
         };
-        let expected = B::describe_fresh(&mut conn).await.map_err(not_described)?;
+        let expected = B::describe_fresh(&mut conn.on()).await.map_err(not_described)?;
         let has_meta = found.iter().any(|fact| fact.table == META);
         let mut drifts = compare(expected, found);
         drifts.extend(meta_is_lost(is_lost && has_meta));
@@ -485,8 +486,8 @@ impl<B: Backend> Outbox<B> {
     pub(crate) async fn are_of_this_version(&self) -> Result<bool, StoreError> {
         // It is closed at the end, as above.
         let mut conn = Tx::new(self.acquire().await?, self.clone(), None);
-        let found = B::describe(&mut conn).await.map_err(store_error)?;
-        let expected = B::describe_fresh(&mut conn).await.map_err(not_described)?;
+        let found = B::describe(&mut conn.on()).await.map_err(store_error)?;
+        let expected = B::describe_fresh(&mut conn.on()).await.map_err(not_described)?;
         let differences = other_version(expected, found);
         let is_table =
             |drift: &Drift| drift.kind == DriftKind::Missing && drift.object.starts_with("the table ");

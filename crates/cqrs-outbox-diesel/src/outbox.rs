@@ -222,23 +222,23 @@ impl<B: Backend> Outbox<B> {
 
     async fn try_migrate(&self) -> Result<Migrated, StoreError> {
         let mut tx = self.begin_migration().await?;
-        let mut version = B::schema_version(&mut tx).await.map_err(store_error)?;
+        let mut version = B::schema_version(&mut tx.on()).await.map_err(store_error)?;
         let mut restored = false;
-        if version.is_none() && B::has_tables(&mut tx).await.map_err(store_error)? {
+        if version.is_none() && B::has_tables(&mut tx.on()).await.map_err(store_error)? {
             // Nobody is migrating: what says so was lost. To look at the tables takes a connection of its own, and there may be only one.
-            B::end_migration(&mut tx).await.map_err(store_error)?;
+            B::end_migration(&mut tx.on()).await.map_err(store_error)?;
             tx.give_back();
             let is_all_there = self.are_of_this_version().await?;
             tx = self.begin_migration().await?;
-            version = B::schema_version(&mut tx).await.map_err(store_error)?;
+            version = B::schema_version(&mut tx.on()).await.map_err(store_error)?;
             if version.is_none() && is_all_there {
-                version = restore_meta::<B>(&mut tx).await.map_err(store_error)?;
+                version = restore_meta::<B>(&mut tx.on()).await.map_err(store_error)?;
                 restored = version.is_some();
             }
         }
         readable(version.unwrap_or((0, 0)))?;
         if version.is_some() {
-            B::check_tables(&mut tx).await.map_err(|error| {
+            B::check_tables(&mut tx.on()).await.map_err(|error| {
                 let what = format!(
                     "some of the outbox's tables are there and others are not: {error}; restore what is missing, or drop \
                      what is left (in `cqrs outbox migrate --print` are the names) and migrate again"
@@ -259,11 +259,11 @@ impl<B: Backend> Outbox<B> {
                 );
                 StoreError::new(StoreErrorKind::Schema, what).with_source(error)
             })?;
-            B::set_schema_version(&mut tx, migration.version, migration.min_reader_version)
+            B::set_schema_version(&mut tx.on(), migration.version, migration.min_reader_version)
                 .await
                 .map_err(store_error)?;
         }
-        B::end_migration(&mut tx).await.map_err(store_error)?;
+        B::end_migration(&mut tx.on()).await.map_err(store_error)?;
         tx.give_back();
         let from = version.map(|(version, _)| version);
         Ok(Migrated { from, to: from.unwrap_or(0).max(SCHEMA_VERSION), restored })
@@ -272,7 +272,7 @@ impl<B: Backend> Outbox<B> {
     async fn begin_migration(&self) -> Result<Tx<B>, StoreError> {
         let permit = self.may_write().await?;
         let mut tx = Tx::new(self.acquire().await?, self.clone(), permit);
-        B::begin_migration(&mut tx).await.map_err(store_error)?;
+        B::begin_migration(&mut tx.on()).await.map_err(store_error)?;
         Ok(tx)
     }
 
@@ -291,7 +291,7 @@ impl<B: Backend> Outbox<B> {
 
     pub(crate) async fn try_check_schema(&self) -> Result<(), StoreError> {
         let mut conn = self.lend().await?;
-        check_versions::<B>(&mut conn).await?;
+        check_versions::<B>(&mut conn.on()).await?;
         conn.give_back();
         Ok(())
     }
@@ -314,8 +314,8 @@ impl<B: Backend> Outbox<B> {
 
     async fn try_status(&self) -> Result<OutboxStatus, StoreError> {
         let mut conn = self.lend().await?;
-        check_versions::<B>(&mut conn).await?;
-        let row = B::status(&mut conn).await.map_err(store_error)?;
+        check_versions::<B>(&mut conn.on()).await?;
+        let row = B::status(&mut conn.on()).await.map_err(store_error)?;
         conn.give_back();
         row.into_status().map_err(|error| {
             let what = format!("the outbox's database gave a status that is not understood: {error}");
@@ -353,7 +353,7 @@ impl<B: Backend> Outbox<B> {
 
     async fn set_hold(&self, hold: bool) -> Result<()> {
         let mut tx = self.begin().await?;
-        B::set_hold(&mut tx, hold).await.map_err(|error| self.failed(store_error(error)))?;
+        B::set_hold(&mut tx.on(), hold).await.map_err(|error| self.failed(store_error(error)))?;
         tx.commit().await
     }
 
@@ -486,28 +486,28 @@ pub(crate) async fn give_up<B: Backend>(tx: Tx<B>) {
 
 /// Writes again what says of which version the tables are, by the last migration. Whether relaying was on hold nobody knows any more;
 /// so it is, unless there was never anything to send. It is on hold from the first, for each statement of MariaDB's may be the last.
-async fn restore_meta<B: Backend>(conn: &mut B::Connection) -> QueryResult<Option<(i32, i32)>> {
+async fn restore_meta<B: Backend>(on: &mut On<'_, B>) -> QueryResult<Option<(i32, i32)>> {
     let Some(Migration { version, min_reader_version, .. }) = B::MIGRATIONS.last() else { return Ok(None) };
     tracing::warn!(version, "the outbox's tables had lost their version: it is written again");
-    conn.batch_execute(B::META_TABLE).await?;
+    on.conn.batch_execute(B::META_TABLE).await?;
     let row = format!(
         "INSERT INTO cqrs_outbox_meta (schema_version, min_reader_version, hold) \
          SELECT {version}, {min_reader_version}, (SELECT count(*) FROM cqrs_outbox_group WHERE epoch > 0) \
             + (SELECT count(*) FROM (SELECT 1 FROM cqrs_outbox LIMIT 1) waiting) > 0"
     );
-    conn.batch_execute(&row).await?;
+    on.conn.batch_execute(&row).await?;
     Ok(Some((*version, *min_reader_version)))
 }
 
 /// Whether the tables are there and may be used.
-async fn check_versions<B: Backend>(conn: &mut B::Connection) -> Result<(), StoreError> {
-    match B::schema_version(conn).await.map_err(store_error)? {
+async fn check_versions<B: Backend>(on: &mut On<'_, B>) -> Result<(), StoreError> {
+    match B::schema_version(on).await.map_err(store_error)? {
         Some(version) => {
             readable(version)?;
-            B::check_tables(conn).await.map_err(store_error)
+            B::check_tables(on).await.map_err(store_error)
         }
         None => {
-            let has_tables = B::has_tables(conn).await.map_err(store_error)?;
+            let has_tables = B::has_tables(on).await.map_err(store_error)?;
             Err(StoreError::new(StoreErrorKind::Schema, if has_tables { META_LOST } else { MIGRATE }))
         }
     }
@@ -553,7 +553,7 @@ impl<B: Backend> BeginTransaction<B> for Outbox<B> {
 #[async_trait]
 impl<B: Backend> Inbox<B> for Outbox<B> {
     async fn admit(&self, tx: &mut Tx<B>, consumer: &str, id: &MessageId) -> Result<bool> {
-        B::admit(tx, consumer, id).await.map_err(|error| self.failed(store_error(error)))
+        B::admit(&mut tx.on(), consumer, id).await.map_err(|error| self.failed(store_error(error)))
     }
 }
 

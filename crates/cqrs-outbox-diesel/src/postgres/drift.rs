@@ -77,25 +77,25 @@ const SEQUENCES: &str = "\
         JOIN pg_sequence ON seqrelid = pg_get_serial_sequence(of_table, 'id')::regclass \
     WHERE highest IS NOT NULL";
 
-pub(super) async fn sequences(conn: &mut AsyncPgConnection) -> QueryResult<Vec<Sequence>> {
-    sql_query(SEQUENCES).load(conn).await
+pub(super) async fn sequences(on: &mut On<'_, Pg>) -> QueryResult<Vec<Sequence>> {
+    on.query(SEQUENCES).load(on.conn).await
 }
 
 /// What is created from here on is temporary, and found before anything else.
 const TEMPORARY: &str = "BEGIN; SET LOCAL search_path = pg_temp";
 
-pub(super) async fn describe(conn: &mut AsyncPgConnection) -> QueryResult<Vec<Fact>> {
-    let rows: Vec<FactRow> = sql_query(FACTS).load(conn).await?;
+pub(super) async fn describe(on: &mut On<'_, Pg>) -> QueryResult<Vec<Fact>> {
+    let rows: Vec<FactRow> = on.query(FACTS).load(on.conn).await?;
     let mut facts: Vec<Fact> = rows.into_iter().map(Fact::from).collect();
-    facts.extend(groups(sql_query(GROUPS).load(conn).await));
+    facts.extend(groups(on.query(GROUPS).load(on.conn).await));
     Ok(facts)
 }
 
 /// In a transaction that ends with the connection.
-pub(super) async fn describe_fresh(conn: &mut AsyncPgConnection) -> QueryResult<Vec<Fact>> {
+pub(super) async fn describe_fresh(on: &mut On<'_, Pg>) -> QueryResult<Vec<Fact>> {
     conn.batch_execute(TEMPORARY).await?;
     for migration in POSTGRES {
         conn.batch_execute(&migration.sql.replace("CREATE UNLOGGED TABLE", "CREATE TABLE")).await?;
     }
-    describe(conn).await
+    describe(on).await
 }

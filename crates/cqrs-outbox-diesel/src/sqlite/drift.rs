@@ -41,8 +41,8 @@ struct Object {
 
 type Connection = SyncConnectionWrapper<SqliteConnection>;
 
-pub(super) async fn describe(conn: &mut Connection) -> QueryResult<Vec<Fact>> {
-    let objects: Vec<Object> = sql_query(OBJECTS).load(conn).await?;
+pub(super) async fn describe(on: &mut On<'_, Sqlite>) -> QueryResult<Vec<Fact>> {
+    let objects: Vec<Object> = on.query(OBJECTS).load(on.conn).await?;
     let mut facts = Vec::new();
     for object in objects {
         let tokens = tokens(&object.sql);
@@ -53,14 +53,14 @@ pub(super) async fn describe(conn: &mut Connection) -> QueryResult<Vec<Fact>> {
             _ => {}
         }
     }
-    let references: Vec<FactRow> = sql_query(REFERENCES).load(conn).await?;
+    let references: Vec<FactRow> = on.query(REFERENCES).load(on.conn).await?;
     facts.extend(references.into_iter().map(Fact::from));
-    facts.extend(groups(sql_query(GROUPS).load(conn).await));
+    facts.extend(groups(on.query(GROUPS).load(on.conn).await));
     Ok(facts)
 }
 
-pub(super) async fn sequences(conn: &mut Connection) -> QueryResult<Vec<Sequence>> {
-    sql_query(SEQUENCES).load(conn).await
+pub(super) async fn sequences(on: &mut On<'_, Sqlite>) -> QueryResult<Vec<Sequence>> {
+    on.query(SEQUENCES).load(on.conn).await
 }
 
 /// In memory.
