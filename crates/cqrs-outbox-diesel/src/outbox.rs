@@ -12,6 +12,7 @@ use cqrs_core::{
     Added, BeginTransaction, Correlation, Encoder, Error, IntoMessage, MessageId, Outgoing, Result,
     Transaction,
 };
+use cqrs_outbox::table::TableNames;
 use cqrs_outbox::{StoreError, StoreErrorKind};
 use diesel::QueryResult;
 use diesel_async::SimpleAsyncConnection;
@@ -20,8 +21,9 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use crate::backend::Backend;
-use crate::error::{META_LOST, MIGRATE, is_denied, store_error};
+use crate::error::{META_LOST, MIGRATE, is_denied, is_missing_schema, store_error};
 use crate::migration::{Migrated, Migration, SCHEMA_VERSION};
+use crate::on::On;
 use crate::requests::Portion;
 use crate::status::OutboxStatus;
 use crate::tx::Tx;
@@ -46,6 +48,7 @@ struct Shared<B: Backend> {
     elsewhere: Option<Arc<dyn Elsewhere>>,
     memory: B::Memory,
     portion: Portion,
+    names: TableNames,
     keep_sent: bool,
 }
 
@@ -67,12 +70,27 @@ impl<B: Backend> Outbox<B> {
         pool: B::Pool,
         writers: Option<Arc<Semaphore>>,
         elsewhere: Option<Arc<dyn Elsewhere>>,
+        names: TableNames,
         keep_sent: bool,
     ) -> Self {
+        // Of several in one database, errors say which.
+        let place = if names == TableNames::new() { place } else { format!("{place} ({names})") };
         let (encoder, changed, memory) = (Encoder::default(), Notify::new(), B::Memory::default());
         let portion = Portion::default();
-        let shared = Shared { place, pool, writers, encoder, changed, elsewhere, memory, portion, keep_sent };
-        Self { shared: Arc::new(shared) }
+        Self {
+            shared: Arc::new(Shared {
+                place,
+                pool,
+                writers,
+                encoder,
+                changed,
+                elsewhere,
+                memory,
+                portion,
+                names,
+                keep_sent,
+            }),
+        }
     }
 
     /// The same connections with another wire format or size limit. Call it before the outbox is shared: clones that
@@ -88,6 +106,7 @@ impl<B: Backend> Outbox<B> {
             elsewhere: self.shared.elsewhere.clone(),
             memory: B::Memory::default(),
             portion: Portion::default(),
+            names: self.shared.names.clone(),
             keep_sent: self.shared.keep_sent,
         };
         Self { shared: Arc::new(shared) }
@@ -126,7 +145,7 @@ impl<B: Backend> Outbox<B> {
         events: impl IntoIterator<Item = E, IntoIter: Send> + Send,
     ) -> Result<Added> {
         let events = self.encode_all(events, &Correlation::default())?;
-        write::<B>(conn, events).await.map_err(|error| match error {
+        write::<B>(&mut On::new(conn, self.tables()), events).await.map_err(|error| match error {
             NotWritten::Refused(error) => error,
             NotWritten::Database(error) => self.failed(store_error(error)),
         })
@@ -249,8 +268,9 @@ impl<B: Backend> Outbox<B> {
         let pending = |migration: &&Migration| version.is_none_or(|(version, _)| migration.version > version);
         for migration in B::MIGRATIONS.iter().filter(pending) {
             tracing::info!(version = migration.version, name = migration.name, "migrating the outbox");
-            tx.batch_execute(migration.sql).await.map_err(|error| {
-                if is_denied(&error) {
+            let sql = tx.on().sql(migration.sql);
+            tx.batch_execute(&sql).await.map_err(|error| {
+                if is_denied(&error) || is_missing_schema(&error) {
                     return store_error(error);
                 }
                 let what = format!(
@@ -384,6 +404,11 @@ impl<B: Backend> Outbox<B> {
         }
     }
 
+    /// How its tables are called.
+    pub fn tables(&self) -> &TableNames {
+        &self.shared.names
+    }
+
     pub(crate) fn encode_all<E: IntoMessage>(
         &self,
         events: impl IntoIterator<Item = E>,
@@ -489,12 +514,14 @@ pub(crate) async fn give_up<B: Backend>(tx: Tx<B>) {
 async fn restore_meta<B: Backend>(on: &mut On<'_, B>) -> QueryResult<Option<(i32, i32)>> {
     let Some(Migration { version, min_reader_version, .. }) = B::MIGRATIONS.last() else { return Ok(None) };
     tracing::warn!(version, "the outbox's tables had lost their version: it is written again");
-    on.conn.batch_execute(B::META_TABLE).await?;
+    let table = on.sql(B::META_TABLE);
+    on.conn.batch_execute(&table).await?;
     let row = format!(
         "INSERT INTO cqrs_outbox_meta (schema_version, min_reader_version, hold) \
          SELECT {version}, {min_reader_version}, (SELECT count(*) FROM cqrs_outbox_group WHERE epoch > 0) \
             + (SELECT count(*) FROM (SELECT 1 FROM cqrs_outbox LIMIT 1) waiting) > 0"
     );
+    let row = on.sql(row);
     on.conn.batch_execute(&row).await?;
     Ok(Some((*version, *min_reader_version)))
 }
@@ -508,7 +535,8 @@ async fn check_versions<B: Backend>(on: &mut On<'_, B>) -> Result<(), StoreError
         }
         None => {
             let has_tables = B::has_tables(on).await.map_err(store_error)?;
-            Err(StoreError::new(StoreErrorKind::Schema, if has_tables { META_LOST } else { MIGRATE }))
+            let what = if has_tables { on.sql(META_LOST) } else { MIGRATE.into() };
+            Err(StoreError::new(StoreErrorKind::Schema, what))
         }
     }
 }
@@ -553,7 +581,10 @@ impl<B: Backend> BeginTransaction<B> for Outbox<B> {
 #[async_trait]
 impl<B: Backend> Inbox<B> for Outbox<B> {
     async fn admit(&self, tx: &mut Tx<B>, consumer: &str, id: &MessageId) -> Result<bool> {
-        B::admit(&mut tx.on(), consumer, id).await.map_err(|error| self.failed(store_error(error)))
+        // Of this one's names: the transaction may be another's.
+        B::admit(&mut On::new(&mut **tx, self.tables()), consumer, id)
+            .await
+            .map_err(|error| self.failed(store_error(error)))
     }
 }
 

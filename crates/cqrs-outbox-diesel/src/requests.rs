@@ -14,6 +14,7 @@ use uuid::Uuid;
 use crate::backend::Backend;
 use crate::dead_letters::{DeadLetter, DeadLetterFilter, Page, time};
 use crate::error::store_error;
+use crate::on::On;
 use crate::outbox::{Outbox, commit};
 use crate::query::Query;
 use crate::retention::LONGEST;

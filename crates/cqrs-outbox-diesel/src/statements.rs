@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use cqrs_core::MessageId;
-use cqrs_outbox::table::OutboxRecord;
+use cqrs_outbox::table::{self, OutboxRecord, TableNames};
 use cqrs_outbox::{Confirmed, GroupNo, Lane, Lease, ReadRequest, Rejection, RelayId, StoreError};
 use diesel::sql_types::{BigInt, Binary, Bool, Double, Integer, Nullable, Text};
 use diesel::{QueryResult, QueryableByName};
@@ -17,6 +17,7 @@ use uuid::Uuid;
 use crate::dead_letters::{DeadRow, FullDeadRow};
 use crate::drift::{Fact, Sequence};
 use crate::migration::Migration;
+use crate::on::On;
 use crate::query::{Dialect, Query};
 use crate::record::Record;
 use crate::requests::{DueRequest, Later, RequestRow};
@@ -43,6 +44,9 @@ pub trait Statements: Sized {
 
     /// Whether each statement of a migration commits, so that one may have ended anywhere.
     const DDL_COMMITS: bool = false;
+
+    /// Whose SQL it is.
+    const SQL: table::Dialect;
 
     /// How the parts of a [`Query`] are written.
     const DIALECT: Dialect;
@@ -72,7 +76,7 @@ pub trait Statements: Sized {
     /// Lets the server itself end a statement of this transaction that takes longer, where it can: nobody else does once the
     /// call is dropped.
     fn limit_statements(
-        on: &mut On<'_, Self>,
+        conn: &mut Self::Conn,
         limit: Duration,
     ) -> impl Future<Output = QueryResult<()>> + Send {
         let _ = (conn, limit);
@@ -119,7 +123,7 @@ pub trait Statements: Sized {
     fn sequences(on: &mut On<'_, Self>) -> impl Future<Output = QueryResult<Vec<Sequence>>> + Send;
 
     /// The statement by which the sequence of a table's ids goes on above this one.
-    fn set_sequence(table: &str, highest: i64) -> String;
+    fn set_sequence(names: &TableNames, table: &str, highest: i64) -> String;
 
     /// Records the version of the tables.
     fn set_schema_version(

@@ -14,6 +14,7 @@ use tokio::time::timeout;
 
 use crate::backend::Backend;
 use crate::error::store_error;
+use crate::on::On;
 use crate::outbox::{Outbox, commit, give_up};
 use crate::query::Query;
 use crate::requests::carry_out;
@@ -228,7 +229,7 @@ impl<B: Backend> Outbox<B> {
             return Ok(false);
         }
         let mut tx = self.begin_short().await?;
-        B::limit_statements(&mut tx.on(), CARRY_OUT).await.map_err(store_error)?;
+        B::limit_statements(&mut tx, CARRY_OUT).await.map_err(store_error)?;
         let groups = B::fence_all(&mut tx.on(), leases).await.map_err(store_error)?;
         if groups.is_empty() {
             give_up(tx).await;

@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use crate::backend::Backend;
 use crate::error::{store_error, transaction_error};
+use crate::on::On;
 use crate::outbox::Outbox;
 use crate::schedule::change;
 use crate::writing::{NotWritten, write};
@@ -32,6 +33,13 @@ type Manager<B> = <<B as Backend>::Connection as AsyncConnection>::TransactionMa
 impl<B: Backend> Tx<B> {
     pub(crate) fn new(guard: B::Guard, outbox: Outbox<B>, permit: Option<OwnedSemaphorePermit>) -> Self {
         Self { guard: Some(guard), outbox, wrote: false, _permit: permit }
+    }
+
+    /// Its connection, for the outbox's statements.
+    #[allow(clippy::expect_used)]
+    pub(crate) fn on(&mut self) -> On<'_, B> {
+        let conn = self.guard.as_mut().expect("a transaction that has ended cannot be reached");
+        On::new(conn.deref_mut(), self.outbox.tables())
     }
 
     /// Gives the connection back as it is: there was no transaction, and the call has ended well.

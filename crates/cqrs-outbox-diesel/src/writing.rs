@@ -10,6 +10,7 @@ use cqrs_outbox::table::{OutboxRecord, check_key};
 use uuid::Uuid;
 
 use crate::backend::Backend;
+use crate::on::On;
 
 /// What is stored for a key that has no version yet.
 const NO_VERSION: i64 = -1;

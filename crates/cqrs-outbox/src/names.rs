@@ -77,7 +77,7 @@ impl TableNames {
     /// Where the tables are: a schema of PostgreSQL; on MariaDB and MySQL another database of the server. It has to be there before
     /// the tables are made (`CREATE SCHEMA events`); what the connection looks at first does not matter then. Not for SQLite.
     ///
-    /// Letters, digits, `_`, `-` and `$`, in capitals or not as it was created. Default: where the connection looks first.
+    /// Letters, digits, `_` and `-`, in capitals or not as it was created. Default: where the connection looks first.
     pub fn schema(mut self, schema: impl Into<String>) -> Self {
         self.schema = Some(schema.into());
         self
@@ -120,10 +120,10 @@ impl TableNames {
                 ));
             }
         };
-        let is_word = |c: char| c.is_ascii_alphanumeric() || "_-$".contains(c);
+        let is_word = |c: char| c.is_ascii_alphanumeric() || "_-".contains(c);
         if schema.is_empty() || !schema.chars().all(is_word) || schema.len() > longest {
             return wrong(format!(
-                "`{schema}` cannot be the schema of the outbox's tables: it is 1 to {longest} letters, digits, `_`, `-` and `$`"
+                "`{schema}` cannot be the schema of the outbox's tables: it is 1 to {longest} letters, digits, `_` and `-`"
             ));
         }
         Ok(())
@@ -134,7 +134,7 @@ impl TableNames {
     ///
     /// A table gets its schema; what belongs to one (an index, a constraint) has none, and neither has a name in quotes, which is a
     /// value, unless it is a `regclass`. On MariaDB and MySQL `database()` becomes the schema, too. What of a text is data nobody can
-    /// tell: bind it.
+    /// tell: bind it. Nor is it [checked](Self::check) whether there can be such names.
     pub fn sql(&self, dialect: Dialect, text: impl Into<Cow<'static, str>>) -> Cow<'static, str> {
         let text = text.into();
         if *self == Self::default() { text } else { Cow::Owned(self.put_into(dialect, &text)) }
@@ -153,11 +153,9 @@ impl TableNames {
             done = at + name.len();
             let is_regclass = before.ends_with("regclass('") || text[done..].starts_with("'::regclass");
             let is_value = before.ends_with(['\'', '"', '`', '.']) && !is_regclass;
-            if TABLES.contains(&name) && !is_value {
-                sql.push_str(&self.qualified(dialect, name));
-            } else {
-                sql.push_str(&self.unqualified(name));
-            }
+            let renamed = self.unqualified(name);
+            let is_table = TABLES.contains(&name) && !is_value;
+            sql.push_str(&if is_table { self.qualified(dialect, &renamed) } else { renamed });
         }
         sql.push_str(&text[done..]);
         match (dialect, &self.schema) {
@@ -172,12 +170,12 @@ impl TableNames {
         format!("{}{}", self.prefix, name.strip_prefix(PREFIX).unwrap_or(name))
     }
 
-    /// The name of a table, by its default name, as a statement has it: with its schema, if there is one.
-    pub fn qualified(&self, dialect: Dialect, name: &str) -> String {
-        let (name, quote) = (self.unqualified(name), if dialect == Dialect::MySql { '`' } else { '"' });
+    /// Such a name as a statement has that of a table: with the schema, if there is one.
+    pub fn qualified(&self, dialect: Dialect, unqualified: &str) -> String {
+        let quote = if dialect == Dialect::MySql { '`' } else { '"' };
         match &self.schema {
-            Some(schema) => format!("{quote}{schema}{quote}.{name}"),
-            None => name,
+            Some(schema) => format!("{quote}{schema}{quote}.{unqualified}"),
+            None => unqualified.to_owned(),
         }
     }
 
@@ -269,6 +267,7 @@ mod tests {
             (schema(""), Postgres, "``"),
             (schema("a.b"), Postgres, "`a.b`"),
             (schema("a\"b"), MySql, "`a\"b`"),
+            (schema("a$1"), Postgres, "`a$1`"),
             (schema(&"s".repeat(64)), Postgres, "1 to 63"),
             (schema(&"s".repeat(65)), MySql, "1 to 64"),
             (schema("main"), Sqlite, "SQLite has attached files"),
@@ -282,7 +281,7 @@ mod tests {
             (prefix("_"), Postgres),
             (prefix(&"p".repeat(24)), Postgres),
             (schema(&"s".repeat(63)), Postgres),
-            (schema("My-Shop$1"), MySql),
+            (schema("My-Shop_1"), MySql),
             (TableNames::new(), Sqlite),
         ] {
             assert!(names.check(dialect).is_ok(), "{names}");

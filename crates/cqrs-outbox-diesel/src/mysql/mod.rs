@@ -13,13 +13,13 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use cqrs_core::{Database, MessageId};
-use cqrs_outbox::table::{self, OutboxRecord};
+use cqrs_outbox::table::{self, OutboxRecord, TableNames};
 use cqrs_outbox::{Confirmed, Lane, LaterEvents, Lease, ReadRequest, Rejection, RelayId, StoreError};
 use diesel::mysql::Mysql;
 use diesel::query_builder::{BoxedSqlQuery, SqlQuery};
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use diesel::sql_types::{BigInt, Binary, Bool, Double, Integer, Nullable, Text};
-use diesel::{OptionalExtension, QueryResult, QueryableByName, sql_query};
+use diesel::{OptionalExtension, QueryResult, QueryableByName};
 use diesel_async::pooled_connection::deadpool::Object;
 use diesel_async::{
     AnsiTransactionManager, AsyncMysqlConnection, RunQueryDsl, SimpleAsyncConnection, TransactionManager,
@@ -36,6 +36,7 @@ use crate::error::is_missing_table;
 use crate::migration::{MYSQL, MYSQL_META, Migration};
 use crate::network::pool_error;
 use crate::new_rows::NewRows;
+use crate::on::On;
 use crate::query::{Dialect, Query, Value};
 use crate::record::Record;
 use crate::requests::{ARE_OPEN, DueRequest, Later, RequestRow};
@@ -91,6 +92,7 @@ impl Statements for MySql {
     const MIGRATIONS: &'static [Migration] = MYSQL;
     const META_TABLE: &'static str = MYSQL_META;
     const DDL_COMMITS: bool = true;
+    const SQL: table::Dialect = table::Dialect::MySql;
     const DIALECT: Dialect = sql::DIALECT;
 
     async fn acquire(pools: &Pools) -> Result<Self::Lent, StoreError> {
@@ -141,7 +143,8 @@ impl Statements for MySql {
     }
 
     async fn end_migration(on: &mut On<'_, MySql>) -> QueryResult<()> {
-        conn.batch_execute(sql::UNLOCK_MIGRATIONS).await
+        let unlock = on.sql(sql::UNLOCK_MIGRATIONS);
+        on.conn.batch_execute(&unlock).await
     }
 
     async fn schema_version(on: &mut On<'_, MySql>) -> QueryResult<Option<(i32, i32)>> {
@@ -173,7 +176,8 @@ impl Statements for MySql {
         drift::sequences(on).await
     }
 
-    fn set_sequence(table: &str, highest: i64) -> String {
+    fn set_sequence(names: &TableNames, table: &str, highest: i64) -> String {
+        let table = names.qualified(Self::SQL, table);
         format!("ALTER TABLE {table} AUTO_INCREMENT = {}", highest.saturating_add(1))
     }
 
@@ -419,11 +423,11 @@ impl Statements for MySql {
     /// No statement here both changes rows and tells them.
     async fn pulse(on: &mut On<'_, MySql>, incarnation: Uuid, lease: Duration) -> QueryResult<Vec<PulseRow>> {
         let (incarnation, lease) = (incarnation.to_string(), micros(lease));
-        let seen = kept(sql::SEEN_AGAIN, [Parameter::Text(&incarnation)]).execute(on.conn).await?;
+        let seen = kept(on.sql(sql::SEEN_AGAIN), [Parameter::Text(&incarnation)]).execute(on.conn).await?;
         let [me, lease] = [Parameter::Text(&incarnation), Parameter::Number(lease)];
-        kept(sql::RENEW, [lease, me, lease]).execute(on.conn).await?;
+        kept(on.sql(sql::RENEW), [lease, me, lease]).execute(on.conn).await?;
         let seen = Parameter::Number(i64::from(seen > 0));
-        kept(sql::PULSE, [lease, lease, seen, lease, me]).load(on.conn).await
+        kept(on.sql(sql::PULSE), [lease, lease, seen, lease, me]).load(on.conn).await
     }
 
     async fn census(on: &mut On<'_, MySql>, lease: Duration) -> QueryResult<Census> {
@@ -458,7 +462,7 @@ impl Statements for MySql {
     }
 
     async fn are_requests_open(on: &mut On<'_, MySql>) -> QueryResult<bool> {
-        Ok(kept(ARE_OPEN, []).get_result::<Number>(on.conn).await?.value > 0)
+        Ok(kept(on.sql(ARE_OPEN), []).get_result::<Number>(on.conn).await?.value > 0)
     }
 
     async fn due_requests(on: &mut On<'_, MySql>, query: Query) -> QueryResult<Vec<DueRequest>> {
@@ -733,13 +737,13 @@ async fn lock_scheduled(on: &mut On<'_, MySql>, event_id: Uuid) -> QueryResult<V
     Ok(values(locked))
 }
 
-fn boxed(query: String) -> BoxedSqlQuery<'static, Mysql, SqlQuery> {
-    sql_query(query).into_boxed()
+fn boxed(on: &On<'_, MySql>, query: String) -> BoxedSqlQuery<'static, Mysql, SqlQuery> {
+    on.query(query).into_boxed()
 }
 
-fn bound(query: Query) -> BoxedSqlQuery<'static, Mysql, SqlQuery> {
+fn bound(on: &On<'_, MySql>, query: Query) -> BoxedSqlQuery<'static, Mysql, SqlQuery> {
     let (text, values) = query.into_parts();
-    values.into_iter().fold(boxed(text), |query, value| match value {
+    values.into_iter().fold(boxed(on, text), |query, value| match value {
         Value::Text(text) => query.bind::<Text, _>(text),
         Value::Bytes(bytes) => query.bind::<Binary, _>(bytes),
         Value::Number(number) => query.bind::<BigInt, _>(number),
@@ -823,7 +827,8 @@ async fn insert_refused(
     rejection: &Rejection,
     tables: &[&str],
 ) -> QueryResult<()> {
-    on.query(insert.join(&free_ids(on, &[rejection.id], tables).await?))
+    let insert = insert.join(&free_ids(on, &[rejection.id], tables).await?);
+    on.query(insert)
         .bind::<Integer, _>(attempts(rejection))
         .bind::<Binary, _>(rejection.lane.as_bytes())
         .bind::<Text, _>(&rejection.error)

@@ -7,11 +7,12 @@ use std::fmt::{Display, Write as _};
 
 use cqrs_outbox::ReadRequest;
 use diesel::sql_types::{BigInt, Binary, Integer, Text};
-use diesel::{QueryResult, QueryableByName, sql_query};
-use diesel_async::{AsyncMysqlConnection, RunQueryDsl};
+use diesel::{QueryResult, QueryableByName};
+use diesel_async::RunQueryDsl;
 
-use super::{ids, list};
+use super::{MySql, ids, list};
 use crate::choice::{self, Choice, Present};
+use crate::on::On;
 use crate::record::Record;
 use crate::statements::{Reach, groups_of};
 

@@ -42,12 +42,13 @@ use std::time::Duration;
 
 use diesel::sql_types::{BigInt, Bool, Integer, Nullable, Text};
 use diesel::{OptionalExtension, QueryResult, QueryableByName};
-use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use diesel_async::RunQueryDsl;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::prepared::{Parameter, prepared};
-use super::sql;
+use super::{Pg, sql};
+use crate::on::On;
 use crate::record::Record;
 
 /// So many rows are read before it is worth a look whether floors can rise.

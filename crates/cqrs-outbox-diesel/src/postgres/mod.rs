@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use cqrs_core::{Database, MessageId};
-use cqrs_outbox::table::OutboxRecord;
+use cqrs_outbox::table::{self, OutboxRecord, TableNames};
 use cqrs_outbox::{Confirmed, Lane, LaterEvents, Lease, ReadRequest, Rejection, RelayId, StoreError};
 use diesel::query_builder::{BoxedSqlQuery, SqlQuery};
 use diesel::sql_types::{Array, BigInt, Binary, Bool, Double, Integer, Text, Timestamptz, Uuid as SqlUuid};
@@ -32,6 +32,7 @@ use crate::dead_letters::{DeadRow, FullDeadRow};
 use crate::drift::{Fact, Sequence};
 use crate::migration::{Migration, POSTGRES, POSTGRES_META};
 use crate::network::pool_error;
+use crate::on::On;
 use crate::query::{Dialect, Query, Value};
 use crate::record::Record;
 use crate::requests::{ARE_OPEN, DueRequest, Later, RequestRow};
@@ -65,6 +66,7 @@ impl Statements for Pg {
 
     const MIGRATIONS: &'static [Migration] = POSTGRES;
     const META_TABLE: &'static str = POSTGRES_META;
+    const SQL: table::Dialect = table::Dialect::Postgres;
     const DIALECT: Dialect = sql::DIALECT;
 
     async fn acquire(pool: &Self::Pool) -> Result<Self::Lent, StoreError> {
@@ -83,7 +85,7 @@ impl Statements for Pg {
         AnsiTransactionManager::begin_transaction_sql(conn, sql::BEGIN_SHORT).await
     }
 
-    async fn limit_statements(on: &mut On<'_, Pg>, limit: Duration) -> QueryResult<()> {
+    async fn limit_statements(conn: &mut AsyncPgConnection, limit: Duration) -> QueryResult<()> {
         let limit = format!("SET LOCAL statement_timeout = {}", limit.as_millis());
         conn.batch_execute(&limit).await
     }
@@ -162,7 +164,7 @@ impl Statements for Pg {
     }
 
     async fn lock_key(on: &mut On<'_, Pg>, key: &[u8]) -> QueryResult<()> {
-        on.query(sql::LOCK_KEY).bind::<Integer, _>(KEY_LOCKS).bind::<Binary, _>(key).execute(on.conn).await?;
+        on.query(sql::LOCK_KEY).bind::<Binary, _>(key).execute(on.conn).await?;
         Ok(())
     }
 
@@ -203,9 +205,13 @@ impl Statements for Pg {
     async fn schema_version(on: &mut On<'_, Pg>) -> QueryResult<Option<(i32, i32)>> {
         let exists: Exists = on.query(sql::META_EXISTS).get_result(on.conn).await?;
         if !exists.found {
-            // Nothing is found in a schema that this user may not use; to make tables in another one would be wrong.
-            if let Some(hidden) = on.query(sql::HIDDEN_META).get_result::<Name>(on.conn).await.optional()? {
-                on.query(format!("SELECT 1 FROM {}", hidden.name)).execute(on.conn).await?;
+            // Nothing is found in a schema that this user may not use, unless it is named; to make tables in another one would be wrong.
+            let is_searched = *on.names == on.names.without_schema();
+            if is_searched
+                && let Some(hidden) =
+                    on.query(sql::HIDDEN_META).get_result::<Name>(on.conn).await.optional()?
+            {
+                sql_query(format!("SELECT 1 FROM {}", hidden.name)).execute(on.conn).await?;
             }
             return Ok(None);
         }
@@ -233,7 +239,8 @@ impl Statements for Pg {
         drift::sequences(on).await
     }
 
-    fn set_sequence(table: &str, highest: i64) -> String {
+    fn set_sequence(names: &TableNames, table: &str, highest: i64) -> String {
+        let table = names.qualified(Self::SQL, table);
         format!("SELECT setval(pg_get_serial_sequence('{table}', 'id'), {highest})")
     }
 
@@ -282,7 +289,7 @@ impl Statements for Pg {
 
     async fn seen(on: &mut On<'_, Pg>, relay: &RelayId) -> QueryResult<()> {
         prepared(
-            sql::SEEN,
+            on.sql(sql::SEEN),
             [
                 Parameter::Uuid(relay.incarnation),
                 Parameter::Text(&relay.name),
@@ -302,7 +309,7 @@ impl Statements for Pg {
     async fn release(on: &mut On<'_, Pg>, incarnation: Uuid, leases: &[Lease]) -> QueryResult<()> {
         let epochs: Vec<i64> = leases.iter().map(|lease| lease.epoch).collect();
         prepared(
-            sql::RELEASE,
+            on.sql(sql::RELEASE),
             [
                 Parameter::Uuid(incarnation),
                 Parameter::Integers(&groups_of(leases)),
@@ -321,7 +328,7 @@ impl Statements for Pg {
 
     async fn take(on: &mut On<'_, Pg>, relay: &RelayId, lease: Duration, count: usize) -> QueryResult<()> {
         prepared(
-            sql::TAKE,
+            on.sql(sql::TAKE),
             [
                 Parameter::Uuid(relay.incarnation),
                 Parameter::Text(&relay.name),
@@ -377,7 +384,7 @@ impl Statements for Pg {
     }
 
     async fn are_requests_open(on: &mut On<'_, Pg>) -> QueryResult<bool> {
-        Ok(prepared(ARE_OPEN, []).get_result::<Number>(on.conn).await?.value > 0)
+        Ok(prepared(on.sql(ARE_OPEN), []).get_result::<Number>(on.conn).await?.value > 0)
     }
 
     async fn due_requests(on: &mut On<'_, Pg>, query: Query) -> QueryResult<Vec<DueRequest>> {
@@ -438,7 +445,7 @@ impl Statements for Pg {
 
     async fn read_parked(on: &mut On<'_, Pg>, request: &ReadRequest) -> QueryResult<Vec<Record>> {
         prepared(
-            sql::READ_PARKED,
+            on.sql(sql::READ_PARKED),
             [
                 Parameter::Integers(&groups_of(&request.leases)),
                 Parameter::Numbers(&request.known),
@@ -508,7 +515,7 @@ impl Statements for Pg {
         wait: Option<Duration>,
     ) -> QueryResult<()> {
         prepared(
-            sql::CLOSE_GATE,
+            on.sql(sql::CLOSE_GATE),
             [
                 lane_of(&rejection.lane),
                 Parameter::Seconds(wait.map(|wait| wait.as_secs_f64())),
@@ -544,7 +551,7 @@ impl Statements for Pg {
     async fn lock_leases(on: &mut On<'_, Pg>, leases: &[Lease]) -> QueryResult<Vec<i32>> {
         let epochs: Vec<i64> = leases.iter().map(|lease| lease.epoch).collect();
         let groups: Vec<GroupRow> = prepared(
-            sql::LOCK_LEASES,
+            on.sql(sql::LOCK_LEASES),
             [Parameter::Integers(&groups_of(leases)), Parameter::Numbers(&epochs)],
         )
         .load(on.conn)
@@ -554,7 +561,7 @@ impl Statements for Pg {
 
     async fn due(on: &mut On<'_, Pg>, groups: &[i32], but: &[i32], max: usize) -> QueryResult<Vec<Due>> {
         prepared(
-            sql::DUE,
+            on.sql(sql::DUE),
             [Parameter::Integers(groups), Parameter::Integers(but), Parameter::Number(limit(max))],
         )
         .load(on.conn)
@@ -604,9 +611,9 @@ async fn keep(on: &mut On<'_, Pg>, statement: &'static str, confirmed: &[&Confir
     prepared(on.sql(statement), parameters).execute(on.conn).await
 }
 
-fn bound(query: Query) -> BoxedSqlQuery<'static, diesel::pg::Pg, SqlQuery> {
+fn bound(on: &On<'_, Pg>, query: Query) -> BoxedSqlQuery<'static, diesel::pg::Pg, SqlQuery> {
     let (text, values) = query.into_numbered();
-    values.into_iter().fold(sql_query(text).into_boxed(), |query, value| match value {
+    values.into_iter().fold(on.query(text).into_boxed(), |query, value| match value {
         Value::Text(text) => query.bind::<Text, _>(text),
         Value::Bytes(bytes) => query.bind::<Binary, _>(bytes),
         Value::Number(number) => query.bind::<BigInt, _>(number),
@@ -615,11 +622,9 @@ fn bound(query: Query) -> BoxedSqlQuery<'static, diesel::pg::Pg, SqlQuery> {
     })
 }
 
-/// Any number that others do not use for an advisory lock: the letters `cqrs`.
+/// Any number that others do not use for an advisory lock: the letters `cqrs`. One for all names: tables that are called in two ways,
+/// with their schema and without, are not to be made twice.
 const MIGRATION_LOCK: i64 = 0x6371_7273;
-
-/// The same, as the first of two: those are locks of their own.
-const KEY_LOCKS: i32 = 0x6371_7273;
 
 fn seconds(duration: Duration) -> Parameter<'static> {
     Parameter::Seconds(Some(duration.as_secs_f64()))

@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use cqrs_core::{Database, MessageId};
-use cqrs_outbox::table::{self, OutboxRecord};
+use cqrs_outbox::table::{self, OutboxRecord, TableNames};
 use cqrs_outbox::{Confirmed, Lane, LaterEvents, Lease, ReadRequest, Rejection, RelayId, StoreError};
 use diesel::connection::AnsiTransactionManager;
 use diesel::query_builder::{BoxedSqlQuery, SqlQuery};
 use diesel::sql_types::{BigInt, Binary, Bool, Double, Integer, Nullable, Text};
-use diesel::{OptionalExtension, QueryResult, SqliteConnection, sql_query};
+use diesel::{OptionalExtension, QueryResult, SqliteConnection};
 use diesel_async::RunQueryDsl;
 use diesel_async::pooled_connection::deadpool::{Object, Pool};
 use diesel_async::sync_connection_wrapper::SyncConnectionWrapper;
@@ -27,6 +27,7 @@ use crate::dead_letters::{DeadRow, FullDeadRow};
 use crate::drift::{Fact, Sequence};
 use crate::migration::{Migration, SQLITE, SQLITE_META};
 use crate::new_rows::NewRows;
+use crate::on::On;
 use crate::query::{Dialect, Query, Value};
 use crate::record::Record;
 use crate::requests::{ARE_OPEN, DueRequest, Later, RequestRow};
@@ -63,6 +64,7 @@ impl Statements for Sqlite {
 
     const MIGRATIONS: &'static [Migration] = SQLITE;
     const META_TABLE: &'static str = SQLITE_META;
+    const SQL: table::Dialect = table::Dialect::Sqlite;
     const DIALECT: Dialect = sql::DIALECT;
 
     async fn acquire(pool: &Self::Pool) -> Result<Self::Lent, StoreError> {
@@ -225,15 +227,15 @@ impl Statements for Sqlite {
         drift::describe(on).await
     }
 
-    async fn describe_fresh(_on: &mut On<'_, Sqlite>) -> QueryResult<Vec<Fact>> {
-        drift::describe_fresh().await
+    async fn describe_fresh(on: &mut On<'_, Sqlite>) -> QueryResult<Vec<Fact>> {
+        drift::describe_fresh(on.names).await
     }
 
     async fn sequences(on: &mut On<'_, Sqlite>) -> QueryResult<Vec<Sequence>> {
         drift::sequences(on).await
     }
 
-    fn set_sequence(table: &str, highest: i64) -> String {
+    fn set_sequence(_names: &TableNames, table: &str, highest: i64) -> String {
         format!(
             "DELETE FROM sqlite_sequence WHERE name = '{table}'; \
              INSERT INTO sqlite_sequence (name, seq) VALUES ('{table}', {highest})"
@@ -339,7 +341,7 @@ impl Statements for Sqlite {
     /// In this process a statement costs next to nothing, and what is committed costs: the steps one by one are one transaction.
     const HAS_PULSE: bool = false;
 
-    async fn pulse(_: &mut Connection, _: Uuid, _: Duration) -> QueryResult<Vec<PulseRow>> {
+    async fn pulse(_: &mut On<'_, Sqlite>, _: Uuid, _: Duration) -> QueryResult<Vec<PulseRow>> {
         Ok(Vec::new())
     }
 
@@ -599,8 +601,8 @@ fn pairs(leases: &[Lease]) -> String {
     array(&leases.iter().map(|lease| format!("[{},{}]", lease.group, lease.epoch)).collect::<Vec<_>>())
 }
 
-fn boxed(query: String) -> BoxedSqlQuery<'static, diesel::sqlite::Sqlite, SqlQuery> {
-    sql_query(query).into_boxed()
+fn boxed(on: &On<'_, Sqlite>, query: String) -> BoxedSqlQuery<'static, diesel::sqlite::Sqlite, SqlQuery> {
+    on.query(query).into_boxed()
 }
 
 /// A new row as eleven parameters of a statement.
@@ -620,9 +622,9 @@ fn seconds(at: DateTime<Utc>) -> f64 {
     at.timestamp_micros() as f64 / 1e6
 }
 
-fn bound(query: Query) -> BoxedSqlQuery<'static, diesel::sqlite::Sqlite, SqlQuery> {
+fn bound(on: &On<'_, Sqlite>, query: Query) -> BoxedSqlQuery<'static, diesel::sqlite::Sqlite, SqlQuery> {
     let (text, values) = query.into_parts();
-    values.into_iter().fold(sql_query(text).into_boxed(), |query, value| match value {
+    values.into_iter().fold(on.query(text).into_boxed(), |query, value| match value {
         Value::Text(text) => query.bind::<Text, _>(text),
         Value::Bytes(bytes) => query.bind::<Binary, _>(bytes),
         Value::Number(number) => query.bind::<BigInt, _>(number),
