@@ -97,8 +97,9 @@ pub(crate) async fn run(args: Args, json: bool) -> Result<(), Failure> {
             create: false,
             // One that is away keeps no other one waiting.
             lazily: true,
+            names: args.databases.names(),
         };
-        let store = database::connect(url, how).await?.store();
+        let store = database::connect(url, &how).await?.store();
         let relay = OutboxRelay::builder(Arc::clone(&store), Arc::clone(&broker));
         relays.push(relay.name(args.name.clone()).database(name).settings(settings.clone()).build()?);
         stores.push(store);

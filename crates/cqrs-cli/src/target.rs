@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use cqrs::{Result, without_password};
+use cqrs_outbox_diesel::TableNames;
 
 use crate::database::{self, Connecting, Database};
 use crate::failure::Failure;
@@ -14,6 +15,36 @@ pub(crate) struct DatabaseArgs {
     /// The database of the outbox: postgres://user:password@host:port/database, mysql://.., sqlite://path/to/file
     #[arg(long, value_name = "URL", env = "CQRS_DATABASE_URL", hide_env_values = true)]
     pub(crate) database: String,
+
+    #[command(flatten)]
+    names: NameArgs,
+}
+
+impl DatabaseArgs {
+    /// How the tables are called.
+    pub(crate) fn names(&self) -> TableNames {
+        self.names.names()
+    }
+}
+
+/// How the outbox's tables are called, and where they are.
+#[derive(Debug, clap::Args)]
+pub(crate) struct NameArgs {
+    /// What the names of the outbox's tables begin with, in place of `cqrs_`
+    #[arg(long, value_name = "PREFIX", env = "CQRS_TABLE_PREFIX")]
+    table_prefix: Option<String>,
+
+    /// The schema of the outbox's tables; on MySQL another database. By default where the database looks first
+    #[arg(long, value_name = "NAME", env = "CQRS_SCHEMA")]
+    schema: Option<String>,
+}
+
+impl NameArgs {
+    /// How the tables are called.
+    pub(crate) fn names(&self) -> TableNames {
+        let names = self.table_prefix.iter().fold(TableNames::new(), TableNames::prefix);
+        self.schema.iter().fold(names, TableNames::schema)
+    }
 }
 
 /// The databases of a relay.
@@ -31,6 +62,9 @@ pub(crate) struct NamedDatabases {
         value_delimiter = '\n'
     )]
     databases: Vec<String>,
+
+    #[command(flatten)]
+    names: NameArgs,
 }
 
 /// A database, and the name by which people know it.
@@ -59,6 +93,11 @@ impl NamedDatabase {
 }
 
 impl NamedDatabases {
+    /// How the tables are called, in all of them.
+    pub(crate) fn names(&self) -> TableNames {
+        self.names.names()
+    }
+
     pub(crate) fn parse(&self) -> Result<Vec<NamedDatabase>, Failure> {
         // What is mounted from a file ends with a line break.
         let given = self.databases.iter().map(|text| text.trim()).filter(|text| !text.is_empty());
@@ -99,21 +138,27 @@ impl PatientDatabaseArgs {
 
     /// Connects, with few connections; makes a file of SQLite that is not there only if it is to.
     pub(crate) async fn connect(&self, create: bool) -> Result<Box<dyn Database>> {
-        let url = &self.database.database;
-        let how =
-            Connecting { connections: 2, notifications: false, keep_sent: false, create, lazily: false };
+        let (url, names) = (&self.database.database, self.database.names());
+        let how = Connecting {
+            connections: 2,
+            notifications: false,
+            keep_sent: false,
+            create,
+            lazily: false,
+            names,
+        };
         if !self.wait.0.is_zero()
-            && let Ok(connected) = tokio::time::timeout(self.wait.0, connect(url, how)).await
+            && let Ok(connected) = tokio::time::timeout(self.wait.0, connect(url, &how)).await
         {
             return connected;
         }
         // What is wrong after the wait is what is worth telling.
-        database::connect(url, how).await
+        database::connect(url, &how).await
     }
 }
 
 /// Connects, and while that fails for a reason that passes, tries again.
-async fn connect(url: &str, how: Connecting) -> Result<Box<dyn Database>> {
+async fn connect(url: &str, how: &Connecting) -> Result<Box<dyn Database>> {
     let mut wait = Duration::from_millis(250);
     loop {
         match database::connect(url, how).await {

@@ -14,6 +14,7 @@ use uuid::Uuid;
 use crate::backend::Backend;
 use crate::dead_letters::{DeadLetter, DeadLetterFilter, Page, time};
 use crate::error::store_error;
+use crate::on::On;
 use crate::outbox::{Outbox, commit};
 use crate::query::Query;
 use crate::retention::LONGEST;
@@ -309,7 +310,7 @@ impl<B: Backend> Outbox<B> {
     pub async fn requests(&self, filter: &RequestFilter, page: Page) -> Result<Vec<DeadLetterRequest>> {
         let query = filter.apply::<B>(Query::new(B::DIALECT.requests));
         let mut conn = self.lend().await.map_err(|error| self.failed(error))?;
-        let rows = B::requests(&mut conn, page.apply(query))
+        let rows = B::requests(&mut conn.on(), page.apply(query))
             .await
             .map_err(|error| self.failed(store_error(error)))?;
         conn.give_back();
@@ -333,7 +334,7 @@ impl<B: Backend> Outbox<B> {
         loop {
             let mut tx = self.begin_short().await.map_err(|error| self.failed(error))?;
             let (found, some) =
-                take_back::<B>(&mut tx, &open).await.map_err(|error| self.failed(store_error(error)))?;
+                take_back::<B>(&mut tx.on(), &open).await.map_err(|error| self.failed(store_error(error)))?;
             commit(tx).await.map_err(|error| self.failed(error))?;
             cancelled += some as u64;
             if found < ROWS_PER_INSERT {
@@ -412,7 +413,7 @@ impl<B: Backend> Outbox<B> {
                     insert = insert.bind(&**by);
                 }
             }
-            B::execute(&mut tx, insert).await.map_err(|error| self.failed(store_error(error)))?;
+            B::execute(&mut tx.on(), insert).await.map_err(|error| self.failed(store_error(error)))?;
         }
         tx.commit().await
     }
@@ -420,21 +421,18 @@ impl<B: Backend> Outbox<B> {
 
 /// Up to so many of the open requests that fit: how many there were, and how many of them were taken back. Looked for by the index of
 /// what is open, and locked afterwards, in the order in which others lock theirs.
-async fn take_back<B: Backend>(
-    conn: &mut B::Connection,
-    open: &RequestFilter,
-) -> QueryResult<(usize, usize)> {
+async fn take_back<B: Backend>(on: &mut On<'_, B>, open: &RequestFilter) -> QueryResult<(usize, usize)> {
     let found = open.apply::<B>(Query::new("SELECT id AS value FROM cqrs_outbox_request"));
     let found = found.then(" ORDER BY dead_id, id LIMIT ?").bind(limit(ROWS_PER_INSERT));
-    let found = B::numbers(conn, found).await?;
-    let locked = lock_requests::<B>(conn, &found, B::DIALECT.for_update).await?;
-    close::<B>(conn, &locked, RequestOutcome::Cancelled).await?;
+    let found = B::numbers(on, found).await?;
+    let locked = lock_requests::<B>(on, &found, B::DIALECT.for_update).await?;
+    close::<B>(on, &locked, RequestOutcome::Cancelled).await?;
     Ok((found.len(), locked.len()))
 }
 
 /// Those of these requests that are open, locked until the end of the transaction.
 async fn lock_requests<B: Backend>(
-    conn: &mut B::Connection,
+    on: &mut On<'_, B>,
     ids: &[i64],
     for_update: &str,
 ) -> QueryResult<Vec<i64>> {
@@ -445,11 +443,11 @@ async fn lock_requests<B: Backend>(
         .then(B::DIALECT.by_primary_key)
         .condition("done_at IS NULL AND id IN ", true)
         .list(ids);
-    B::numbers(conn, query.then(" ORDER BY id").then(for_update)).await
+    B::numbers(on, query.then(" ORDER BY id").then(for_update)).await
 }
 
 /// Those of these dead letters that are there and nobody else has locked.
-async fn lock_dead<B: Backend>(conn: &mut B::Connection, ids: &[i64]) -> QueryResult<HashSet<i64>> {
+async fn lock_dead<B: Backend>(on: &mut On<'_, B>, ids: &[i64]) -> QueryResult<HashSet<i64>> {
     if ids.is_empty() {
         return Ok(HashSet::new());
     }
@@ -459,7 +457,7 @@ async fn lock_dead<B: Backend>(conn: &mut B::Connection, ids: &[i64]) -> QueryRe
         .list(ids)
         .then(" ORDER BY id")
         .then(B::DIALECT.skip_locked);
-    Ok(B::numbers(conn, query).await?.into_iter().collect())
+    Ok(B::numbers(on, query).await?.into_iter().collect())
 }
 
 /// How many requests a heartbeat carries out: half of what took too long, and more again when that has gone well. Else what takes
@@ -547,23 +545,23 @@ pub(crate) const ARE_OPEN: &str = "SELECT count(*) AS value FROM ( \
 /// Carries out what is due for dead letters of these groups, as much of it as a heartbeat has time for; in a transaction that holds
 /// the rows of these groups' leases locked, and therefore waits for nobody.
 pub(crate) async fn carry_out<B: Backend>(
-    conn: &mut B::Connection,
+    on: &mut On<'_, B>,
     groups: &[i32],
     portion: &Portion,
 ) -> QueryResult<()> {
     let count = portion.begin();
     let clock = Query::new("SELECT ").then(B::DIALECT.clock).then(" AS value");
     // One time for all that follows.
-    let Some(now) = B::numbers(conn, clock).await?.first().copied() else { return Ok(()) };
+    let Some(now) = B::numbers(on, clock).await?.first().copied() else { return Ok(()) };
     let mut held = HashSet::new();
     for _ in 0..ROUNDS {
-        let due = due::<B>(conn, groups, now, count, held.clone()).await?;
+        let due = due::<B>(on, groups, now, count, held.clone()).await?;
         let before = held.len();
-        let chosen = choose::<B>(conn, due, &mut held).await?;
+        let chosen = choose::<B>(on, due, &mut held).await?;
         // Lanes that somebody holds up leave room for others, for it is asked again without them.
         if !chosen.is_empty() || held.len() == before {
             portion.try_for(chosen.replayed.len() + chosen.discarded.len());
-            return chosen.carry_out::<B>(conn).await;
+            return chosen.carry_out::<B>(on).await;
         }
     }
     Ok(())
@@ -586,39 +584,39 @@ impl Chosen {
         self.replayed.is_empty() && self.discarded.is_empty() && self.gone.is_empty()
     }
 
-    async fn carry_out<B: Backend>(self, conn: &mut B::Connection) -> QueryResult<()> {
+    async fn carry_out<B: Backend>(self, on: &mut On<'_, B>) -> QueryResult<()> {
         let about = |dead: &[i64]| -> Vec<i64> {
             let dead: HashSet<_> = dead.iter().collect();
             self.about.iter().filter(|(_, of)| dead.contains(of)).map(|(id, _)| *id).collect()
         };
         if !self.replayed.is_empty() {
-            B::replay(conn, &self.replayed).await?;
-            close::<B>(conn, &about(&self.replayed), RequestOutcome::Replayed).await?;
+            B::replay(on, &self.replayed).await?;
+            close::<B>(on, &about(&self.replayed), RequestOutcome::Replayed).await?;
         }
         if !self.discarded.is_empty() {
-            B::discard_dead(conn, &self.discarded).await?;
-            close::<B>(conn, &about(&self.discarded), RequestOutcome::Discarded).await?;
+            B::discard_dead(on, &self.discarded).await?;
+            close::<B>(on, &about(&self.discarded), RequestOutcome::Discarded).await?;
         }
-        close::<B>(conn, &self.gone, RequestOutcome::Gone).await
+        close::<B>(on, &self.gone, RequestOutcome::Gone).await
     }
 }
 
 /// What of this can be done now. What somebody else has locked, a request to take it back say, is left for a later heartbeat, and so
 /// is what is to be replayed behind it: its lane is held up.
 async fn choose<B: Backend>(
-    conn: &mut B::Connection,
+    on: &mut On<'_, B>,
     due: Vec<DueRequest>,
     held: &mut HashSet<Vec<u8>>,
 ) -> QueryResult<Chosen> {
     let dead: HashSet<i64> = due.iter().filter(|one| one.size.is_some()).map(|one| one.dead_id).collect();
     let dead: Vec<i64> = dead.into_iter().collect();
-    let about = about::<B>(conn, &dead).await?;
+    let about = about::<B>(on, &dead).await?;
     let mut ids: Vec<i64> = due.iter().chain(&about).map(|request| request.id).collect();
     ids.sort_unstable();
     ids.dedup();
-    let open = lock_requests::<B>(conn, &ids, B::DIALECT.skip_locked).await?;
+    let open = lock_requests::<B>(on, &ids, B::DIALECT.skip_locked).await?;
     let open: HashSet<i64> = open.into_iter().collect();
-    let there = lock_dead::<B>(conn, &dead).await?;
+    let there = lock_dead::<B>(on, &dead).await?;
     let about = about.into_iter().filter(|request| open.contains(&request.id));
     let about = about.map(|request| (request.id, request.dead_id)).collect();
     let mut chosen = Chosen { about, ..Chosen::default() };
@@ -659,7 +657,7 @@ async fn choose<B: Backend>(
 /// A page is read, and then what its lanes have to wait for: one statement for both would take the square of the time where
 /// the database plans badly, and the heartbeat has seconds. A lane that is held back is left out of the next pages.
 async fn due<B: Backend>(
-    conn: &mut B::Connection,
+    on: &mut On<'_, B>,
     groups: &[i32],
     now: i64,
     count: usize,
@@ -691,10 +689,10 @@ async fn due<B: Backend>(
                 .then(")")
         };
         let page = page.then(" ORDER BY r.dead_id, r.id LIMIT ?").bind(limit(count));
-        let page = B::due_requests(conn, page).await?;
+        let page = B::due_requests(on, page).await?;
         let is_last = page.len() < count;
         after = page.last().map_or(after, |request| request.dead_id);
-        let later = later::<B>(conn, &page, now).await?;
+        let later = later::<B>(on, &page, now).await?;
         for request in page {
             match request.lane.as_ref().and_then(|lane| later.get_key_value(lane)) {
                 Some((lane, later)) if later.holds_back(&request) => drop(held.insert(lane.clone())),
@@ -711,7 +709,7 @@ async fn due<B: Backend>(
 
 /// The lanes of these requests that have earlier ones that are not due yet.
 async fn later<B: Backend>(
-    conn: &mut B::Connection,
+    on: &mut On<'_, B>,
     page: &[DueRequest],
     now: i64,
 ) -> QueryResult<HashMap<Vec<u8>, Later>> {
@@ -731,12 +729,12 @@ async fn later<B: Backend>(
     .then(B::DIALECT.at)
     .bind(now)
     .then(") later GROUP BY lane");
-    let later = B::later(conn, query).await?;
+    let later = B::later(on, query).await?;
     Ok(later.into_iter().map(|later| (later.lane.clone(), later)).collect())
 }
 
 /// All that is asked for these dead letters, due or not; but not for others that had their ids before.
-async fn about<B: Backend>(conn: &mut B::Connection, dead: &[i64]) -> QueryResult<Vec<DueRequest>> {
+async fn about<B: Backend>(on: &mut On<'_, B>, dead: &[i64]) -> QueryResult<Vec<DueRequest>> {
     if dead.is_empty() {
         return Ok(Vec::new());
     }
@@ -747,14 +745,10 @@ async fn about<B: Backend>(conn: &mut B::Connection, dead: &[i64]) -> QueryResul
     .then(B::DIALECT.same_event)
     .condition("r.done_at IS NULL AND r.kind IN ('replay', 'discard') AND r.dead_id IN ", true)
     .list(dead);
-    B::due_requests(conn, query).await
+    B::due_requests(on, query).await
 }
 
-async fn close<B: Backend>(
-    conn: &mut B::Connection,
-    requests: &[i64],
-    outcome: RequestOutcome,
-) -> QueryResult<()> {
+async fn close<B: Backend>(on: &mut On<'_, B>, requests: &[i64], outcome: RequestOutcome) -> QueryResult<()> {
     if requests.is_empty() {
         return Ok(());
     }
@@ -765,7 +759,7 @@ async fn close<B: Backend>(
         .then(B::DIALECT.now)
         .condition("done_at IS NULL AND id IN ", true)
         .list(requests);
-    B::execute(conn, update).await.map(drop)
+    B::execute(on, update).await.map(drop)
 }
 
 /// A request, as it stands in the table: ids as bytes, times as RFC 3339.

@@ -115,7 +115,7 @@ impl<B: Backend> Outbox<B> {
         loop {
             let mut tx = self.begin_short().await?;
             let query = Query::new(statement).bind(seconds).bind(limit(chunk));
-            let some = B::execute(&mut tx, query).await.map_err(store_error)?;
+            let some = B::execute(&mut tx.on(), query).await.map_err(store_error)?;
             commit(tx).await?;
             purged += some as u64;
             if some < chunk {

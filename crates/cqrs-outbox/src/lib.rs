@@ -43,6 +43,7 @@
 pub mod engine;
 pub mod memory;
 mod meters;
+mod names;
 mod relay;
 mod relays;
 mod retention;

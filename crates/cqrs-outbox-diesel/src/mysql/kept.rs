@@ -1,6 +1,8 @@
 //! Statements that stay prepared on their connection: what an idle relay runs need not be prepared each time, as
 //! `diesel::sql_query` does, which costs two commands more.
 
+use std::borrow::Cow;
+
 use diesel::QueryResult;
 use diesel::mysql::Mysql;
 use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
@@ -9,7 +11,7 @@ use diesel::sql_types::{BigInt, Text, Untyped};
 /// A statement of a fixed text, with a parameter for each `?`.
 #[derive(Debug)]
 pub(super) struct Kept<'a, const N: usize> {
-    text: &'static str,
+    text: Cow<'static, str>,
     parameters: [Parameter<'a>; N],
 }
 
@@ -19,7 +21,10 @@ pub(super) enum Parameter<'a> {
     Number(i64),
 }
 
-pub(super) fn kept<'a, const N: usize>(text: &'static str, parameters: [Parameter<'a>; N]) -> Kept<'a, N> {
+pub(super) fn kept<'a, const N: usize>(
+    text: Cow<'static, str>,
+    parameters: [Parameter<'a>; N],
+) -> Kept<'a, N> {
     Kept { text, parameters }
 }
 

@@ -1,6 +1,8 @@
 //! Statements that stay prepared on their connection: what runs all the time need not be parsed each time.
 //! `diesel::sql_query` prepares anew with each call, which costs a round trip more.
 
+use std::borrow::Cow;
+
 use chrono::{DateTime, Utc};
 use diesel::QueryResult;
 use diesel::pg::Pg;
@@ -13,7 +15,7 @@ use uuid::Uuid;
 /// A statement of a fixed text, with its parameters.
 #[derive(Debug)]
 pub(super) struct Prepared<'a, const N: usize> {
-    text: &'static str,
+    text: Cow<'static, str>,
     parameters: [Parameter<'a>; N],
 }
 
@@ -41,7 +43,7 @@ pub(super) enum Parameter<'a> {
 
 /// `text` has `$1` to `$N`, in any order, each once or more.
 pub(super) fn prepared<'a, const N: usize>(
-    text: &'static str,
+    text: Cow<'static, str>,
     parameters: [Parameter<'a>; N],
 ) -> Prepared<'a, N> {
     Prepared { text, parameters }
