@@ -41,6 +41,7 @@
 pub mod engine;
 pub mod memory;
 mod meters;
+mod names;
 mod relay;
 mod row;
 mod settings;

@@ -51,6 +51,8 @@
 //!   transaction is rolled back: begin it anew.
 //! - **Waking.** A relay in the same process hears of the commit by `Outbox::wake`; one elsewhere, on PostgreSQL and with
 //!   `--notifications`, by `NOTIFY cqrs_outbox` *behind* the commit; else it finds the row with its next poll.
+//! - **Other names** than `cqrs_outbox`: [`inserts_into`] with the [`TableNames`] of the relay. Its `NOTIFY` is then
+//!   `NOTIFY "orders_outbox"`, or `NOTIFY "events.orders_outbox"` in a schema.
 //! - **Not covered** is what takes more than a row: a deduplication key, a version of the key, a time of delivery. An event
 //!   that asks for one is refused here. A row that waits for its time may be written by plain SQL to
 //!   `cqrs_outbox_scheduled`, which has these columns and `deliver_at`.
@@ -65,6 +67,8 @@ use cqrs_core::{
 };
 use serde_json::json;
 use uuid::Uuid;
+
+pub use crate::names::TableNames;
 
 /// The longest key, in bytes: an index on lanes must be able to hold it (PostgreSQL's hold about 2,700).
 pub const MAX_KEY_BYTES: usize = 2_000;
@@ -257,12 +261,34 @@ pub fn inserts(
     dialect: Dialect,
     records: impl IntoIterator<Item = OutboxRecord>,
 ) -> impl Iterator<Item = Insert> {
+    statements(TableNames::default(), dialect, records)
+}
+
+/// The same for tables of other names.
+///
+/// # Errors
+///
+/// [`ErrorKind::Configuration`]: this database cannot have such names.
+pub fn inserts_into(
+    names: &TableNames,
+    dialect: Dialect,
+    records: impl IntoIterator<Item = OutboxRecord>,
+) -> Result<impl Iterator<Item = Insert>> {
+    names.check(dialect)?;
+    Ok(statements(names.clone(), dialect, records))
+}
+
+fn statements(
+    names: TableNames,
+    dialect: Dialect,
+    records: impl IntoIterator<Item = OutboxRecord>,
+) -> impl Iterator<Item = Insert> {
     let mut records = records.into_iter();
     iter::from_fn(move || {
         let some = records.by_ref().take(ROWS_PER_INSERT);
         let values: Vec<Value> = some.flat_map(|record| record.into_values(dialect)).collect();
         let rows = values.len() / OutboxRecord::COLUMNS.len();
-        (rows > 0).then(|| Insert { sql: insert_sql(dialect, rows), values })
+        (rows > 0).then(|| Insert { sql: names.sql(dialect, insert_sql(dialect, rows)).into_owned(), values })
     })
 }
 
@@ -357,6 +383,18 @@ mod tests {
         let (kind, what) = refused(later);
         assert_eq!(kind, ErrorKind::NoTarget);
         assert!(what.contains("`room_closed`") && what.contains("Outbox::add"), "{what}");
+    }
+
+    #[test]
+    fn the_table_has_the_name_that_is_asked_for() {
+        let record = || [OutboxRecord::new(message("cqrs_outbox")).unwrap()];
+        let names = TableNames::new().prefix("orders_").schema("events");
+        let insert = inserts_into(&names, Dialect::MySql, record()).unwrap().next().unwrap();
+        assert!(insert.sql.starts_with("INSERT INTO `events`.orders_outbox (event_id, "), "{}", insert.sql);
+        assert!(
+            inserts(Dialect::MySql, record()).next().unwrap().sql.starts_with("INSERT INTO cqrs_outbox (")
+        );
+        assert!(inserts_into(&names, Dialect::Sqlite, record()).is_err());
     }
 
     #[test]
