@@ -10,7 +10,7 @@ use cqrs::{Error, ErrorKind, Result};
 use cqrs_outbox_diesel::migrations::{Migrated, Migration};
 use cqrs_outbox_diesel::{
     Asked, Asking, Backend, DeadLetter, DeadLetterDetails, DeadLetterFilter, DeadLetterRequest, Drift,
-    Outbox, OutboxStatus, Page, RequestFilter, RequestKind,
+    Outbox, OutboxStatus, Page, RequestFilter, RequestKind, TableNames,
 };
 use uuid::Uuid;
 
@@ -119,7 +119,7 @@ impl<B: Backend> Database for Outbox<B> {
 }
 
 /// How to connect.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Connecting {
     /// So many at most.
     pub(crate) connections: usize,
@@ -129,12 +129,14 @@ pub(crate) struct Connecting {
     pub(crate) keep_sent: bool,
     /// Whether to make a file of SQLite that is not there.
     pub(crate) create: bool,
+    /// How the tables are called.
+    pub(crate) names: TableNames,
 }
 
 /// Connects to the database of that URL.
 #[allow(unused_variables, reason = "some are for one database only, which may not be compiled in")]
-pub(crate) async fn connect(url: &str, how: Connecting) -> Result<Box<dyn Database>> {
-    let Connecting { connections, notifications, keep_sent, create } = how;
+pub(crate) async fn connect(url: &str, how: &Connecting) -> Result<Box<dyn Database>> {
+    let Connecting { connections, notifications, keep_sent, create, names } = how.clone();
     /// The builders are alike, and have no trait in common.
     #[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
     macro_rules! connect {
@@ -143,6 +145,7 @@ pub(crate) async fn connect(url: &str, how: Connecting) -> Result<Box<dyn Databa
                 Outbox::<cqrs_outbox_diesel::$backend>::builder(url)
                     .max_connections(connections)
                     .keep_sent(keep_sent)
+                    .tables(names)
                     $(.$setting($setting))?
                     .connect()
                     .await?,

@@ -86,9 +86,10 @@ pub(crate) async fn run(args: Args, json: bool) -> Result<(), Failure> {
         notifications: args.notifications,
         keep_sent: args.keep_sent || args.keep_sent_for.is_some(),
         create: false,
+        names: args.database.names(),
     };
     let database = tokio::select! {
-        database = connect(url, how) => database?,
+        database = connect(url, &how) => database?,
         () = stop.first() => return Ok(()),
     };
     let relay = OutboxRelay::builder(database.store(), Arc::clone(&broker))

@@ -199,7 +199,7 @@ impl<B: Backend> Outbox<B> {
         let query = page.apply(filter.apply::<B>(Query::new(B::DIALECT.dead_letters)));
         let mut conn = self.lend().await.map_err(|error| self.failed(error))?;
         let rows =
-            B::dead_letters(&mut conn, query).await.map_err(|error| self.failed(store_error(error)))?;
+            B::dead_letters(&mut conn.on(), query).await.map_err(|error| self.failed(store_error(error)))?;
         conn.give_back();
         rows.into_iter().map(DeadRow::into_letter).collect()
     }
@@ -216,7 +216,8 @@ impl<B: Backend> Outbox<B> {
     pub async fn count_dead_letters(&self, filter: &DeadLetterFilter) -> Result<u64> {
         let query = filter.apply::<B>(Query::new("SELECT count(*) AS value FROM cqrs_outbox_dead"));
         let mut conn = self.lend().await.map_err(|error| self.failed(error))?;
-        let counts = B::numbers(&mut conn, query).await.map_err(|error| self.failed(store_error(error)))?;
+        let counts =
+            B::numbers(&mut conn.on(), query).await.map_err(|error| self.failed(store_error(error)))?;
         conn.give_back();
         Ok(counts.first().and_then(|count| u64::try_from(*count).ok()).unwrap_or(0))
     }
@@ -235,7 +236,7 @@ impl<B: Backend> Outbox<B> {
         let filter = DeadLetterFilter::new().event_id(event_id);
         let query = filter.apply::<B>(Query::new(B::DIALECT.dead_letters_in_full));
         let mut conn = self.lend().await.map_err(|error| self.failed(error))?;
-        let row = B::dead_letter(&mut conn, Page::oldest_first().limit(1).apply(query))
+        let row = B::dead_letter(&mut conn.on(), Page::oldest_first().limit(1).apply(query))
             .await
             .map_err(|error| self.failed(store_error(error)))?;
         conn.give_back();

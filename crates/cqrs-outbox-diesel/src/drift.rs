@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use cqrs_core::Result;
+use cqrs_outbox::table::TableNames;
 use cqrs_outbox::{StoreError, StoreErrorKind};
 use diesel::result::Error as DieselError;
 use diesel::sql_types::{BigInt, Nullable, Text};
@@ -183,11 +184,13 @@ pub(crate) const GROUPS: &str = "\
 
 /// The groups as a fact. If they cannot be read, a column of that table is not what it should be, and told; unless this user may
 /// not read them.
-pub(crate) fn groups(read: QueryResult<Vec<FactRow>>) -> Vec<Fact> {
+pub(crate) fn groups(names: &TableNames, read: QueryResult<Vec<FactRow>>) -> Vec<Fact> {
     match read {
         Ok(rows) => rows.into_iter().map(Fact::from).collect(),
         #[cfg(any(feature = "postgres", feature = "mysql"))]
-        Err(error) if is_denied(&error) => vec![Fact::unseen("cqrs_outbox_group", Part::Groups)],
+        Err(error) if is_denied(&error) => {
+            vec![Fact::unseen(&names.unqualified("cqrs_outbox_group"), Part::Groups)]
+        }
         Err(_) => Vec::new(),
     }
 }
@@ -206,7 +209,7 @@ pub(crate) fn statements(sql: &str) -> impl Iterator<Item = String> {
 /// settings, are of any version.
 fn other_version(mut expected: Vec<Fact>, mut found: Vec<Fact>) -> Vec<Drift> {
     let is_part = |fact: &Fact| {
-        fact.table != META
+        !is_meta(&fact.table)
             && [Part::Table, Part::Column, Part::Index, Part::Constraint, Part::Sequence].contains(&fact.part)
     };
     expected.retain(is_part);
@@ -222,11 +225,16 @@ fn other_version(mut expected: Vec<Fact>, mut found: Vec<Fact>) -> Vec<Drift> {
 
 const META: &str = "cqrs_outbox_meta";
 
+/// Whatever the tables are called.
+fn is_meta(table: &str) -> bool {
+    table.ends_with("outbox_meta")
+}
+
 /// The row is missing that says of which version the tables are.
-fn meta_is_lost(is_table_there: bool) -> Option<Drift> {
+fn meta_is_lost(names: &TableNames, is_table_there: bool) -> Option<Drift> {
     is_table_there.then(|| Drift {
         kind: DriftKind::Missing,
-        object: format!("the content of `{META}`"),
+        object: format!("the content of `{}`", names.unqualified(META)),
         expected: Some(format!("one row, version {SCHEMA_VERSION}")),
         found: None,
         is_serious: true,
@@ -311,7 +319,7 @@ fn drift(table: &str, part: Part, name: &str, expected: Option<String>, found: O
         _ => true,
     };
     let advice = match part {
-        Part::Table if found.is_none() && table == META => META_ADVICE,
+        Part::Table if found.is_none() && is_meta(table) => META_ADVICE,
         Part::Table if found.is_none() => {
             "Restore it, or make it with its statements in `cqrs outbox migrate --print`"
         }
@@ -386,7 +394,7 @@ pub struct Sequence {
 }
 
 /// A sequence that is going to give ids that are in use.
-fn behind<B: Backend>(sequence: &Sequence) -> Option<Drift> {
+fn behind<B: Backend>(names: &TableNames, sequence: &Sequence) -> Option<Drift> {
     let Sequence { of_table, last, highest } = sequence;
     let Some(last) = last else {
         let object = format!("whether the sequence of `{of_table}.id` stands behind ids that are in use");
@@ -396,7 +404,7 @@ fn behind<B: Backend>(sequence: &Sequence) -> Option<Drift> {
         format!(
             "New events get ids that others have, so their keys lose their order, and on PostgreSQL writers fail where such a row \
              waits: `{}`",
-            B::set_sequence(of_table, *highest)
+            B::set_sequence(names, of_table, *highest)
         )
     };
     (highest > last).then(|| Drift {
@@ -441,8 +449,8 @@ impl<B: Backend> Outbox<B> {
         // It is closed at the end, and so never lent again: it has temporary tables, which hide the others.
         let mut conn = Tx::new(self.acquire().await?, self.clone(), None);
         let (mut unread, mut is_lost) = (None, false);
-        match B::schema_version(&mut conn).await {
-            Ok(None) if !B::has_tables(&mut conn).await.map_err(store_error)? => {
+        match B::schema_version(&mut conn.on()).await {
+            Ok(None) if !B::has_tables(&mut conn.on()).await.map_err(store_error)? => {
                 return Err(StoreError::new(StoreErrorKind::Schema, MIGRATE));
             }
             Ok(None) => is_lost = true,
@@ -457,20 +465,21 @@ impl<B: Backend> Outbox<B> {
             // What keeps it from being read is found below, if anything can be.
             Err(error) => unread = Some(error),
         }
-        let found = B::describe(&mut conn).await.map_err(|error| store_error(unread.unwrap_or(error)))?;
+        let found =
+            B::describe(&mut conn.on()).await.map_err(|error| store_error(unread.unwrap_or(error)))?;
         // If it fails, a table or a column is not what it should be, and told.
-        let sequences = match B::sequences(&mut conn).await {
-            Ok(sequences) => sequences.iter().filter_map(behind::<B>).collect(),
+        let sequences = match B::sequences(&mut conn.on()).await {
+            Ok(sequences) => sequences.iter().filter_map(|one| behind::<B>(self.tables(), one)).collect(),
             Err(error) if is_denied(&error) => {
                 let object = "whether sequences stand behind ids that are in use".to_owned();
                 vec![unseen(object, "SELECT on all tables of the outbox and their sequences")]
             }
             Err(_) => Vec::new(),
         };
-        let expected = B::describe_fresh(&mut conn).await.map_err(not_described)?;
-        let has_meta = found.iter().any(|fact| fact.table == META);
+        let expected = B::describe_fresh(&mut conn.on()).await.map_err(not_described)?;
+        let has_meta = found.iter().any(|fact| is_meta(&fact.table));
         let mut drifts = compare(expected, found);
-        drifts.extend(meta_is_lost(is_lost && has_meta));
+        drifts.extend(meta_is_lost(self.tables(), is_lost && has_meta));
         drifts.extend(sequences);
         Ok(drifts)
     }
@@ -485,8 +494,8 @@ impl<B: Backend> Outbox<B> {
     pub(crate) async fn are_of_this_version(&self) -> Result<bool, StoreError> {
         // It is closed at the end, as above.
         let mut conn = Tx::new(self.acquire().await?, self.clone(), None);
-        let found = B::describe(&mut conn).await.map_err(store_error)?;
-        let expected = B::describe_fresh(&mut conn).await.map_err(not_described)?;
+        let found = B::describe(&mut conn.on()).await.map_err(store_error)?;
+        let expected = B::describe_fresh(&mut conn.on()).await.map_err(not_described)?;
         let differences = other_version(expected, found);
         let is_table =
             |drift: &Drift| drift.kind == DriftKind::Missing && drift.object.starts_with("the table ");
@@ -495,8 +504,9 @@ impl<B: Backend> Outbox<B> {
             None => Ok(missing.is_empty()),
             Some(first) => {
                 let what = format!(
-                    "the outbox's tables do not say of which version they are: the row of `{META}` is lost. And they are not as those \
+                    "the outbox's tables do not say of which version they are: the row of `{}` is lost. And they are not as those \
                      of version {SCHEMA_VERSION}: {} of them: {first}. Mend that first, or restore the row, if you know which it was",
+                    self.tables().unqualified(META),
                     differences.len()
                 );
                 Err(StoreError::new(StoreErrorKind::Schema, what))

@@ -20,6 +20,13 @@ pub(crate) fn store_error(error: DieselError) -> StoreError {
     if is_missing_table(&error) {
         return StoreError::new(StoreErrorKind::Schema, MIGRATE).with_source(error);
     }
+    if is_missing_schema(&error) {
+        let what = format!(
+            "the schema of the outbox's tables is missing: {error}: create it (`CREATE SCHEMA`, as the user who is to have it), and run \
+             `cqrs outbox migrate`"
+        );
+        return StoreError::new(StoreErrorKind::Schema, what).with_source(error);
+    }
     if error.to_string().contains("BINLOG_FORMAT = STATEMENT") {
         return StoreError::new(StoreErrorKind::Configuration, BINARY_LOG).with_source(error);
     }
@@ -95,10 +102,19 @@ pub(crate) fn is_denied(error: &DieselError) -> bool {
         || info.message().starts_with("Access denied for user")
 }
 
+/// 3F000, and 1049.
+pub(crate) fn is_missing_schema(error: &DieselError) -> bool {
+    let DieselError::DatabaseError(_, info) = error else { return false };
+    let message = info.message();
+    message.starts_with("schema \"") && message.ends_with("does not exist")
+        || message.starts_with("Unknown database '")
+}
+
 pub(crate) fn is_missing_table(error: &DieselError) -> bool {
     let DieselError::DatabaseError(_, info) = error else { return false };
     let message = info.message();
-    let ours = message.contains("cqrs_outbox") || message.contains("cqrs_inbox");
+    // The part of the names that is always there.
+    let ours = message.contains("outbox") || message.contains("inbox");
     ours && (message.contains("does not exist")
         || message.contains("doesn't exist")
         || message.contains("no such table"))
@@ -138,6 +154,9 @@ mod tests {
             ("Driver error: `Connection to the server is closed.'", Unavailable),
             ("Input/output error: Input/output error: Broken pipe (os error 32)", Unavailable),
             ("relation \"cqrs_outbox\" does not exist", Schema),
+            ("relation \"events.orders_inbox\" does not exist", Schema),
+            ("schema \"events\" does not exist", Schema),
+            ("Unknown database 'events'", Schema),
             ("no such table: cqrs_outbox", Schema),
             ("Table 'shop.cqrs_outbox' doesn't exist", Schema),
             ("Table 'shop.rooms' doesn't exist", Other),

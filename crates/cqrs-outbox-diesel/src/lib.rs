@@ -19,6 +19,7 @@ mod mysql;
 mod network;
 #[cfg(any(feature = "mysql", feature = "sqlite"))]
 mod new_rows;
+mod on;
 mod outbox;
 #[cfg(feature = "postgres")]
 mod postgres;
@@ -38,7 +39,8 @@ mod writing;
 #[doc = include_str!("../TABLES.md")]
 pub mod tables {}
 
-/// The tables as SQL, oldest step first: print it, or run [`Outbox::migrate`].
+/// The tables as SQL, oldest step first: print it ([`Migration::with_names`](migrations::Migration::with_names) for other names), or run
+/// [`Outbox::migrate`].
 pub mod migrations {
     #[cfg(feature = "mysql")]
     pub use crate::migration::MYSQL;
@@ -50,6 +52,7 @@ pub mod migrations {
 }
 
 pub use backend::Backend;
+pub use cqrs_outbox::table::TableNames;
 pub use dead_letters::{DeadLetter, DeadLetterDetails, DeadLetterFilter, Page, Refusal};
 pub use drift::{Drift, DriftKind};
 #[cfg(feature = "mysql")]

@@ -5,6 +5,9 @@
 
 use std::fmt;
 
+use cqrs_core::Result;
+use cqrs_outbox::table::{Dialect, TableNames};
+
 /// The version of the tables that this library writes.
 pub(crate) const SCHEMA_VERSION: i32 = 1;
 
@@ -17,8 +20,22 @@ pub struct Migration {
     pub min_reader_version: i32,
     /// What it is about.
     pub name: &'static str,
-    /// The statements.
+    /// Whose SQL it is.
+    pub dialect: Dialect,
+    /// The statements, with the default names.
     pub sql: &'static str,
+}
+
+impl Migration {
+    /// As [`Display`](fmt::Display) shows it, with other names.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Configuration`](cqrs_core::ErrorKind::Configuration): this database cannot have such names.
+    pub fn with_names(&self, names: &TableNames) -> Result<String> {
+        names.check(self.dialect)?;
+        Ok(names.sql(self.dialect, self.to_string()).into_owned())
+    }
 }
 
 impl fmt::Display for Migration {
@@ -48,6 +65,7 @@ pub const POSTGRES: &[Migration] = &[Migration {
     version: 1,
     min_reader_version: 1,
     name: "outbox and inbox",
+    dialect: Dialect::Postgres,
     sql: include_str!("../migrations/postgres/0001_outbox_and_inbox.sql"),
 }];
 
@@ -57,6 +75,7 @@ pub const MYSQL: &[Migration] = &[Migration {
     version: 1,
     min_reader_version: 1,
     name: "outbox and inbox",
+    dialect: Dialect::MySql,
     sql: include_str!("../migrations/mysql/0001_outbox_and_inbox.sql"),
 }];
 
@@ -66,5 +85,6 @@ pub const SQLITE: &[Migration] = &[Migration {
     version: 1,
     min_reader_version: 1,
     name: "outbox and inbox",
+    dialect: Dialect::Sqlite,
     sql: include_str!("../migrations/sqlite/0001_outbox_and_inbox.sql"),
 }];

@@ -1,6 +1,8 @@
 //! New rows of the outbox as one statement of MySQL or SQLite. Where they are few, as they are most of the time, it stays
 //! prepared on its connection: `diesel::sql_query` prepares anew with each call, which costs a round trip more.
 
+use std::borrow::Cow;
+
 use cqrs_outbox::table::{Dialect, OutboxRecord, Value};
 use diesel::QueryResult;
 use diesel::backend::{Backend, DieselReserveSpecialization};
@@ -13,13 +15,13 @@ const FEW: usize = 16;
 
 #[derive(Debug)]
 pub(crate) struct NewRows {
-    insert: &'static str,
+    insert: Cow<'static, str>,
     rows: Vec<[Value; OutboxRecord::COLUMNS.len()]>,
 }
 
 impl NewRows {
     /// `insert` ends with `VALUES`.
-    pub(crate) fn new(insert: &'static str, rows: Vec<OutboxRecord>, dialect: Dialect) -> Self {
+    pub(crate) fn new(insert: Cow<'static, str>, rows: Vec<OutboxRecord>, dialect: Dialect) -> Self {
         Self { insert, rows: rows.into_iter().map(|row| row.into_values(dialect)).collect() }
     }
 }
@@ -35,7 +37,7 @@ where
         if self.rows.len() > FEW {
             out.unsafe_to_cache_prepared();
         }
-        out.push_sql(self.insert);
+        out.push_sql(&self.insert);
         for (nth, row) in self.rows.iter().enumerate() {
             out.push_sql(if nth == 0 { "(" } else { ", (" });
             for (nth, value) in row.iter().enumerate() {

@@ -12,6 +12,7 @@ use cqrs_core::{
     Added, BeginTransaction, Correlation, Encoder, Error, IntoMessage, MessageId, Outgoing, Result,
     Transaction,
 };
+use cqrs_outbox::table::TableNames;
 use cqrs_outbox::{StoreError, StoreErrorKind};
 use diesel::QueryResult;
 use diesel_async::SimpleAsyncConnection;
@@ -20,8 +21,9 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use crate::backend::Backend;
-use crate::error::{META_LOST, MIGRATE, is_denied, store_error};
+use crate::error::{META_LOST, MIGRATE, is_denied, is_missing_schema, store_error};
 use crate::migration::{Migrated, Migration, SCHEMA_VERSION};
+use crate::on::On;
 use crate::query::Query;
 use crate::status::OutboxStatus;
 use crate::tx::Tx;
@@ -45,6 +47,7 @@ struct Shared<B: Backend> {
     changed: Notify,
     elsewhere: Option<Arc<dyn Elsewhere>>,
     memory: B::Memory,
+    names: TableNames,
     keep_sent: bool,
 }
 
@@ -63,11 +66,24 @@ impl<B: Backend> Outbox<B> {
         pool: B::Pool,
         writers: Option<Arc<Semaphore>>,
         elsewhere: Option<Arc<dyn Elsewhere>>,
+        names: TableNames,
         keep_sent: bool,
     ) -> Self {
+        // Of several in one database, errors say which.
+        let place = if names == TableNames::new() { place } else { format!("{place} ({names})") };
         let (encoder, changed, memory) = (Encoder::default(), Notify::new(), B::Memory::default());
         Self {
-            shared: Arc::new(Shared { place, pool, writers, encoder, changed, elsewhere, memory, keep_sent }),
+            shared: Arc::new(Shared {
+                place,
+                pool,
+                writers,
+                encoder,
+                changed,
+                elsewhere,
+                memory,
+                names,
+                keep_sent,
+            }),
         }
     }
 
@@ -83,6 +99,7 @@ impl<B: Backend> Outbox<B> {
             changed: Notify::new(),
             elsewhere: self.shared.elsewhere.clone(),
             memory: B::Memory::default(),
+            names: self.shared.names.clone(),
             keep_sent: self.shared.keep_sent,
         };
         Self { shared: Arc::new(shared) }
@@ -121,7 +138,7 @@ impl<B: Backend> Outbox<B> {
         events: impl IntoIterator<Item = E, IntoIter: Send> + Send,
     ) -> Result<Added> {
         let events = self.encode_all(events, &Correlation::default())?;
-        write::<B>(conn, events).await.map_err(|error| match error {
+        write::<B>(&mut On::new(conn, self.tables()), events).await.map_err(|error| match error {
             NotWritten::Refused(error) => error,
             NotWritten::Database(error) => self.failed(store_error(error)),
         })
@@ -217,23 +234,23 @@ impl<B: Backend> Outbox<B> {
 
     async fn try_migrate(&self) -> Result<Migrated, StoreError> {
         let mut tx = self.begin_migration().await?;
-        let mut version = B::schema_version(&mut tx).await.map_err(store_error)?;
+        let mut version = B::schema_version(&mut tx.on()).await.map_err(store_error)?;
         let mut restored = false;
-        if version.is_none() && B::has_tables(&mut tx).await.map_err(store_error)? {
+        if version.is_none() && B::has_tables(&mut tx.on()).await.map_err(store_error)? {
             // Nobody is migrating: what says so was lost. To look at the tables takes a connection of its own, and there may be only one.
-            B::end_migration(&mut tx).await.map_err(store_error)?;
+            B::end_migration(&mut tx.on()).await.map_err(store_error)?;
             tx.give_back();
             let is_all_there = self.are_of_this_version().await?;
             tx = self.begin_migration().await?;
-            version = B::schema_version(&mut tx).await.map_err(store_error)?;
+            version = B::schema_version(&mut tx.on()).await.map_err(store_error)?;
             if version.is_none() && is_all_there {
-                version = restore_meta::<B>(&mut tx).await.map_err(store_error)?;
+                version = restore_meta::<B>(&mut tx.on()).await.map_err(store_error)?;
                 restored = version.is_some();
             }
         }
         readable(version.unwrap_or((0, 0)))?;
         if version.is_some() {
-            B::check_tables(&mut tx).await.map_err(|error| {
+            B::check_tables(&mut tx.on()).await.map_err(|error| {
                 let what = format!(
                     "some of the outbox's tables are there and others are not: {error}; restore what is missing, or drop \
                      what is left (in `cqrs outbox migrate --print` are the names) and migrate again"
@@ -244,8 +261,9 @@ impl<B: Backend> Outbox<B> {
         let pending = |migration: &&Migration| version.is_none_or(|(version, _)| migration.version > version);
         for migration in B::MIGRATIONS.iter().filter(pending) {
             tracing::info!(version = migration.version, name = migration.name, "migrating the outbox");
-            tx.batch_execute(migration.sql).await.map_err(|error| {
-                if is_denied(&error) {
+            let sql = tx.on().sql(migration.sql);
+            tx.batch_execute(&sql).await.map_err(|error| {
+                if is_denied(&error) || is_missing_schema(&error) {
                     return store_error(error);
                 }
                 let what = format!(
@@ -254,11 +272,11 @@ impl<B: Backend> Outbox<B> {
                 );
                 StoreError::new(StoreErrorKind::Schema, what).with_source(error)
             })?;
-            B::set_schema_version(&mut tx, migration.version, migration.min_reader_version)
+            B::set_schema_version(&mut tx.on(), migration.version, migration.min_reader_version)
                 .await
                 .map_err(store_error)?;
         }
-        B::end_migration(&mut tx).await.map_err(store_error)?;
+        B::end_migration(&mut tx.on()).await.map_err(store_error)?;
         tx.give_back();
         let from = version.map(|(version, _)| version);
         Ok(Migrated { from, to: from.unwrap_or(0).max(SCHEMA_VERSION), restored })
@@ -267,7 +285,7 @@ impl<B: Backend> Outbox<B> {
     async fn begin_migration(&self) -> Result<Tx<B>, StoreError> {
         let permit = self.may_write().await?;
         let mut tx = Tx::new(self.acquire().await?, self.clone(), permit);
-        B::begin_migration(&mut tx).await.map_err(store_error)?;
+        B::begin_migration(&mut tx.on()).await.map_err(store_error)?;
         Ok(tx)
     }
 
@@ -286,7 +304,7 @@ impl<B: Backend> Outbox<B> {
 
     pub(crate) async fn try_check_schema(&self) -> Result<(), StoreError> {
         let mut conn = self.lend().await?;
-        check_versions::<B>(&mut conn).await?;
+        check_versions::<B>(&mut conn.on()).await?;
         conn.give_back();
         Ok(())
     }
@@ -309,8 +327,8 @@ impl<B: Backend> Outbox<B> {
 
     async fn try_status(&self) -> Result<OutboxStatus, StoreError> {
         let mut conn = self.lend().await?;
-        check_versions::<B>(&mut conn).await?;
-        let row = B::status(&mut conn).await.map_err(store_error)?;
+        check_versions::<B>(&mut conn.on()).await?;
+        let row = B::status(&mut conn.on()).await.map_err(store_error)?;
         conn.give_back();
         row.into_status().map_err(|error| {
             let what = format!("the outbox's database gave a status that is not understood: {error}");
@@ -348,7 +366,7 @@ impl<B: Backend> Outbox<B> {
 
     async fn set_hold(&self, hold: bool) -> Result<()> {
         let mut tx = self.begin().await?;
-        B::set_hold(&mut tx, hold).await.map_err(|error| self.failed(store_error(error)))?;
+        B::set_hold(&mut tx.on(), hold).await.map_err(|error| self.failed(store_error(error)))?;
         tx.commit().await
     }
 
@@ -372,6 +390,11 @@ impl<B: Backend> Outbox<B> {
                 future::select(pin!(here), elsewhere.heard()).await;
             }
         }
+    }
+
+    /// How its tables are called.
+    pub fn tables(&self) -> &TableNames {
+        &self.shared.names
     }
 
     pub(crate) fn encode_all<E: IntoMessage>(
@@ -471,29 +494,31 @@ pub(crate) async fn give_up<B: Backend>(tx: Tx<B>) {
 
 /// Writes again what says of which version the tables are, by the end of the last migration. Whether relaying was on hold nobody knows
 /// any more; so it is, unless there was never anything to send.
-async fn restore_meta<B: Backend>(conn: &mut B::Connection) -> QueryResult<Option<(i32, i32)>> {
+async fn restore_meta<B: Backend>(on: &mut On<'_, B>) -> QueryResult<Option<(i32, i32)>> {
     let Some(last) = B::MIGRATIONS.last() else { return Ok(None) };
     let Some(at) = last.sql.find("cqrs_outbox_meta (") else { return Ok(None) };
     tracing::warn!(version = last.version, "the outbox's tables had lost their version: it is written again");
-    conn.batch_execute(&format!("CREATE TABLE IF NOT EXISTS {}", &last.sql[at..])).await?;
-    B::set_schema_version(conn, last.version, last.min_reader_version).await?;
+    let meta = on.sql(format!("CREATE TABLE IF NOT EXISTS {}", &last.sql[at..]));
+    on.conn.batch_execute(&meta).await?;
+    B::set_schema_version(on, last.version, last.min_reader_version).await?;
     let used = "SELECT (SELECT count(*) FROM cqrs_outbox_group WHERE epoch > 0) \
         + (SELECT count(*) FROM (SELECT 1 FROM cqrs_outbox LIMIT 1) waiting) AS value";
-    let is_used = B::numbers(conn, Query::new(used)).await?.iter().any(|count| *count > 0);
-    B::set_hold(conn, is_used).await?;
+    let is_used = B::numbers(on, Query::new(used)).await?.iter().any(|count| *count > 0);
+    B::set_hold(on, is_used).await?;
     Ok(Some((last.version, last.min_reader_version)))
 }
 
 /// Whether the tables are there and may be used.
-async fn check_versions<B: Backend>(conn: &mut B::Connection) -> Result<(), StoreError> {
-    match B::schema_version(conn).await.map_err(store_error)? {
+async fn check_versions<B: Backend>(on: &mut On<'_, B>) -> Result<(), StoreError> {
+    match B::schema_version(on).await.map_err(store_error)? {
         Some(version) => {
             readable(version)?;
-            B::check_tables(conn).await.map_err(store_error)
+            B::check_tables(on).await.map_err(store_error)
         }
         None => {
-            let has_tables = B::has_tables(conn).await.map_err(store_error)?;
-            Err(StoreError::new(StoreErrorKind::Schema, if has_tables { META_LOST } else { MIGRATE }))
+            let has_tables = B::has_tables(on).await.map_err(store_error)?;
+            let what = if has_tables { on.sql(META_LOST) } else { MIGRATE.into() };
+            Err(StoreError::new(StoreErrorKind::Schema, what))
         }
     }
 }
@@ -538,7 +563,10 @@ impl<B: Backend> BeginTransaction<B> for Outbox<B> {
 #[async_trait]
 impl<B: Backend> Inbox<B> for Outbox<B> {
     async fn admit(&self, tx: &mut Tx<B>, consumer: &str, id: &MessageId) -> Result<bool> {
-        B::admit(tx, consumer, id).await.map_err(|error| self.failed(store_error(error)))
+        // Of this one's names: the transaction may be another's.
+        B::admit(&mut On::new(&mut **tx, self.tables()), consumer, id)
+            .await
+            .map_err(|error| self.failed(store_error(error)))
     }
 }
 

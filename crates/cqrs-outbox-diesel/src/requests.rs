@@ -13,6 +13,7 @@ use uuid::Uuid;
 use crate::backend::Backend;
 use crate::dead_letters::{DeadLetter, DeadLetterFilter, Page, time};
 use crate::error::store_error;
+use crate::on::On;
 use crate::outbox::{Outbox, commit};
 use crate::query::Query;
 use crate::retention::LONGEST;
@@ -305,7 +306,7 @@ impl<B: Backend> Outbox<B> {
     pub async fn requests(&self, filter: &RequestFilter, page: Page) -> Result<Vec<DeadLetterRequest>> {
         let query = filter.apply::<B>(Query::new(B::DIALECT.requests));
         let mut conn = self.lend().await.map_err(|error| self.failed(error))?;
-        let rows = B::requests(&mut conn, page.apply(query))
+        let rows = B::requests(&mut conn.on(), page.apply(query))
             .await
             .map_err(|error| self.failed(store_error(error)))?;
         conn.give_back();
@@ -329,7 +330,7 @@ impl<B: Backend> Outbox<B> {
         loop {
             let mut tx = self.begin_short().await.map_err(|error| self.failed(error))?;
             let some =
-                take_back::<B>(&mut tx, &open).await.map_err(|error| self.failed(store_error(error)))?;
+                take_back::<B>(&mut tx.on(), &open).await.map_err(|error| self.failed(store_error(error)))?;
             commit(tx).await.map_err(|error| self.failed(error))?;
             cancelled += some as u64;
             if some < ROWS_PER_INSERT {
@@ -408,23 +409,23 @@ impl<B: Backend> Outbox<B> {
                     insert = insert.bind(&**by);
                 }
             }
-            B::execute(&mut tx, insert).await.map_err(|error| self.failed(store_error(error)))?;
+            B::execute(&mut tx.on(), insert).await.map_err(|error| self.failed(store_error(error)))?;
         }
         tx.commit().await
     }
 }
 
 /// Up to so many of the open requests that fit; how many. They are locked first, in the order in which heartbeats lock theirs.
-async fn take_back<B: Backend>(conn: &mut B::Connection, open: &RequestFilter) -> QueryResult<usize> {
+async fn take_back<B: Backend>(on: &mut On<'_, B>, open: &RequestFilter) -> QueryResult<usize> {
     let ids = open.apply::<B>(Query::new("SELECT id AS value FROM cqrs_outbox_request"));
     let ids = ids.then(" ORDER BY id LIMIT ?").bind(limit(ROWS_PER_INSERT)).then(B::DIALECT.for_update);
-    let ids = B::numbers(conn, ids).await?;
-    close::<B>(conn, &ids, RequestOutcome::Cancelled).await?;
+    let ids = B::numbers(on, ids).await?;
+    close::<B>(on, &ids, RequestOutcome::Cancelled).await?;
     Ok(ids.len())
 }
 
 /// Those of these requests that nobody has taken back, and nobody can any more until the end of the transaction.
-async fn still_open<B: Backend>(conn: &mut B::Connection, due: &[DueRequest]) -> QueryResult<HashSet<i64>> {
+async fn still_open<B: Backend>(on: &mut On<'_, B>, due: &[DueRequest]) -> QueryResult<HashSet<i64>> {
     if due.is_empty() {
         return Ok(HashSet::new());
     }
@@ -432,7 +433,7 @@ async fn still_open<B: Backend>(conn: &mut B::Connection, due: &[DueRequest]) ->
     let open =
         Query::new("SELECT id AS value FROM cqrs_outbox_request WHERE done_at IS NULL AND id IN ").list(&ids);
     let open = open.then(" ORDER BY id").then(B::DIALECT.for_update);
-    Ok(B::numbers(conn, open).await?.into_iter().collect())
+    Ok(B::numbers(on, open).await?.into_iter().collect())
 }
 
 /// A request that is due.
@@ -476,20 +477,20 @@ impl Later {
 
 /// Whether anything is asked for and not done, due or not. Sorted, for that leaves only the index of these to find it by: a planner
 /// that believes in many would look through all that are done.
-pub(crate) async fn are_open<B: Backend>(conn: &mut B::Connection) -> QueryResult<bool> {
+pub(crate) async fn are_open<B: Backend>(on: &mut On<'_, B>) -> QueryResult<bool> {
     let first = "SELECT count(*) AS value FROM ( \
         SELECT not_before FROM cqrs_outbox_request WHERE done_at IS NULL ORDER BY not_before LIMIT 1) first";
-    Ok(B::numbers(conn, Query::new(first)).await?.iter().any(|count| *count > 0))
+    Ok(B::numbers(on, Query::new(first)).await?.iter().any(|count| *count > 0))
 }
 
 /// Carries out what is due for dead letters of these groups, as much of it as a heartbeat has time for; in a transaction that holds
 /// the rows of these groups' leases locked.
-pub(crate) async fn carry_out<B: Backend>(conn: &mut B::Connection, groups: &[i32]) -> QueryResult<()> {
+pub(crate) async fn carry_out<B: Backend>(on: &mut On<'_, B>, groups: &[i32]) -> QueryResult<()> {
     let clock = Query::new("SELECT ").then(B::DIALECT.clock).then(" AS value");
     // One time for all that follows.
-    let Some(now) = B::numbers(conn, clock).await?.first().copied() else { return Ok(()) };
-    let due = due::<B>(conn, groups, now).await?;
-    let open = still_open::<B>(conn, &due).await?;
+    let Some(now) = B::numbers(on, clock).await?.first().copied() else { return Ok(()) };
+    let due = due::<B>(on, groups, now).await?;
+    let open = still_open::<B>(on, &due).await?;
     let (mut replayed, mut discarded, mut gone) = (Vec::new(), Vec::new(), Vec::new());
     let (mut seen, mut bytes) = (HashSet::new(), 0);
     for request in due.into_iter().filter(|request| open.contains(&request.id)) {
@@ -509,16 +510,16 @@ pub(crate) async fn carry_out<B: Backend>(conn: &mut B::Connection, groups: &[i3
         if request.is_replay() { &mut replayed } else { &mut discarded }.push(request.dead_id);
     }
     if !replayed.is_empty() {
-        B::replay(conn, &replayed).await?;
-        let about = open_requests::<B>(conn, &replayed).await?;
-        close::<B>(conn, &about, RequestOutcome::Replayed).await?;
+        B::replay(on, &replayed).await?;
+        let about = open_requests::<B>(on, &replayed).await?;
+        close::<B>(on, &about, RequestOutcome::Replayed).await?;
     }
     if !discarded.is_empty() {
-        B::discard_dead(conn, &discarded).await?;
-        let about = open_requests::<B>(conn, &discarded).await?;
-        close::<B>(conn, &about, RequestOutcome::Discarded).await?;
+        B::discard_dead(on, &discarded).await?;
+        let about = open_requests::<B>(on, &discarded).await?;
+        close::<B>(on, &about, RequestOutcome::Discarded).await?;
     }
-    close::<B>(conn, &gone, RequestOutcome::Gone).await
+    close::<B>(on, &gone, RequestOutcome::Gone).await
 }
 
 /// The first requests that are due and not held back, in the order of their dead letters: of dead letters of these groups. Those
@@ -526,7 +527,7 @@ pub(crate) async fn carry_out<B: Backend>(conn: &mut B::Connection, groups: &[i3
 ///
 /// A page is read, and then what its lanes have to wait for: one statement for both would take the square of the time where
 /// the database plans badly, and the heartbeat has seconds. A lane that is held back is left out of the next pages.
-async fn due<B: Backend>(conn: &mut B::Connection, groups: &[i32], now: i64) -> QueryResult<Vec<DueRequest>> {
+async fn due<B: Backend>(on: &mut On<'_, B>, groups: &[i32], now: i64) -> QueryResult<Vec<DueRequest>> {
     let groups: Vec<i64> = groups.iter().copied().map(i64::from).collect();
     let gone = if groups.contains(&0) { "(d.id IS NULL OR " } else { "(d.id IS NOT NULL AND " };
     let (mut due, mut after, mut held) = (Vec::new(), i64::MIN, HashSet::<Vec<u8>>::new());
@@ -553,10 +554,10 @@ async fn due<B: Backend>(conn: &mut B::Connection, groups: &[i32], now: i64) -> 
                 .then(")")
         };
         let page = page.then(" ORDER BY r.dead_id, r.id LIMIT ?").bind(limit(PER_HEARTBEAT));
-        let page = B::due_requests(conn, page).await?;
+        let page = B::due_requests(on, page).await?;
         let is_last = page.len() < PER_HEARTBEAT;
         after = page.last().map_or(after, |request| request.dead_id);
-        let later = later::<B>(conn, &page, now).await?;
+        let later = later::<B>(on, &page, now).await?;
         for request in page {
             match request.lane.as_ref().and_then(|lane| later.get_key_value(lane)) {
                 Some((lane, later)) if later.holds_back(&request) => drop(held.insert(lane.clone())),
@@ -573,7 +574,7 @@ async fn due<B: Backend>(conn: &mut B::Connection, groups: &[i32], now: i64) -> 
 
 /// The lanes of these requests that have earlier ones that are not due yet.
 async fn later<B: Backend>(
-    conn: &mut B::Connection,
+    on: &mut On<'_, B>,
     page: &[DueRequest],
     now: i64,
 ) -> QueryResult<HashMap<Vec<u8>, Later>> {
@@ -593,23 +594,19 @@ async fn later<B: Backend>(
     .then(B::DIALECT.at)
     .bind(now)
     .then(") later GROUP BY lane");
-    let later = B::later(conn, query).await?;
+    let later = B::later(on, query).await?;
     Ok(later.into_iter().map(|later| (later.lane.clone(), later)).collect())
 }
 
 /// All that is asked for these dead letters, due or not.
-async fn open_requests<B: Backend>(conn: &mut B::Connection, dead: &[i64]) -> QueryResult<Vec<i64>> {
+async fn open_requests<B: Backend>(on: &mut On<'_, B>, dead: &[i64]) -> QueryResult<Vec<i64>> {
     let query = Query::new("SELECT id AS value FROM cqrs_outbox_request")
         .condition("done_at IS NULL AND kind IN ('replay', 'discard') AND dead_id IN ", true)
         .list(dead);
-    B::numbers(conn, query).await
+    B::numbers(on, query).await
 }
 
-async fn close<B: Backend>(
-    conn: &mut B::Connection,
-    requests: &[i64],
-    outcome: RequestOutcome,
-) -> QueryResult<()> {
+async fn close<B: Backend>(on: &mut On<'_, B>, requests: &[i64], outcome: RequestOutcome) -> QueryResult<()> {
     if requests.is_empty() {
         return Ok(());
     }
@@ -618,7 +615,7 @@ async fn close<B: Backend>(
         .then(B::DIALECT.now)
         .condition("done_at IS NULL AND id IN ", true)
         .list(requests);
-    B::execute(conn, update).await.map(drop)
+    B::execute(on, update).await.map(drop)
 }
 
 /// A request, as it stands in the table: ids as bytes, times as RFC 3339.

@@ -106,7 +106,8 @@ impl<B: Backend> Outbox<B> {
         loop {
             let mut tx = self.begin_short().await.map_err(|error| self.failed(error))?;
             let query = Query::new(statement).bind(seconds).bind(limit(chunk));
-            let some = B::execute(&mut tx, query).await.map_err(|error| self.failed(store_error(error)))?;
+            let some =
+                B::execute(&mut tx.on(), query).await.map_err(|error| self.failed(store_error(error)))?;
             commit(tx).await.map_err(|error| self.failed(error))?;
             purged += some as u64;
             if some < chunk {

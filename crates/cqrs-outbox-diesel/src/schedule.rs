@@ -136,7 +136,7 @@ impl<B: Backend> Outbox<B> {
     /// Safe.
     pub async fn scheduled(&self, filter: &ScheduleFilter) -> Result<Vec<ScheduledEvent>> {
         let mut conn = self.lend().await.map_err(|error| self.failed(error))?;
-        let rows = B::scheduled(&mut conn, filter.query::<B>())
+        let rows = B::scheduled(&mut conn.on(), filter.query::<B>())
             .await
             .map_err(|error| self.failed(store_error(error)))?;
         conn.give_back();
@@ -156,7 +156,8 @@ impl<B: Backend> Outbox<B> {
     /// A dropped future leaves it open whether it was done.
     pub async fn cancel(&self, event_id: Uuid) -> Result<ScheduleChange> {
         let mut tx = self.begin_short().await.map_err(|error| self.failed(error))?;
-        let done = B::cancel(&mut tx, event_id).await.map_err(|error| self.failed(store_error(error)))?;
+        let done =
+            B::cancel(&mut tx.on(), event_id).await.map_err(|error| self.failed(store_error(error)))?;
         commit(tx).await.map_err(|error| self.failed(error))?;
         Ok(change(done))
     }
@@ -175,8 +176,9 @@ impl<B: Backend> Outbox<B> {
     pub async fn reschedule(&self, event_id: Uuid, at: DateTime<Utc>) -> Result<ScheduleChange> {
         Deliver::At(at).check()?;
         let mut tx = self.begin_short().await.map_err(|error| self.failed(error))?;
-        let done =
-            B::reschedule(&mut tx, event_id, at).await.map_err(|error| self.failed(store_error(error)))?;
+        let done = B::reschedule(&mut tx.on(), event_id, at)
+            .await
+            .map_err(|error| self.failed(store_error(error)))?;
         commit(tx).await.map_err(|error| self.failed(error))?;
         self.wake();
         Ok(change(done))
@@ -198,7 +200,7 @@ impl<B: Backend> Outbox<B> {
         loop {
             let mut tx = self.begin_short().await.map_err(|error| self.failed(error))?;
             let some =
-                B::purge_dedup(&mut tx, chunk).await.map_err(|error| self.failed(store_error(error)))?;
+                B::purge_dedup(&mut tx.on(), chunk).await.map_err(|error| self.failed(store_error(error)))?;
             commit(tx).await.map_err(|error| self.failed(error))?;
             purged += some as u64;
             if some < chunk {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use cqrs_core::MessageId;
-use cqrs_outbox::table::OutboxRecord;
+use cqrs_outbox::table::{self, OutboxRecord, TableNames};
 use cqrs_outbox::{Confirmed, GroupNo, Lane, Lease, ReadRequest, Rejection, RelayId, StoreError};
 use diesel::sql_types::{BigInt, Binary, Bool, Double, Integer, Nullable, Text};
 use diesel::{QueryResult, QueryableByName};
@@ -17,6 +17,7 @@ use uuid::Uuid;
 use crate::dead_letters::{DeadRow, FullDeadRow};
 use crate::drift::{Fact, Sequence};
 use crate::migration::Migration;
+use crate::on::On;
 use crate::query::{Dialect, Query};
 use crate::record::Record;
 use crate::requests::{DueRequest, Later, RequestRow};
@@ -40,6 +41,9 @@ pub trait Statements: Sized {
 
     /// Whether each statement of a migration commits, so that one may have ended anywhere.
     const DDL_COMMITS: bool = false;
+
+    /// Whose SQL it is.
+    const SQL: table::Dialect;
 
     /// How the parts of a [`Query`] are written.
     const DIALECT: Dialect;
@@ -79,38 +83,38 @@ pub trait Statements: Sized {
     // --- The tables.
 
     /// Begins to migrate, and keeps others from it.
-    fn begin_migration(conn: &mut Self::Conn) -> impl Future<Output = QueryResult<()>> + Send;
+    fn begin_migration(on: &mut On<'_, Self>) -> impl Future<Output = QueryResult<()>> + Send;
 
     /// Has migrated. A connection that is closed before lets others at it, too.
-    fn end_migration(conn: &mut Self::Conn) -> impl Future<Output = QueryResult<()>> + Send {
-        Self::commit(conn)
+    fn end_migration(on: &mut On<'_, Self>) -> impl Future<Output = QueryResult<()>> + Send {
+        Self::commit(on.conn)
     }
 
     /// The version of the tables and the oldest version that may read them; `None` if there are no tables, or not all.
-    fn schema_version(conn: &mut Self::Conn) -> impl Future<Output = QueryResult<Option<(i32, i32)>>> + Send;
+    fn schema_version(on: &mut On<'_, Self>) -> impl Future<Output = QueryResult<Option<(i32, i32)>>> + Send;
 
     /// Whether there is a hot table.
-    fn has_tables(conn: &mut Self::Conn) -> impl Future<Output = QueryResult<bool>> + Send;
+    fn has_tables(on: &mut On<'_, Self>) -> impl Future<Output = QueryResult<bool>> + Send;
 
     /// Fails if one of the tables of a relay is missing.
-    fn check_tables(conn: &mut Self::Conn) -> impl Future<Output = QueryResult<()>> + Send;
+    fn check_tables(on: &mut On<'_, Self>) -> impl Future<Output = QueryResult<()>> + Send;
 
     /// What the tables are like, part by part.
-    fn describe(conn: &mut Self::Conn) -> impl Future<Output = QueryResult<Vec<Fact>>> + Send;
+    fn describe(on: &mut On<'_, Self>) -> impl Future<Output = QueryResult<Vec<Fact>>> + Send;
 
     /// The same of tables as the migrations make them, apart from those in use. The connection cannot be used for anything
     /// else afterwards.
-    fn describe_fresh(conn: &mut Self::Conn) -> impl Future<Output = QueryResult<Vec<Fact>>> + Send;
+    fn describe_fresh(on: &mut On<'_, Self>) -> impl Future<Output = QueryResult<Vec<Fact>>> + Send;
 
     /// Where the sequences stand that may stand behind the ids that are in use.
-    fn sequences(conn: &mut Self::Conn) -> impl Future<Output = QueryResult<Vec<Sequence>>> + Send;
+    fn sequences(on: &mut On<'_, Self>) -> impl Future<Output = QueryResult<Vec<Sequence>>> + Send;
 
     /// The statement by which the sequence of a table's ids goes on above this one.
-    fn set_sequence(table: &str, highest: i64) -> String;
+    fn set_sequence(names: &TableNames, table: &str, highest: i64) -> String;
 
     /// Records the version of the tables.
     fn set_schema_version(
-        conn: &mut Self::Conn,
+        on: &mut On<'_, Self>,
         version: i32,
         min_reader_version: i32,
     ) -> impl Future<Output = QueryResult<()>> + Send;
@@ -118,63 +122,63 @@ pub trait Statements: Sized {
     // --- The application's side.
 
     /// Writes rows, in their order.
-    fn insert(conn: &mut Self::Conn, rows: Vec<OutboxRecord>)
+    fn insert(on: &mut On<'_, Self>, rows: Vec<OutboxRecord>)
     -> impl Future<Output = QueryResult<()>> + Send;
 
     /// Writes scheduled rows, each with its time, in their order.
     fn schedule(
-        conn: &mut Self::Conn,
+        on: &mut On<'_, Self>,
         rows: Vec<(OutboxRecord, DateTime<Utc>)>,
     ) -> impl Future<Output = QueryResult<()>> + Send;
 
     /// The database's clock.
-    fn now(conn: &mut Self::Conn) -> impl Future<Output = QueryResult<DateTime<Utc>>> + Send;
+    fn now(on: &mut On<'_, Self>) -> impl Future<Output = QueryResult<DateTime<Utc>>> + Send;
 
     /// Takes deduplication keys that nobody has, or whose window is over, and waits for those who are about to. They come
     /// in ascending order. Gives those that others have, with the id of their event.
     fn claim(
-        conn: &mut Self::Conn,
+        on: &mut On<'_, Self>,
         claims: &[Claim],
     ) -> impl Future<Output = QueryResult<HashMap<Vec<u8>, Uuid>>> + Send;
 
     /// Gives deduplication keys back that this transaction has taken.
     fn release_claims(
-        conn: &mut Self::Conn,
+        on: &mut On<'_, Self>,
         keys: &[Vec<u8>],
     ) -> impl Future<Output = QueryResult<()>> + Send;
 
     /// Removes up to so many deduplication keys whose window is over, but for those that somebody is about to take.
-    fn purge_dedup(conn: &mut Self::Conn, limit: usize) -> impl Future<Output = QueryResult<usize>> + Send;
+    fn purge_dedup(on: &mut On<'_, Self>, limit: usize) -> impl Future<Output = QueryResult<usize>> + Send;
 
     /// Locks the rows of the versions of these keys, which come in ascending order, and makes those that are not there.
     /// Gives the versions; a negative one is none.
     fn lock_versions(
-        conn: &mut Self::Conn,
+        on: &mut On<'_, Self>,
         keys: &[Vec<u8>],
     ) -> impl Future<Output = QueryResult<HashMap<Vec<u8>, i64>>> + Send;
 
     /// Sets the versions of keys whose rows this transaction has locked.
     fn set_versions(
-        conn: &mut Self::Conn,
+        on: &mut On<'_, Self>,
         versions: &[(Vec<u8>, i64)],
     ) -> impl Future<Output = QueryResult<()>> + Send;
 
     /// Keeps others that lock this key out until the end of the transaction.
-    fn lock_key(conn: &mut Self::Conn, key: &[u8]) -> impl Future<Output = QueryResult<()>> + Send;
+    fn lock_key(on: &mut On<'_, Self>, key: &[u8]) -> impl Future<Output = QueryResult<()>> + Send;
 
     /// Removes a scheduled row; `false` if there is none with this event.
-    fn cancel(conn: &mut Self::Conn, event_id: Uuid) -> impl Future<Output = QueryResult<bool>> + Send;
+    fn cancel(on: &mut On<'_, Self>, event_id: Uuid) -> impl Future<Output = QueryResult<bool>> + Send;
 
     /// Gives a scheduled row another time; `false` if there is none with this event.
     fn reschedule(
-        conn: &mut Self::Conn,
+        on: &mut On<'_, Self>,
         event_id: Uuid,
         at: DateTime<Utc>,
     ) -> impl Future<Output = QueryResult<bool>> + Send;
 
     /// Writes an inbox row; `false` if it is there already.
     fn admit(
-        conn: &mut Self::Conn,
+        on: &mut On<'_, Self>,
         consumer: &str,
         id: &MessageId,
     ) -> impl Future<Output = QueryResult<bool>> + Send;
@@ -183,65 +187,65 @@ pub trait Statements: Sized {
 
     /// The scheduled rows of a query.
     fn scheduled(
-        conn: &mut Self::Conn,
+        on: &mut On<'_, Self>,
         query: Query,
     ) -> impl Future<Output = QueryResult<Vec<ScheduledRecord>>> + Send;
 
     /// What waits, what is stuck and who is at work, as of one snapshot.
-    fn status(conn: &mut Self::Conn) -> impl Future<Output = QueryResult<StatusRow>> + Send;
+    fn status(on: &mut On<'_, Self>) -> impl Future<Output = QueryResult<StatusRow>> + Send;
 
     /// Says whether all relaying is on hold.
-    fn set_hold(conn: &mut Self::Conn, hold: bool) -> impl Future<Output = QueryResult<()>> + Send;
+    fn set_hold(on: &mut On<'_, Self>, hold: bool) -> impl Future<Output = QueryResult<()>> + Send;
 
     /// The dead letters of a query.
     fn dead_letters(
-        conn: &mut Self::Conn,
+        on: &mut On<'_, Self>,
         query: Query,
     ) -> impl Future<Output = QueryResult<Vec<DeadRow>>> + Send;
 
     /// The only dead letter of a query, in full.
     fn dead_letter(
-        conn: &mut Self::Conn,
+        on: &mut On<'_, Self>,
         query: Query,
     ) -> impl Future<Output = QueryResult<Option<FullDeadRow>>> + Send;
 
     /// The requests of a query.
     fn requests(
-        conn: &mut Self::Conn,
+        on: &mut On<'_, Self>,
         query: Query,
     ) -> impl Future<Output = QueryResult<Vec<RequestRow>>> + Send;
 
     /// The numbers of a query for one column of them, which is called `value`.
-    fn numbers(conn: &mut Self::Conn, query: Query) -> impl Future<Output = QueryResult<Vec<i64>>> + Send;
+    fn numbers(on: &mut On<'_, Self>, query: Query) -> impl Future<Output = QueryResult<Vec<i64>>> + Send;
 
     /// Runs a query; how many rows it changed.
-    fn execute(conn: &mut Self::Conn, query: Query) -> impl Future<Output = QueryResult<usize>> + Send;
+    fn execute(on: &mut On<'_, Self>, query: Query) -> impl Future<Output = QueryResult<usize>> + Send;
 
     // --- Leases.
 
     /// Records that the relay lives.
-    fn seen(conn: &mut Self::Conn, relay: &RelayId) -> impl Future<Output = QueryResult<()>> + Send;
+    fn seen(on: &mut On<'_, Self>, relay: &RelayId) -> impl Future<Output = QueryResult<()>> + Send;
 
     /// Forgets relays that were not seen for ten lease times, unless somebody else is at it.
-    fn forget_relays(conn: &mut Self::Conn, lease: Duration) -> impl Future<Output = QueryResult<()>> + Send;
+    fn forget_relays(on: &mut On<'_, Self>, lease: Duration) -> impl Future<Output = QueryResult<()>> + Send;
 
     /// Gives groups back that this relay still has with these epochs.
     fn release(
-        conn: &mut Self::Conn,
+        on: &mut On<'_, Self>,
         incarnation: Uuid,
         leases: &[Lease],
     ) -> impl Future<Output = QueryResult<()>> + Send;
 
     /// Renews the leases of this relay that have not expired.
     fn renew(
-        conn: &mut Self::Conn,
+        on: &mut On<'_, Self>,
         incarnation: Uuid,
         lease: Duration,
     ) -> impl Future<Output = QueryResult<()>> + Send;
 
     /// Takes up to so many groups that are free, without waiting for another relay that is at it.
     fn take(
-        conn: &mut Self::Conn,
+        on: &mut On<'_, Self>,
         relay: &RelayId,
         lease: Duration,
         count: usize,
@@ -249,122 +253,122 @@ pub trait Statements: Sized {
 
     /// The leases of this relay.
     fn leases(
-        conn: &mut Self::Conn,
+        on: &mut On<'_, Self>,
         incarnation: Uuid,
     ) -> impl Future<Output = QueryResult<Vec<LeaseRow>>> + Send;
 
     /// Records what this relay is sending with suspicion.
     fn record_suspects(
-        conn: &mut Self::Conn,
+        on: &mut On<'_, Self>,
         incarnation: Uuid,
         ids: Option<&str>,
     ) -> impl Future<Output = QueryResult<()>> + Send;
 
     /// Records which topics this relay has suspended.
     fn record_suspended(
-        conn: &mut Self::Conn,
+        on: &mut On<'_, Self>,
         incarnation: Uuid,
         topics: Option<&str>,
     ) -> impl Future<Output = QueryResult<()>> + Send;
 
     /// How many groups and relays there are, and whether relaying is on hold.
-    fn census(conn: &mut Self::Conn, lease: Duration) -> impl Future<Output = QueryResult<Census>> + Send;
+    fn census(on: &mut On<'_, Self>, lease: Duration) -> impl Future<Output = QueryResult<Census>> + Send;
 
     /// Locks a lease's row; `false` if it is no longer of this epoch.
-    fn fence(conn: &mut Self::Conn, lease: Lease) -> impl Future<Output = QueryResult<bool>> + Send;
+    fn fence(on: &mut On<'_, Self>, lease: Lease) -> impl Future<Output = QueryResult<bool>> + Send;
 
     /// The same of many leases: locks the rows of those that are still of their epoch, and gives their groups.
     fn fence_all(
-        conn: &mut Self::Conn,
+        on: &mut On<'_, Self>,
         leases: &[Lease],
     ) -> impl Future<Output = QueryResult<Vec<i32>>> + Send;
 
     /// Gives all groups of this relay back.
-    fn leave_groups(conn: &mut Self::Conn, incarnation: Uuid)
+    fn leave_groups(on: &mut On<'_, Self>, incarnation: Uuid)
     -> impl Future<Output = QueryResult<()>> + Send;
 
     /// Signs off.
-    fn sign_off(conn: &mut Self::Conn, incarnation: Uuid) -> impl Future<Output = QueryResult<()>> + Send;
+    fn sign_off(on: &mut On<'_, Self>, incarnation: Uuid) -> impl Future<Output = QueryResult<()>> + Send;
 
     // --- Requests; in a transaction that holds the rows of these groups' leases locked.
 
     /// The requests of a query that are due.
     fn due_requests(
-        conn: &mut Self::Conn,
+        on: &mut On<'_, Self>,
         query: Query,
     ) -> impl Future<Output = QueryResult<Vec<DueRequest>>> + Send;
 
     /// The lanes of a query that have requests for later.
-    fn later(conn: &mut Self::Conn, query: Query) -> impl Future<Output = QueryResult<Vec<Later>>> + Send;
+    fn later(on: &mut On<'_, Self>, query: Query) -> impl Future<Output = QueryResult<Vec<Later>>> + Send;
 
     /// These dead letters go back behind the gate of their lane.
-    fn replay(conn: &mut Self::Conn, dead: &[i64]) -> impl Future<Output = QueryResult<()>> + Send;
+    fn replay(on: &mut On<'_, Self>, dead: &[i64]) -> impl Future<Output = QueryResult<()>> + Send;
 
     /// These dead letters go; what waits behind them is due.
-    fn discard_dead(conn: &mut Self::Conn, dead: &[i64]) -> impl Future<Output = QueryResult<()>> + Send;
+    fn discard_dead(on: &mut On<'_, Self>, dead: &[i64]) -> impl Future<Output = QueryResult<()>> + Send;
 
     /// Opens the gates of these groups that are due and have nothing behind them.
-    fn sweep_gates(conn: &mut Self::Conn, groups: &[i32]) -> impl Future<Output = QueryResult<()>> + Send;
+    fn sweep_gates(on: &mut On<'_, Self>, groups: &[i32]) -> impl Future<Output = QueryResult<()>> + Send;
 
     // --- Rows.
 
     /// The rows that may be sent, as of one snapshot that begins after the call.
     fn read(
-        conn: &mut Self::Conn,
+        on: &mut On<'_, Self>,
         request: &ReadRequest,
         memory: &Self::Memory,
     ) -> impl Future<Output = QueryResult<Vec<Record>>> + Send;
 
     /// The first rows of the lanes whose gate is due.
     fn read_parked(
-        conn: &mut Self::Conn,
+        on: &mut On<'_, Self>,
         request: &ReadRequest,
     ) -> impl Future<Output = QueryResult<Vec<Record>>> + Send;
 
     /// Removes rows of the hot table; how many.
-    fn settle_hot(conn: &mut Self::Conn, ids: &[i64]) -> impl Future<Output = QueryResult<usize>> + Send;
+    fn settle_hot(on: &mut On<'_, Self>, ids: &[i64]) -> impl Future<Output = QueryResult<usize>> + Send;
 
     /// Removes rows that stand aside.
     fn settle_parked(
-        conn: &mut Self::Conn,
+        on: &mut On<'_, Self>,
         confirmed: &[&Confirmed],
     ) -> impl Future<Output = QueryResult<()>> + Send;
 
     /// Moves rows of the hot table to those that were sent, all or none; how many.
     fn keep_hot(
-        conn: &mut Self::Conn,
+        on: &mut On<'_, Self>,
         confirmed: &[&Confirmed],
     ) -> impl Future<Output = QueryResult<usize>> + Send;
 
     /// Moves rows that stand aside to those that were sent, all or none.
     fn keep_parked(
-        conn: &mut Self::Conn,
+        on: &mut On<'_, Self>,
         confirmed: &[&Confirmed],
     ) -> impl Future<Output = QueryResult<()>> + Send;
 
     // What moves keeps its id, unless a row has it where it goes to: then it gets a new one.
 
     /// Moves a row of the hot table aside, with its attempts and its error; `false` if it is not there.
-    fn park(conn: &mut Self::Conn, rejection: &Rejection) -> impl Future<Output = QueryResult<bool>> + Send;
+    fn park(on: &mut On<'_, Self>, rejection: &Rejection) -> impl Future<Output = QueryResult<bool>> + Send;
 
     /// Notes a refusal of a row that stands aside; `false` if it does not. Done twice, it is noted once.
     fn park_again(
-        conn: &mut Self::Conn,
+        on: &mut On<'_, Self>,
         rejection: &Rejection,
     ) -> impl Future<Output = QueryResult<bool>> + Send;
 
     /// Moves a row of the hot table to the dead letters; `false` if it is not there.
-    fn bury(conn: &mut Self::Conn, rejection: &Rejection) -> impl Future<Output = QueryResult<bool>> + Send;
+    fn bury(on: &mut On<'_, Self>, rejection: &Rejection) -> impl Future<Output = QueryResult<bool>> + Send;
 
     /// Moves a row that stands aside to the dead letters; `false` if it does not.
     fn bury_parked(
-        conn: &mut Self::Conn,
+        on: &mut On<'_, Self>,
         rejection: &Rejection,
     ) -> impl Future<Output = QueryResult<bool>> + Send;
 
     /// Moves rows of the hot table aside as they are, but for those of other lanes.
     fn set_aside(
-        conn: &mut Self::Conn,
+        on: &mut On<'_, Self>,
         lane: &Lane,
         ids: &[i64],
     ) -> impl Future<Output = QueryResult<()>> + Send;
@@ -373,48 +377,48 @@ pub trait Statements: Sized {
 
     /// Closes the gate of the lane of a row that was moved, for so long, or until someone acts.
     fn close_gate(
-        conn: &mut Self::Conn,
+        on: &mut On<'_, Self>,
         rejection: &Rejection,
         wait: Option<Duration>,
     ) -> impl Future<Output = QueryResult<()>> + Send;
 
     /// Whether the gate of a lane is closed.
-    fn is_gate_closed(conn: &mut Self::Conn, lane: &Lane) -> impl Future<Output = QueryResult<bool>> + Send;
+    fn is_gate_closed(on: &mut On<'_, Self>, lane: &Lane) -> impl Future<Output = QueryResult<bool>> + Send;
 
     /// Whether rows of a lane stand aside, or wait for what someone does about a dead letter.
-    fn gate_is_needed(conn: &mut Self::Conn, lane: &Lane) -> impl Future<Output = QueryResult<bool>> + Send;
+    fn gate_is_needed(on: &mut On<'_, Self>, lane: &Lane) -> impl Future<Output = QueryResult<bool>> + Send;
 
     /// Opens the gate of a lane.
-    fn open_gate(conn: &mut Self::Conn, lane: &Lane) -> impl Future<Output = QueryResult<()>> + Send;
+    fn open_gate(on: &mut On<'_, Self>, lane: &Lane) -> impl Future<Output = QueryResult<()>> + Send;
 
     // --- Scheduled rows.
 
     /// Seconds until the first one of these groups is due; negative if it is, `None` if there is none.
     fn next_due(
-        conn: &mut Self::Conn,
+        on: &mut On<'_, Self>,
         groups: &[i32],
     ) -> impl Future<Output = QueryResult<Option<f64>>> + Send;
 
     /// Locks the rows of leases that are still of their epoch, but for those that a heartbeat has locked: it never waits
     /// for one. Gives their groups.
     fn lock_leases(
-        conn: &mut Self::Conn,
+        on: &mut On<'_, Self>,
         leases: &[Lease],
     ) -> impl Future<Output = QueryResult<Vec<i32>>> + Send;
 
     /// The first ones of these groups, but not of these slots, that are due, in the order in which they are to go.
     fn due(
-        conn: &mut Self::Conn,
+        on: &mut On<'_, Self>,
         groups: &[i32],
         but: &[i32],
         limit: usize,
     ) -> impl Future<Output = QueryResult<Vec<Due>>> + Send;
 
     /// Locks those of these that are still there and still due, but for those that a writer has locked.
-    fn lock_due(conn: &mut Self::Conn, ids: &[i64]) -> impl Future<Output = QueryResult<Vec<i64>>> + Send;
+    fn lock_due(on: &mut On<'_, Self>, ids: &[i64]) -> impl Future<Output = QueryResult<Vec<i64>>> + Send;
 
     /// Moves these into the hot table, in the order of their time and id and under new ids.
-    fn move_due(conn: &mut Self::Conn, ids: &[i64]) -> impl Future<Output = QueryResult<()>> + Send;
+    fn move_due(on: &mut On<'_, Self>, ids: &[i64]) -> impl Future<Output = QueryResult<()>> + Send;
 }
 
 /// A deduplication key that somebody else has.

@@ -14,6 +14,7 @@ use tokio::time::timeout;
 
 use crate::backend::Backend;
 use crate::error::store_error;
+use crate::on::On;
 use crate::outbox::{Outbox, commit, give_up};
 use crate::requests::{are_open, carry_out};
 use crate::statements::{Due, LeaseRow, groups_of};
@@ -31,7 +32,7 @@ impl<B: Backend> OutboxStore for Outbox<B> {
 
     async fn heartbeat(&self, relay: &RelayId, heartbeat: &Heartbeat) -> Result<Ownership, StoreError> {
         let mut tx = self.begin_short().await?;
-        let ownership = beat::<B>(&mut tx, relay, heartbeat).await.map_err(store_error)?;
+        let ownership = beat::<B>(&mut tx.on(), relay, heartbeat).await.map_err(store_error)?;
         commit(tx).await?;
         // It costs no lease: that is renewed, and whoever waits for the answer has to hear of it in time.
         match timeout(CARRY_OUT, self.carry_out(&ownership.leases)).await {
@@ -48,14 +49,14 @@ impl<B: Backend> OutboxStore for Outbox<B> {
 
     async fn read(&self, request: &ReadRequest) -> Result<Vec<OutboxRow>, StoreError> {
         let mut conn = self.acquire_for_call().await?;
-        let rows = B::read(&mut conn, request, self.memory()).await.map_err(store_error)?;
+        let rows = B::read(&mut conn.on(), request, self.memory()).await.map_err(store_error)?;
         conn.give_back();
         Ok(rows.into_iter().map(|row| row.into_row(Place::Hot)).collect())
     }
 
     async fn read_parked(&self, request: &ReadRequest) -> Result<Vec<OutboxRow>, StoreError> {
         let mut conn = self.acquire_for_call().await?;
-        let rows = B::read_parked(&mut conn, request).await.map_err(store_error)?;
+        let rows = B::read_parked(&mut conn.on(), request).await.map_err(store_error)?;
         conn.give_back();
         Ok(rows.into_iter().map(|row| row.into_row(Place::Parked)).collect())
     }
@@ -66,12 +67,14 @@ impl<B: Backend> OutboxStore for Outbox<B> {
             confirmed.iter().partition(|confirmed| confirmed.place() == Place::Parked);
         let mut conn = self.acquire_for_write().await?;
         let keep = self.keeps_sent();
-        if !hot.is_empty() && settle_hot::<B>(&mut conn, &hot, keep).await.map_err(store_error)? < hot.len() {
+        if !hot.is_empty()
+            && settle_hot::<B>(&mut conn.on(), &hot, keep).await.map_err(store_error)? < hot.len()
+        {
             // Settled before, or moved aside by a call that this relay took for failed. Nothing moves the other way.
-            settle_parked::<B>(&mut conn, &hot, keep).await.map_err(store_error)?;
+            settle_parked::<B>(&mut conn.on(), &hot, keep).await.map_err(store_error)?;
         }
         if !parked.is_empty() {
-            settle_parked::<B>(&mut conn, &parked, keep).await.map_err(store_error)?;
+            settle_parked::<B>(&mut conn.on(), &parked, keep).await.map_err(store_error)?;
         }
         conn.give_back();
         Ok(())
@@ -81,7 +84,7 @@ impl<B: Backend> OutboxStore for Outbox<B> {
         let Some(mut tx) = self.begin_fenced(rejection.lease).await? else {
             return Ok(Fenced::LeaseLost);
         };
-        reject::<B>(&mut tx, rejection).await.map_err(store_error)?;
+        reject::<B>(&mut tx.on(), rejection).await.map_err(store_error)?;
         commit(tx).await?;
         Ok(Fenced::Done(()))
     }
@@ -90,11 +93,11 @@ impl<B: Backend> OutboxStore for Outbox<B> {
         let Some(mut tx) = self.begin_fenced(lease).await? else {
             return Ok(Fenced::LeaseLost);
         };
-        if !B::is_gate_closed(&mut tx, lane).await.map_err(store_error)? {
+        if !B::is_gate_closed(&mut tx.on(), lane).await.map_err(store_error)? {
             give_up(tx).await;
             return Ok(Fenced::Done(false));
         }
-        B::set_aside(&mut tx, lane, ids).await.map_err(store_error)?;
+        B::set_aside(&mut tx.on(), lane, ids).await.map_err(store_error)?;
         commit(tx).await?;
         Ok(Fenced::Done(true))
     }
@@ -103,11 +106,11 @@ impl<B: Backend> OutboxStore for Outbox<B> {
         let Some(mut tx) = self.begin_fenced(lease).await? else {
             return Ok(Fenced::LeaseLost);
         };
-        if B::gate_is_needed(&mut tx, lane).await.map_err(store_error)? {
+        if B::gate_is_needed(&mut tx.on(), lane).await.map_err(store_error)? {
             give_up(tx).await;
             return Ok(Fenced::Done(false));
         }
-        B::open_gate(&mut tx, lane).await.map_err(store_error)?;
+        B::open_gate(&mut tx.on(), lane).await.map_err(store_error)?;
         commit(tx).await?;
         Ok(Fenced::Done(true))
     }
@@ -115,13 +118,13 @@ impl<B: Backend> OutboxStore for Outbox<B> {
     /// As a rule nothing is due: then it is one statement.
     async fn promote(&self, leases: &[Lease], limit: usize) -> Result<Promoted, StoreError> {
         let mut conn = self.acquire_for_call().await?;
-        let wait = B::next_due(&mut conn, &groups_of(leases)).await.map_err(store_error)?;
+        let wait = B::next_due(&mut conn.on(), &groups_of(leases)).await.map_err(store_error)?;
         conn.give_back();
         if wait.is_none_or(|seconds| seconds > 0.0) {
             return Ok(Promoted { moved: 0, next_due: wait.map(seconds) });
         }
         let mut tx = self.begin_short().await?;
-        let promoted = promote::<B>(&mut tx, leases, limit).await.map_err(store_error)?;
+        let promoted = promote::<B>(&mut tx.on(), leases, limit).await.map_err(store_error)?;
         commit(tx).await?;
         Ok(promoted)
     }
@@ -130,7 +133,7 @@ impl<B: Backend> OutboxStore for Outbox<B> {
         let ids = ids.iter().map(i64::to_string).collect::<Vec<_>>().join(",");
         let mut conn = self.acquire_for_write().await?;
         let ids = Some(ids.as_str()).filter(|ids| !ids.is_empty());
-        B::record_suspects(&mut conn, relay.incarnation, ids).await.map_err(store_error)?;
+        B::record_suspects(&mut conn.on(), relay.incarnation, ids).await.map_err(store_error)?;
         conn.give_back();
         Ok(())
     }
@@ -140,15 +143,17 @@ impl<B: Backend> OutboxStore for Outbox<B> {
             topics.iter().map(|suspended| json!([suspended.topic, suspended.error])).collect();
         let topics = (!pairs.is_empty()).then(|| Value::from(pairs).to_string());
         let mut conn = self.acquire_for_write().await?;
-        B::record_suspended(&mut conn, relay.incarnation, topics.as_deref()).await.map_err(store_error)?;
+        B::record_suspended(&mut conn.on(), relay.incarnation, topics.as_deref())
+            .await
+            .map_err(store_error)?;
         conn.give_back();
         Ok(())
     }
 
     async fn leave(&self, relay: &RelayId) -> Result<(), StoreError> {
         let mut tx = self.begin_short().await?;
-        B::leave_groups(&mut tx, relay.incarnation).await.map_err(store_error)?;
-        B::sign_off(&mut tx, relay.incarnation).await.map_err(store_error)?;
+        B::leave_groups(&mut tx.on(), relay.incarnation).await.map_err(store_error)?;
+        B::sign_off(&mut tx.on(), relay.incarnation).await.map_err(store_error)?;
         commit(tx).await
     }
 
@@ -165,26 +170,26 @@ impl<B: Backend> Outbox<B> {
             return Ok(());
         }
         let mut conn = self.acquire_for_call().await?;
-        let is_open = are_open::<B>(&mut conn).await.map_err(store_error)?;
+        let is_open = are_open::<B>(&mut conn.on()).await.map_err(store_error)?;
         conn.give_back();
         if !is_open {
             return Ok(());
         }
         let mut tx = self.begin_short().await?;
-        let groups = B::fence_all(&mut tx, leases).await.map_err(store_error)?;
+        let groups = B::fence_all(&mut tx.on(), leases).await.map_err(store_error)?;
         if groups.is_empty() {
             give_up(tx).await;
             return Ok(());
         }
-        carry_out::<B>(&mut tx, &groups).await.map_err(store_error)?;
-        B::sweep_gates(&mut tx, &groups).await.map_err(store_error)?;
+        carry_out::<B>(&mut tx.on(), &groups).await.map_err(store_error)?;
+        B::sweep_gates(&mut tx.on(), &groups).await.map_err(store_error)?;
         commit(tx).await
     }
 
     /// A transaction that holds the row of a lease locked; `None` if the lease is no longer of this epoch.
     async fn begin_fenced(&self, lease: Lease) -> Result<Option<Tx<B>>, StoreError> {
         let mut tx = self.begin_short().await?;
-        if B::fence(&mut tx, lease).await.map_err(store_error)? {
+        if B::fence(&mut tx.on(), lease).await.map_err(store_error)? {
             return Ok(Some(tx));
         }
         give_up(tx).await;
@@ -197,44 +202,40 @@ fn ids(confirmed: &[&Confirmed]) -> Vec<i64> {
 }
 
 async fn settle_hot<B: Backend>(
-    conn: &mut B::Connection,
+    on: &mut On<'_, B>,
     confirmed: &[&Confirmed],
     keep: bool,
 ) -> QueryResult<usize> {
-    if keep { B::keep_hot(conn, confirmed).await } else { B::settle_hot(conn, &ids(confirmed)).await }
+    if keep { B::keep_hot(on, confirmed).await } else { B::settle_hot(on, &ids(confirmed)).await }
 }
 
 async fn settle_parked<B: Backend>(
-    conn: &mut B::Connection,
+    on: &mut On<'_, B>,
     confirmed: &[&Confirmed],
     keep: bool,
 ) -> QueryResult<()> {
-    if keep { B::keep_parked(conn, confirmed).await } else { B::settle_parked(conn, confirmed).await }
+    if keep { B::keep_parked(on, confirmed).await } else { B::settle_parked(on, confirmed).await }
 }
 
-async fn beat<B: Backend>(
-    conn: &mut B::Connection,
-    relay: &RelayId,
-    beat: &Heartbeat,
-) -> QueryResult<Ownership> {
+async fn beat<B: Backend>(on: &mut On<'_, B>, relay: &RelayId, beat: &Heartbeat) -> QueryResult<Ownership> {
     let (me, lease) = (relay.incarnation, beat.lease);
-    B::seen(conn, relay).await?;
+    B::seen(on, relay).await?;
     if !beat.release.is_empty() {
-        B::release(conn, me, &beat.release).await?;
+        B::release(on, me, &beat.release).await?;
     }
-    B::renew(conn, me, lease).await?;
+    B::renew(on, me, lease).await?;
     if beat.take > 0 {
-        B::take(conn, relay, lease, beat.take).await?;
+        B::take(on, relay, lease, beat.take).await?;
     }
     // Behind that, for what one that died was sending is wanted by whoever takes its groups.
-    B::forget_relays(conn, lease).await?;
-    let rows = B::leases(conn, me).await?;
+    B::forget_relays(on, lease).await?;
+    let rows = B::leases(on, me).await?;
     let dirty = rows.iter().filter_map(|row| Some((row.lease().group, row.suspects()?))).collect();
     let leases: Vec<Lease> = rows.iter().map(LeaseRow::lease).collect();
     if !leases.is_empty() {
-        B::sweep_gates(conn, &groups_of(&leases)).await?;
+        B::sweep_gates(on, &groups_of(&leases)).await?;
     }
-    let census = B::census(conn, lease).await?;
+    let census = B::census(on, lease).await?;
     Ok(Ownership {
         leases,
         groups: usize::try_from(census.all_groups).unwrap_or(0),
@@ -247,20 +248,16 @@ async fn beat<B: Backend>(
 /// What somebody holds locked (a heartbeat a lease, a writer an event that it cancels or moves) is not waited for, for the
 /// writer's transaction may be a long one. What is due behind such an event in the order of its key waits with it: all of its
 /// slot is passed over. Who holds very many leaves room for others all the same, for it is asked again without their slots.
-async fn promote<B: Backend>(
-    conn: &mut B::Connection,
-    leases: &[Lease],
-    limit: usize,
-) -> QueryResult<Promoted> {
-    let groups = B::lock_leases(conn, leases).await?;
+async fn promote<B: Backend>(on: &mut On<'_, B>, leases: &[Lease], limit: usize) -> QueryResult<Promoted> {
+    let groups = B::lock_leases(on, leases).await?;
     let (mut moved, mut held) = (0, Vec::new());
     for _ in 0..ROUNDS {
-        let due = B::due(conn, &groups, &held, limit - moved).await?;
+        let due = B::due(on, &groups, &held, limit - moved).await?;
         if due.is_empty() {
             break;
         }
         let ids: Vec<i64> = due.iter().map(|due| due.id).collect();
-        let locked: HashSet<i64> = B::lock_due(conn, &ids).await?.into_iter().collect();
+        let locked: HashSet<i64> = B::lock_due(on, &ids).await?.into_iter().collect();
         let (before, mut ready) = (held.len(), Vec::with_capacity(due.len()));
         for Due { id, slot } in &due {
             if held[before..].contains(slot) {
@@ -273,7 +270,7 @@ async fn promote<B: Backend>(
             }
         }
         if !ready.is_empty() {
-            B::move_due(conn, &ready).await?;
+            B::move_due(on, &ready).await?;
         }
         let is_all = due.len() < limit - moved;
         moved += ready.len();
@@ -281,7 +278,7 @@ async fn promote<B: Backend>(
             break;
         }
     }
-    let next_due = B::next_due(conn, &groups_of(leases)).await?.map(seconds);
+    let next_due = B::next_due(on, &groups_of(leases)).await?.map(seconds);
     let is_held_up = moved == 0 && next_due.is_some_and(|wait| wait < HELD_UP);
     Ok(Promoted { moved, next_due: if is_held_up { Some(HELD_UP) } else { next_due } })
 }
@@ -306,17 +303,17 @@ const FAR_AWAY: f64 = 365.0 * 24.0 * 3_600.0;
 
 /// The row stands in the hot table, or aside if this is not its first refusal, or is written for the second time. Where ids came
 /// again there may be one in either place, even of the same lane: then the one in the hot table waits, and this is not it.
-async fn reject<B: Backend>(conn: &mut B::Connection, rejection: &Rejection) -> QueryResult<()> {
+async fn reject<B: Backend>(on: &mut On<'_, B>, rejection: &Rejection) -> QueryResult<()> {
     match rejection.verdict {
         Verdict::Park { retry_in } => {
-            if B::park_again(conn, rejection).await? || B::park(conn, rejection).await? {
-                B::close_gate(conn, rejection, Some(retry_in)).await?;
+            if B::park_again(on, rejection).await? || B::park(on, rejection).await? {
+                B::close_gate(on, rejection, Some(retry_in)).await?;
             }
         }
         Verdict::Bury { lane_waits } => {
-            let buried = B::bury_parked(conn, rejection).await? || B::bury(conn, rejection).await?;
+            let buried = B::bury_parked(on, rejection).await? || B::bury(on, rejection).await?;
             if buried && lane_waits {
-                B::close_gate(conn, rejection, None).await?;
+                B::close_gate(on, rejection, None).await?;
             }
         }
     }

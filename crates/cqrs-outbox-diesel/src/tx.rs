@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use crate::backend::Backend;
 use crate::error::{store_error, transaction_error};
+use crate::on::On;
 use crate::outbox::Outbox;
 use crate::schedule::change;
 use crate::writing::{NotWritten, write};
@@ -32,6 +33,13 @@ type Manager<B> = <<B as Backend>::Connection as AsyncConnection>::TransactionMa
 impl<B: Backend> Tx<B> {
     pub(crate) fn new(guard: B::Guard, outbox: Outbox<B>, permit: Option<OwnedSemaphorePermit>) -> Self {
         Self { guard: Some(guard), outbox, wrote: false, _permit: permit }
+    }
+
+    /// Its connection, for the outbox's statements.
+    #[allow(clippy::expect_used)]
+    pub(crate) fn on(&mut self) -> On<'_, B> {
+        let conn = self.guard.as_mut().expect("a transaction that has ended cannot be reached");
+        On::new(conn.deref_mut(), self.outbox.tables())
     }
 
     /// Gives the connection back as it is: there was no transaction, and the call has ended well.
@@ -125,7 +133,7 @@ impl<B: Backend> Tx<B> {
 impl<B: Backend> Transaction for Tx<B> {
     async fn write(&mut self, messages: Vec<Outgoing>) -> Result<Added> {
         self.wrote |= !messages.is_empty();
-        write::<B>(self, messages).await.map_err(|error| match error {
+        write::<B>(&mut self.on(), messages).await.map_err(|error| match error {
             NotWritten::Refused(error) => error,
             NotWritten::Database(error) => store_error(error).into_error(),
         })
@@ -133,19 +141,21 @@ impl<B: Backend> Transaction for Tx<B> {
 
     async fn lock_key(&mut self, key: &[u8]) -> Result<()> {
         check_key(key, "key that is to be locked")?;
-        B::lock_key(self, key).await.map_err(|error| store_error(error).into_error())
+        B::lock_key(&mut self.on(), key).await.map_err(|error| store_error(error).into_error())
     }
 
     async fn cancel(&mut self, event_id: Uuid) -> Result<ScheduleChange> {
-        let done = B::cancel(self, event_id).await.map_err(|error| store_error(error).into_error())?;
+        let done =
+            B::cancel(&mut self.on(), event_id).await.map_err(|error| store_error(error).into_error())?;
         Ok(change(done))
     }
 
     async fn reschedule(&mut self, event_id: Uuid, at: DateTime<Utc>) -> Result<ScheduleChange> {
         Deliver::At(at).check()?;
         self.wrote = true;
-        let done =
-            B::reschedule(self, event_id, at).await.map_err(|error| store_error(error).into_error())?;
+        let done = B::reschedule(&mut self.on(), event_id, at)
+            .await
+            .map_err(|error| store_error(error).into_error())?;
         Ok(change(done))
     }
 

@@ -10,6 +10,7 @@ use cqrs_outbox::table::{OutboxRecord, check_key};
 use uuid::Uuid;
 
 use crate::backend::Backend;
+use crate::on::On;
 
 /// What is stored for a key that has no version yet.
 const NO_VERSION: i64 = -1;
@@ -45,7 +46,7 @@ pub struct Claim {
 /// The order of the steps matters. Deduplication first: a duplicate has no version. Versions next, for their rows are to be
 /// locked before an outbox row draws its id. Whoever locks several rows does so in the order of their keys.
 pub(crate) async fn write<B: Backend>(
-    conn: &mut B::Connection,
+    on: &mut On<'_, B>,
     events: Vec<Outgoing>,
 ) -> Result<Added, NotWritten> {
     let mut added = Added::all(&events);
@@ -58,14 +59,14 @@ pub(crate) async fn write<B: Backend>(
     }
     if options.iter().all(WriteOptions::is_empty) {
         if !rows.is_empty() {
-            B::insert(conn, rows).await?;
+            B::insert(on, rows).await?;
         }
         return Ok(added);
     }
     let claims = claims(&rows, &options);
     let mut firsts = match claims.is_empty() {
         true => HashMap::new(),
-        false => B::claim(conn, &claims).await?,
+        false => B::claim(on, &claims).await?,
     };
     let claimed: Vec<Vec<u8>> =
         claims.into_iter().map(|claim| claim.key).filter(|key| !firsts.contains_key(key)).collect();
@@ -79,20 +80,20 @@ pub(crate) async fn write<B: Backend>(
     let is_duplicate = |nth: usize| added.events[nth].outcome == AddOutcome::Duplicate;
     let versions = versions(&rows, &options, is_duplicate);
     if !versions.is_empty() {
-        let stored = B::lock_versions(conn, &versions.keys().cloned().collect::<Vec<_>>()).await?;
+        let stored = B::lock_versions(on, &versions.keys().cloned().collect::<Vec<_>>()).await?;
         match raised(versions, stored) {
-            Ok(raised) => B::set_versions(conn, &raised).await?,
+            Ok(raised) => B::set_versions(on, &raised).await?,
             Err(conflict) => {
                 // Whoever goes on all the same and commits must not leave a key behind that nothing was written for.
                 if !claimed.is_empty() {
-                    B::release_claims(conn, &claimed).await?;
+                    B::release_claims(on, &claimed).await?;
                 }
                 return Err(conflict.into_error().into());
             }
         }
     }
     let now = match options.iter().any(|options| options.deliver.is_some()) {
-        true => B::now(conn).await?,
+        true => B::now(on).await?,
         false => DateTime::UNIX_EPOCH,
     };
     let (mut hot, mut later) = (Vec::new(), Vec::new());
@@ -109,10 +110,10 @@ pub(crate) async fn write<B: Backend>(
         }
     }
     if !hot.is_empty() {
-        B::insert(conn, hot).await?;
+        B::insert(on, hot).await?;
     }
     if !later.is_empty() {
-        B::schedule(conn, later).await?;
+        B::schedule(on, later).await?;
     }
     Ok(added)
 }

@@ -134,7 +134,7 @@ impl TableNames {
     ///
     /// A table gets its schema; what belongs to one (an index, a constraint) has none, and neither has a name in quotes, which is a
     /// value, unless it is a `regclass`. On MariaDB and MySQL `database()` becomes the schema, too. What of a text is data nobody can
-    /// tell: bind it.
+    /// tell: bind it. Nor is it [checked](Self::check) whether there can be such names.
     pub fn sql(&self, dialect: Dialect, text: impl Into<Cow<'static, str>>) -> Cow<'static, str> {
         let text = text.into();
         if *self == Self::default() { text } else { Cow::Owned(self.put_into(dialect, &text)) }
@@ -153,11 +153,9 @@ impl TableNames {
             done = at + name.len();
             let is_regclass = before.ends_with("regclass('") || text[done..].starts_with("'::regclass");
             let is_value = before.ends_with(['\'', '"', '`', '.']) && !is_regclass;
-            if TABLES.contains(&name) && !is_value {
-                sql.push_str(&self.qualified(dialect, name));
-            } else {
-                sql.push_str(&self.unqualified(name));
-            }
+            let renamed = self.unqualified(name);
+            let is_table = TABLES.contains(&name) && !is_value;
+            sql.push_str(&if is_table { self.qualified(dialect, &renamed) } else { renamed });
         }
         sql.push_str(&text[done..]);
         match (dialect, &self.schema) {
@@ -172,12 +170,12 @@ impl TableNames {
         format!("{}{}", self.prefix, name.strip_prefix(PREFIX).unwrap_or(name))
     }
 
-    /// The name of a table, by its default name, as a statement has it: with its schema, if there is one.
-    pub fn qualified(&self, dialect: Dialect, name: &str) -> String {
-        let (name, quote) = (self.unqualified(name), if dialect == Dialect::MySql { '`' } else { '"' });
+    /// Such a name as a statement has that of a table: with the schema, if there is one.
+    pub fn qualified(&self, dialect: Dialect, unqualified: &str) -> String {
+        let quote = if dialect == Dialect::MySql { '`' } else { '"' };
         match &self.schema {
-            Some(schema) => format!("{quote}{schema}{quote}.{name}"),
-            None => name,
+            Some(schema) => format!("{quote}{schema}{quote}.{unqualified}"),
+            None => unqualified.to_owned(),
         }
     }
 

@@ -22,6 +22,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         run(async { check_without_rights(Site::new(Kind::Postgres, server).await).await })
     }));
     on_each(&mut trials, "what_is_old_is_purged", purge);
+    on_each(&mut trials, "tables_are_called_as_they_are_told_to", other_names);
     trials
 }
 
@@ -66,6 +67,49 @@ async fn purge(site: Site) {
     // Which, and a time with its unit.
     cqrs(&purge).await.expect_error(2, &["--sent-older-than", "--inbox-older-than"]);
     cqrs(&[&purge[..], &["--sent-older-than", "7"]].concat()).await.expect_error(2, &["such as 10s"]);
+}
+
+async fn other_names(site: Site) {
+    let schema = match site.kind {
+        Kind::Sqlite => None,
+        Kind::Postgres => {
+            site.sql("CREATE SCHEMA events").await;
+            Some("events".to_owned())
+        }
+        // Its own, but told.
+        Kind::MySql => Some(url::Url::parse(&site.url).unwrap().path()[1..].to_owned()),
+    };
+    let mut names = vec!["--table-prefix", "orders_"];
+    let mut variables = vec![("CQRS_TABLE_PREFIX", "orders_")];
+    if let Some(schema) = &schema {
+        names.extend(["--schema", schema]);
+        variables.push(("CQRS_SCHEMA", schema));
+    }
+    let table =
+        schema.as_ref().map_or("orders_outbox".to_owned(), |schema| format!("{schema}.orders_outbox"));
+    let with_names = |command: &[&'static str]| [command, &["--database", &site.url], &names].concat();
+    let printed = cqrs(&with_names(&["outbox", "migrate", "--print"])).await.expect_code(0);
+    assert!(
+        printed.contains("INDEX orders_outbox_parked_lane") && !printed.contains("cqrs_outbox"),
+        "{printed}"
+    );
+    cqrs(&with_names(&["outbox", "migrate"])).await.expect_code(0);
+    cqrs(&with_names(&["outbox", "check"])).await.expect_code(0);
+    site.sql(&format!("INSERT INTO {table} (event_name, topic, payload_text) VALUES ('a', 'b', '{{}}')"))
+        .await;
+    let said = cqrs_with(&["outbox", "status", "--json", "--database", &site.url], &variables).await;
+    let said: Value = serde_json::from_str(&said.expect_code(0)).unwrap();
+    assert_eq!(said["waiting"], 1);
+    // Which tables are missing, where there are others.
+    let ran = cqrs(&["outbox", "status", "--database", &site.url, "--table-prefix", "rooms_"]).await;
+    ran.expect_error(3, &["(rooms_outbox)", "cqrs outbox migrate"]);
+    let ran =
+        cqrs(&["outbox", "migrate", "--print", "--database", &site.url, "--table-prefix", "Rooms"]).await;
+    ran.expect_error(2, &["`Rooms`", "lower-case"]);
+    if schema.is_none() {
+        let ran = cqrs(&["outbox", "status", "--database", &site.url, "--schema", "main"]).await;
+        ran.expect_error(2, &["`main`", "SQLite"]);
+    }
 }
 
 async fn hold(site: Site) {

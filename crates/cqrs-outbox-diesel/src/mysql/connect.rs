@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use cqrs_core::{ErrorKind, Result, without_password};
 use cqrs_outbox::StoreError;
+use cqrs_outbox::table::{Dialect, TableNames};
 use deadpool::Runtime;
 use deadpool::managed::{Hook, HookError, QueueMode};
 use diesel::result::Error as DieselError;
@@ -51,6 +52,7 @@ pub struct MySqlBuilder {
     url: String,
     max_connections: usize,
     keep_sent: bool,
+    names: TableNames,
     connect_timeout: Duration,
     connect: Arc<Connect>,
 }
@@ -72,6 +74,7 @@ impl Outbox<MySql> {
             url: url.into(),
             max_connections: 10,
             keep_sent: false,
+            names: TableNames::new(),
             connect_timeout: Duration::from_secs(5),
             connect: Arc::new(|url| {
                 let url = url.to_owned();
@@ -136,11 +139,18 @@ impl MySqlBuilder {
         self
     }
 
+    /// How the tables are called, and in which schema they are: for services that share a database. Default: `cqrs_outbox` .., where
+    /// the connection looks first. Whoever uses the same tables needs the same names.
+    pub fn tables(mut self, names: TableNames) -> Self {
+        self.names = names;
+        self
+    }
+
     /// Connects.
     ///
     /// # Errors
     ///
-    /// As for [`Outbox::connect`].
+    /// As for [`Outbox::connect`]; [`ErrorKind::Configuration`], too, if the tables cannot have such names.
     pub async fn connect(self) -> Result<Outbox<MySql>> {
         let shown = without_password(&self.url);
         let wrong = |what: String| cqrs_core::Error::new(ErrorKind::Configuration, what);
@@ -156,6 +166,7 @@ impl MySqlBuilder {
                 "`{shown}` names no database: it is like `mysql://user:password@host:port/database`"
             )));
         }
+        self.names.check(Dialect::MySql)?;
         let pool = |setup: &'static [&'static str]| {
             let connect = self.connect.clone();
             let mut config = ManagerConfig::default();
@@ -218,7 +229,8 @@ impl MySqlBuilder {
             }))
             .build()
             .map_err(misconfigured)?;
-        let outbox = Outbox::from_parts(shown, Pools { application, relay }, None, None, self.keep_sent);
+        let outbox =
+            Outbox::from_parts(shown, Pools { application, relay }, None, None, self.names, self.keep_sent);
         match outbox.acquire().await {
             Ok(_) => Ok(outbox),
             Err(error) => {

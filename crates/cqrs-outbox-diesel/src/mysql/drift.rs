@@ -1,19 +1,22 @@
 //! What the tables are like, in the words of `SHOW CREATE TABLE`.
 
+use cqrs_outbox::table::TableNames;
 use diesel::sql_types::Text;
 use diesel::{QueryResult, QueryableByName, sql_query};
-use diesel_async::{AsyncMysqlConnection, RunQueryDsl, SimpleAsyncConnection};
+use diesel_async::{RunQueryDsl, SimpleAsyncConnection};
 
+use super::MySql;
 use super::sql::HIGHEST_ID;
 use crate::drift::{Fact, FactRow, GROUPS, Part, Sequence, groups, statements};
 use crate::error::is_denied;
 use crate::migration::MYSQL;
-use crate::statements::{Exists, Number};
+use crate::on::On;
+use crate::statements::{Exists, Number, Statements};
 
 const TABLES: &str = "\
     SELECT table_name AS name FROM information_schema.tables \
     WHERE table_schema = database() AND table_type = 'BASE TABLE' \
-        AND table_name REGEXP '^cqrs_(outbox|inbox)'";
+        AND (table_name LIKE 'cqrs_outbox%' OR table_name LIKE 'cqrs_inbox%')";
 
 const TRIGGERS: &str = "\
     SELECT event_object_table AS of_table, 'trigger' AS part, trigger_name AS name, \
@@ -34,7 +37,8 @@ const REFERENCES: &str = "\
             r.delete_rule) AS definition \
     FROM information_schema.key_column_usage k JOIN information_schema.referential_constraints r \
         ON r.constraint_schema = k.constraint_schema AND r.constraint_name = k.constraint_name AND r.table_name = k.table_name \
-    WHERE k.referenced_table_schema = database() AND k.referenced_table_name REGEXP '^cqrs_(outbox|inbox)' \
+    WHERE k.referenced_table_schema = database() \
+        AND (k.referenced_table_name LIKE 'cqrs_outbox%' OR k.referenced_table_name LIKE 'cqrs_inbox%') \
     GROUP BY k.referenced_table_name, k.table_schema, k.table_name, k.constraint_name, r.delete_rule";
 
 const CREATE: &str = "CREATE TABLE IF NOT EXISTS ";
@@ -53,71 +57,75 @@ struct Created {
 
 /// A sequence is never behind the ids of its own table. `SHOW CREATE TABLE` says what it gives next, if that is not the first one;
 /// the `information_schema` may say what it gave some time ago.
-pub(super) async fn sequences(conn: &mut AsyncMysqlConnection) -> QueryResult<Vec<Sequence>> {
-    let highest: Number = sql_query(HIGHEST_ID).get_result(conn).await?;
-    let created: Created = sql_query("SHOW CREATE TABLE cqrs_outbox").get_result(conn).await?;
+pub(super) async fn sequences(on: &mut On<'_, MySql>) -> QueryResult<Vec<Sequence>> {
+    let highest: Number = on.query(HIGHEST_ID).get_result(on.conn).await?;
+    let created: Created = on.query("SHOW CREATE TABLE cqrs_outbox").get_result(on.conn).await?;
     let options = created.sql.lines().find(|line| line.starts_with(')')).unwrap_or_default();
     let next = options.split(' ').find_map(|option| option.strip_prefix("AUTO_INCREMENT=")?.parse().ok());
     let last = Some(next.unwrap_or(1_i64) - 1);
-    Ok(vec![Sequence { of_table: "cqrs_outbox".to_owned(), last, highest: highest.value }])
+    Ok(vec![Sequence { of_table: on.names.unqualified("cqrs_outbox"), last, highest: highest.value }])
 }
 
-pub(super) async fn describe(conn: &mut AsyncMysqlConnection) -> QueryResult<Vec<Fact>> {
-    let tables: Vec<Name> = sql_query(TABLES).load(conn).await?;
+pub(super) async fn describe(on: &mut On<'_, MySql>) -> QueryResult<Vec<Fact>> {
+    let tables: Vec<Name> = on.query(TABLES).load(on.conn).await?;
     let tables: Vec<String> = tables.into_iter().map(|table| table.name).collect();
     let mut facts = Vec::new();
-    for table in created().filter(|table| !tables.contains(table)) {
+    for table in created(on.names).filter(|table| !tables.contains(table)) {
         // One that this user has no privileges on seems to be missing.
-        let select = sql_query(format!("SELECT 1 FROM `{table}` WHERE 1 = 0")).execute(conn).await;
+        let name = on.names.qualified(MySql::SQL, &table);
+        let select = sql_query(format!("SELECT 1 FROM {name} WHERE 1 = 0")).execute(on.conn).await;
         if select.is_err_and(|error| is_denied(&error)) {
             facts.push(Fact::unseen(&table, Part::Table));
         }
     }
-    facts.extend(describe_tables(conn, tables.into_iter()).await?);
+    facts.extend(describe_tables(on, tables.into_iter()).await?);
     for parts in [TRIGGERS, REFERENCES] {
-        let rows: Vec<FactRow> = sql_query(parts).load(conn).await?;
+        let rows: Vec<FactRow> = on.query(parts).load(on.conn).await?;
         facts.extend(rows.into_iter().map(Fact::from));
     }
-    if !sql_query(SEES_TRIGGERS).get_result::<Exists>(conn).await?.found {
-        facts.push(Fact::unseen("cqrs_outbox", Part::Trigger));
+    if !on.query(SEES_TRIGGERS).get_result::<Exists>(on.conn).await?.found {
+        facts.push(Fact::unseen(&on.names.unqualified("cqrs_outbox"), Part::Trigger));
     }
     Ok(facts)
 }
 
 /// The names of the tables that the migrations make.
-fn created() -> impl Iterator<Item = String> {
+fn created(names: &TableNames) -> impl Iterator<Item = String> {
     let all = MYSQL.iter().flat_map(|migration| statements(migration.sql));
-    all.filter_map(|statement| Some(statement.strip_prefix(CREATE)?.split(' ').next()?.to_owned()))
+    all.filter_map(|statement| Some(names.unqualified(statement.strip_prefix(CREATE)?.split(' ').next()?)))
 }
 
 /// On temporary tables of the same names, which on this connection hide the others until it is closed.
-pub(super) async fn describe_fresh(conn: &mut AsyncMysqlConnection) -> QueryResult<Vec<Fact>> {
+pub(super) async fn describe_fresh(on: &mut On<'_, MySql>) -> QueryResult<Vec<Fact>> {
     let all: Vec<String> = MYSQL.iter().flat_map(|migration| statements(migration.sql)).collect();
     let (creates, others): (Vec<_>, Vec<_>) = all.iter().partition(|statement| statement.starts_with(CREATE));
     // All tables first: nothing is to be written to one that is not temporary.
     for create in &creates {
-        conn.batch_execute(&create.replacen(CREATE, "CREATE TEMPORARY TABLE ", 1)).await?;
+        let sql = on.sql(create.replacen(CREATE, "CREATE TEMPORARY TABLE ", 1));
+        on.conn.batch_execute(&sql).await?;
     }
     for other in others {
-        conn.batch_execute(other).await?;
+        let sql = on.sql(other.clone());
+        on.conn.batch_execute(&sql).await?;
     }
-    describe_tables(conn, created()).await
+    describe_tables(on, created(on.names)).await
 }
 
 async fn describe_tables(
-    conn: &mut AsyncMysqlConnection,
+    on: &mut On<'_, MySql>,
     tables: impl Iterator<Item = String>,
 ) -> QueryResult<Vec<Fact>> {
     let mut facts = Vec::new();
     for table in tables {
-        let created = sql_query(format!("SHOW CREATE TABLE `{table}`")).get_result::<Created>(conn).await;
+        let name = on.names.qualified(MySql::SQL, &table);
+        let created = sql_query(format!("SHOW CREATE TABLE {name}")).get_result::<Created>(on.conn).await;
         match created {
             Ok(created) => facts.extend(parts(&table, &created.sql)),
             Err(error) if is_denied(&error) => facts.push(Fact::unseen(&table, Part::Table)),
             Err(error) => return Err(error),
         }
     }
-    facts.extend(groups(sql_query(GROUPS).load(conn).await));
+    facts.extend(groups(on.names, on.query(GROUPS).load(on.conn).await));
     Ok(facts)
 }
 

@@ -12,13 +12,13 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use cqrs_core::{Database, MessageId};
-use cqrs_outbox::table::{self, OutboxRecord};
+use cqrs_outbox::table::{self, OutboxRecord, TableNames};
 use cqrs_outbox::{Confirmed, Lane, Lease, ReadRequest, Rejection, RelayId, StoreError};
 use diesel::mysql::Mysql;
 use diesel::query_builder::{BoxedSqlQuery, SqlQuery};
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use diesel::sql_types::{BigInt, Binary, Bool, Double, Integer, Nullable, Text};
-use diesel::{OptionalExtension, QueryResult, QueryableByName, sql_query};
+use diesel::{OptionalExtension, QueryResult, QueryableByName};
 use diesel_async::pooled_connection::deadpool::Object;
 use diesel_async::{
     AnsiTransactionManager, AsyncMysqlConnection, RunQueryDsl, SimpleAsyncConnection, TransactionManager,
@@ -34,6 +34,7 @@ use crate::error::is_missing_table;
 use crate::migration::{MYSQL, Migration};
 use crate::network::pool_error;
 use crate::new_rows::NewRows;
+use crate::on::On;
 use crate::query::{Dialect, Query, Value};
 use crate::record::Record;
 use crate::requests::{DueRequest, Later, RequestRow};
@@ -88,6 +89,7 @@ impl Statements for MySql {
 
     const MIGRATIONS: &'static [Migration] = MYSQL;
     const DDL_COMMITS: bool = true;
+    const SQL: table::Dialect = table::Dialect::MySql;
     const DIALECT: Dialect = sql::DIALECT;
 
     async fn acquire(pools: &Pools) -> Result<Self::Lent, StoreError> {
@@ -128,8 +130,8 @@ impl Statements for MySql {
     }
 
     /// No transaction, since DDL commits: the migrations can be run again from any point, and this keeps others out.
-    async fn begin_migration(conn: &mut Connection) -> QueryResult<()> {
-        let locked: Exists = sql_query(sql::LOCK_MIGRATIONS).get_result(conn).await?;
+    async fn begin_migration(on: &mut On<'_, MySql>) -> QueryResult<()> {
+        let locked: Exists = on.query(sql::LOCK_MIGRATIONS).get_result(on.conn).await?;
         if locked.found {
             return Ok(());
         }
@@ -137,85 +139,87 @@ impl Statements for MySql {
         Err(DieselError::DatabaseError(DatabaseErrorKind::Unknown, Box::new(what.to_owned())))
     }
 
-    async fn end_migration(conn: &mut Connection) -> QueryResult<()> {
-        conn.batch_execute(sql::UNLOCK_MIGRATIONS).await
+    async fn end_migration(on: &mut On<'_, MySql>) -> QueryResult<()> {
+        let unlock = on.sql(sql::UNLOCK_MIGRATIONS);
+        on.conn.batch_execute(&unlock).await
     }
 
-    async fn schema_version(conn: &mut Connection) -> QueryResult<Option<(i32, i32)>> {
+    async fn schema_version(on: &mut On<'_, MySql>) -> QueryResult<Option<(i32, i32)>> {
         // Not asked for in the catalog, where a table that this user may not read is not to be found.
-        let versions: QueryResult<Versions> = sql_query(sql::VERSIONS).get_result(conn).await;
+        let versions: QueryResult<Versions> = on.query(sql::VERSIONS).get_result(on.conn).await;
         match versions.optional() {
             Err(error) if is_missing_table(&error) => Ok(None),
             versions => Ok(versions?.map(Into::into)),
         }
     }
 
-    async fn has_tables(conn: &mut Connection) -> QueryResult<bool> {
-        Ok(sql_query(sql::TABLES_EXIST).get_result::<Exists>(conn).await?.found)
+    async fn has_tables(on: &mut On<'_, MySql>) -> QueryResult<bool> {
+        Ok(on.query(sql::TABLES_EXIST).get_result::<Exists>(on.conn).await?.found)
     }
 
-    async fn check_tables(conn: &mut Connection) -> QueryResult<()> {
-        sql_query(TABLES).execute(conn).await.map(drop)
+    async fn check_tables(on: &mut On<'_, MySql>) -> QueryResult<()> {
+        on.query(TABLES).execute(on.conn).await.map(drop)
     }
 
-    async fn describe(conn: &mut Connection) -> QueryResult<Vec<Fact>> {
-        drift::describe(conn).await
+    async fn describe(on: &mut On<'_, MySql>) -> QueryResult<Vec<Fact>> {
+        drift::describe(on).await
     }
 
-    async fn describe_fresh(conn: &mut Connection) -> QueryResult<Vec<Fact>> {
-        drift::describe_fresh(conn).await
+    async fn describe_fresh(on: &mut On<'_, MySql>) -> QueryResult<Vec<Fact>> {
+        drift::describe_fresh(on).await
     }
 
-    async fn sequences(conn: &mut Connection) -> QueryResult<Vec<Sequence>> {
-        drift::sequences(conn).await
+    async fn sequences(on: &mut On<'_, MySql>) -> QueryResult<Vec<Sequence>> {
+        drift::sequences(on).await
     }
 
-    fn set_sequence(table: &str, highest: i64) -> String {
+    fn set_sequence(names: &TableNames, table: &str, highest: i64) -> String {
+        let table = names.qualified(Self::SQL, table);
         format!("ALTER TABLE {table} AUTO_INCREMENT = {}", highest.saturating_add(1))
     }
 
     async fn set_schema_version(
-        conn: &mut Connection,
+        on: &mut On<'_, MySql>,
         version: i32,
         min_reader_version: i32,
     ) -> QueryResult<()> {
-        sql_query(sql::SET_VERSION)
+        on.query(sql::SET_VERSION)
             .bind::<Integer, _>(version)
             .bind::<Integer, _>(min_reader_version)
-            .execute(conn)
+            .execute(on.conn)
             .await?;
         Ok(())
     }
 
-    async fn insert(conn: &mut Connection, rows: Vec<OutboxRecord>) -> QueryResult<()> {
+    async fn insert(on: &mut On<'_, MySql>, rows: Vec<OutboxRecord>) -> QueryResult<()> {
         for some in in_parts(rows) {
-            NewRows::new(sql::INSERT, some, table::Dialect::MySql).execute(conn).await?;
+            NewRows::new(on.sql(sql::INSERT), some, table::Dialect::MySql).execute(on.conn).await?;
         }
         Ok(())
     }
 
-    async fn schedule(conn: &mut Connection, rows: Vec<(OutboxRecord, DateTime<Utc>)>) -> QueryResult<()> {
+    async fn schedule(on: &mut On<'_, MySql>, rows: Vec<(OutboxRecord, DateTime<Utc>)>) -> QueryResult<()> {
         for some in in_parts(rows) {
-            let insert = boxed(format!("{}{}", sql::SCHEDULE, places(sql::SCHEDULE_ROW, some.len())));
+            let insert = boxed(on, format!("{}{}", sql::SCHEDULE, places(sql::SCHEDULE_ROW, some.len())));
             let bind = |insert, (row, at)| bind_row(insert, row).bind::<Text, _>(datetime(at));
-            some.into_iter().fold(insert, bind).execute(conn).await?;
+            some.into_iter().fold(insert, bind).execute(on.conn).await?;
         }
         Ok(())
     }
 
-    async fn now(conn: &mut Connection) -> QueryResult<DateTime<Utc>> {
-        Ok(sql_query(sql::NOW).get_result::<Micros>(conn).await?.into())
+    async fn now(on: &mut On<'_, MySql>) -> QueryResult<DateTime<Utc>> {
+        Ok(on.query(sql::NOW).get_result::<Micros>(on.conn).await?.into())
     }
 
     /// The server does not say what became of each row, so a row says who took it last.
-    async fn claim(conn: &mut Connection, claims: &[Claim]) -> QueryResult<HashMap<Vec<u8>, Uuid>> {
+    async fn claim(on: &mut On<'_, MySql>, claims: &[Claim]) -> QueryResult<HashMap<Vec<u8>, Uuid>> {
         let me = Uuid::new_v4();
         let mut others = HashMap::new();
         for some in claims.chunks(ROWS_PER_INSERT) {
             let values = places(sql::CLAIM_ROW, some.len());
-            let mut insert = boxed(format!("{}{values}{}", sql::CLAIM, sql::UNLESS_CLAIMED));
+            let mut insert = boxed(on, format!("{}{values}{}", sql::CLAIM, sql::UNLESS_CLAIMED));
             let keys = places("?", some.len());
-            let mut select = boxed(format!("{}({keys}) FOR UPDATE", sql::CLAIMED));
+            let mut select = boxed(on, format!("{}({keys}) FOR UPDATE", sql::CLAIMED));
             for claim in some {
                 insert = insert
                     .bind::<Binary, _>(claim.key.clone())
@@ -224,380 +228,388 @@ impl Statements for MySql {
                     .bind::<BigInt, _>(micros(Duration::from_secs_f64(claim.seconds)));
                 select = select.bind::<Binary, _>(claim.key.clone());
             }
-            insert.execute(conn).await?;
-            let claimed: Vec<ClaimedBy> = select.load(conn).await?;
+            insert.execute(on.conn).await?;
+            let claimed: Vec<ClaimedBy> = select.load(on.conn).await?;
             let taken = claimed.into_iter().filter(|row| row.claimed_by != me.to_string());
             others.extend(taken.map(|row| <(Vec<u8>, Uuid)>::from(row.taken)));
         }
         Ok(others)
     }
 
-    async fn release_claims(conn: &mut Connection, keys: &[Vec<u8>]) -> QueryResult<()> {
+    async fn release_claims(on: &mut On<'_, MySql>, keys: &[Vec<u8>]) -> QueryResult<()> {
         for key in keys {
-            sql_query(sql::RELEASE_CLAIM).bind::<Binary, _>(key).execute(conn).await?;
+            on.query(sql::RELEASE_CLAIM).bind::<Binary, _>(key).execute(on.conn).await?;
         }
         Ok(())
     }
 
-    async fn purge_dedup(conn: &mut Connection, max: usize) -> QueryResult<usize> {
+    async fn purge_dedup(on: &mut On<'_, MySql>, max: usize) -> QueryResult<usize> {
         let expired: Vec<Bytes> =
-            sql_query(sql::EXPIRED_DEDUP).bind::<BigInt, _>(limit(max)).load(conn).await?;
+            on.query(sql::EXPIRED_DEDUP).bind::<BigInt, _>(limit(max)).load(on.conn).await?;
         if expired.is_empty() {
             return Ok(0);
         }
         let keys: Vec<String> = expired.iter().map(|key| read::hex(&key.value).to_string()).collect();
-        sql_query(format!("{}{}", sql::DELETE_DEDUP, list(&keys))).execute(conn).await
+        on.query(format!("{}{}", sql::DELETE_DEDUP, list(&keys))).execute(on.conn).await
     }
 
-    async fn lock_versions(conn: &mut Connection, keys: &[Vec<u8>]) -> QueryResult<HashMap<Vec<u8>, i64>> {
+    async fn lock_versions(on: &mut On<'_, MySql>, keys: &[Vec<u8>]) -> QueryResult<HashMap<Vec<u8>, i64>> {
         let mut versions = HashMap::new();
         for some in keys.chunks(ROWS_PER_INSERT) {
             let values = places("(?, -1)", some.len());
-            let mut insert = boxed(format!("{}{values}{}", sql::LOCK_VERSIONS, sql::AS_IT_IS));
+            let mut insert = boxed(on, format!("{}{values}{}", sql::LOCK_VERSIONS, sql::AS_IT_IS));
             let places = places("?", some.len());
             // A locking read sees what was committed, whatever the snapshot of the transaction is.
-            let mut select = boxed(format!("{}({places}) FOR UPDATE", sql::KEY_VERSIONS));
+            let mut select = boxed(on, format!("{}({places}) FOR UPDATE", sql::KEY_VERSIONS));
             for key in some {
                 insert = insert.bind::<Binary, _>(key.clone());
                 select = select.bind::<Binary, _>(key.clone());
             }
-            insert.execute(conn).await?;
-            let rows: Vec<VersionRow> = select.load(conn).await?;
+            insert.execute(on.conn).await?;
+            let rows: Vec<VersionRow> = select.load(on.conn).await?;
             versions.extend(rows.into_iter().map(<(Vec<u8>, i64)>::from));
         }
         Ok(versions)
     }
 
-    async fn set_versions(conn: &mut Connection, versions: &[(Vec<u8>, i64)]) -> QueryResult<()> {
+    async fn set_versions(on: &mut On<'_, MySql>, versions: &[(Vec<u8>, i64)]) -> QueryResult<()> {
         for some in versions.chunks(ROWS_PER_INSERT) {
             let values = places("(?, ?)", some.len());
-            let mut insert = boxed(format!("{}{values}{}", sql::LOCK_VERSIONS, sql::AS_GIVEN));
+            let mut insert = boxed(on, format!("{}{values}{}", sql::LOCK_VERSIONS, sql::AS_GIVEN));
             for (key, version) in some {
                 insert = insert.bind::<Binary, _>(key.clone()).bind::<BigInt, _>(*version);
             }
-            insert.execute(conn).await?;
+            insert.execute(on.conn).await?;
         }
         Ok(())
     }
 
-    async fn lock_key(conn: &mut Connection, key: &[u8]) -> QueryResult<()> {
-        sql_query(format!("{}(?, -1){}", sql::LOCK_VERSIONS, sql::AS_IT_IS))
+    async fn lock_key(on: &mut On<'_, MySql>, key: &[u8]) -> QueryResult<()> {
+        on.query(format!("{}(?, -1){}", sql::LOCK_VERSIONS, sql::AS_IT_IS))
             .bind::<Binary, _>(key)
-            .execute(conn)
+            .execute(on.conn)
             .await?;
         Ok(())
     }
 
-    async fn cancel(conn: &mut Connection, event_id: Uuid) -> QueryResult<bool> {
-        let rows = lock_scheduled(conn, event_id).await?;
+    async fn cancel(on: &mut On<'_, MySql>, event_id: Uuid) -> QueryResult<bool> {
+        let rows = lock_scheduled(on, event_id).await?;
         if !rows.is_empty() {
-            sql_query(sql::DELETE_DUE).bind::<Text, _>(ids(&rows)).execute(conn).await?;
+            on.query(sql::DELETE_DUE).bind::<Text, _>(ids(&rows)).execute(on.conn).await?;
         }
         Ok(!rows.is_empty())
     }
 
-    async fn reschedule(conn: &mut Connection, event_id: Uuid, at: DateTime<Utc>) -> QueryResult<bool> {
-        let rows = lock_scheduled(conn, event_id).await?;
+    async fn reschedule(on: &mut On<'_, MySql>, event_id: Uuid, at: DateTime<Utc>) -> QueryResult<bool> {
+        let rows = lock_scheduled(on, event_id).await?;
         for id in &rows {
-            sql_query(sql::RESCHEDULE)
+            on.query(sql::RESCHEDULE)
                 .bind::<Text, _>(datetime(at))
                 .bind::<BigInt, _>(id)
-                .execute(conn)
+                .execute(on.conn)
                 .await?;
         }
         Ok(!rows.is_empty())
     }
 
-    async fn scheduled(conn: &mut Connection, query: Query) -> QueryResult<Vec<ScheduledRecord>> {
-        bound(query).load(conn).await
+    async fn scheduled(on: &mut On<'_, MySql>, query: Query) -> QueryResult<Vec<ScheduledRecord>> {
+        bound(on, query).load(on.conn).await
     }
 
-    async fn admit(conn: &mut Connection, consumer: &str, id: &MessageId) -> QueryResult<bool> {
-        let changed = sql_query(sql::ADMIT)
+    async fn admit(on: &mut On<'_, MySql>, consumer: &str, id: &MessageId) -> QueryResult<bool> {
+        let changed = on
+            .query(sql::ADMIT)
             .bind::<Binary, _>(consumer.as_bytes())
             .bind::<Binary, _>(id.as_bytes())
-            .execute(conn)
+            .execute(on.conn)
             .await?;
         Ok(changed == 1)
     }
 
-    async fn status(conn: &mut Connection) -> QueryResult<StatusRow> {
-        sql_query(sql::STATUS).get_result(conn).await
+    async fn status(on: &mut On<'_, MySql>) -> QueryResult<StatusRow> {
+        on.query(sql::STATUS).get_result(on.conn).await
     }
 
-    async fn set_hold(conn: &mut Connection, hold: bool) -> QueryResult<()> {
-        sql_query(sql::SET_HOLD).bind::<Bool, _>(hold).execute(conn).await?;
+    async fn set_hold(on: &mut On<'_, MySql>, hold: bool) -> QueryResult<()> {
+        on.query(sql::SET_HOLD).bind::<Bool, _>(hold).execute(on.conn).await?;
         Ok(())
     }
 
-    async fn dead_letters(conn: &mut Connection, query: Query) -> QueryResult<Vec<DeadRow>> {
-        bound(query).load(conn).await
+    async fn dead_letters(on: &mut On<'_, MySql>, query: Query) -> QueryResult<Vec<DeadRow>> {
+        bound(on, query).load(on.conn).await
     }
 
-    async fn dead_letter(conn: &mut Connection, query: Query) -> QueryResult<Option<FullDeadRow>> {
-        bound(query).get_result(conn).await.optional()
+    async fn dead_letter(on: &mut On<'_, MySql>, query: Query) -> QueryResult<Option<FullDeadRow>> {
+        bound(on, query).get_result(on.conn).await.optional()
     }
 
-    async fn requests(conn: &mut Connection, query: Query) -> QueryResult<Vec<RequestRow>> {
-        bound(query).load(conn).await
+    async fn requests(on: &mut On<'_, MySql>, query: Query) -> QueryResult<Vec<RequestRow>> {
+        bound(on, query).load(on.conn).await
     }
 
-    async fn numbers(conn: &mut Connection, query: Query) -> QueryResult<Vec<i64>> {
-        let numbers: Vec<Number> = bound(query).load(conn).await?;
+    async fn numbers(on: &mut On<'_, MySql>, query: Query) -> QueryResult<Vec<i64>> {
+        let numbers: Vec<Number> = bound(on, query).load(on.conn).await?;
         Ok(numbers.into_iter().map(|number| number.value).collect())
     }
 
-    async fn execute(conn: &mut Connection, query: Query) -> QueryResult<usize> {
-        bound(query).execute(conn).await
+    async fn execute(on: &mut On<'_, MySql>, query: Query) -> QueryResult<usize> {
+        bound(on, query).execute(on.conn).await
     }
 
-    async fn seen(conn: &mut Connection, relay: &RelayId) -> QueryResult<()> {
-        sql_query(sql::SEEN)
+    async fn seen(on: &mut On<'_, MySql>, relay: &RelayId) -> QueryResult<()> {
+        on.query(sql::SEEN)
             .bind::<Text, _>(relay.incarnation.to_string())
             .bind::<Text, _>(&relay.name)
             .bind::<Text, _>(env!("CARGO_PKG_VERSION"))
-            .execute(conn)
+            .execute(on.conn)
             .await?;
         Ok(())
     }
 
-    async fn forget_relays(conn: &mut Connection, lease: Duration) -> QueryResult<()> {
+    async fn forget_relays(on: &mut On<'_, MySql>, lease: Duration) -> QueryResult<()> {
         let relays: Vec<Name> =
-            sql_query(sql::FORGOTTEN_RELAYS).bind::<BigInt, _>(micros(lease)).load(conn).await?;
+            on.query(sql::FORGOTTEN_RELAYS).bind::<BigInt, _>(micros(lease)).load(on.conn).await?;
         for relay in relays {
-            sql_query(sql::SIGN_OFF).bind::<Text, _>(relay.value).execute(conn).await?;
+            on.query(sql::SIGN_OFF).bind::<Text, _>(relay.value).execute(on.conn).await?;
         }
         Ok(())
     }
 
-    async fn release(conn: &mut Connection, incarnation: Uuid, leases: &[Lease]) -> QueryResult<()> {
-        sql_query(format!("{}{}", sql::RELEASE, pairs(leases)))
+    async fn release(on: &mut On<'_, MySql>, incarnation: Uuid, leases: &[Lease]) -> QueryResult<()> {
+        on.query(format!("{}{}", sql::RELEASE, pairs(leases)))
             .bind::<Text, _>(incarnation.to_string())
-            .execute(conn)
+            .execute(on.conn)
             .await?;
         Ok(())
     }
 
-    async fn renew(conn: &mut Connection, incarnation: Uuid, lease: Duration) -> QueryResult<()> {
-        sql_query(sql::RENEW)
+    async fn renew(on: &mut On<'_, MySql>, incarnation: Uuid, lease: Duration) -> QueryResult<()> {
+        on.query(sql::RENEW)
             .bind::<BigInt, _>(micros(lease))
             .bind::<Text, _>(incarnation.to_string())
             .bind::<BigInt, _>(micros(lease))
-            .execute(conn)
+            .execute(on.conn)
             .await?;
         Ok(())
     }
 
-    async fn take(conn: &mut Connection, relay: &RelayId, lease: Duration, count: usize) -> QueryResult<()> {
-        let free: Vec<Number> = sql_query(sql::FREE_GROUPS)
+    async fn take(on: &mut On<'_, MySql>, relay: &RelayId, lease: Duration, count: usize) -> QueryResult<()> {
+        let free: Vec<Number> = on
+            .query(sql::FREE_GROUPS)
             .bind::<BigInt, _>(micros(lease))
             .bind::<BigInt, _>(limit(count))
-            .load(conn)
+            .load(on.conn)
             .await?;
         if !free.is_empty() {
-            sql_query(format!("{}{}", sql::TAKE, list(&values(free))))
+            on.query(format!("{}{}", sql::TAKE, list(&values(free))))
                 .bind::<Text, _>(relay.incarnation.to_string())
                 .bind::<Text, _>(relay.incarnation.to_string())
                 .bind::<Text, _>(&relay.name)
                 .bind::<Text, _>(relay.incarnation.to_string())
                 .bind::<BigInt, _>(micros(lease))
-                .execute(conn)
+                .execute(on.conn)
                 .await?;
         }
         Ok(())
     }
 
-    async fn leases(conn: &mut Connection, incarnation: Uuid) -> QueryResult<Vec<LeaseRow>> {
-        sql_query(sql::LEASES).bind::<Text, _>(incarnation.to_string()).load(conn).await
+    async fn leases(on: &mut On<'_, MySql>, incarnation: Uuid) -> QueryResult<Vec<LeaseRow>> {
+        on.query(sql::LEASES).bind::<Text, _>(incarnation.to_string()).load(on.conn).await
     }
 
-    async fn record_suspects(conn: &mut Connection, incarnation: Uuid, ids: Option<&str>) -> QueryResult<()> {
-        sql_query(sql::RECORD_SUSPECTS)
+    async fn record_suspects(
+        on: &mut On<'_, MySql>,
+        incarnation: Uuid,
+        ids: Option<&str>,
+    ) -> QueryResult<()> {
+        on.query(sql::RECORD_SUSPECTS)
             .bind::<Nullable<Text>, _>(ids)
             .bind::<Text, _>(incarnation.to_string())
-            .execute(conn)
+            .execute(on.conn)
             .await?;
         Ok(())
     }
 
     async fn record_suspended(
-        conn: &mut Connection,
+        on: &mut On<'_, MySql>,
         incarnation: Uuid,
         topics: Option<&str>,
     ) -> QueryResult<()> {
-        sql_query(sql::RECORD_SUSPENDED)
+        on.query(sql::RECORD_SUSPENDED)
             .bind::<Nullable<Text>, _>(topics)
             .bind::<Text, _>(incarnation.to_string())
-            .execute(conn)
+            .execute(on.conn)
             .await?;
         Ok(())
     }
 
-    async fn census(conn: &mut Connection, lease: Duration) -> QueryResult<Census> {
-        sql_query(sql::CENSUS).bind::<BigInt, _>(micros(lease)).get_result(conn).await
+    async fn census(on: &mut On<'_, MySql>, lease: Duration) -> QueryResult<Census> {
+        on.query(sql::CENSUS).bind::<BigInt, _>(micros(lease)).get_result(on.conn).await
     }
 
-    async fn fence(conn: &mut Connection, lease: Lease) -> QueryResult<bool> {
-        let row: Option<Exists> = sql_query(sql::FENCE)
+    async fn fence(on: &mut On<'_, MySql>, lease: Lease) -> QueryResult<bool> {
+        let row: Option<Exists> = on
+            .query(sql::FENCE)
             .bind::<Integer, _>(lease.group.0)
             .bind::<BigInt, _>(lease.epoch)
-            .get_result(conn)
+            .get_result(on.conn)
             .await
             .optional()?;
         Ok(row.is_some())
     }
 
-    async fn fence_all(conn: &mut Connection, leases: &[Lease]) -> QueryResult<Vec<i32>> {
+    async fn fence_all(on: &mut On<'_, MySql>, leases: &[Lease]) -> QueryResult<Vec<i32>> {
         let lock = format!("{}{}{}", sql::LOCK_LEASES, pairs(leases), sql::WAIT_FOR_ALL);
-        let groups: Vec<GroupRow> = sql_query(lock).load(conn).await?;
+        let groups: Vec<GroupRow> = on.query(lock).load(on.conn).await?;
         Ok(groups.into_iter().map(|group| group.group_no).collect())
     }
 
-    async fn leave_groups(conn: &mut Connection, incarnation: Uuid) -> QueryResult<()> {
-        sql_query(sql::LEAVE_GROUPS).bind::<Text, _>(incarnation.to_string()).execute(conn).await?;
+    async fn leave_groups(on: &mut On<'_, MySql>, incarnation: Uuid) -> QueryResult<()> {
+        on.query(sql::LEAVE_GROUPS).bind::<Text, _>(incarnation.to_string()).execute(on.conn).await?;
         Ok(())
     }
 
-    async fn sign_off(conn: &mut Connection, incarnation: Uuid) -> QueryResult<()> {
-        sql_query(sql::SIGN_OFF).bind::<Text, _>(incarnation.to_string()).execute(conn).await?;
+    async fn sign_off(on: &mut On<'_, MySql>, incarnation: Uuid) -> QueryResult<()> {
+        on.query(sql::SIGN_OFF).bind::<Text, _>(incarnation.to_string()).execute(on.conn).await?;
         Ok(())
     }
 
-    async fn due_requests(conn: &mut Connection, query: Query) -> QueryResult<Vec<DueRequest>> {
-        bound(query).load(conn).await
+    async fn due_requests(on: &mut On<'_, MySql>, query: Query) -> QueryResult<Vec<DueRequest>> {
+        bound(on, query).load(on.conn).await
     }
 
-    async fn later(conn: &mut Connection, query: Query) -> QueryResult<Vec<Later>> {
-        bound(query).load(conn).await
+    async fn later(on: &mut On<'_, MySql>, query: Query) -> QueryResult<Vec<Later>> {
+        bound(on, query).load(on.conn).await
     }
 
-    async fn replay(conn: &mut Connection, dead: &[i64]) -> QueryResult<()> {
+    async fn replay(on: &mut On<'_, MySql>, dead: &[i64]) -> QueryResult<()> {
         let listed = list(dead);
-        let park = sql::PARK_DEAD.join(&free_ids(conn, dead, &["cqrs_outbox_parked"]).await?);
+        let park = sql::PARK_DEAD.join(&free_ids(on, dead, &["cqrs_outbox_parked"]).await?);
         for statement in [
             format!("{}{listed}{}", sql::CLOSE_GATES_OF_DEAD, sql::ON_CLOSED_GATE),
             format!("{park}{listed}"),
         ] {
-            sql_query(statement).execute(conn).await?;
+            on.query(statement).execute(on.conn).await?;
         }
-        Self::discard_dead(conn, dead).await
+        Self::discard_dead(on, dead).await
     }
 
-    async fn discard_dead(conn: &mut Connection, dead: &[i64]) -> QueryResult<()> {
+    async fn discard_dead(on: &mut On<'_, MySql>, dead: &[i64]) -> QueryResult<()> {
         let listed = list(dead);
         let lanes = format!("{}{listed}{}{listed})", sql::LANES_OF_DEAD, sql::HAS_OTHER_DEAD);
-        let lanes: Vec<Bytes> = sql_query(lanes).load(conn).await?;
+        let lanes: Vec<Bytes> = on.query(lanes).load(on.conn).await?;
         if !lanes.is_empty() {
             let lanes = lanes.iter().map(|lane| &lane.value);
-            bound(Query::new(sql::GATES_ARE_DUE).any_of(lanes)).execute(conn).await?;
+            bound(on, Query::new(sql::GATES_ARE_DUE).any_of(lanes)).execute(on.conn).await?;
         }
-        sql_query(sql::DELETE_DEAD).bind::<Text, _>(ids(dead)).execute(conn).await?;
+        on.query(sql::DELETE_DEAD).bind::<Text, _>(ids(dead)).execute(on.conn).await?;
         Ok(())
     }
 
-    async fn sweep_gates(conn: &mut Connection, groups: &[i32]) -> QueryResult<()> {
-        let lanes: Vec<Bytes> = sql_query(format!("{}{}", sql::EMPTY_GATES, list(groups))).load(conn).await?;
+    async fn sweep_gates(on: &mut On<'_, MySql>, groups: &[i32]) -> QueryResult<()> {
+        let lanes: Vec<Bytes> =
+            on.query(format!("{}{}", sql::EMPTY_GATES, list(groups))).load(on.conn).await?;
         for lane in lanes {
-            sql_query(sql::OPEN_GATE).bind::<Binary, _>(lane.value).execute(conn).await?;
+            on.query(sql::OPEN_GATE).bind::<Binary, _>(lane.value).execute(on.conn).await?;
         }
         Ok(())
     }
 
-    async fn read(conn: &mut Connection, request: &ReadRequest, (): &()) -> QueryResult<Vec<Record>> {
-        read::hot(conn, request).await
+    async fn read(on: &mut On<'_, MySql>, request: &ReadRequest, (): &()) -> QueryResult<Vec<Record>> {
+        read::hot(on, request).await
     }
 
-    async fn read_parked(conn: &mut Connection, request: &ReadRequest) -> QueryResult<Vec<Record>> {
-        read::parked(conn, request).await
+    async fn read_parked(on: &mut On<'_, MySql>, request: &ReadRequest) -> QueryResult<Vec<Record>> {
+        read::parked(on, request).await
     }
 
-    async fn settle_hot(conn: &mut Connection, rows: &[i64]) -> QueryResult<usize> {
-        sql_query(sql::SETTLE_HOT).bind::<Text, _>(ids(rows)).execute(conn).await
+    async fn settle_hot(on: &mut On<'_, MySql>, rows: &[i64]) -> QueryResult<usize> {
+        on.query(sql::SETTLE_HOT).bind::<Text, _>(ids(rows)).execute(on.conn).await
     }
 
-    async fn settle_parked(conn: &mut Connection, confirmed: &[&Confirmed]) -> QueryResult<()> {
-        sql_query(sql::SETTLE_PARKED).bind::<Text, _>(receipts(confirmed)).execute(conn).await?;
+    async fn settle_parked(on: &mut On<'_, MySql>, confirmed: &[&Confirmed]) -> QueryResult<()> {
+        on.query(sql::SETTLE_PARKED).bind::<Text, _>(receipts(confirmed)).execute(on.conn).await?;
         Ok(())
     }
 
-    async fn keep_hot(conn: &mut Connection, confirmed: &[&Confirmed]) -> QueryResult<usize> {
-        Self::begin_short(conn).await?;
-        let locked = lock_hot(conn, &ids_of(confirmed)).await?;
+    async fn keep_hot(on: &mut On<'_, MySql>, confirmed: &[&Confirmed]) -> QueryResult<usize> {
+        Self::begin_short(on.conn).await?;
+        let locked = lock_hot(on, &ids_of(confirmed)).await?;
         if !locked.is_empty() {
-            let keep = sql::KEEP_HOT.join(&free_ids(conn, &locked, &["cqrs_outbox_sent"]).await?);
-            sql_query(keep).bind::<Text, _>(receipts(confirmed)).execute(conn).await?;
-            Self::settle_hot(conn, &locked).await?;
+            let keep = sql::KEEP_HOT.join(&free_ids(on, &locked, &["cqrs_outbox_sent"]).await?);
+            on.query(keep).bind::<Text, _>(receipts(confirmed)).execute(on.conn).await?;
+            Self::settle_hot(on, &locked).await?;
         }
-        Self::commit(conn).await?;
+        Self::commit(on.conn).await?;
         Ok(locked.len())
     }
 
-    async fn keep_parked(conn: &mut Connection, confirmed: &[&Confirmed]) -> QueryResult<()> {
-        Self::begin_short(conn).await?;
+    async fn keep_parked(on: &mut On<'_, MySql>, confirmed: &[&Confirmed]) -> QueryResult<()> {
+        Self::begin_short(on.conn).await?;
         let locked: Vec<Number> =
-            sql_query(sql::LOCK_PARKED_ROWS).bind::<Text, _>(receipts(confirmed)).load(conn).await?;
+            on.query(sql::LOCK_PARKED_ROWS).bind::<Text, _>(receipts(confirmed)).load(on.conn).await?;
         if !locked.is_empty() {
-            let free = free_ids(conn, &values(locked), &["cqrs_outbox_sent"]).await?;
+            let free = free_ids(on, &values(locked), &["cqrs_outbox_sent"]).await?;
             let keep = sql::KEEP_PARKED.join(&free);
-            sql_query(keep).bind::<Text, _>(receipts(confirmed)).execute(conn).await?;
-            Self::settle_parked(conn, confirmed).await?;
+            on.query(keep).bind::<Text, _>(receipts(confirmed)).execute(on.conn).await?;
+            Self::settle_parked(on, confirmed).await?;
         }
-        Self::commit(conn).await
+        Self::commit(on.conn).await
     }
 
-    async fn park(conn: &mut Connection, rejection: &Rejection) -> QueryResult<bool> {
-        move_hot(conn, &sql::PARK_HOT, rejection).await
+    async fn park(on: &mut On<'_, MySql>, rejection: &Rejection) -> QueryResult<bool> {
+        move_hot(on, &sql::PARK_HOT, rejection).await
     }
 
-    async fn park_again(conn: &mut Connection, rejection: &Rejection) -> QueryResult<bool> {
-        if !lock_parked(conn, rejection).await? {
+    async fn park_again(on: &mut On<'_, MySql>, rejection: &Rejection) -> QueryResult<bool> {
+        if !lock_parked(on, rejection).await? {
             return Ok(false);
         }
-        sql_query(sql::PARK_AGAIN)
+        on.query(sql::PARK_AGAIN)
             .bind::<Integer, _>(attempts(rejection))
             .bind::<Text, _>(&rejection.error)
             .bind::<Integer, _>(attempts(rejection))
             .bind::<Text, _>(&rejection.error)
             .bind::<BigInt, _>(rejection.id)
-            .execute(conn)
+            .execute(on.conn)
             .await?;
         Ok(true)
     }
 
-    async fn bury(conn: &mut Connection, rejection: &Rejection) -> QueryResult<bool> {
-        move_hot(conn, &sql::BURY_HOT, rejection).await
+    async fn bury(on: &mut On<'_, MySql>, rejection: &Rejection) -> QueryResult<bool> {
+        move_hot(on, &sql::BURY_HOT, rejection).await
     }
 
-    async fn bury_parked(conn: &mut Connection, rejection: &Rejection) -> QueryResult<bool> {
-        if !lock_parked(conn, rejection).await? {
+    async fn bury_parked(on: &mut On<'_, MySql>, rejection: &Rejection) -> QueryResult<bool> {
+        if !lock_parked(on, rejection).await? {
             return Ok(false);
         }
-        insert_refused(conn, &sql::BURY_PARKED, rejection, &["cqrs_outbox_dead"]).await?;
-        sql_query(sql::DELETE_PARKED).bind::<BigInt, _>(rejection.id).execute(conn).await?;
+        insert_refused(on, &sql::BURY_PARKED, rejection, &["cqrs_outbox_dead"]).await?;
+        on.query(sql::DELETE_PARKED).bind::<BigInt, _>(rejection.id).execute(on.conn).await?;
         Ok(true)
     }
 
-    async fn set_aside(conn: &mut Connection, lane: &Lane, rows: &[i64]) -> QueryResult<()> {
-        let locked = lock_lane(conn, lane, rows).await?;
+    async fn set_aside(on: &mut On<'_, MySql>, lane: &Lane, rows: &[i64]) -> QueryResult<()> {
+        let locked = lock_lane(on, lane, rows).await?;
         if locked.is_empty() {
             return Ok(());
         }
-        let set_aside = sql::SET_ASIDE.join(&free_ids(conn, &locked, ASIDE).await?);
-        sql_query(format!("{set_aside}{}", list(&locked)))
+        let set_aside = sql::SET_ASIDE.join(&free_ids(on, &locked, ASIDE).await?);
+        on.query(format!("{set_aside}{}", list(&locked)))
             .bind::<Binary, _>(lane.as_bytes())
-            .execute(conn)
+            .execute(on.conn)
             .await?;
-        Self::settle_hot(conn, &locked).await?;
+        Self::settle_hot(on, &locked).await?;
         Ok(())
     }
 
     async fn close_gate(
-        conn: &mut Connection,
+        on: &mut On<'_, MySql>,
         rejection: &Rejection,
         wait: Option<Duration>,
     ) -> QueryResult<()> {
         let wait = wait.map(micros);
-        sql_query(sql::CLOSE_GATE)
+        on.query(sql::CLOSE_GATE)
             .bind::<Binary, _>(rejection.lane.as_bytes())
             .bind::<Nullable<BigInt>, _>(wait)
             .bind::<Text, _>(&rejection.error)
@@ -605,67 +617,67 @@ impl Statements for MySql {
             .bind::<Binary, _>(rejection.lane.as_bytes())
             .bind::<Nullable<BigInt>, _>(wait)
             .bind::<Text, _>(&rejection.error)
-            .execute(conn)
+            .execute(on.conn)
             .await?;
         Ok(())
     }
 
-    async fn is_gate_closed(conn: &mut Connection, lane: &Lane) -> QueryResult<bool> {
+    async fn is_gate_closed(on: &mut On<'_, MySql>, lane: &Lane) -> QueryResult<bool> {
         let exists: Exists =
-            sql_query(sql::GATE_CLOSED).bind::<Binary, _>(lane.as_bytes()).get_result(conn).await?;
+            on.query(sql::GATE_CLOSED).bind::<Binary, _>(lane.as_bytes()).get_result(on.conn).await?;
         Ok(exists.found)
     }
 
-    async fn gate_is_needed(conn: &mut Connection, lane: &Lane) -> QueryResult<bool> {
+    async fn gate_is_needed(on: &mut On<'_, MySql>, lane: &Lane) -> QueryResult<bool> {
         let lane = lane.as_bytes();
-        let needed = sql_query(sql::GATE_IS_NEEDED).bind::<Binary, _>(lane).bind::<Binary, _>(lane);
-        let exists: Exists = needed.get_result(conn).await?;
+        let needed = on.query(sql::GATE_IS_NEEDED).bind::<Binary, _>(lane).bind::<Binary, _>(lane);
+        let exists: Exists = needed.get_result(on.conn).await?;
         Ok(exists.found)
     }
 
-    async fn open_gate(conn: &mut Connection, lane: &Lane) -> QueryResult<()> {
-        sql_query(sql::OPEN_GATE).bind::<Binary, _>(lane.as_bytes()).execute(conn).await?;
+    async fn open_gate(on: &mut On<'_, MySql>, lane: &Lane) -> QueryResult<()> {
+        on.query(sql::OPEN_GATE).bind::<Binary, _>(lane.as_bytes()).execute(on.conn).await?;
         Ok(())
     }
 
-    async fn next_due(conn: &mut Connection, groups: &[i32]) -> QueryResult<Option<f64>> {
+    async fn next_due(on: &mut On<'_, MySql>, groups: &[i32]) -> QueryResult<Option<f64>> {
         if groups.is_empty() {
             return Ok(None);
         }
         let firsts: Vec<String> = groups.iter().map(|group| sql::first_due(*group)).collect();
         let wait = format!("{}({}) firsts", sql::NEXT_DUE, firsts.join(" UNION ALL "));
-        Ok(sql_query(wait).get_result::<Wait>(conn).await?.seconds)
+        Ok(on.query(wait).get_result::<Wait>(on.conn).await?.seconds)
     }
 
-    async fn lock_leases(conn: &mut Connection, leases: &[Lease]) -> QueryResult<Vec<i32>> {
+    async fn lock_leases(on: &mut On<'_, MySql>, leases: &[Lease]) -> QueryResult<Vec<i32>> {
         if leases.is_empty() {
             return Ok(Vec::new());
         }
         let lock = format!("{}{}{}", sql::LOCK_LEASES, pairs(leases), sql::SKIP_LOCKED);
-        let groups: Vec<GroupRow> = sql_query(lock).load(conn).await?;
+        let groups: Vec<GroupRow> = on.query(lock).load(on.conn).await?;
         Ok(groups.into_iter().map(|group| group.group_no).collect())
     }
 
-    async fn due(conn: &mut Connection, groups: &[i32], but: &[i32], limit: usize) -> QueryResult<Vec<Due>> {
+    async fn due(on: &mut On<'_, MySql>, groups: &[i32], but: &[i32], limit: usize) -> QueryResult<Vec<Due>> {
         if groups.is_empty() {
             return Ok(Vec::new());
         }
         let others = if but.is_empty() { String::new() } else { format!(" AND slot NOT IN {}", list(but)) };
         let parts: Vec<String> = groups.iter().map(|group| sql::due(*group, &others, limit)).collect();
         let parts = parts.join(" UNION ALL ");
-        sql_query(format!("SELECT id, slot FROM ({parts}) parts ORDER BY deliver_at, id LIMIT {limit}"))
-            .load(conn)
+        on.query(format!("SELECT id, slot FROM ({parts}) parts ORDER BY deliver_at, id LIMIT {limit}"))
+            .load(on.conn)
             .await
     }
 
-    async fn lock_due(conn: &mut Connection, rows: &[i64]) -> QueryResult<Vec<i64>> {
-        let locked: Vec<Number> = sql_query(sql::LOCK_DUE).bind::<Text, _>(ids(rows)).load(conn).await?;
+    async fn lock_due(on: &mut On<'_, MySql>, rows: &[i64]) -> QueryResult<Vec<i64>> {
+        let locked: Vec<Number> = on.query(sql::LOCK_DUE).bind::<Text, _>(ids(rows)).load(on.conn).await?;
         Ok(values(locked))
     }
 
-    async fn move_due(conn: &mut Connection, rows: &[i64]) -> QueryResult<()> {
-        sql_query(format!("{}{}{}", sql::INSERT_DUE, list(rows), sql::IN_ORDER)).execute(conn).await?;
-        sql_query(sql::DELETE_DUE).bind::<Text, _>(ids(rows)).execute(conn).await?;
+    async fn move_due(on: &mut On<'_, MySql>, rows: &[i64]) -> QueryResult<()> {
+        on.query(format!("{}{}{}", sql::INSERT_DUE, list(rows), sql::IN_ORDER)).execute(on.conn).await?;
+        on.query(sql::DELETE_DUE).bind::<Text, _>(ids(rows)).execute(on.conn).await?;
         Ok(())
     }
 }
@@ -701,24 +713,24 @@ struct ClaimedBy {
 
 /// Scheduled rows of this event, locked. They are looked for without a lock: a locking read that finds nothing locks the
 /// gap where it looked, and others could not schedule anything there until the transaction ends.
-async fn lock_scheduled(conn: &mut Connection, event_id: Uuid) -> QueryResult<Vec<i64>> {
+async fn lock_scheduled(on: &mut On<'_, MySql>, event_id: Uuid) -> QueryResult<Vec<i64>> {
     let found: Vec<Number> =
-        sql_query(sql::FIND_SCHEDULED).bind::<Text, _>(event_id.to_string()).load(conn).await?;
+        on.query(sql::FIND_SCHEDULED).bind::<Text, _>(event_id.to_string()).load(on.conn).await?;
     if found.is_empty() {
         return Ok(Vec::new());
     }
     let locked: Vec<Number> =
-        sql_query(sql::LOCK_SCHEDULED).bind::<Text, _>(ids(&values(found))).load(conn).await?;
+        on.query(sql::LOCK_SCHEDULED).bind::<Text, _>(ids(&values(found))).load(on.conn).await?;
     Ok(values(locked))
 }
 
-fn boxed(query: String) -> BoxedSqlQuery<'static, Mysql, SqlQuery> {
-    sql_query(query).into_boxed()
+fn boxed(on: &On<'_, MySql>, query: String) -> BoxedSqlQuery<'static, Mysql, SqlQuery> {
+    on.query(query).into_boxed()
 }
 
-fn bound(query: Query) -> BoxedSqlQuery<'static, Mysql, SqlQuery> {
+fn bound(on: &On<'_, MySql>, query: Query) -> BoxedSqlQuery<'static, Mysql, SqlQuery> {
     let (text, values) = query.into_parts();
-    values.into_iter().fold(boxed(text), |query, value| match value {
+    values.into_iter().fold(boxed(on, text), |query, value| match value {
         Value::Text(text) => query.bind::<Text, _>(text),
         Value::Bytes(bytes) => query.bind::<Binary, _>(bytes),
         Value::Number(number) => query.bind::<BigInt, _>(number),
@@ -728,26 +740,28 @@ fn bound(query: Query) -> BoxedSqlQuery<'static, Mysql, SqlQuery> {
 }
 
 /// Those of these rows that stand in the hot table.
-async fn lock_hot(conn: &mut Connection, rows: &[i64]) -> QueryResult<Vec<i64>> {
-    let locked: Vec<Number> = sql_query(sql::LOCK_HOT).bind::<Text, _>(ids(rows)).load(conn).await?;
+async fn lock_hot(on: &mut On<'_, MySql>, rows: &[i64]) -> QueryResult<Vec<i64>> {
+    let locked: Vec<Number> = on.query(sql::LOCK_HOT).bind::<Text, _>(ids(rows)).load(on.conn).await?;
     Ok(values(locked))
 }
 
-async fn lock_parked(conn: &mut Connection, rejection: &Rejection) -> QueryResult<bool> {
-    let locked: Vec<Number> = sql_query(sql::LOCK_PARKED)
+async fn lock_parked(on: &mut On<'_, MySql>, rejection: &Rejection) -> QueryResult<bool> {
+    let locked: Vec<Number> = on
+        .query(sql::LOCK_PARKED)
         .bind::<BigInt, _>(rejection.id)
         .bind::<Binary, _>(rejection.lane.as_bytes())
-        .load(conn)
+        .load(on.conn)
         .await?;
     Ok(!locked.is_empty())
 }
 
 /// Those of these rows that stand in the hot table and are of this lane.
-async fn lock_lane(conn: &mut Connection, lane: &Lane, rows: &[i64]) -> QueryResult<Vec<i64>> {
-    let locked: Vec<Number> = sql_query(sql::LOCK_LANE)
+async fn lock_lane(on: &mut On<'_, MySql>, lane: &Lane, rows: &[i64]) -> QueryResult<Vec<i64>> {
+    let locked: Vec<Number> = on
+        .query(sql::LOCK_LANE)
         .bind::<Text, _>(ids(rows))
         .bind::<Binary, _>(lane.as_bytes())
-        .load(conn)
+        .load(on.conn)
         .await?;
     Ok(values(locked))
 }
@@ -760,43 +774,44 @@ const ASIDE: &[&str] = &["cqrs_outbox_parked", "cqrs_outbox_dead"];
 /// the tables. Then its row gets one above all that there are, for two events must not be one row.
 ///
 /// It is asked before, for a statement that reads the table that it writes to makes a copy of all its rows.
-async fn free_ids(conn: &mut Connection, rows: &[i64], tables: &[&str]) -> QueryResult<String> {
+async fn free_ids(on: &mut On<'_, MySql>, rows: &[i64], tables: &[&str]) -> QueryResult<String> {
     let mut taken = BTreeSet::new();
     for table in tables {
-        let found: Vec<Number> = sql_query(sql::taken(table)).bind::<Text, _>(ids(rows)).load(conn).await?;
+        let found: Vec<Number> = on.query(sql::taken(table)).bind::<Text, _>(ids(rows)).load(on.conn).await?;
         taken.extend(values(found));
     }
     if taken.is_empty() {
         return Ok("o.id".to_owned());
     }
-    let highest: Number = sql_query(sql::HIGHEST_ID).get_result(conn).await?;
+    let highest: Number = on.query(sql::HIGHEST_ID).get_result(on.conn).await?;
     let cases =
         taken.into_iter().zip(highest.value + 1..).map(|(id, free)| format!(" WHEN {id} THEN {free}"));
     Ok(format!("CASE o.id{} ELSE o.id END", cases.collect::<String>()))
 }
 
-async fn move_hot(conn: &mut Connection, insert: &[&str; 2], rejection: &Rejection) -> QueryResult<bool> {
-    if lock_lane(conn, &rejection.lane, &[rejection.id]).await?.is_empty() {
+async fn move_hot(on: &mut On<'_, MySql>, insert: &[&str; 2], rejection: &Rejection) -> QueryResult<bool> {
+    if lock_lane(on, &rejection.lane, &[rejection.id]).await?.is_empty() {
         return Ok(false);
     }
-    insert_refused(conn, insert, rejection, ASIDE).await?;
-    MySql::settle_hot(conn, &[rejection.id]).await?;
+    insert_refused(on, insert, rejection, ASIDE).await?;
+    MySql::settle_hot(on, &[rejection.id]).await?;
     Ok(true)
 }
 
 async fn insert_refused(
-    conn: &mut Connection,
+    on: &mut On<'_, MySql>,
     insert: &[&str; 2],
     rejection: &Rejection,
     tables: &[&str],
 ) -> QueryResult<()> {
-    sql_query(insert.join(&free_ids(conn, &[rejection.id], tables).await?))
+    let insert = insert.join(&free_ids(on, &[rejection.id], tables).await?);
+    on.query(insert)
         .bind::<Integer, _>(attempts(rejection))
         .bind::<Binary, _>(rejection.lane.as_bytes())
         .bind::<Text, _>(&rejection.error)
         .bind::<Text, _>(&rejection.error)
         .bind::<BigInt, _>(rejection.id)
-        .execute(conn)
+        .execute(on.conn)
         .await?;
     Ok(())
 }

@@ -7,11 +7,12 @@ use std::fmt::{Display, Write as _};
 
 use cqrs_outbox::ReadRequest;
 use diesel::sql_types::{BigInt, Binary, Integer, Text};
-use diesel::{QueryResult, QueryableByName, sql_query};
-use diesel_async::{AsyncMysqlConnection, RunQueryDsl};
+use diesel::{QueryResult, QueryableByName};
+use diesel_async::RunQueryDsl;
 
-use super::{ids, list};
+use super::{MySql, ids, list};
 use crate::choice::{self, Choice, Present};
+use crate::on::On;
 use crate::record::Record;
 use crate::statements::{Reach, groups_of};
 
@@ -55,19 +56,19 @@ struct DueLane {
     group_no: i32,
 }
 
-pub(super) async fn hot(conn: &mut AsyncMysqlConnection, request: &ReadRequest) -> QueryResult<Vec<Record>> {
+pub(super) async fn hot(on: &mut On<'_, MySql>, request: &ReadRequest) -> QueryResult<Vec<Record>> {
     let mut rows = Vec::new();
     let mut known = None;
     let mut next = Some(Reach::first(request));
     while let Some(reach) = next {
         rows = match reach {
-            Reach::All => all(conn, request).await?,
+            Reach::All => all(on, request).await?,
             Reach::OfEachGroup(each) | Reach::Shares(each) => {
                 let known = match &known {
                     Some(known) => known,
-                    None => known.insert(by_group(conn, &request.known).await?),
+                    None => known.insert(by_group(on, &request.known).await?),
                 };
-                of_each_group(conn, request, known, each, matches!(reach, Reach::Shares(_))).await?
+                of_each_group(on, request, known, each, matches!(reach, Reach::Shares(_))).await?
             }
         };
         next = reach.next(&rows, request);
@@ -76,17 +77,17 @@ pub(super) async fn hot(conn: &mut AsyncMysqlConnection, request: &ReadRequest) 
     Ok(rows)
 }
 
-async fn all(conn: &mut AsyncMysqlConnection, request: &ReadRequest) -> QueryResult<Vec<Record>> {
-    let present: Vec<Present> = sql_query(choice::present(request)).load(conn).await?;
+async fn all(on: &mut On<'_, MySql>, request: &ReadRequest) -> QueryResult<Vec<Record>> {
+    let present: Vec<Present> = on.query(choice::present(request)).load(on.conn).await?;
     let Some(choice) = Choice::of(&present, request) else { return Ok(Vec::new()) };
     let query =
         format!("SELECT {COLUMNS}, {GROUP_AND_GATE} FROM cqrs_outbox t WHERE t.{}", choice.condition());
-    Ok(choice.keep(sql_query(query).load(conn).await?))
+    Ok(choice.keep(on.query(query).load(on.conn).await?))
 }
 
 /// The rows are those of one statement, and so of one snapshot.
 async fn of_each_group(
-    conn: &mut AsyncMysqlConnection,
+    on: &mut On<'_, MySql>,
     request: &ReadRequest,
     known: &HashMap<i32, Vec<i64>>,
     each: usize,
@@ -97,28 +98,25 @@ async fn of_each_group(
     let parts = groups_of(&request.leases).into_iter().map(of_group);
     let columns = format!("{COLUMNS}, {GROUP_AND_GATE}");
     match query(parts, by_share, "cqrs_outbox", &columns, request.limit, request.max_bytes) {
-        Some(query) => sql_query(query).load(conn).await,
+        Some(query) => on.query(query).load(on.conn).await,
         None => Ok(Vec::new()),
     }
 }
 
 /// To which group a known row belongs never changes, and one that is gone need not be left out. So it may be asked before.
-async fn by_group(conn: &mut AsyncMysqlConnection, known: &[i64]) -> QueryResult<HashMap<i32, Vec<i64>>> {
+async fn by_group(on: &mut On<'_, MySql>, known: &[i64]) -> QueryResult<HashMap<i32, Vec<i64>>> {
     let mut by_group = HashMap::<i32, Vec<i64>>::new();
     if !known.is_empty() {
         let query = "SELECT t.id, CAST(t.group_no AS signed) AS group_no \
             FROM JSON_TABLE(?, '$[*]' COLUMNS (id BIGINT PATH '$')) k STRAIGHT_JOIN cqrs_outbox t ON t.id = k.id";
-        let rows: Vec<InGroup> = sql_query(query).bind::<Text, _>(ids(known)).load(conn).await?;
+        let rows: Vec<InGroup> = on.query(query).bind::<Text, _>(ids(known)).load(on.conn).await?;
         rows.into_iter().for_each(|row| by_group.entry(row.group_no).or_default().push(row.id));
     }
     Ok(by_group)
 }
 
 /// Lane by lane as of one snapshot, some lanes at once.
-pub(super) async fn parked(
-    conn: &mut AsyncMysqlConnection,
-    request: &ReadRequest,
-) -> QueryResult<Vec<Record>> {
+pub(super) async fn parked(on: &mut On<'_, MySql>, request: &ReadRequest) -> QueryResult<Vec<Record>> {
     let groups = groups_of(&request.leases);
     if groups.is_empty() {
         return Ok(Vec::new());
@@ -128,7 +126,7 @@ pub(super) async fn parked(
     if !request.known.is_empty() {
         let query = "SELECT t.id, t.lane \
             FROM JSON_TABLE(?, '$[*]' COLUMNS (id BIGINT PATH '$')) k STRAIGHT_JOIN cqrs_outbox_parked t ON t.id = k.id";
-        let rows: Vec<InLane> = sql_query(query).bind::<Text, _>(ids(&request.known)).load(conn).await?;
+        let rows: Vec<InLane> = on.query(query).bind::<Text, _>(ids(&request.known)).load(on.conn).await?;
         unknown = format!(" AND p.id NOT IN {}", list(&request.known));
         rows.into_iter().for_each(|row| known.entry(row.lane).or_default().push(row.id));
     }
@@ -140,7 +138,7 @@ pub(super) async fn parked(
         list(&groups),
         request.limit
     );
-    let due: Vec<DueLane> = sql_query(due).load(conn).await?;
+    let due: Vec<DueLane> = on.query(due).load(on.conn).await?;
     let mut rows = BTreeMap::<i64, Record>::new();
     let mut bytes = 0_usize;
     for lanes in due.chunks(LANES) {
@@ -159,7 +157,7 @@ pub(super) async fn parked(
         });
         let columns = format!("{COLUMNS}, {group_of} END AS group_no, 0 AS gated");
         if let Some(query) = query(parts, true, "cqrs_outbox_parked", &columns, limit, max_bytes) {
-            let some: Vec<Record> = sql_query(query).load(conn).await?;
+            let some: Vec<Record> = on.query(query).load(on.conn).await?;
             bytes += some.iter().map(|row| usize::try_from(row.size).unwrap_or(0)).sum::<usize>();
             rows.extend(some.into_iter().map(|row| (row.id, row)));
         }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use cqrs_core::{ErrorKind, Result, without_password};
 use cqrs_outbox::StoreError;
+use cqrs_outbox::table::{Dialect, TableNames};
 use deadpool::Runtime;
 use diesel::{ConnectionError, ConnectionResult};
 use diesel_async::AsyncPgConnection;
@@ -25,6 +26,7 @@ pub struct PgBuilder {
     url: String,
     max_connections: usize,
     keep_sent: bool,
+    names: TableNames,
     connect_timeout: Duration,
     notifications: bool,
     connect: Arc<Connect>,
@@ -47,6 +49,7 @@ impl Outbox<Pg> {
             url: url.into(),
             max_connections: 10,
             keep_sent: false,
+            names: TableNames::new(),
             connect_timeout: Duration::from_secs(5),
             notifications: false,
             connect: Arc::new(|url| {
@@ -76,7 +79,8 @@ impl PgBuilder {
     /// Both sides need it. A writer says it behind the commit, on another of its connections, and at most every 5 ms, for
     /// each `NOTIFY` takes a lock that all committing transactions want. A relay needs one connection more, and polls all
     /// the same: a word that is lost is late news, not a lost event. Writers that are not of this crate may `NOTIFY
-    /// cqrs_outbox` themselves, best behind their commit.
+    /// cqrs_outbox` themselves, best behind their commit. With other [`tables`](Self::tables) the channel is called as the first of
+    /// them: `NOTIFY "events.orders_outbox"`.
     ///
     /// Not through a transaction pooler, which lends the connection that listens to others. Where
     /// [`connect_with`](Self::connect_with) makes a connection without its background part
@@ -123,17 +127,35 @@ impl PgBuilder {
         self
     }
 
+    /// How the tables are called, and in which schema they are: for services that share a database. Default: `cqrs_outbox` .., where
+    /// the connection looks first. Whoever uses the same tables needs the same names.
+    pub fn tables(mut self, names: TableNames) -> Self {
+        self.names = names;
+        self
+    }
+
     /// Connects.
     ///
     /// # Errors
     ///
-    /// As for [`Outbox::connect`].
+    /// As for [`Outbox::connect`]; [`ErrorKind::Configuration`], too, if the tables cannot have such names.
     pub async fn connect(self) -> Result<Outbox<Pg>> {
         let shown = without_password(&self.url);
         if !self.url.starts_with("postgres://") && !self.url.starts_with("postgresql://") {
             return Err(cqrs_core::Error::new(
                 ErrorKind::Configuration,
                 format!("`{shown}` is not a URL of PostgreSQL: it begins with `postgres://`"),
+            ));
+        }
+        self.names.check(Dialect::Postgres)?;
+        let channel = self.names.to_string();
+        if self.notifications && channel.len() > LONGEST_CHANNEL {
+            return Err(cqrs_core::Error::new(
+                ErrorKind::Configuration,
+                format!(
+                    "`{channel}` would be the channel of notifications, which has {LONGEST_CHANNEL} bytes at most: give the tables a shorter \
+                     prefix or schema, or leave notifications out"
+                ),
             ));
         }
         let mut config = ManagerConfig::default();
@@ -151,10 +173,15 @@ impl PgBuilder {
             .build()
             .map_err(|error| cqrs_core::Error::new(ErrorKind::Configuration, error.to_string()))?;
         let notifications = self.notifications.then(|| {
-            Arc::new(Notifications::new(pool.clone(), self.connect, self.url, self.connect_timeout))
-                as Arc<dyn Elsewhere>
+            Arc::new(Notifications::new(
+                pool.clone(),
+                self.connect,
+                self.url,
+                self.connect_timeout,
+                format!("\"{channel}\""),
+            )) as Arc<dyn Elsewhere>
         });
-        let outbox = Outbox::from_parts(shown, pool, None, notifications, self.keep_sent);
+        let outbox = Outbox::from_parts(shown, pool, None, notifications, self.names, self.keep_sent);
         match outbox.acquire().await {
             Ok(_) => Ok(outbox),
             Err(error) => {
@@ -164,6 +191,9 @@ impl PgBuilder {
         }
     }
 }
+
+/// PostgreSQL's own limit.
+const LONGEST_CHANNEL: usize = 63;
 
 async fn without_tls(url: &str) -> ConnectionResult<AsyncPgConnection> {
     let refused = |error: tokio_postgres::Error| {

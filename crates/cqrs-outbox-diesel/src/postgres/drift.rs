@@ -1,10 +1,12 @@
 //! What the tables are like, in the words of PostgreSQL's catalogs.
 
-use diesel::{QueryResult, sql_query};
-use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
+use diesel::QueryResult;
+use diesel_async::{RunQueryDsl, SimpleAsyncConnection};
 
+use super::Pg;
 use crate::drift::{Fact, FactRow, GROUPS, Sequence, groups};
 use crate::migration::POSTGRES;
+use crate::on::On;
 
 /// Of the tables that are found first: those of the schema in use or, behind [`TEMPORARY`], the temporary ones.
 ///
@@ -15,7 +17,7 @@ const FACTS: &str = "\
         SELECT oid, relname::text AS of_table, relkind, relpersistence, relrowsecurity, reloptions, reltoastrelid FROM pg_class \
         WHERE relnamespace = (SELECT relnamespace FROM pg_class \
                 WHERE oid = coalesce(to_regclass('cqrs_outbox_meta'), 'cqrs_outbox'::regclass)) \
-            AND relname ~ '^cqrs_(outbox|inbox)' AND relkind IN ('r', 'p', 'v', 'm', 'f')) \
+            AND (relname LIKE 'cqrs_outbox%' OR relname LIKE 'cqrs_inbox%') AND relkind IN ('r', 'p', 'v', 'm', 'f')) \
     SELECT of_table, 'table' AS part, '' AS name, \
         CASE WHEN relpersistence = 'u' OR (relpersistence = 't' AND of_table = 'cqrs_outbox_run') THEN 'unlogged ' ELSE '' END \
         || CASE relkind WHEN 'r' THEN 'table' WHEN 'p' THEN 'partitioned table' WHEN 'f' THEN 'foreign table' ELSE 'view' END \
@@ -69,33 +71,39 @@ const SEQUENCES: &str = "\
     SELECT of_table, highest, \
         CASE WHEN has_sequence_privilege(seqrelid, 'USAGE, SELECT') THEN coalesce(pg_sequence_last_value(seqrelid), seqstart - 1) \
         END AS last \
-    FROM (SELECT 'cqrs_outbox' AS of_table, greatest((SELECT max(id) FROM cqrs_outbox), \
+    FROM (SELECT 'cqrs_outbox' AS of_table, 'cqrs_outbox'::regclass::text AS named, greatest((SELECT max(id) FROM cqrs_outbox), \
                 (SELECT max(id) FROM cqrs_outbox_parked), (SELECT max(id) FROM cqrs_outbox_dead), \
                 (SELECT max(id) FROM cqrs_outbox_sent)) AS highest \
-            UNION ALL SELECT 'cqrs_outbox_scheduled', (SELECT max(id) FROM cqrs_outbox_scheduled) \
-            UNION ALL SELECT 'cqrs_outbox_request', (SELECT max(id) FROM cqrs_outbox_request)) ids \
-        JOIN pg_sequence ON seqrelid = pg_get_serial_sequence(of_table, 'id')::regclass \
+            UNION ALL SELECT 'cqrs_outbox_scheduled', 'cqrs_outbox_scheduled'::regclass::text, \
+                (SELECT max(id) FROM cqrs_outbox_scheduled) \
+            UNION ALL SELECT 'cqrs_outbox_request', 'cqrs_outbox_request'::regclass::text, \
+                (SELECT max(id) FROM cqrs_outbox_request)) ids \
+        JOIN pg_sequence ON seqrelid = pg_get_serial_sequence(named, 'id')::regclass \
     WHERE highest IS NOT NULL";
 
-pub(super) async fn sequences(conn: &mut AsyncPgConnection) -> QueryResult<Vec<Sequence>> {
-    sql_query(SEQUENCES).load(conn).await
+pub(super) async fn sequences(on: &mut On<'_, Pg>) -> QueryResult<Vec<Sequence>> {
+    on.query(SEQUENCES).load(on.conn).await
 }
 
 /// What is created from here on is temporary, and found before anything else.
 const TEMPORARY: &str = "BEGIN; SET LOCAL search_path = pg_temp";
 
-pub(super) async fn describe(conn: &mut AsyncPgConnection) -> QueryResult<Vec<Fact>> {
-    let rows: Vec<FactRow> = sql_query(FACTS).load(conn).await?;
+pub(super) async fn describe(on: &mut On<'_, Pg>) -> QueryResult<Vec<Fact>> {
+    let rows: Vec<FactRow> = on.query(FACTS).load(on.conn).await?;
     let mut facts: Vec<Fact> = rows.into_iter().map(Fact::from).collect();
-    facts.extend(groups(sql_query(GROUPS).load(conn).await));
+    facts.extend(groups(on.names, on.query(GROUPS).load(on.conn).await));
     Ok(facts)
 }
 
 /// In a transaction that ends with the connection.
-pub(super) async fn describe_fresh(conn: &mut AsyncPgConnection) -> QueryResult<Vec<Fact>> {
-    conn.batch_execute(TEMPORARY).await?;
+pub(super) async fn describe_fresh(on: &mut On<'_, Pg>) -> QueryResult<Vec<Fact>> {
+    // They are in the schema of what is temporary.
+    let names = on.names.without_schema();
+    let on = &mut On::<Pg>::new(on.conn, &names);
+    on.conn.batch_execute(TEMPORARY).await?;
     for migration in POSTGRES {
-        conn.batch_execute(&migration.sql.replace("CREATE UNLOGGED TABLE", "CREATE TABLE")).await?;
+        let sql = on.sql(migration.sql.replace("CREATE UNLOGGED TABLE", "CREATE TABLE"));
+        on.conn.batch_execute(&sql).await?;
     }
-    describe(conn).await
+    describe(on).await
 }

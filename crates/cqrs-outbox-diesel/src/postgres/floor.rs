@@ -41,12 +41,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use diesel::sql_types::{Array, BigInt, Bool, Integer, Nullable, Text};
-use diesel::{OptionalExtension, QueryResult, QueryableByName, sql_query};
-use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use diesel::{OptionalExtension, QueryResult, QueryableByName};
+use diesel_async::RunQueryDsl;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use super::sql;
+use super::{Pg, sql};
+use crate::on::On;
 use crate::record::Record;
 
 /// So many rows are read before it is worth a look whether floors can rise.
@@ -137,9 +138,9 @@ struct First {
 impl Floors {
     /// Where a read of these groups begins; floors are raised before, if that is due. A failure leaves them as they are: a read
     /// from further below is slower, and right.
-    pub(super) async fn of(&self, conn: &mut AsyncPgConnection, groups: &[i32]) -> Beginning {
+    pub(super) async fn of(&self, on: &mut On<'_, Pg>, groups: &[i32]) -> Beginning {
         let mut state = self.0.lock().await;
-        if let Err(error) = state.look(conn, groups).await {
+        if let Err(error) = state.look(on, groups).await {
             // A privilege that is missing, as a rule: not worth an error in the server's log with each read.
             tracing::debug!(%error, "where reads of the outbox begin is left as it is");
             state.next_look = Some(Instant::now() + LOOK_BELOW);
@@ -165,23 +166,23 @@ impl State {
         self.floors.get(&group).copied().unwrap_or(i64::MIN)
     }
 
-    async fn look(&mut self, conn: &mut AsyncPgConnection, groups: &[i32]) -> QueryResult<()> {
+    async fn look(&mut self, on: &mut On<'_, Pg>, groups: &[i32]) -> QueryResult<()> {
         let now = Instant::now();
         if self.next_look.is_some_and(|next| now < next) {
             return Ok(());
         }
         if self.next_look_below.is_none_or(|next| now >= next) {
             self.next_look_below = Some(now + LOOK_BELOW);
-            self.look_below(conn).await?;
+            self.look_below(on).await?;
         }
         let is_new = |group| !self.floors.contains_key(group);
         if self.rows < ROWS && self.waiting.is_none() && !groups.iter().any(is_new) {
             return Ok(());
         }
         self.next_look = Some(now + PAUSE);
-        let Some(last) = self.decided(conn).await? else { return Ok(()) };
+        let Some(last) = self.decided(on).await? else { return Ok(()) };
         let firsts = groups.iter().map(|group| (*group, self.floor(*group), last));
-        for First { group_no, first } in first_ids(conn, &self.basis, firsts).await? {
+        for First { group_no, first } in first_ids(on, &self.basis, firsts).await? {
             let floor = first.map_or(last, |first| first - 1);
             self.floors.entry(group_no).and_modify(|old| *old = floor.max(*old)).or_insert(floor);
         }
@@ -189,8 +190,8 @@ impl State {
     }
 
     /// An id such that whoever has drawn one up to it has ended, if there is news of that.
-    async fn decided(&mut self, conn: &mut AsyncPgConnection) -> QueryResult<Option<i64>> {
-        let found: Option<Sequence> = sql_query(sql::SEQUENCE).get_result(conn).await.optional()?;
+    async fn decided(&mut self, on: &mut On<'_, Pg>) -> QueryResult<Option<i64>> {
+        let found: Option<Sequence> = on.query(sql::SEQUENCE).get_result(on.conn).await.optional()?;
         let Some(Sequence { sequence, generation, last: Some(last) }) = found else {
             // It is not a sequence of which anything can be known: as a rule, this user may not look at it.
             self.forget(Basis::default());
@@ -199,7 +200,7 @@ impl State {
         };
         let Some(generation) = generation else {
             self.forget(Basis::default());
-            sql_query(sql::BEGIN_RUN).execute(conn).await?;
+            on.query(sql::BEGIN_RUN).execute(on.conn).await?;
             return Ok(None);
         };
         let (before, now) = (&self.basis, Basis { sequence, generation, last });
@@ -210,7 +211,7 @@ impl State {
             self.forget(now);
         }
         let holders: Vec<Holder> =
-            sql_query(sql::OPEN_WRITERS).bind::<BigInt, _>(sequence).load(conn).await?;
+            on.query(sql::OPEN_WRITERS).bind::<BigInt, _>(sequence).load(on.conn).await?;
         if holders.iter().any(|holder| holder.prepared) {
             return Ok(None);
         }
@@ -233,9 +234,9 @@ impl State {
     }
 
     /// There is nothing, unless somebody has broken the contract.
-    async fn look_below(&mut self, conn: &mut AsyncPgConnection) -> QueryResult<()> {
+    async fn look_below(&mut self, on: &mut On<'_, Pg>) -> QueryResult<()> {
         let below = self.floors.iter().map(|(group, floor)| (*group, i64::MIN, *floor));
-        for First { group_no, first } in first_ids(conn, &self.basis, below).await? {
+        for First { group_no, first } in first_ids(on, &self.basis, below).await? {
             if let Some(id) = first {
                 tracing::warn!(
                     id,
@@ -251,7 +252,7 @@ impl State {
 
 /// Of each group, the first id above the one and up to the other; nothing on another basis.
 async fn first_ids(
-    conn: &mut AsyncPgConnection,
+    on: &mut On<'_, Pg>,
     basis: &Basis,
     groups: impl Iterator<Item = (i32, i64, i64)>,
 ) -> QueryResult<Vec<First>> {
@@ -264,13 +265,13 @@ async fn first_ids(
     if numbers.is_empty() {
         return Ok(Vec::new());
     }
-    sql_query(sql::FIRST_IDS)
+    on.query(sql::FIRST_IDS)
         .bind::<Array<Integer>, _>(numbers)
         .bind::<Array<BigInt>, _>(above)
         .bind::<Array<BigInt>, _>(up_to)
         .bind::<BigInt, _>(basis.sequence)
         .bind::<Text, _>(&basis.generation)
         .bind::<BigInt, _>(basis.last)
-        .load(conn)
+        .load(on.conn)
         .await
 }

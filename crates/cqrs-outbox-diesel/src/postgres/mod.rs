@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use cqrs_core::{Database, MessageId};
-use cqrs_outbox::table::OutboxRecord;
+use cqrs_outbox::table::{self, OutboxRecord, TableNames};
 use cqrs_outbox::{Confirmed, Lane, Lease, ReadRequest, Rejection, RelayId, StoreError};
 use diesel::query_builder::{BoxedSqlQuery, SqlQuery};
 use diesel::sql_types::{
@@ -33,6 +33,7 @@ use crate::dead_letters::{DeadRow, FullDeadRow};
 use crate::drift::{Fact, Sequence};
 use crate::migration::{Migration, POSTGRES};
 use crate::network::pool_error;
+use crate::on::On;
 use crate::query::{Dialect, Query, Value};
 use crate::record::Record;
 use crate::requests::{DueRequest, Later, RequestRow};
@@ -65,6 +66,7 @@ impl Statements for Pg {
     type Memory = Floors;
 
     const MIGRATIONS: &'static [Migration] = POSTGRES;
+    const SQL: table::Dialect = table::Dialect::Postgres;
     const DIALECT: Dialect = sql::DIALECT;
 
     async fn acquire(pool: &Self::Pool) -> Result<Self::Lent, StoreError> {
@@ -83,21 +85,18 @@ impl Statements for Pg {
         AnsiTransactionManager::begin_transaction_sql(conn, sql::BEGIN_SHORT).await
     }
 
-    async fn insert(conn: &mut AsyncPgConnection, rows: Vec<OutboxRecord>) -> QueryResult<()> {
+    async fn insert(on: &mut On<'_, Pg>, rows: Vec<OutboxRecord>) -> QueryResult<()> {
         if let [row] = &rows[..] {
-            prepared(sql::INSERT_ONE, parameters(row)).execute(conn).await?;
+            prepared(on.sql(sql::INSERT_ONE), parameters(row)).execute(on.conn).await?;
             return Ok(());
         }
         let mut columns = Columns::default();
         rows.into_iter().for_each(|row| columns.push(row));
-        prepared(sql::INSERT, columns.parameters()).execute(conn).await?;
+        prepared(on.sql(sql::INSERT), columns.parameters()).execute(on.conn).await?;
         Ok(())
     }
 
-    async fn schedule(
-        conn: &mut AsyncPgConnection,
-        rows: Vec<(OutboxRecord, DateTime<Utc>)>,
-    ) -> QueryResult<()> {
+    async fn schedule(on: &mut On<'_, Pg>, rows: Vec<(OutboxRecord, DateTime<Utc>)>) -> QueryResult<()> {
         let (mut columns, mut deliver_at) = (Columns::default(), Vec::new());
         for (row, at) in rows {
             columns.push(row);
@@ -106,20 +105,21 @@ impl Statements for Pg {
         let [one, two, three, four, five, six, seven, eight, nine, ten] = columns.parameters();
         let deliver_at = Parameter::Times(&deliver_at);
         let parameters = [one, two, three, four, five, six, seven, eight, nine, ten, deliver_at];
-        prepared(sql::SCHEDULE, parameters).execute(conn).await?;
+        prepared(on.sql(sql::SCHEDULE), parameters).execute(on.conn).await?;
         Ok(())
     }
 
-    async fn now(conn: &mut AsyncPgConnection) -> QueryResult<DateTime<Utc>> {
-        Ok(sql_query(sql::NOW).get_result::<Micros>(conn).await?.into())
+    async fn now(on: &mut On<'_, Pg>) -> QueryResult<DateTime<Utc>> {
+        Ok(on.query(sql::NOW).get_result::<Micros>(on.conn).await?.into())
     }
 
-    async fn claim(conn: &mut AsyncPgConnection, claims: &[Claim]) -> QueryResult<HashMap<Vec<u8>, Uuid>> {
-        let ours: Vec<Key> = sql_query(sql::CLAIM)
+    async fn claim(on: &mut On<'_, Pg>, claims: &[Claim]) -> QueryResult<HashMap<Vec<u8>, Uuid>> {
+        let ours: Vec<Key> = on
+            .query(sql::CLAIM)
             .bind::<Array<Binary>, _>(claims.iter().map(|claim| &*claim.key).collect::<Vec<_>>())
             .bind::<Array<SqlUuid>, _>(claims.iter().map(|claim| claim.event_id).collect::<Vec<_>>())
             .bind::<Array<Double>, _>(claims.iter().map(|claim| claim.seconds).collect::<Vec<_>>())
-            .load(conn)
+            .load(on.conn)
             .await?;
         let ours: HashSet<Vec<u8>> = ours.into_iter().map(|key| key.dedup_key).collect();
         let others: Vec<&[u8]> =
@@ -128,305 +128,294 @@ impl Statements for Pg {
             return Ok(HashMap::new());
         }
         let taken: Vec<TakenKey> =
-            sql_query(sql::CLAIMED).bind::<Array<Binary>, _>(others).load(conn).await?;
+            on.query(sql::CLAIMED).bind::<Array<Binary>, _>(others).load(on.conn).await?;
         Ok(taken.into_iter().map(Into::into).collect())
     }
 
-    async fn release_claims(conn: &mut AsyncPgConnection, keys: &[Vec<u8>]) -> QueryResult<()> {
-        sql_query(sql::RELEASE_CLAIMS).bind::<Array<Binary>, _>(keys).execute(conn).await?;
+    async fn release_claims(on: &mut On<'_, Pg>, keys: &[Vec<u8>]) -> QueryResult<()> {
+        on.query(sql::RELEASE_CLAIMS).bind::<Array<Binary>, _>(keys).execute(on.conn).await?;
         Ok(())
     }
 
-    async fn purge_dedup(conn: &mut AsyncPgConnection, max: usize) -> QueryResult<usize> {
-        sql_query(sql::PURGE_DEDUP).bind::<BigInt, _>(limit(max)).execute(conn).await
+    async fn purge_dedup(on: &mut On<'_, Pg>, max: usize) -> QueryResult<usize> {
+        on.query(sql::PURGE_DEDUP).bind::<BigInt, _>(limit(max)).execute(on.conn).await
     }
 
-    async fn lock_versions(
-        conn: &mut AsyncPgConnection,
-        keys: &[Vec<u8>],
-    ) -> QueryResult<HashMap<Vec<u8>, i64>> {
+    async fn lock_versions(on: &mut On<'_, Pg>, keys: &[Vec<u8>]) -> QueryResult<HashMap<Vec<u8>, i64>> {
         let versions: Vec<VersionRow> =
-            sql_query(sql::LOCK_VERSIONS).bind::<Array<Binary>, _>(keys).load(conn).await?;
+            on.query(sql::LOCK_VERSIONS).bind::<Array<Binary>, _>(keys).load(on.conn).await?;
         Ok(versions.into_iter().map(Into::into).collect())
     }
 
-    async fn set_versions(conn: &mut AsyncPgConnection, versions: &[(Vec<u8>, i64)]) -> QueryResult<()> {
+    async fn set_versions(on: &mut On<'_, Pg>, versions: &[(Vec<u8>, i64)]) -> QueryResult<()> {
         let (keys, versions): (Vec<&[u8]>, Vec<i64>) =
             versions.iter().map(|(key, version)| (&**key, *version)).unzip();
-        sql_query(sql::SET_VERSIONS)
+        on.query(sql::SET_VERSIONS)
             .bind::<Array<Binary>, _>(keys)
             .bind::<Array<BigInt>, _>(versions)
-            .execute(conn)
+            .execute(on.conn)
             .await?;
         Ok(())
     }
 
-    async fn lock_key(conn: &mut AsyncPgConnection, key: &[u8]) -> QueryResult<()> {
-        sql_query(sql::LOCK_KEY).bind::<Integer, _>(KEY_LOCKS).bind::<Binary, _>(key).execute(conn).await?;
+    async fn lock_key(on: &mut On<'_, Pg>, key: &[u8]) -> QueryResult<()> {
+        on.query(sql::LOCK_KEY).bind::<Binary, _>(key).execute(on.conn).await?;
         Ok(())
     }
 
-    async fn cancel(conn: &mut AsyncPgConnection, event_id: Uuid) -> QueryResult<bool> {
-        Ok(sql_query(sql::CANCEL).bind::<SqlUuid, _>(event_id).execute(conn).await? > 0)
+    async fn cancel(on: &mut On<'_, Pg>, event_id: Uuid) -> QueryResult<bool> {
+        Ok(on.query(sql::CANCEL).bind::<SqlUuid, _>(event_id).execute(on.conn).await? > 0)
     }
 
-    async fn reschedule(
-        conn: &mut AsyncPgConnection,
-        event_id: Uuid,
-        at: DateTime<Utc>,
-    ) -> QueryResult<bool> {
-        let changed = sql_query(sql::RESCHEDULE)
+    async fn reschedule(on: &mut On<'_, Pg>, event_id: Uuid, at: DateTime<Utc>) -> QueryResult<bool> {
+        let changed = on
+            .query(sql::RESCHEDULE)
             .bind::<SqlUuid, _>(event_id)
             .bind::<Timestamptz, _>(at)
-            .execute(conn)
+            .execute(on.conn)
             .await?;
         Ok(changed > 0)
     }
 
-    async fn scheduled(conn: &mut AsyncPgConnection, query: Query) -> QueryResult<Vec<ScheduledRecord>> {
-        bound(query).load(conn).await
+    async fn scheduled(on: &mut On<'_, Pg>, query: Query) -> QueryResult<Vec<ScheduledRecord>> {
+        bound(on, query).load(on.conn).await
     }
 
-    async fn admit(conn: &mut AsyncPgConnection, consumer: &str, id: &MessageId) -> QueryResult<bool> {
-        let written = sql_query(sql::ADMIT)
+    async fn admit(on: &mut On<'_, Pg>, consumer: &str, id: &MessageId) -> QueryResult<bool> {
+        let written = on
+            .query(sql::ADMIT)
             .bind::<Text, _>(consumer)
             .bind::<Binary, _>(id.as_bytes())
-            .execute(conn)
+            .execute(on.conn)
             .await?;
         Ok(written == 1)
     }
 
-    async fn begin_migration(conn: &mut AsyncPgConnection) -> QueryResult<()> {
-        Self::begin(conn).await?;
-        sql_query(sql::LOCK_MIGRATIONS).bind::<BigInt, _>(MIGRATION_LOCK).execute(conn).await?;
+    async fn begin_migration(on: &mut On<'_, Pg>) -> QueryResult<()> {
+        Self::begin(on.conn).await?;
+        on.query(sql::LOCK_MIGRATIONS).bind::<BigInt, _>(MIGRATION_LOCK).execute(on.conn).await?;
         Ok(())
     }
 
-    async fn schema_version(conn: &mut AsyncPgConnection) -> QueryResult<Option<(i32, i32)>> {
-        let exists: Exists = sql_query(sql::META_EXISTS).get_result(conn).await?;
+    async fn schema_version(on: &mut On<'_, Pg>) -> QueryResult<Option<(i32, i32)>> {
+        let exists: Exists = on.query(sql::META_EXISTS).get_result(on.conn).await?;
         if !exists.found {
-            // Nothing is found in a schema that this user may not use; to make tables in another one would be wrong.
-            if let Some(hidden) = sql_query(sql::HIDDEN_META).get_result::<Name>(conn).await.optional()? {
-                sql_query(format!("SELECT 1 FROM {}", hidden.name)).execute(conn).await?;
+            // Nothing is found in a schema that this user may not use, unless it is named; to make tables in another one would be wrong.
+            let is_searched = *on.names == on.names.without_schema();
+            if is_searched
+                && let Some(hidden) =
+                    on.query(sql::HIDDEN_META).get_result::<Name>(on.conn).await.optional()?
+            {
+                sql_query(format!("SELECT 1 FROM {}", hidden.name)).execute(on.conn).await?;
             }
             return Ok(None);
         }
-        let versions: Option<Versions> = sql_query(sql::VERSIONS).get_result(conn).await.optional()?;
+        let versions: Option<Versions> = on.query(sql::VERSIONS).get_result(on.conn).await.optional()?;
         Ok(versions.map(Into::into))
     }
 
-    async fn has_tables(conn: &mut AsyncPgConnection) -> QueryResult<bool> {
-        Ok(sql_query(sql::TABLES_EXIST).get_result::<Exists>(conn).await?.found)
+    async fn has_tables(on: &mut On<'_, Pg>) -> QueryResult<bool> {
+        Ok(on.query(sql::TABLES_EXIST).get_result::<Exists>(on.conn).await?.found)
     }
 
-    async fn check_tables(conn: &mut AsyncPgConnection) -> QueryResult<()> {
-        sql_query(TABLES).execute(conn).await.map(drop)
+    async fn check_tables(on: &mut On<'_, Pg>) -> QueryResult<()> {
+        on.query(TABLES).execute(on.conn).await.map(drop)
     }
 
-    async fn describe(conn: &mut AsyncPgConnection) -> QueryResult<Vec<Fact>> {
-        drift::describe(conn).await
+    async fn describe(on: &mut On<'_, Pg>) -> QueryResult<Vec<Fact>> {
+        drift::describe(on).await
     }
 
-    async fn describe_fresh(conn: &mut AsyncPgConnection) -> QueryResult<Vec<Fact>> {
-        drift::describe_fresh(conn).await
+    async fn describe_fresh(on: &mut On<'_, Pg>) -> QueryResult<Vec<Fact>> {
+        drift::describe_fresh(on).await
     }
 
-    async fn sequences(conn: &mut AsyncPgConnection) -> QueryResult<Vec<Sequence>> {
-        drift::sequences(conn).await
+    async fn sequences(on: &mut On<'_, Pg>) -> QueryResult<Vec<Sequence>> {
+        drift::sequences(on).await
     }
 
-    fn set_sequence(table: &str, highest: i64) -> String {
+    fn set_sequence(names: &TableNames, table: &str, highest: i64) -> String {
+        let table = names.qualified(Self::SQL, table);
         format!("SELECT setval(pg_get_serial_sequence('{table}', 'id'), {highest})")
     }
 
     async fn set_schema_version(
-        conn: &mut AsyncPgConnection,
+        on: &mut On<'_, Pg>,
         version: i32,
         min_reader_version: i32,
     ) -> QueryResult<()> {
-        sql_query(sql::SET_VERSION)
+        on.query(sql::SET_VERSION)
             .bind::<Integer, _>(version)
             .bind::<Integer, _>(min_reader_version)
-            .execute(conn)
+            .execute(on.conn)
             .await?;
         Ok(())
     }
 
-    async fn status(conn: &mut AsyncPgConnection) -> QueryResult<StatusRow> {
-        sql_query(sql::STATUS).get_result(conn).await
+    async fn status(on: &mut On<'_, Pg>) -> QueryResult<StatusRow> {
+        on.query(sql::STATUS).get_result(on.conn).await
     }
 
-    async fn set_hold(conn: &mut AsyncPgConnection, hold: bool) -> QueryResult<()> {
-        sql_query(sql::SET_HOLD).bind::<Bool, _>(hold).execute(conn).await?;
+    async fn set_hold(on: &mut On<'_, Pg>, hold: bool) -> QueryResult<()> {
+        on.query(sql::SET_HOLD).bind::<Bool, _>(hold).execute(on.conn).await?;
         Ok(())
     }
 
-    async fn dead_letters(conn: &mut AsyncPgConnection, query: Query) -> QueryResult<Vec<DeadRow>> {
-        bound(query).load(conn).await
+    async fn dead_letters(on: &mut On<'_, Pg>, query: Query) -> QueryResult<Vec<DeadRow>> {
+        bound(on, query).load(on.conn).await
     }
 
-    async fn dead_letter(conn: &mut AsyncPgConnection, query: Query) -> QueryResult<Option<FullDeadRow>> {
-        bound(query).get_result(conn).await.optional()
+    async fn dead_letter(on: &mut On<'_, Pg>, query: Query) -> QueryResult<Option<FullDeadRow>> {
+        bound(on, query).get_result(on.conn).await.optional()
     }
 
-    async fn requests(conn: &mut AsyncPgConnection, query: Query) -> QueryResult<Vec<RequestRow>> {
-        bound(query).load(conn).await
+    async fn requests(on: &mut On<'_, Pg>, query: Query) -> QueryResult<Vec<RequestRow>> {
+        bound(on, query).load(on.conn).await
     }
 
-    async fn numbers(conn: &mut AsyncPgConnection, query: Query) -> QueryResult<Vec<i64>> {
-        let numbers: Vec<Number> = bound(query).load(conn).await?;
+    async fn numbers(on: &mut On<'_, Pg>, query: Query) -> QueryResult<Vec<i64>> {
+        let numbers: Vec<Number> = bound(on, query).load(on.conn).await?;
         Ok(numbers.into_iter().map(|number| number.value).collect())
     }
 
-    async fn execute(conn: &mut AsyncPgConnection, query: Query) -> QueryResult<usize> {
-        bound(query).execute(conn).await
+    async fn execute(on: &mut On<'_, Pg>, query: Query) -> QueryResult<usize> {
+        bound(on, query).execute(on.conn).await
     }
 
-    async fn seen(conn: &mut AsyncPgConnection, relay: &RelayId) -> QueryResult<()> {
-        sql_query(sql::SEEN)
+    async fn seen(on: &mut On<'_, Pg>, relay: &RelayId) -> QueryResult<()> {
+        on.query(sql::SEEN)
             .bind::<SqlUuid, _>(relay.incarnation)
             .bind::<Text, _>(&relay.name)
             .bind::<Text, _>(env!("CARGO_PKG_VERSION"))
-            .execute(conn)
+            .execute(on.conn)
             .await?;
         Ok(())
     }
 
-    async fn forget_relays(conn: &mut AsyncPgConnection, lease: Duration) -> QueryResult<()> {
-        sql_query(sql::FORGET_RELAYS).bind::<Double, _>(lease.as_secs_f64()).execute(conn).await?;
+    async fn forget_relays(on: &mut On<'_, Pg>, lease: Duration) -> QueryResult<()> {
+        on.query(sql::FORGET_RELAYS).bind::<Double, _>(lease.as_secs_f64()).execute(on.conn).await?;
         Ok(())
     }
 
-    async fn release(conn: &mut AsyncPgConnection, incarnation: Uuid, leases: &[Lease]) -> QueryResult<()> {
+    async fn release(on: &mut On<'_, Pg>, incarnation: Uuid, leases: &[Lease]) -> QueryResult<()> {
         let epochs: Vec<i64> = leases.iter().map(|lease| lease.epoch).collect();
-        sql_query(sql::RELEASE)
+        on.query(sql::RELEASE)
             .bind::<SqlUuid, _>(incarnation)
             .bind::<Array<Integer>, _>(groups_of(leases))
             .bind::<Array<BigInt>, _>(epochs)
-            .execute(conn)
+            .execute(on.conn)
             .await?;
         Ok(())
     }
 
-    async fn renew(conn: &mut AsyncPgConnection, incarnation: Uuid, lease: Duration) -> QueryResult<()> {
-        sql_query(sql::RENEW)
+    async fn renew(on: &mut On<'_, Pg>, incarnation: Uuid, lease: Duration) -> QueryResult<()> {
+        on.query(sql::RENEW)
             .bind::<SqlUuid, _>(incarnation)
             .bind::<Double, _>(lease.as_secs_f64())
-            .execute(conn)
+            .execute(on.conn)
             .await?;
         Ok(())
     }
 
-    async fn take(
-        conn: &mut AsyncPgConnection,
-        relay: &RelayId,
-        lease: Duration,
-        count: usize,
-    ) -> QueryResult<()> {
-        sql_query(sql::TAKE)
+    async fn take(on: &mut On<'_, Pg>, relay: &RelayId, lease: Duration, count: usize) -> QueryResult<()> {
+        on.query(sql::TAKE)
             .bind::<SqlUuid, _>(relay.incarnation)
             .bind::<Text, _>(&relay.name)
             .bind::<Double, _>(lease.as_secs_f64())
             .bind::<BigInt, _>(limit(count))
-            .execute(conn)
+            .execute(on.conn)
             .await?;
         Ok(())
     }
 
-    async fn leases(conn: &mut AsyncPgConnection, incarnation: Uuid) -> QueryResult<Vec<LeaseRow>> {
-        sql_query(sql::LEASES).bind::<SqlUuid, _>(incarnation).load(conn).await
+    async fn leases(on: &mut On<'_, Pg>, incarnation: Uuid) -> QueryResult<Vec<LeaseRow>> {
+        on.query(sql::LEASES).bind::<SqlUuid, _>(incarnation).load(on.conn).await
     }
 
-    async fn record_suspects(
-        conn: &mut AsyncPgConnection,
-        incarnation: Uuid,
-        ids: Option<&str>,
-    ) -> QueryResult<()> {
-        sql_query(sql::RECORD_SUSPECTS)
+    async fn record_suspects(on: &mut On<'_, Pg>, incarnation: Uuid, ids: Option<&str>) -> QueryResult<()> {
+        on.query(sql::RECORD_SUSPECTS)
             .bind::<Nullable<Text>, _>(ids)
             .bind::<SqlUuid, _>(incarnation)
-            .execute(conn)
+            .execute(on.conn)
             .await?;
         Ok(())
     }
 
     async fn record_suspended(
-        conn: &mut AsyncPgConnection,
+        on: &mut On<'_, Pg>,
         incarnation: Uuid,
         topics: Option<&str>,
     ) -> QueryResult<()> {
-        sql_query(sql::RECORD_SUSPENDED)
+        on.query(sql::RECORD_SUSPENDED)
             .bind::<Nullable<Text>, _>(topics)
             .bind::<SqlUuid, _>(incarnation)
-            .execute(conn)
+            .execute(on.conn)
             .await?;
         Ok(())
     }
 
-    async fn census(conn: &mut AsyncPgConnection, lease: Duration) -> QueryResult<Census> {
-        sql_query(sql::CENSUS).bind::<Double, _>(lease.as_secs_f64()).get_result(conn).await
+    async fn census(on: &mut On<'_, Pg>, lease: Duration) -> QueryResult<Census> {
+        on.query(sql::CENSUS).bind::<Double, _>(lease.as_secs_f64()).get_result(on.conn).await
     }
 
-    async fn fence(conn: &mut AsyncPgConnection, lease: Lease) -> QueryResult<bool> {
-        let row: Option<Exists> = sql_query(sql::FENCE)
+    async fn fence(on: &mut On<'_, Pg>, lease: Lease) -> QueryResult<bool> {
+        let row: Option<Exists> = on
+            .query(sql::FENCE)
             .bind::<Integer, _>(lease.group.0)
             .bind::<BigInt, _>(lease.epoch)
-            .get_result(conn)
+            .get_result(on.conn)
             .await
             .optional()?;
         Ok(row.is_some())
     }
 
-    async fn fence_all(conn: &mut AsyncPgConnection, leases: &[Lease]) -> QueryResult<Vec<i32>> {
+    async fn fence_all(on: &mut On<'_, Pg>, leases: &[Lease]) -> QueryResult<Vec<i32>> {
         let epochs: Vec<i64> = leases.iter().map(|lease| lease.epoch).collect();
-        let groups: Vec<GroupRow> = sql_query(sql::FENCE_ALL)
+        let groups: Vec<GroupRow> = on
+            .query(sql::FENCE_ALL)
             .bind::<Array<Integer>, _>(groups_of(leases))
             .bind::<Array<BigInt>, _>(epochs)
-            .load(conn)
+            .load(on.conn)
             .await?;
         Ok(groups.into_iter().map(|group| group.group_no).collect())
     }
 
-    async fn leave_groups(conn: &mut AsyncPgConnection, incarnation: Uuid) -> QueryResult<()> {
-        sql_query(sql::LEAVE_GROUPS).bind::<SqlUuid, _>(incarnation).execute(conn).await?;
+    async fn leave_groups(on: &mut On<'_, Pg>, incarnation: Uuid) -> QueryResult<()> {
+        on.query(sql::LEAVE_GROUPS).bind::<SqlUuid, _>(incarnation).execute(on.conn).await?;
         Ok(())
     }
 
-    async fn sign_off(conn: &mut AsyncPgConnection, incarnation: Uuid) -> QueryResult<()> {
-        sql_query(sql::SIGN_OFF).bind::<SqlUuid, _>(incarnation).execute(conn).await?;
+    async fn sign_off(on: &mut On<'_, Pg>, incarnation: Uuid) -> QueryResult<()> {
+        on.query(sql::SIGN_OFF).bind::<SqlUuid, _>(incarnation).execute(on.conn).await?;
         Ok(())
     }
 
-    async fn due_requests(conn: &mut AsyncPgConnection, query: Query) -> QueryResult<Vec<DueRequest>> {
-        bound(query).load(conn).await
+    async fn due_requests(on: &mut On<'_, Pg>, query: Query) -> QueryResult<Vec<DueRequest>> {
+        bound(on, query).load(on.conn).await
     }
 
-    async fn later(conn: &mut AsyncPgConnection, query: Query) -> QueryResult<Vec<Later>> {
-        bound(query).load(conn).await
+    async fn later(on: &mut On<'_, Pg>, query: Query) -> QueryResult<Vec<Later>> {
+        bound(on, query).load(on.conn).await
     }
 
-    async fn replay(conn: &mut AsyncPgConnection, dead: &[i64]) -> QueryResult<()> {
-        sql_query(sql::REPLAY).bind::<Array<BigInt>, _>(dead).execute(conn).await?;
+    async fn replay(on: &mut On<'_, Pg>, dead: &[i64]) -> QueryResult<()> {
+        on.query(sql::REPLAY).bind::<Array<BigInt>, _>(dead).execute(on.conn).await?;
         Ok(())
     }
 
-    async fn discard_dead(conn: &mut AsyncPgConnection, dead: &[i64]) -> QueryResult<()> {
-        sql_query(sql::DISCARD).bind::<Array<BigInt>, _>(dead).execute(conn).await?;
+    async fn discard_dead(on: &mut On<'_, Pg>, dead: &[i64]) -> QueryResult<()> {
+        on.query(sql::DISCARD).bind::<Array<BigInt>, _>(dead).execute(on.conn).await?;
         Ok(())
     }
 
-    async fn sweep_gates(conn: &mut AsyncPgConnection, groups: &[i32]) -> QueryResult<()> {
-        sql_query(sql::SWEEP_GATES).bind::<Array<Integer>, _>(groups).execute(conn).await?;
+    async fn sweep_gates(on: &mut On<'_, Pg>, groups: &[i32]) -> QueryResult<()> {
+        on.query(sql::SWEEP_GATES).bind::<Array<Integer>, _>(groups).execute(on.conn).await?;
         Ok(())
     }
 
-    async fn read(
-        conn: &mut AsyncPgConnection,
-        request: &ReadRequest,
-        memory: &Floors,
-    ) -> QueryResult<Vec<Record>> {
+    async fn read(on: &mut On<'_, Pg>, request: &ReadRequest, memory: &Floors) -> QueryResult<Vec<Record>> {
         let groups = groups_of(&request.leases);
-        let beginning = memory.of(conn, &groups).await;
+        let beginning = memory.of(on, &groups).await;
         let (floors, Basis { sequence, generation, last }) = (&beginning.floors, &beginning.basis);
         let basis = [Parameter::Number(*sequence), Parameter::Text(generation), Parameter::Number(*last)];
         let [sequence, generation, last] = basis;
@@ -439,7 +428,7 @@ impl Statements for Pg {
                 Reach::All => {
                     let floor = Parameter::Number(floors.iter().min().copied().unwrap_or(i64::MIN));
                     let parameters = [sequence, generation, last, floor, known, most, max_bytes];
-                    prepared(sql::READ_ALL, parameters).load(conn).await?
+                    prepared(on.sql(sql::READ_ALL), parameters).load(on.conn).await?
                 }
                 Reach::OfEachGroup(each) | Reach::Shares(each) => {
                     let (groups, floors) = (Parameter::Integers(&groups), Parameter::Numbers(floors));
@@ -448,7 +437,7 @@ impl Statements for Pg {
                         [sequence, generation, last, groups, floors, known, each, most, max_bytes];
                     let by_share = matches!(reach, Reach::Shares(_));
                     let read = if by_share { sql::READ_SHARES } else { sql::READ_GROUPS };
-                    prepared(read, parameters).load(conn).await?
+                    prepared(on.sql(read), parameters).load(on.conn).await?
                 }
             };
             rows = memory.have_read(&beginning, found).await;
@@ -457,159 +446,160 @@ impl Statements for Pg {
         Ok(rows)
     }
 
-    async fn read_parked(conn: &mut AsyncPgConnection, request: &ReadRequest) -> QueryResult<Vec<Record>> {
-        sql_query(sql::READ_PARKED)
+    async fn read_parked(on: &mut On<'_, Pg>, request: &ReadRequest) -> QueryResult<Vec<Record>> {
+        on.query(sql::READ_PARKED)
             .bind::<Array<Integer>, _>(groups_of(&request.leases))
             .bind::<Array<BigInt>, _>(&request.known)
             .bind::<BigInt, _>(limit(request.limit))
             .bind::<BigInt, _>(limit(request.max_bytes))
-            .load(conn)
+            .load(on.conn)
             .await
     }
 
-    async fn settle_hot(conn: &mut AsyncPgConnection, ids: &[i64]) -> QueryResult<usize> {
-        prepared(sql::SETTLE_HOT, [Parameter::Numbers(ids)]).execute(conn).await
+    async fn settle_hot(on: &mut On<'_, Pg>, ids: &[i64]) -> QueryResult<usize> {
+        prepared(on.sql(sql::SETTLE_HOT), [Parameter::Numbers(ids)]).execute(on.conn).await
     }
 
-    async fn settle_parked(conn: &mut AsyncPgConnection, confirmed: &[&Confirmed]) -> QueryResult<()> {
+    async fn settle_parked(on: &mut On<'_, Pg>, confirmed: &[&Confirmed]) -> QueryResult<()> {
         let (ids, events): (Vec<i64>, Vec<Uuid>) =
             confirmed.iter().map(|one| (one.id(), one.event_id())).unzip();
-        sql_query(sql::SETTLE_PARKED)
+        on.query(sql::SETTLE_PARKED)
             .bind::<Array<BigInt>, _>(ids)
             .bind::<Array<SqlUuid>, _>(events)
-            .execute(conn)
+            .execute(on.conn)
             .await?;
         Ok(())
     }
 
-    async fn keep_hot(conn: &mut AsyncPgConnection, confirmed: &[&Confirmed]) -> QueryResult<usize> {
-        keep(conn, sql::KEEP_HOT, confirmed).await
+    async fn keep_hot(on: &mut On<'_, Pg>, confirmed: &[&Confirmed]) -> QueryResult<usize> {
+        keep(on, sql::KEEP_HOT, confirmed).await
     }
 
-    async fn keep_parked(conn: &mut AsyncPgConnection, confirmed: &[&Confirmed]) -> QueryResult<()> {
-        keep(conn, sql::KEEP_PARKED, confirmed).await.map(drop)
+    async fn keep_parked(on: &mut On<'_, Pg>, confirmed: &[&Confirmed]) -> QueryResult<()> {
+        keep(on, sql::KEEP_PARKED, confirmed).await.map(drop)
     }
 
-    async fn park(conn: &mut AsyncPgConnection, rejection: &Rejection) -> QueryResult<bool> {
-        Ok(sql_query(sql::PARK_HOT)
+    async fn park(on: &mut On<'_, Pg>, rejection: &Rejection) -> QueryResult<bool> {
+        Ok(on
+            .query(sql::PARK_HOT)
             .bind::<BigInt, _>(rejection.id)
             .bind::<Binary, _>(rejection.lane.as_bytes())
             .bind::<Text, _>(&rejection.error)
             .bind::<Integer, _>(attempts(rejection))
-            .execute(conn)
+            .execute(on.conn)
             .await?
             > 0)
     }
 
-    async fn park_again(conn: &mut AsyncPgConnection, rejection: &Rejection) -> QueryResult<bool> {
-        Ok(sql_query(sql::PARK_AGAIN)
+    async fn park_again(on: &mut On<'_, Pg>, rejection: &Rejection) -> QueryResult<bool> {
+        Ok(on
+            .query(sql::PARK_AGAIN)
             .bind::<BigInt, _>(rejection.id)
             .bind::<Binary, _>(rejection.lane.as_bytes())
             .bind::<Text, _>(&rejection.error)
             .bind::<Integer, _>(attempts(rejection))
-            .execute(conn)
+            .execute(on.conn)
             .await?
             > 0)
     }
 
-    async fn bury(conn: &mut AsyncPgConnection, rejection: &Rejection) -> QueryResult<bool> {
-        Ok(sql_query(sql::BURY_HOT)
+    async fn bury(on: &mut On<'_, Pg>, rejection: &Rejection) -> QueryResult<bool> {
+        Ok(on
+            .query(sql::BURY_HOT)
             .bind::<BigInt, _>(rejection.id)
             .bind::<Binary, _>(rejection.lane.as_bytes())
             .bind::<Text, _>(&rejection.error)
             .bind::<Integer, _>(attempts(rejection))
-            .execute(conn)
+            .execute(on.conn)
             .await?
             > 0)
     }
 
-    async fn bury_parked(conn: &mut AsyncPgConnection, rejection: &Rejection) -> QueryResult<bool> {
-        Ok(sql_query(sql::BURY_PARKED)
+    async fn bury_parked(on: &mut On<'_, Pg>, rejection: &Rejection) -> QueryResult<bool> {
+        Ok(on
+            .query(sql::BURY_PARKED)
             .bind::<BigInt, _>(rejection.id)
             .bind::<Binary, _>(rejection.lane.as_bytes())
             .bind::<Text, _>(&rejection.error)
             .bind::<Integer, _>(attempts(rejection))
-            .execute(conn)
+            .execute(on.conn)
             .await?
             > 0)
     }
 
-    async fn set_aside(conn: &mut AsyncPgConnection, lane: &Lane, ids: &[i64]) -> QueryResult<()> {
-        sql_query(sql::SET_ASIDE)
+    async fn set_aside(on: &mut On<'_, Pg>, lane: &Lane, ids: &[i64]) -> QueryResult<()> {
+        on.query(sql::SET_ASIDE)
             .bind::<Array<BigInt>, _>(ids)
             .bind::<Binary, _>(lane.as_bytes())
-            .execute(conn)
+            .execute(on.conn)
             .await?;
         Ok(())
     }
 
     async fn close_gate(
-        conn: &mut AsyncPgConnection,
+        on: &mut On<'_, Pg>,
         rejection: &Rejection,
         wait: Option<Duration>,
     ) -> QueryResult<()> {
-        sql_query(sql::CLOSE_GATE)
+        on.query(sql::CLOSE_GATE)
             .bind::<Binary, _>(rejection.lane.as_bytes())
             .bind::<Nullable<Double>, _>(wait.map(|wait| wait.as_secs_f64()))
             .bind::<Text, _>(&rejection.error)
-            .execute(conn)
+            .execute(on.conn)
             .await?;
         Ok(())
     }
 
-    async fn is_gate_closed(conn: &mut AsyncPgConnection, lane: &Lane) -> QueryResult<bool> {
+    async fn is_gate_closed(on: &mut On<'_, Pg>, lane: &Lane) -> QueryResult<bool> {
         let exists: Exists =
-            sql_query(sql::GATE_CLOSED).bind::<Binary, _>(lane.as_bytes()).get_result(conn).await?;
+            on.query(sql::GATE_CLOSED).bind::<Binary, _>(lane.as_bytes()).get_result(on.conn).await?;
         Ok(exists.found)
     }
 
-    async fn gate_is_needed(conn: &mut AsyncPgConnection, lane: &Lane) -> QueryResult<bool> {
+    async fn gate_is_needed(on: &mut On<'_, Pg>, lane: &Lane) -> QueryResult<bool> {
         let exists: Exists =
-            sql_query(sql::GATE_IS_NEEDED).bind::<Binary, _>(lane.as_bytes()).get_result(conn).await?;
+            on.query(sql::GATE_IS_NEEDED).bind::<Binary, _>(lane.as_bytes()).get_result(on.conn).await?;
         Ok(exists.found)
     }
 
-    async fn open_gate(conn: &mut AsyncPgConnection, lane: &Lane) -> QueryResult<()> {
-        sql_query(sql::OPEN_GATE).bind::<Binary, _>(lane.as_bytes()).execute(conn).await?;
+    async fn open_gate(on: &mut On<'_, Pg>, lane: &Lane) -> QueryResult<()> {
+        on.query(sql::OPEN_GATE).bind::<Binary, _>(lane.as_bytes()).execute(on.conn).await?;
         Ok(())
     }
 
-    async fn next_due(conn: &mut AsyncPgConnection, groups: &[i32]) -> QueryResult<Option<f64>> {
-        let wait: Wait = sql_query(sql::NEXT_DUE).bind::<Array<Integer>, _>(groups).get_result(conn).await?;
+    async fn next_due(on: &mut On<'_, Pg>, groups: &[i32]) -> QueryResult<Option<f64>> {
+        let wait: Wait =
+            on.query(sql::NEXT_DUE).bind::<Array<Integer>, _>(groups).get_result(on.conn).await?;
         Ok(wait.seconds)
     }
 
-    async fn lock_leases(conn: &mut AsyncPgConnection, leases: &[Lease]) -> QueryResult<Vec<i32>> {
+    async fn lock_leases(on: &mut On<'_, Pg>, leases: &[Lease]) -> QueryResult<Vec<i32>> {
         let epochs: Vec<i64> = leases.iter().map(|lease| lease.epoch).collect();
-        let groups: Vec<GroupRow> = sql_query(sql::LOCK_LEASES)
+        let groups: Vec<GroupRow> = on
+            .query(sql::LOCK_LEASES)
             .bind::<Array<Integer>, _>(groups_of(leases))
             .bind::<Array<BigInt>, _>(epochs)
-            .load(conn)
+            .load(on.conn)
             .await?;
         Ok(groups.into_iter().map(|group| group.group_no).collect())
     }
 
-    async fn due(
-        conn: &mut AsyncPgConnection,
-        groups: &[i32],
-        but: &[i32],
-        max: usize,
-    ) -> QueryResult<Vec<Due>> {
-        sql_query(sql::DUE)
+    async fn due(on: &mut On<'_, Pg>, groups: &[i32], but: &[i32], max: usize) -> QueryResult<Vec<Due>> {
+        on.query(sql::DUE)
             .bind::<Array<Integer>, _>(groups)
             .bind::<Array<Integer>, _>(but)
             .bind::<BigInt, _>(limit(max))
-            .load(conn)
+            .load(on.conn)
             .await
     }
 
-    async fn lock_due(conn: &mut AsyncPgConnection, ids: &[i64]) -> QueryResult<Vec<i64>> {
-        let rows: Vec<Id> = sql_query(sql::LOCK_DUE).bind::<Array<BigInt>, _>(ids).load(conn).await?;
+    async fn lock_due(on: &mut On<'_, Pg>, ids: &[i64]) -> QueryResult<Vec<i64>> {
+        let rows: Vec<Id> = on.query(sql::LOCK_DUE).bind::<Array<BigInt>, _>(ids).load(on.conn).await?;
         Ok(rows.into_iter().map(|row| row.id).collect())
     }
 
-    async fn move_due(conn: &mut AsyncPgConnection, ids: &[i64]) -> QueryResult<()> {
-        sql_query(sql::MOVE_DUE).bind::<Array<BigInt>, _>(ids).execute(conn).await?;
+    async fn move_due(on: &mut On<'_, Pg>, ids: &[i64]) -> QueryResult<()> {
+        on.query(sql::MOVE_DUE).bind::<Array<BigInt>, _>(ids).execute(on.conn).await?;
         Ok(())
     }
 }
@@ -632,27 +622,23 @@ struct Id {
     id: i64,
 }
 
-async fn keep(
-    conn: &mut AsyncPgConnection,
-    statement: &'static str,
-    confirmed: &[&Confirmed],
-) -> QueryResult<usize> {
+async fn keep(on: &mut On<'_, Pg>, statement: &'static str, confirmed: &[&Confirmed]) -> QueryResult<usize> {
     let ids: Vec<i64> = confirmed.iter().map(|one| one.id()).collect();
     let partitions: Vec<Option<i32>> = confirmed.iter().map(|one| one.receipt().partition).collect();
     let offsets: Vec<Option<i64>> = confirmed.iter().map(|one| one.receipt().offset).collect();
     let events: Vec<Uuid> = confirmed.iter().map(|one| one.event_id()).collect();
-    sql_query(statement)
+    on.query(statement)
         .bind::<Array<BigInt>, _>(ids)
         .bind::<Array<Nullable<Integer>>, _>(partitions)
         .bind::<Array<Nullable<BigInt>>, _>(offsets)
         .bind::<Array<SqlUuid>, _>(events)
-        .execute(conn)
+        .execute(on.conn)
         .await
 }
 
-fn bound(query: Query) -> BoxedSqlQuery<'static, diesel::pg::Pg, SqlQuery> {
+fn bound(on: &On<'_, Pg>, query: Query) -> BoxedSqlQuery<'static, diesel::pg::Pg, SqlQuery> {
     let (text, values) = query.into_numbered();
-    values.into_iter().fold(sql_query(text).into_boxed(), |query, value| match value {
+    values.into_iter().fold(on.query(text).into_boxed(), |query, value| match value {
         Value::Text(text) => query.bind::<Text, _>(text),
         Value::Bytes(bytes) => query.bind::<Binary, _>(bytes),
         Value::Number(number) => query.bind::<BigInt, _>(number),
@@ -661,11 +647,9 @@ fn bound(query: Query) -> BoxedSqlQuery<'static, diesel::pg::Pg, SqlQuery> {
     })
 }
 
-/// Any number that others do not use for an advisory lock: the letters `cqrs`.
+/// Any number that others do not use for an advisory lock: the letters `cqrs`. One for all names: tables that are called in two ways,
+/// with their schema and without, are not to be made twice.
 const MIGRATION_LOCK: i64 = 0x6371_7273;
-
-/// The same, as the first of two: those are locks of their own.
-const KEY_LOCKS: i32 = 0x6371_7273;
 
 /// In the order of [`OutboxRecord::COLUMNS`].
 fn parameters(row: &OutboxRecord) -> [Parameter<'_>; OutboxRecord::COLUMNS.len()] {

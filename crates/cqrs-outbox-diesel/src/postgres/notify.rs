@@ -26,6 +26,8 @@ pub(super) struct Notifications {
     connect: Arc<Connect>,
     url: String,
     connect_timeout: Duration,
+    /// As a statement has it.
+    channel: String,
     _telling: AbortOnDropHandle<()>,
     /// Begins with the first relay that waits here.
     hearing: OnceLock<AbortOnDropHandle<()>>,
@@ -37,15 +39,17 @@ impl Notifications {
         connect: Arc<Connect>,
         url: String,
         connect_timeout: Duration,
+        channel: String,
     ) -> Self {
         let told = Arc::<Notify>::default();
-        let telling = AbortOnDropHandle::new(tokio::spawn(tell(pool, Arc::clone(&told))));
+        let telling = AbortOnDropHandle::new(tokio::spawn(tell(pool, channel.clone(), Arc::clone(&told))));
         Self {
             told,
             heard: Arc::default(),
             connect,
             url,
             connect_timeout,
+            channel,
             _telling: telling,
             hearing: OnceLock::new(),
         }
@@ -62,7 +66,13 @@ impl Elsewhere for Notifications {
             self.hearing.get_or_init(|| {
                 let (connect, url, heard) =
                     (Arc::clone(&self.connect), self.url.clone(), Arc::clone(&self.heard));
-                AbortOnDropHandle::new(tokio::spawn(hear(connect, url, self.connect_timeout, heard)))
+                AbortOnDropHandle::new(tokio::spawn(hear(
+                    connect,
+                    url,
+                    self.channel.clone(),
+                    self.connect_timeout,
+                    heard,
+                )))
             });
             self.heard.notified().await;
         }
@@ -71,11 +81,12 @@ impl Elsewhere for Notifications {
 }
 
 /// Behind the commit and on another connection, so that no transaction of the application waits for it.
-async fn tell(pool: Pool<AsyncPgConnection>, told: Arc<Notify>) {
+async fn tell(pool: Pool<AsyncPgConnection>, channel: String, told: Arc<Notify>) {
+    let notify = format!("NOTIFY {channel}");
     loop {
         told.notified().await;
         let said = match pool.get().await {
-            Ok(mut conn) => conn.batch_execute("NOTIFY cqrs_outbox").await.map_err(|error| error.to_string()),
+            Ok(mut conn) => conn.batch_execute(&notify).await.map_err(|error| error.to_string()),
             Err(error) => Err(error.to_string()),
         };
         if let Err(error) = said {
@@ -85,10 +96,10 @@ async fn tell(pool: Pool<AsyncPgConnection>, told: Arc<Notify>) {
     }
 }
 
-async fn hear(connect: Arc<Connect>, url: String, patience: Duration, heard: Arc<Notify>) {
+async fn hear(connect: Arc<Connect>, url: String, channel: String, patience: Duration, heard: Arc<Notify>) {
     let mut wait = RECONNECT.0;
     loop {
-        let error = match listen(&*connect, &url, patience).await {
+        let error = match listen(&*connect, &url, &channel, patience).await {
             Ok(conn) => {
                 wait = RECONNECT.0;
                 hear_on(conn, &heard).await
@@ -101,10 +112,15 @@ async fn hear(connect: Arc<Connect>, url: String, patience: Duration, heard: Arc
     }
 }
 
-async fn listen(connect: &Connect, url: &str, patience: Duration) -> Result<AsyncPgConnection, String> {
+async fn listen(
+    connect: &Connect,
+    url: &str,
+    channel: &str,
+    patience: Duration,
+) -> Result<AsyncPgConnection, String> {
     let listening = async {
         let mut conn = connect(url).await.map_err(|error| error.to_string())?;
-        conn.batch_execute("LISTEN cqrs_outbox").await.map_err(|error| error.to_string())?;
+        conn.batch_execute(&format!("LISTEN {channel}")).await.map_err(|error| error.to_string())?;
         Ok::<_, String>(conn)
     };
     let late = |_| format!("no connection within {patience:?}");

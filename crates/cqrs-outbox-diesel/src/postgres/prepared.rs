@@ -1,6 +1,8 @@
 //! Statements that stay prepared on their connection: what runs all the time need not be parsed each time.
 //! `diesel::sql_query` prepares anew with each call, which costs a round trip more.
 
+use std::borrow::Cow;
+
 use chrono::{DateTime, Utc};
 use diesel::QueryResult;
 use diesel::pg::Pg;
@@ -13,7 +15,7 @@ use uuid::Uuid;
 /// A statement of a fixed text, with its parameters in the order of their first use. Each is used once.
 #[derive(Debug)]
 pub(super) struct Prepared<'a, const N: usize> {
-    text: &'static str,
+    text: Cow<'static, str>,
     parameters: [Parameter<'a>; N],
 }
 
@@ -38,7 +40,7 @@ pub(super) enum Parameter<'a> {
 
 /// `text` has `$1` to `$N`, in their order.
 pub(super) fn prepared<'a, const N: usize>(
-    text: &'static str,
+    text: Cow<'static, str>,
     parameters: [Parameter<'a>; N],
 ) -> Prepared<'a, N> {
     Prepared { text, parameters }
@@ -46,7 +48,7 @@ pub(super) fn prepared<'a, const N: usize>(
 
 impl<const N: usize> QueryFragment<Pg> for Prepared<'_, N> {
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
-        let mut rest = self.text;
+        let mut rest = &*self.text;
         for (parameter, number) in self.parameters.iter().zip(1..) {
             // Diesel writes the placeholder.
             if let Some((before, behind)) = rest.split_once(&format!("${number}")) {

@@ -63,9 +63,10 @@ pub(super) const SET_VERSIONS: &str = "\
     UPDATE cqrs_outbox_version v SET version = new.version, changed_at = clock_timestamp() \
     FROM unnest($1::bytea[], $2::bigint[]) AS new(message_key, version) WHERE v.message_key = new.message_key";
 
-/// Two keys whose hashes are the same wait for each other; that is all.
-pub(super) const LOCK_KEY: &str =
-    "SELECT pg_advisory_xact_lock($1, ('x' || substr(md5($2), 1, 8))::bit(32)::int)";
+/// Two keys whose hashes are the same wait for each other; that is all. Keys of other tables have locks of their own, and the same
+/// tables have the same, however they are called.
+pub(super) const LOCK_KEY: &str = "\
+    SELECT pg_advisory_xact_lock('cqrs_outbox_version'::regclass::oid::int, ('x' || substr(md5($1), 1, 8))::bit(32)::int)";
 
 pub(super) const CANCEL: &str = "DELETE FROM cqrs_outbox_scheduled WHERE event_id = $1";
 
@@ -199,7 +200,7 @@ macro_rules! waiting {
 macro_rules! generation {
     () => {
         "(SELECT run FROM cqrs_outbox_run)::text || ' ' || extract(epoch FROM pg_postmaster_start_time())::text || ' ' \
-            || pg_relation_filepath('cqrs_outbox') || ' ' || pg_relation_filepath(seq)"
+            || pg_relation_filepath('cqrs_outbox'::regclass) || ' ' || pg_relation_filepath(seq)"
     };
 }
 
@@ -285,7 +286,7 @@ pub(super) const SEQUENCE: &str = concat!(
         CASE WHEN has_sequence_privilege(seq, 'USAGE, SELECT') THEN coalesce(pg_sequence_last_value(seq), seqstart - 1) \
         END AS last \
     FROM (SELECT seqrelid AS seq, seqstart FROM pg_sequence \
-        WHERE seqrelid = pg_get_serial_sequence('cqrs_outbox', 'id')::regclass \
+        WHERE seqrelid = pg_get_serial_sequence('cqrs_outbox'::regclass::text, 'id')::regclass \
             AND seqcache = 1 AND seqincrement > 0 AND NOT seqcycle) sequences"
 );
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cqrs_core::{Error, ErrorKind, Result};
+use cqrs_outbox::table::{Dialect, TableNames};
 use cqrs_outbox::{StoreError, StoreErrorKind};
 use deadpool::Runtime;
 use deadpool::managed::PoolError as Pooled;
@@ -26,6 +27,7 @@ pub struct SqliteBuilder {
     url: String,
     max_connections: usize,
     keep_sent: bool,
+    names: TableNames,
     create: bool,
 }
 
@@ -42,7 +44,13 @@ impl Outbox<Sqlite> {
 
     /// Opens with other settings.
     pub fn builder(url: impl Into<String>) -> SqliteBuilder {
-        SqliteBuilder { url: url.into(), max_connections: 8, keep_sent: false, create: true }
+        SqliteBuilder {
+            url: url.into(),
+            max_connections: 8,
+            keep_sent: false,
+            names: TableNames::new(),
+            create: true,
+        }
     }
 }
 
@@ -68,11 +76,18 @@ impl SqliteBuilder {
         self
     }
 
+    /// How the tables are called: for outboxes that share a file. Default: `cqrs_outbox` .. Whoever uses the same tables needs the same
+    /// names. There is no schema here.
+    pub fn tables(mut self, names: TableNames) -> Self {
+        self.names = names;
+        self
+    }
+
     /// Opens the file.
     ///
     /// # Errors
     ///
-    /// As for [`Outbox::connect`].
+    /// As for [`Outbox::connect`]; [`ErrorKind::Configuration`], too, if the tables cannot have such names.
     pub async fn connect(self) -> Result<Outbox<Sqlite>> {
         let wrong = |what: String| Error::new(ErrorKind::Configuration, what);
         let shown = shown(&self.url);
@@ -94,6 +109,7 @@ impl SqliteBuilder {
                 "`{shown}` has options, and a file of SQLite takes none: leave them out"
             )));
         }
+        self.names.check(Dialect::Sqlite)?;
         if !self.create && !path.starts_with("file:") && !Path::new(path).exists() {
             let what = "the outbox's tables are missing, for there is no such file: run `cqrs outbox migrate`, or mend the path";
             return Err(StoreError::new(StoreErrorKind::Schema, what).at(shown).into_error());
@@ -116,7 +132,14 @@ impl SqliteBuilder {
             .wait_timeout(Some(CONNECTION_TIMEOUT))
             .build()
             .map_err(|error| wrong(error.to_string()))?;
-        let outbox = Outbox::from_parts(shown, pool, Some(Arc::new(Semaphore::new(1))), None, self.keep_sent);
+        let outbox = Outbox::from_parts(
+            shown,
+            pool,
+            Some(Arc::new(Semaphore::new(1))),
+            None,
+            self.names,
+            self.keep_sent,
+        );
         match outbox.acquire().await {
             Ok(_) => Ok(outbox),
             Err(error) => {

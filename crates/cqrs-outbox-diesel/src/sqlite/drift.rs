@@ -1,23 +1,27 @@
 //! What the tables are like, in the words of their CREATE statements, which is all that SQLite keeps.
 
+use cqrs_outbox::table::TableNames;
 use diesel::sql_types::Text;
-use diesel::{QueryResult, QueryableByName, SqliteConnection, sql_query};
+use diesel::{QueryResult, QueryableByName, SqliteConnection};
 use diesel_async::sync_connection_wrapper::SyncConnectionWrapper;
 use diesel_async::{AsyncConnection, RunQueryDsl, SimpleAsyncConnection};
 
+use super::Sqlite;
 use crate::drift::{Fact, FactRow, GROUPS, Part, Sequence, groups};
 use crate::migration::SQLITE;
+use crate::on::On;
 
 const OBJECTS: &str = "\
     SELECT type AS kind, tbl_name AS of_table, name, sql FROM sqlite_schema \
-    WHERE tbl_name LIKE 'cqrs%' AND sql IS NOT NULL";
+    WHERE (tbl_name LIKE 'cqrs_outbox%' OR tbl_name LIKE 'cqrs_inbox%') AND sql IS NOT NULL";
 
 /// Foreign keys have no names here.
 const REFERENCES: &str = "\
     SELECT lower(f.\"table\") AS of_table, 'reference' AS part, m.name || '.' || group_concat(f.\"from\") AS name, \
         'FOREIGN KEY (' || group_concat(f.\"from\", ', ') || ') ON DELETE ' || f.on_delete AS definition \
     FROM sqlite_schema m JOIN pragma_foreign_key_list(m.name) f \
-    WHERE m.type = 'table' AND lower(f.\"table\") LIKE 'cqrs%' GROUP BY m.name, f.id";
+    WHERE m.type = 'table' AND (lower(f.\"table\") LIKE 'cqrs_outbox%' OR lower(f.\"table\") LIKE 'cqrs_inbox%') \
+    GROUP BY m.name, f.id";
 
 /// A sequence is never behind the ids of its own table.
 const SEQUENCES: &str = "\
@@ -41,8 +45,8 @@ struct Object {
 
 type Connection = SyncConnectionWrapper<SqliteConnection>;
 
-pub(super) async fn describe(conn: &mut Connection) -> QueryResult<Vec<Fact>> {
-    let objects: Vec<Object> = sql_query(OBJECTS).load(conn).await?;
+pub(super) async fn describe(on: &mut On<'_, Sqlite>) -> QueryResult<Vec<Fact>> {
+    let objects: Vec<Object> = on.query(OBJECTS).load(on.conn).await?;
     let mut facts = Vec::new();
     for object in objects {
         let tokens = tokens(&object.sql);
@@ -53,24 +57,26 @@ pub(super) async fn describe(conn: &mut Connection) -> QueryResult<Vec<Fact>> {
             _ => {}
         }
     }
-    let references: Vec<FactRow> = sql_query(REFERENCES).load(conn).await?;
+    let references: Vec<FactRow> = on.query(REFERENCES).load(on.conn).await?;
     facts.extend(references.into_iter().map(Fact::from));
-    facts.extend(groups(sql_query(GROUPS).load(conn).await));
+    facts.extend(groups(on.names, on.query(GROUPS).load(on.conn).await));
     Ok(facts)
 }
 
-pub(super) async fn sequences(conn: &mut Connection) -> QueryResult<Vec<Sequence>> {
-    sql_query(SEQUENCES).load(conn).await
+pub(super) async fn sequences(on: &mut On<'_, Sqlite>) -> QueryResult<Vec<Sequence>> {
+    on.query(SEQUENCES).load(on.conn).await
 }
 
 /// In memory.
-pub(super) async fn describe_fresh() -> QueryResult<Vec<Fact>> {
+pub(super) async fn describe_fresh(names: &TableNames) -> QueryResult<Vec<Fact>> {
     let failed = |error| diesel::result::Error::QueryBuilderError(Box::new(error));
     let mut memory = Connection::establish(":memory:").await.map_err(failed)?;
+    let on = &mut On::<Sqlite>::new(&mut memory, names);
     for migration in SQLITE {
-        memory.batch_execute(migration.sql).await?;
+        let sql = on.sql(migration.sql);
+        on.conn.batch_execute(&sql).await?;
     }
-    describe(&mut memory).await
+    describe(on).await
 }
 
 /// What lies between the outer parentheses is a list of columns and constraints; what comes behind, of the whole.

@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use cqrs_core::{Database, MessageId};
-use cqrs_outbox::table::{self, OutboxRecord};
+use cqrs_outbox::table::{self, OutboxRecord, TableNames};
 use cqrs_outbox::{Confirmed, Lane, Lease, ReadRequest, Rejection, RelayId, StoreError};
 use diesel::connection::AnsiTransactionManager;
 use diesel::query_builder::{BoxedSqlQuery, SqlQuery};
 use diesel::sql_types::{BigInt, Binary, Bool, Double, Integer, Nullable, Text};
-use diesel::{OptionalExtension, QueryResult, SqliteConnection, sql_query};
+use diesel::{OptionalExtension, QueryResult, SqliteConnection};
 use diesel_async::RunQueryDsl;
 use diesel_async::pooled_connection::deadpool::{Object, Pool};
 use diesel_async::sync_connection_wrapper::SyncConnectionWrapper;
@@ -27,6 +27,7 @@ use crate::dead_letters::{DeadRow, FullDeadRow};
 use crate::drift::{Fact, Sequence};
 use crate::migration::{Migration, SQLITE};
 use crate::new_rows::NewRows;
+use crate::on::On;
 use crate::query::{Dialect, Query, Value};
 use crate::record::Record;
 use crate::requests::{DueRequest, Later, RequestRow};
@@ -61,6 +62,7 @@ impl Statements for Sqlite {
     type Memory = ();
 
     const MIGRATIONS: &'static [Migration] = SQLITE;
+    const SQL: table::Dialect = table::Dialect::Sqlite;
     const DIALECT: Dialect = sql::DIALECT;
 
     async fn acquire(pool: &Self::Pool) -> Result<Self::Lent, StoreError> {
@@ -77,159 +79,161 @@ impl Statements for Sqlite {
             .await
     }
 
-    async fn insert(conn: &mut Connection, rows: Vec<OutboxRecord>) -> QueryResult<()> {
+    async fn insert(on: &mut On<'_, Sqlite>, rows: Vec<OutboxRecord>) -> QueryResult<()> {
         for some in in_parts(rows) {
-            NewRows::new(sql::INSERT, some, table::Dialect::Sqlite).execute(conn).await?;
+            NewRows::new(on.sql(sql::INSERT), some, table::Dialect::Sqlite).execute(on.conn).await?;
         }
         Ok(())
     }
 
-    async fn schedule(conn: &mut Connection, rows: Vec<(OutboxRecord, DateTime<Utc>)>) -> QueryResult<()> {
+    async fn schedule(on: &mut On<'_, Sqlite>, rows: Vec<(OutboxRecord, DateTime<Utc>)>) -> QueryResult<()> {
         for some in in_parts(rows) {
-            let insert = boxed(format!("{}{}", sql::SCHEDULE, places(sql::SCHEDULE_ROW, some.len())));
+            let insert = boxed(on, format!("{}{}", sql::SCHEDULE, places(sql::SCHEDULE_ROW, some.len())));
             let bind = |insert, (row, at)| bind_row(insert, row).bind::<Double, _>(seconds(at));
-            some.into_iter().fold(insert, bind).execute(conn).await?;
+            some.into_iter().fold(insert, bind).execute(on.conn).await?;
         }
         Ok(())
     }
 
-    async fn now(conn: &mut Connection) -> QueryResult<DateTime<Utc>> {
-        Ok(sql_query(sql::NOW).get_result::<Micros>(conn).await?.into())
+    async fn now(on: &mut On<'_, Sqlite>) -> QueryResult<DateTime<Utc>> {
+        Ok(on.query(sql::NOW).get_result::<Micros>(on.conn).await?.into())
     }
 
     /// Nobody else writes, so nobody else can be about to take one.
-    async fn claim(conn: &mut Connection, claims: &[Claim]) -> QueryResult<HashMap<Vec<u8>, Uuid>> {
+    async fn claim(on: &mut On<'_, Sqlite>, claims: &[Claim]) -> QueryResult<HashMap<Vec<u8>, Uuid>> {
         let mut others = HashMap::new();
         for some in claims.chunks(ROWS_PER_INSERT) {
             let keys = places("?", some.len());
-            let mut select = boxed(format!("{}({keys})", sql::CLAIMED));
+            let mut select = boxed(on, format!("{}({keys})", sql::CLAIMED));
             for claim in some {
                 select = select.bind::<Binary, _>(claim.key.clone());
             }
-            let taken: Vec<TakenKey> = select.load(conn).await?;
+            let taken: Vec<TakenKey> = select.load(on.conn).await?;
             others.extend(taken.into_iter().map(<(Vec<u8>, Uuid)>::from));
             let free: Vec<&Claim> = some.iter().filter(|claim| !others.contains_key(&claim.key)).collect();
             if free.is_empty() {
                 continue;
             }
             let values = places(sql::CLAIM_ROW, free.len());
-            let mut insert = boxed(format!("{}{values}{}", sql::CLAIM, sql::TAKE_OVER));
+            let mut insert = boxed(on, format!("{}{values}{}", sql::CLAIM, sql::TAKE_OVER));
             for claim in free {
                 insert = insert
                     .bind::<Binary, _>(claim.key.clone())
                     .bind::<Text, _>(claim.event_id.to_string())
                     .bind::<Double, _>(claim.seconds);
             }
-            insert.execute(conn).await?;
+            insert.execute(on.conn).await?;
         }
         Ok(others)
     }
 
-    async fn release_claims(conn: &mut Connection, keys: &[Vec<u8>]) -> QueryResult<()> {
+    async fn release_claims(on: &mut On<'_, Sqlite>, keys: &[Vec<u8>]) -> QueryResult<()> {
         for key in keys {
-            sql_query(sql::RELEASE_CLAIM).bind::<Binary, _>(key).execute(conn).await?;
+            on.query(sql::RELEASE_CLAIM).bind::<Binary, _>(key).execute(on.conn).await?;
         }
         Ok(())
     }
 
-    async fn purge_dedup(conn: &mut Connection, max: usize) -> QueryResult<usize> {
-        sql_query(sql::PURGE_DEDUP).bind::<BigInt, _>(limit(max)).execute(conn).await
+    async fn purge_dedup(on: &mut On<'_, Sqlite>, max: usize) -> QueryResult<usize> {
+        on.query(sql::PURGE_DEDUP).bind::<BigInt, _>(limit(max)).execute(on.conn).await
     }
 
-    async fn lock_versions(conn: &mut Connection, keys: &[Vec<u8>]) -> QueryResult<HashMap<Vec<u8>, i64>> {
+    async fn lock_versions(on: &mut On<'_, Sqlite>, keys: &[Vec<u8>]) -> QueryResult<HashMap<Vec<u8>, i64>> {
         let mut versions = HashMap::new();
         for some in keys.chunks(ROWS_PER_INSERT) {
             let places = places("?", some.len());
-            let mut select = boxed(format!("{}({places})", sql::KEY_VERSIONS));
+            let mut select = boxed(on, format!("{}({places})", sql::KEY_VERSIONS));
             for key in some {
                 select = select.bind::<Binary, _>(key.clone());
             }
-            let rows: Vec<VersionRow> = select.load(conn).await?;
+            let rows: Vec<VersionRow> = select.load(on.conn).await?;
             versions.extend(rows.into_iter().map(<(Vec<u8>, i64)>::from));
         }
         Ok(versions)
     }
 
-    async fn set_versions(conn: &mut Connection, versions: &[(Vec<u8>, i64)]) -> QueryResult<()> {
+    async fn set_versions(on: &mut On<'_, Sqlite>, versions: &[(Vec<u8>, i64)]) -> QueryResult<()> {
         for some in versions.chunks(ROWS_PER_INSERT) {
             let values = places("(?, ?)", some.len());
-            let mut insert = boxed(format!("{}{values}{}", sql::SET_VERSIONS, sql::AS_GIVEN));
+            let mut insert = boxed(on, format!("{}{values}{}", sql::SET_VERSIONS, sql::AS_GIVEN));
             for (key, version) in some {
                 insert = insert.bind::<Binary, _>(key.clone()).bind::<BigInt, _>(*version);
             }
-            insert.execute(conn).await?;
+            insert.execute(on.conn).await?;
         }
         Ok(())
     }
 
     /// One transaction writes at a time. One that was begun in another way than ours writes here what it read, and so
     /// becomes the one that writes, or fails.
-    async fn lock_key(conn: &mut Connection, _key: &[u8]) -> QueryResult<()> {
-        sql_query(sql::LOCK_FOR_WRITING).execute(conn).await?;
+    async fn lock_key(on: &mut On<'_, Sqlite>, _key: &[u8]) -> QueryResult<()> {
+        on.query(sql::LOCK_FOR_WRITING).execute(on.conn).await?;
         Ok(())
     }
 
-    async fn cancel(conn: &mut Connection, event_id: Uuid) -> QueryResult<bool> {
-        Ok(sql_query(sql::CANCEL).bind::<Text, _>(event_id.to_string()).execute(conn).await? > 0)
+    async fn cancel(on: &mut On<'_, Sqlite>, event_id: Uuid) -> QueryResult<bool> {
+        Ok(on.query(sql::CANCEL).bind::<Text, _>(event_id.to_string()).execute(on.conn).await? > 0)
     }
 
-    async fn reschedule(conn: &mut Connection, event_id: Uuid, at: DateTime<Utc>) -> QueryResult<bool> {
-        let changed = sql_query(sql::RESCHEDULE)
+    async fn reschedule(on: &mut On<'_, Sqlite>, event_id: Uuid, at: DateTime<Utc>) -> QueryResult<bool> {
+        let changed = on
+            .query(sql::RESCHEDULE)
             .bind::<Text, _>(event_id.to_string())
             .bind::<Double, _>(seconds(at))
-            .execute(conn)
+            .execute(on.conn)
             .await?;
         Ok(changed > 0)
     }
 
-    async fn scheduled(conn: &mut Connection, query: Query) -> QueryResult<Vec<ScheduledRecord>> {
-        bound(query).load(conn).await
+    async fn scheduled(on: &mut On<'_, Sqlite>, query: Query) -> QueryResult<Vec<ScheduledRecord>> {
+        bound(on, query).load(on.conn).await
     }
 
-    async fn admit(conn: &mut Connection, consumer: &str, id: &MessageId) -> QueryResult<bool> {
-        let written = sql_query(sql::ADMIT)
+    async fn admit(on: &mut On<'_, Sqlite>, consumer: &str, id: &MessageId) -> QueryResult<bool> {
+        let written = on
+            .query(sql::ADMIT)
             .bind::<Text, _>(consumer)
             .bind::<Binary, _>(id.as_bytes())
-            .execute(conn)
+            .execute(on.conn)
             .await?;
         Ok(written == 1)
     }
 
     /// The transaction is immediate: nobody else writes.
-    async fn begin_migration(conn: &mut Connection) -> QueryResult<()> {
-        Self::begin(conn).await
+    async fn begin_migration(on: &mut On<'_, Sqlite>) -> QueryResult<()> {
+        Self::begin(on.conn).await
     }
 
-    async fn schema_version(conn: &mut Connection) -> QueryResult<Option<(i32, i32)>> {
-        let exists: Exists = sql_query(sql::META_EXISTS).get_result(conn).await?;
+    async fn schema_version(on: &mut On<'_, Sqlite>) -> QueryResult<Option<(i32, i32)>> {
+        let exists: Exists = on.query(sql::META_EXISTS).get_result(on.conn).await?;
         if !exists.found {
             return Ok(None);
         }
-        let versions: Option<Versions> = sql_query(sql::VERSIONS).get_result(conn).await.optional()?;
+        let versions: Option<Versions> = on.query(sql::VERSIONS).get_result(on.conn).await.optional()?;
         Ok(versions.map(Into::into))
     }
 
-    async fn has_tables(conn: &mut Connection) -> QueryResult<bool> {
-        Ok(sql_query(sql::TABLES_EXIST).get_result::<Exists>(conn).await?.found)
+    async fn has_tables(on: &mut On<'_, Sqlite>) -> QueryResult<bool> {
+        Ok(on.query(sql::TABLES_EXIST).get_result::<Exists>(on.conn).await?.found)
     }
 
-    async fn check_tables(conn: &mut Connection) -> QueryResult<()> {
-        sql_query(TABLES).execute(conn).await.map(drop)
+    async fn check_tables(on: &mut On<'_, Sqlite>) -> QueryResult<()> {
+        on.query(TABLES).execute(on.conn).await.map(drop)
     }
 
-    async fn describe(conn: &mut Connection) -> QueryResult<Vec<Fact>> {
-        drift::describe(conn).await
+    async fn describe(on: &mut On<'_, Sqlite>) -> QueryResult<Vec<Fact>> {
+        drift::describe(on).await
     }
 
-    async fn describe_fresh(_conn: &mut Connection) -> QueryResult<Vec<Fact>> {
-        drift::describe_fresh().await
+    async fn describe_fresh(on: &mut On<'_, Sqlite>) -> QueryResult<Vec<Fact>> {
+        drift::describe_fresh(on.names).await
     }
 
-    async fn sequences(conn: &mut Connection) -> QueryResult<Vec<Sequence>> {
-        drift::sequences(conn).await
+    async fn sequences(on: &mut On<'_, Sqlite>) -> QueryResult<Vec<Sequence>> {
+        drift::sequences(on).await
     }
 
-    fn set_sequence(table: &str, highest: i64) -> String {
+    fn set_sequence(_names: &TableNames, table: &str, highest: i64) -> String {
         format!(
             "DELETE FROM sqlite_sequence WHERE name = '{table}'; \
              INSERT INTO sqlite_sequence (name, seq) VALUES ('{table}', {highest})"
@@ -237,342 +241,356 @@ impl Statements for Sqlite {
     }
 
     async fn set_schema_version(
-        conn: &mut Connection,
+        on: &mut On<'_, Sqlite>,
         version: i32,
         min_reader_version: i32,
     ) -> QueryResult<()> {
-        sql_query(sql::SET_VERSION)
+        on.query(sql::SET_VERSION)
             .bind::<Integer, _>(version)
             .bind::<Integer, _>(min_reader_version)
-            .execute(conn)
+            .execute(on.conn)
             .await?;
         Ok(())
     }
 
-    async fn status(conn: &mut Connection) -> QueryResult<StatusRow> {
-        sql_query(sql::STATUS).get_result(conn).await
+    async fn status(on: &mut On<'_, Sqlite>) -> QueryResult<StatusRow> {
+        on.query(sql::STATUS).get_result(on.conn).await
     }
 
-    async fn set_hold(conn: &mut Connection, hold: bool) -> QueryResult<()> {
-        sql_query(sql::SET_HOLD).bind::<Bool, _>(hold).execute(conn).await?;
+    async fn set_hold(on: &mut On<'_, Sqlite>, hold: bool) -> QueryResult<()> {
+        on.query(sql::SET_HOLD).bind::<Bool, _>(hold).execute(on.conn).await?;
         Ok(())
     }
 
-    async fn dead_letters(conn: &mut Connection, query: Query) -> QueryResult<Vec<DeadRow>> {
-        bound(query).load(conn).await
+    async fn dead_letters(on: &mut On<'_, Sqlite>, query: Query) -> QueryResult<Vec<DeadRow>> {
+        bound(on, query).load(on.conn).await
     }
 
-    async fn dead_letter(conn: &mut Connection, query: Query) -> QueryResult<Option<FullDeadRow>> {
-        bound(query).get_result(conn).await.optional()
+    async fn dead_letter(on: &mut On<'_, Sqlite>, query: Query) -> QueryResult<Option<FullDeadRow>> {
+        bound(on, query).get_result(on.conn).await.optional()
     }
 
-    async fn requests(conn: &mut Connection, query: Query) -> QueryResult<Vec<RequestRow>> {
-        bound(query).load(conn).await
+    async fn requests(on: &mut On<'_, Sqlite>, query: Query) -> QueryResult<Vec<RequestRow>> {
+        bound(on, query).load(on.conn).await
     }
 
-    async fn numbers(conn: &mut Connection, query: Query) -> QueryResult<Vec<i64>> {
-        let numbers: Vec<Number> = bound(query).load(conn).await?;
+    async fn numbers(on: &mut On<'_, Sqlite>, query: Query) -> QueryResult<Vec<i64>> {
+        let numbers: Vec<Number> = bound(on, query).load(on.conn).await?;
         Ok(numbers.into_iter().map(|number| number.value).collect())
     }
 
-    async fn execute(conn: &mut Connection, query: Query) -> QueryResult<usize> {
-        bound(query).execute(conn).await
+    async fn execute(on: &mut On<'_, Sqlite>, query: Query) -> QueryResult<usize> {
+        bound(on, query).execute(on.conn).await
     }
 
-    async fn seen(conn: &mut Connection, relay: &RelayId) -> QueryResult<()> {
-        sql_query(sql::SEEN)
+    async fn seen(on: &mut On<'_, Sqlite>, relay: &RelayId) -> QueryResult<()> {
+        on.query(sql::SEEN)
             .bind::<Text, _>(relay.incarnation.to_string())
             .bind::<Text, _>(&relay.name)
             .bind::<Text, _>(env!("CARGO_PKG_VERSION"))
-            .execute(conn)
+            .execute(on.conn)
             .await?;
         Ok(())
     }
 
-    async fn forget_relays(conn: &mut Connection, lease: Duration) -> QueryResult<()> {
-        sql_query(sql::FORGET_RELAYS).bind::<Double, _>(lease.as_secs_f64()).execute(conn).await?;
+    async fn forget_relays(on: &mut On<'_, Sqlite>, lease: Duration) -> QueryResult<()> {
+        on.query(sql::FORGET_RELAYS).bind::<Double, _>(lease.as_secs_f64()).execute(on.conn).await?;
         Ok(())
     }
 
-    async fn release(conn: &mut Connection, incarnation: Uuid, leases: &[Lease]) -> QueryResult<()> {
-        sql_query(sql::RELEASE)
+    async fn release(on: &mut On<'_, Sqlite>, incarnation: Uuid, leases: &[Lease]) -> QueryResult<()> {
+        on.query(sql::RELEASE)
             .bind::<Text, _>(incarnation.to_string())
             .bind::<Text, _>(pairs(leases))
-            .execute(conn)
+            .execute(on.conn)
             .await?;
         Ok(())
     }
 
-    async fn renew(conn: &mut Connection, incarnation: Uuid, lease: Duration) -> QueryResult<()> {
-        sql_query(sql::RENEW)
+    async fn renew(on: &mut On<'_, Sqlite>, incarnation: Uuid, lease: Duration) -> QueryResult<()> {
+        on.query(sql::RENEW)
             .bind::<Text, _>(incarnation.to_string())
             .bind::<Double, _>(lease.as_secs_f64())
-            .execute(conn)
+            .execute(on.conn)
             .await?;
         Ok(())
     }
 
-    async fn take(conn: &mut Connection, relay: &RelayId, lease: Duration, count: usize) -> QueryResult<()> {
-        sql_query(sql::TAKE)
+    async fn take(
+        on: &mut On<'_, Sqlite>,
+        relay: &RelayId,
+        lease: Duration,
+        count: usize,
+    ) -> QueryResult<()> {
+        on.query(sql::TAKE)
             .bind::<Text, _>(relay.incarnation.to_string())
             .bind::<Text, _>(&relay.name)
             .bind::<Double, _>(lease.as_secs_f64())
             .bind::<BigInt, _>(limit(count))
-            .execute(conn)
+            .execute(on.conn)
             .await?;
         Ok(())
     }
 
-    async fn leases(conn: &mut Connection, incarnation: Uuid) -> QueryResult<Vec<LeaseRow>> {
-        sql_query(sql::LEASES).bind::<Text, _>(incarnation.to_string()).load(conn).await
+    async fn leases(on: &mut On<'_, Sqlite>, incarnation: Uuid) -> QueryResult<Vec<LeaseRow>> {
+        on.query(sql::LEASES).bind::<Text, _>(incarnation.to_string()).load(on.conn).await
     }
 
-    async fn record_suspects(conn: &mut Connection, incarnation: Uuid, ids: Option<&str>) -> QueryResult<()> {
-        sql_query(sql::RECORD_SUSPECTS)
+    async fn record_suspects(
+        on: &mut On<'_, Sqlite>,
+        incarnation: Uuid,
+        ids: Option<&str>,
+    ) -> QueryResult<()> {
+        on.query(sql::RECORD_SUSPECTS)
             .bind::<Nullable<Text>, _>(ids)
             .bind::<Text, _>(incarnation.to_string())
-            .execute(conn)
+            .execute(on.conn)
             .await?;
         Ok(())
     }
 
     async fn record_suspended(
-        conn: &mut Connection,
+        on: &mut On<'_, Sqlite>,
         incarnation: Uuid,
         topics: Option<&str>,
     ) -> QueryResult<()> {
-        sql_query(sql::RECORD_SUSPENDED)
+        on.query(sql::RECORD_SUSPENDED)
             .bind::<Nullable<Text>, _>(topics)
             .bind::<Text, _>(incarnation.to_string())
-            .execute(conn)
+            .execute(on.conn)
             .await?;
         Ok(())
     }
 
-    async fn census(conn: &mut Connection, lease: Duration) -> QueryResult<Census> {
-        sql_query(sql::CENSUS).bind::<Double, _>(lease.as_secs_f64()).get_result(conn).await
+    async fn census(on: &mut On<'_, Sqlite>, lease: Duration) -> QueryResult<Census> {
+        on.query(sql::CENSUS).bind::<Double, _>(lease.as_secs_f64()).get_result(on.conn).await
     }
 
     /// The transaction is immediate: nobody else writes.
-    async fn fence(conn: &mut Connection, lease: Lease) -> QueryResult<bool> {
-        let exists: Exists = sql_query(sql::FENCE)
+    async fn fence(on: &mut On<'_, Sqlite>, lease: Lease) -> QueryResult<bool> {
+        let exists: Exists = on
+            .query(sql::FENCE)
             .bind::<Integer, _>(lease.group.0)
             .bind::<BigInt, _>(lease.epoch)
-            .get_result(conn)
+            .get_result(on.conn)
             .await?;
         Ok(exists.found)
     }
 
     /// The transaction is immediate: nobody else writes.
-    async fn fence_all(conn: &mut Connection, leases: &[Lease]) -> QueryResult<Vec<i32>> {
-        Self::lock_leases(conn, leases).await
+    async fn fence_all(on: &mut On<'_, Sqlite>, leases: &[Lease]) -> QueryResult<Vec<i32>> {
+        Self::lock_leases(on, leases).await
     }
 
-    async fn leave_groups(conn: &mut Connection, incarnation: Uuid) -> QueryResult<()> {
-        sql_query(sql::LEAVE_GROUPS).bind::<Text, _>(incarnation.to_string()).execute(conn).await?;
+    async fn leave_groups(on: &mut On<'_, Sqlite>, incarnation: Uuid) -> QueryResult<()> {
+        on.query(sql::LEAVE_GROUPS).bind::<Text, _>(incarnation.to_string()).execute(on.conn).await?;
         Ok(())
     }
 
-    async fn sign_off(conn: &mut Connection, incarnation: Uuid) -> QueryResult<()> {
-        sql_query(sql::SIGN_OFF).bind::<Text, _>(incarnation.to_string()).execute(conn).await?;
+    async fn sign_off(on: &mut On<'_, Sqlite>, incarnation: Uuid) -> QueryResult<()> {
+        on.query(sql::SIGN_OFF).bind::<Text, _>(incarnation.to_string()).execute(on.conn).await?;
         Ok(())
     }
 
-    async fn due_requests(conn: &mut Connection, query: Query) -> QueryResult<Vec<DueRequest>> {
-        bound(query).load(conn).await
+    async fn due_requests(on: &mut On<'_, Sqlite>, query: Query) -> QueryResult<Vec<DueRequest>> {
+        bound(on, query).load(on.conn).await
     }
 
-    async fn later(conn: &mut Connection, query: Query) -> QueryResult<Vec<Later>> {
-        bound(query).load(conn).await
+    async fn later(on: &mut On<'_, Sqlite>, query: Query) -> QueryResult<Vec<Later>> {
+        bound(on, query).load(on.conn).await
     }
 
-    async fn replay(conn: &mut Connection, dead: &[i64]) -> QueryResult<()> {
-        execute_all(conn, &sql::REPLAY, dead).await
+    async fn replay(on: &mut On<'_, Sqlite>, dead: &[i64]) -> QueryResult<()> {
+        execute_all(on, &sql::REPLAY, dead).await
     }
 
-    async fn discard_dead(conn: &mut Connection, dead: &[i64]) -> QueryResult<()> {
-        execute_all(conn, &sql::DISCARD, dead).await
+    async fn discard_dead(on: &mut On<'_, Sqlite>, dead: &[i64]) -> QueryResult<()> {
+        execute_all(on, &sql::DISCARD, dead).await
     }
 
-    async fn sweep_gates(conn: &mut Connection, _groups: &[i32]) -> QueryResult<()> {
-        sql_query(sql::SWEEP_GATES).execute(conn).await?;
+    async fn sweep_gates(on: &mut On<'_, Sqlite>, _groups: &[i32]) -> QueryResult<()> {
+        on.query(sql::SWEEP_GATES).execute(on.conn).await?;
         Ok(())
     }
 
-    async fn read(conn: &mut Connection, request: &ReadRequest, (): &()) -> QueryResult<Vec<Record>> {
+    async fn read(on: &mut On<'_, Sqlite>, request: &ReadRequest, (): &()) -> QueryResult<Vec<Record>> {
         if request.leases.is_empty() {
             return Ok(Vec::new());
         }
-        let present: Vec<Present> = sql_query(choice::present(request)).load(conn).await?;
+        let present: Vec<Present> = on.query(choice::present(request)).load(on.conn).await?;
         let Some(choice) = Choice::of(&present, request) else { return Ok(Vec::new()) };
-        Ok(choice.keep(sql_query(format!("{}{}", sql::READ, choice.condition())).load(conn).await?))
+        Ok(choice.keep(on.query(format!("{}{}", sql::READ, choice.condition())).load(on.conn).await?))
     }
 
-    async fn read_parked(conn: &mut Connection, request: &ReadRequest) -> QueryResult<Vec<Record>> {
-        sql_query(sql::READ_PARKED)
+    async fn read_parked(on: &mut On<'_, Sqlite>, request: &ReadRequest) -> QueryResult<Vec<Record>> {
+        on.query(sql::READ_PARKED)
             .bind::<Text, _>(array(&groups_of(&request.leases)))
             .bind::<Text, _>(array(&request.known))
             .bind::<BigInt, _>(limit(request.limit))
             .bind::<BigInt, _>(limit(request.max_bytes))
-            .load(conn)
+            .load(on.conn)
             .await
     }
 
-    async fn settle_hot(conn: &mut Connection, ids: &[i64]) -> QueryResult<usize> {
-        sql_query(sql::SETTLE_HOT).bind::<Text, _>(array(ids)).execute(conn).await
+    async fn settle_hot(on: &mut On<'_, Sqlite>, ids: &[i64]) -> QueryResult<usize> {
+        on.query(sql::SETTLE_HOT).bind::<Text, _>(array(ids)).execute(on.conn).await
     }
 
-    async fn settle_parked(conn: &mut Connection, confirmed: &[&Confirmed]) -> QueryResult<()> {
-        sql_query(sql::SETTLE_PARKED).bind::<Text, _>(receipts(confirmed)).execute(conn).await?;
+    async fn settle_parked(on: &mut On<'_, Sqlite>, confirmed: &[&Confirmed]) -> QueryResult<()> {
+        on.query(sql::SETTLE_PARKED).bind::<Text, _>(receipts(confirmed)).execute(on.conn).await?;
         Ok(())
     }
 
-    async fn keep_hot(conn: &mut Connection, confirmed: &[&Confirmed]) -> QueryResult<usize> {
+    async fn keep_hot(on: &mut On<'_, Sqlite>, confirmed: &[&Confirmed]) -> QueryResult<usize> {
         let ids: Vec<i64> = confirmed.iter().map(|confirmed| confirmed.id()).collect();
-        Self::begin(conn).await?;
-        sql_query(sql::KEEP_HOT).bind::<Text, _>(receipts(confirmed)).execute(conn).await?;
-        let removed = Self::settle_hot(conn, &ids).await?;
-        Self::commit(conn).await?;
+        Self::begin(on.conn).await?;
+        on.query(sql::KEEP_HOT).bind::<Text, _>(receipts(confirmed)).execute(on.conn).await?;
+        let removed = Self::settle_hot(on, &ids).await?;
+        Self::commit(on.conn).await?;
         Ok(removed)
     }
 
-    async fn keep_parked(conn: &mut Connection, confirmed: &[&Confirmed]) -> QueryResult<()> {
-        Self::begin(conn).await?;
-        sql_query(sql::KEEP_PARKED).bind::<Text, _>(receipts(confirmed)).execute(conn).await?;
-        Self::settle_parked(conn, confirmed).await?;
-        Self::commit(conn).await
+    async fn keep_parked(on: &mut On<'_, Sqlite>, confirmed: &[&Confirmed]) -> QueryResult<()> {
+        Self::begin(on.conn).await?;
+        on.query(sql::KEEP_PARKED).bind::<Text, _>(receipts(confirmed)).execute(on.conn).await?;
+        Self::settle_parked(on, confirmed).await?;
+        Self::commit(on.conn).await
     }
 
-    async fn park(conn: &mut Connection, rejection: &Rejection) -> QueryResult<bool> {
-        let moved = sql_query(sql::PARK_HOT)
+    async fn park(on: &mut On<'_, Sqlite>, rejection: &Rejection) -> QueryResult<bool> {
+        let moved = on
+            .query(sql::PARK_HOT)
             .bind::<BigInt, _>(rejection.id)
             .bind::<Binary, _>(rejection.lane.as_bytes())
             .bind::<Text, _>(&rejection.error)
             .bind::<Integer, _>(attempts(rejection))
-            .execute(conn)
+            .execute(on.conn)
             .await?;
-        sql_query(sql::DELETE_HOT)
+        on.query(sql::DELETE_HOT)
             .bind::<BigInt, _>(rejection.id)
             .bind::<Binary, _>(rejection.lane.as_bytes())
-            .execute(conn)
+            .execute(on.conn)
             .await?;
         Ok(moved > 0)
     }
 
-    async fn park_again(conn: &mut Connection, rejection: &Rejection) -> QueryResult<bool> {
-        Ok(sql_query(sql::PARK_AGAIN)
+    async fn park_again(on: &mut On<'_, Sqlite>, rejection: &Rejection) -> QueryResult<bool> {
+        Ok(on
+            .query(sql::PARK_AGAIN)
             .bind::<BigInt, _>(rejection.id)
             .bind::<Binary, _>(rejection.lane.as_bytes())
             .bind::<Text, _>(&rejection.error)
             .bind::<Integer, _>(attempts(rejection))
-            .execute(conn)
+            .execute(on.conn)
             .await?
             > 0)
     }
 
-    async fn bury(conn: &mut Connection, rejection: &Rejection) -> QueryResult<bool> {
-        let moved = sql_query(sql::BURY_HOT)
+    async fn bury(on: &mut On<'_, Sqlite>, rejection: &Rejection) -> QueryResult<bool> {
+        let moved = on
+            .query(sql::BURY_HOT)
             .bind::<BigInt, _>(rejection.id)
             .bind::<Binary, _>(rejection.lane.as_bytes())
             .bind::<Text, _>(&rejection.error)
             .bind::<Integer, _>(attempts(rejection))
-            .execute(conn)
+            .execute(on.conn)
             .await?;
-        sql_query(sql::DELETE_HOT)
+        on.query(sql::DELETE_HOT)
             .bind::<BigInt, _>(rejection.id)
             .bind::<Binary, _>(rejection.lane.as_bytes())
-            .execute(conn)
+            .execute(on.conn)
             .await?;
         Ok(moved > 0)
     }
 
-    async fn bury_parked(conn: &mut Connection, rejection: &Rejection) -> QueryResult<bool> {
-        let moved = sql_query(sql::BURY_PARKED)
+    async fn bury_parked(on: &mut On<'_, Sqlite>, rejection: &Rejection) -> QueryResult<bool> {
+        let moved = on
+            .query(sql::BURY_PARKED)
             .bind::<BigInt, _>(rejection.id)
             .bind::<Binary, _>(rejection.lane.as_bytes())
             .bind::<Text, _>(&rejection.error)
             .bind::<Integer, _>(attempts(rejection))
-            .execute(conn)
+            .execute(on.conn)
             .await?;
-        sql_query(sql::DELETE_PARKED)
+        on.query(sql::DELETE_PARKED)
             .bind::<BigInt, _>(rejection.id)
             .bind::<Binary, _>(rejection.lane.as_bytes())
-            .execute(conn)
+            .execute(on.conn)
             .await?;
         Ok(moved > 0)
     }
 
-    async fn set_aside(conn: &mut Connection, lane: &Lane, ids: &[i64]) -> QueryResult<()> {
-        sql_query(sql::SET_ASIDE)
+    async fn set_aside(on: &mut On<'_, Sqlite>, lane: &Lane, ids: &[i64]) -> QueryResult<()> {
+        on.query(sql::SET_ASIDE)
             .bind::<Text, _>(array(ids))
             .bind::<Binary, _>(lane.as_bytes())
-            .execute(conn)
+            .execute(on.conn)
             .await?;
-        sql_query(sql::DELETE_SET_ASIDE)
+        on.query(sql::DELETE_SET_ASIDE)
             .bind::<Text, _>(array(ids))
             .bind::<Binary, _>(lane.as_bytes())
-            .execute(conn)
+            .execute(on.conn)
             .await?;
         Ok(())
     }
 
     async fn close_gate(
-        conn: &mut Connection,
+        on: &mut On<'_, Sqlite>,
         rejection: &Rejection,
         wait: Option<Duration>,
     ) -> QueryResult<()> {
-        sql_query(sql::CLOSE_GATE)
+        on.query(sql::CLOSE_GATE)
             .bind::<Binary, _>(rejection.lane.as_bytes())
             .bind::<Nullable<Double>, _>(wait.map(|wait| wait.as_secs_f64()))
             .bind::<Text, _>(&rejection.error)
-            .execute(conn)
+            .execute(on.conn)
             .await?;
         Ok(())
     }
 
-    async fn is_gate_closed(conn: &mut Connection, lane: &Lane) -> QueryResult<bool> {
+    async fn is_gate_closed(on: &mut On<'_, Sqlite>, lane: &Lane) -> QueryResult<bool> {
         let exists: Exists =
-            sql_query(sql::GATE_CLOSED).bind::<Binary, _>(lane.as_bytes()).get_result(conn).await?;
+            on.query(sql::GATE_CLOSED).bind::<Binary, _>(lane.as_bytes()).get_result(on.conn).await?;
         Ok(exists.found)
     }
 
-    async fn gate_is_needed(conn: &mut Connection, lane: &Lane) -> QueryResult<bool> {
+    async fn gate_is_needed(on: &mut On<'_, Sqlite>, lane: &Lane) -> QueryResult<bool> {
         let lane = lane.as_bytes();
-        let needed = sql_query(sql::GATE_IS_NEEDED).bind::<Binary, _>(lane).bind::<Binary, _>(lane);
-        let exists: Exists = needed.get_result(conn).await?;
+        let needed = on.query(sql::GATE_IS_NEEDED).bind::<Binary, _>(lane).bind::<Binary, _>(lane);
+        let exists: Exists = needed.get_result(on.conn).await?;
         Ok(exists.found)
     }
 
-    async fn open_gate(conn: &mut Connection, lane: &Lane) -> QueryResult<()> {
-        sql_query(sql::OPEN_GATE).bind::<Binary, _>(lane.as_bytes()).execute(conn).await?;
+    async fn open_gate(on: &mut On<'_, Sqlite>, lane: &Lane) -> QueryResult<()> {
+        on.query(sql::OPEN_GATE).bind::<Binary, _>(lane.as_bytes()).execute(on.conn).await?;
         Ok(())
     }
 
-    async fn next_due(conn: &mut Connection, groups: &[i32]) -> QueryResult<Option<f64>> {
-        let wait: Wait = sql_query(sql::NEXT_DUE).bind::<Text, _>(array(groups)).get_result(conn).await?;
+    async fn next_due(on: &mut On<'_, Sqlite>, groups: &[i32]) -> QueryResult<Option<f64>> {
+        let wait: Wait = on.query(sql::NEXT_DUE).bind::<Text, _>(array(groups)).get_result(on.conn).await?;
         Ok(wait.seconds)
     }
 
     /// The transaction is immediate: nobody else writes.
-    async fn lock_leases(conn: &mut Connection, leases: &[Lease]) -> QueryResult<Vec<i32>> {
+    async fn lock_leases(on: &mut On<'_, Sqlite>, leases: &[Lease]) -> QueryResult<Vec<i32>> {
         let groups: Vec<GroupRow> =
-            sql_query(sql::CURRENT_LEASES).bind::<Text, _>(pairs(leases)).load(conn).await?;
+            on.query(sql::CURRENT_LEASES).bind::<Text, _>(pairs(leases)).load(on.conn).await?;
         Ok(groups.into_iter().map(|group| group.group_no).collect())
     }
 
     /// There is one slot, and nothing in it is held by others.
-    async fn due(conn: &mut Connection, groups: &[i32], _but: &[i32], max: usize) -> QueryResult<Vec<Due>> {
-        sql_query(sql::DUE).bind::<Text, _>(array(groups)).bind::<BigInt, _>(limit(max)).load(conn).await
+    async fn due(on: &mut On<'_, Sqlite>, groups: &[i32], _but: &[i32], max: usize) -> QueryResult<Vec<Due>> {
+        on.query(sql::DUE).bind::<Text, _>(array(groups)).bind::<BigInt, _>(limit(max)).load(on.conn).await
     }
 
     /// As they were read in this transaction.
-    async fn lock_due(_conn: &mut Connection, ids: &[i64]) -> QueryResult<Vec<i64>> {
+    async fn lock_due(_on: &mut On<'_, Sqlite>, ids: &[i64]) -> QueryResult<Vec<i64>> {
         Ok(ids.to_vec())
     }
 
-    async fn move_due(conn: &mut Connection, ids: &[i64]) -> QueryResult<()> {
+    async fn move_due(on: &mut On<'_, Sqlite>, ids: &[i64]) -> QueryResult<()> {
         for statement in sql::MOVE_DUE {
-            sql_query(statement).bind::<Text, _>(array(ids)).execute(conn).await?;
+            on.query(statement).bind::<Text, _>(array(ids)).execute(on.conn).await?;
         }
         Ok(())
     }
@@ -583,8 +601,8 @@ fn pairs(leases: &[Lease]) -> String {
     array(&leases.iter().map(|lease| format!("[{},{}]", lease.group, lease.epoch)).collect::<Vec<_>>())
 }
 
-fn boxed(query: String) -> BoxedSqlQuery<'static, diesel::sqlite::Sqlite, SqlQuery> {
-    sql_query(query).into_boxed()
+fn boxed(on: &On<'_, Sqlite>, query: String) -> BoxedSqlQuery<'static, diesel::sqlite::Sqlite, SqlQuery> {
+    on.query(query).into_boxed()
 }
 
 /// A new row as eleven parameters of a statement.
@@ -604,9 +622,9 @@ fn seconds(at: DateTime<Utc>) -> f64 {
     at.timestamp_micros() as f64 / 1e6
 }
 
-fn bound(query: Query) -> BoxedSqlQuery<'static, diesel::sqlite::Sqlite, SqlQuery> {
+fn bound(on: &On<'_, Sqlite>, query: Query) -> BoxedSqlQuery<'static, diesel::sqlite::Sqlite, SqlQuery> {
     let (text, values) = query.into_parts();
-    values.into_iter().fold(sql_query(text).into_boxed(), |query, value| match value {
+    values.into_iter().fold(on.query(text).into_boxed(), |query, value| match value {
         Value::Text(text) => query.bind::<Text, _>(text),
         Value::Bytes(bytes) => query.bind::<Binary, _>(bytes),
         Value::Number(number) => query.bind::<BigInt, _>(number),
@@ -617,9 +635,9 @@ fn bound(query: Query) -> BoxedSqlQuery<'static, diesel::sqlite::Sqlite, SqlQuer
 }
 
 /// About these rows.
-async fn execute_all(conn: &mut Connection, statements: &[&'static str], ids: &[i64]) -> QueryResult<()> {
+async fn execute_all(on: &mut On<'_, Sqlite>, statements: &[&'static str], ids: &[i64]) -> QueryResult<()> {
     for statement in statements {
-        sql_query(*statement).bind::<Text, _>(array(ids)).execute(conn).await?;
+        on.query(*statement).bind::<Text, _>(array(ids)).execute(on.conn).await?;
     }
     Ok(())
 }

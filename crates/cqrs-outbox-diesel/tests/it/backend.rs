@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use cqrs_outbox::OutboxStore;
 use cqrs_outbox_diesel::migrations::{self, Migration};
-use cqrs_outbox_diesel::{Backend, MySql, Outbox, Pg, Sqlite};
+use cqrs_outbox_diesel::{Backend, MySql, Outbox, Pg, Sqlite, TableNames};
 use cqrs_testing::services::Service;
 use diesel::sql_types::Text;
 use diesel::{QueryResult, QueryableByName, sql_query};
@@ -33,6 +33,9 @@ pub(crate) trait Db: Backend {
 
     /// One whose relay keeps what was sent.
     fn keeping(url: String) -> impl Future<Output = cqrs_core::Result<Outbox<Self>>> + Send;
+
+    /// One whose tables are called in another way.
+    fn named(url: String, names: TableNames) -> impl Future<Output = cqrs_core::Result<Outbox<Self>>> + Send;
 
     fn store(outbox: &Outbox<Self>) -> Arc<dyn OutboxStore>;
 
@@ -70,6 +73,10 @@ impl Db for Pg {
         Outbox::<Pg>::builder(url).keep_sent(true).connect().await
     }
 
+    async fn named(url: String, names: TableNames) -> cqrs_core::Result<Outbox<Self>> {
+        Outbox::<Pg>::builder(url).tables(names).connect().await
+    }
+
     fn store(outbox: &Outbox<Self>) -> Arc<dyn OutboxStore> {
         Arc::new(outbox.clone())
     }
@@ -101,6 +108,10 @@ impl Db for MySql {
         Outbox::<MySql>::builder(url).keep_sent(true).connect().await
     }
 
+    async fn named(url: String, names: TableNames) -> cqrs_core::Result<Outbox<Self>> {
+        Outbox::<MySql>::builder(url).tables(names).connect().await
+    }
+
     fn store(outbox: &Outbox<Self>) -> Arc<dyn OutboxStore> {
         Arc::new(outbox.clone())
     }
@@ -130,6 +141,10 @@ impl Db for Sqlite {
 
     async fn keeping(url: String) -> cqrs_core::Result<Outbox<Self>> {
         Outbox::<Sqlite>::builder(url).keep_sent(true).connect().await
+    }
+
+    async fn named(url: String, names: TableNames) -> cqrs_core::Result<Outbox<Self>> {
+        Outbox::<Sqlite>::builder(url).tables(names).connect().await
     }
 
     fn store(outbox: &Outbox<Self>) -> Arc<dyn OutboxStore> {
@@ -191,6 +206,24 @@ impl Site {
         match &self.kind {
             Kind::Schemas(server) | Kind::Databases(server) => &server.url,
             Kind::Folder(_) => panic!("no server"),
+        }
+    }
+
+    /// An empty schema, where there are some, that is not that of a URL.
+    pub(crate) async fn schema(&self) -> Option<String> {
+        self.empty().await;
+        match &self.kind {
+            Kind::Folder(_) => None,
+            Kind::Schemas(server) | Kind::Databases(server) => server.made.lock().await.last().cloned(),
+        }
+    }
+
+    /// Names that nobody else has, in a schema where there are some.
+    pub(crate) async fn names(&self, prefix: &str) -> TableNames {
+        let names = TableNames::new().prefix(prefix);
+        match self.schema().await {
+            Some(schema) => names.schema(schema),
+            None => names,
         }
     }
 
@@ -259,6 +292,11 @@ async fn on_mysql(url: &str, sql: &str) {
     let mut conn = mysql_async::Conn::from_url(url).await.unwrap();
     mysql_async::prelude::Queryable::query_drop(&mut conn, sql).await.unwrap();
     conn.disconnect().await.unwrap();
+}
+
+/// SQL that is written with the default names, with those of this outbox.
+pub(crate) fn named<D: Db>(outbox: &Outbox<D>, sql: &str) -> String {
+    outbox.tables().sql(<D as Db>::MIGRATIONS[0].dialect, sql.to_owned()).into_owned()
 }
 
 /// Plain SQL on an outbox's database.

@@ -15,6 +15,7 @@ mod explain;
 mod floors;
 mod harness;
 mod mysql;
+mod names;
 mod operation;
 mod operator_plans;
 mod plans;
@@ -56,6 +57,7 @@ fn main() {
     trials.on_each::<requests::All>();
     trials.on_each::<retention::All>();
     trials.on_each::<returning_ids::All>();
+    trials.on_each::<names::All>();
     sqlite::trials(&mut trials);
     drift::trials(&mut trials);
     postgres::trials(&mut trials);
@@ -66,5 +68,6 @@ fn main() {
     mysql::trials(&mut trials);
     servers::trials(&mut trials);
     cuts::trials(&mut trials);
+    names::trials(&mut trials);
     libtest_mimic::run(&Arguments::from_args(), trials.into_vec()).exit();
 }

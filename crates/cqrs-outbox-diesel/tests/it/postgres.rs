@@ -270,7 +270,7 @@ async fn listening(outbox: &Outbox<Pg>) -> Vec<String> {
     outbox
         .values(
             "SELECT pid::text AS value FROM pg_stat_activity \
-             WHERE datname = current_database() AND query = 'LISTEN cqrs_outbox'",
+             WHERE datname = current_database() AND query = 'LISTEN \"cqrs_outbox\"'",
         )
         .await
 }

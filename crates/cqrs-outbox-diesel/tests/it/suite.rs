@@ -7,19 +7,19 @@ use async_trait::async_trait;
 use cqrs_consumer::Inbox;
 use cqrs_core::{BeginTransaction, ErrorKind, Result, Transaction};
 use cqrs_outbox::OutboxStore;
-use cqrs_outbox_diesel::{MySql, Outbox, Pg, Sqlite};
+use cqrs_outbox_diesel::{MySql, Outbox, Pg, Sqlite, TableNames};
 use cqrs_testing::store::{self, Asked, DeadLetter, Outcome, Request, Settings, StoreUnderTest};
 use diesel_async::SimpleAsyncConnection;
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
-use crate::backend::{Db, PlainSql, Site};
-use crate::harness::{Trials, test};
+use crate::backend::{Db, PlainSql, Site, named};
+use crate::harness::{Test, Trials, test};
 
 /// The suite keeps what it opens for as long as a row runs, and the databases have to be there for as long.
 struct Adapter<D> {
     /// URLs of empty databases: the suite opens a few in a row.
-    urls: Mutex<Vec<String>>,
+    urls: Mutex<Vec<(String, TableNames)>>,
     database: PhantomData<fn(D)>,
 }
 
@@ -35,7 +35,8 @@ where
     type Store = Outbox<D>;
 
     async fn open(&self) -> Result<Arc<Outbox<D>>> {
-        let outbox = D::connect(self.urls.lock().await.pop().unwrap()).await?;
+        let (url, names) = self.urls.lock().await.pop().unwrap();
+        let outbox = D::named(url, names).await?;
         outbox.migrate().await?;
         Ok(Arc::new(outbox))
     }
@@ -46,7 +47,7 @@ where
 
     async fn execute(&self, store: &Arc<Outbox<D>>, sql: &str) -> Result<bool> {
         let mut tx = store.begin().await?;
-        tx.batch_execute(sql).await?;
+        tx.batch_execute(&named(store, sql)).await?;
         tx.commit().await?;
         Ok(true)
     }
@@ -54,7 +55,7 @@ where
     async fn dead_letters(&self, store: &Arc<Outbox<D>>) -> Result<Option<Vec<DeadLetter>>> {
         let query = "SELECT concat(event_id, ' ', attempts, ' ', error) AS value \
             FROM cqrs_outbox_dead ORDER BY id";
-        let dead = store.values(query).await.into_iter().map(|line| {
+        let dead = store.values(&named(store, query)).await.into_iter().map(|line| {
             let mut parts = line.splitn(3, ' ');
             let mut next = || parts.next().unwrap().to_owned();
             DeadLetter { event_id: next().parse().unwrap(), attempts: next().parse().unwrap(), error: next() }
@@ -79,13 +80,14 @@ where
     }
 }
 
-async fn row<D: Db>(site: &Site, name: &'static str) -> Option<String>
+async fn row<D: Db>(site: &Site, name: &'static str, other_names: bool) -> Option<String>
 where
     Outbox<D>: OutboxStore,
 {
     let mut urls = Vec::new();
     for _ in 0..DATABASES {
-        urls.push(site.empty().await);
+        let names = if other_names { site.names("orders_").await } else { TableNames::new() };
+        urls.push((site.empty().await, names));
     }
     let adapter = Adapter::<D> { urls: Mutex::new(urls), database: PhantomData };
     let mut settings = Settings::default();
@@ -99,10 +101,19 @@ where
 }
 
 pub(crate) fn trials(trials: &mut Trials) {
-    for name in store::row_names() {
-        let title = format!("suite::{name}");
-        trials.on::<Sqlite>(vec![(&title, test(move |site| Box::pin(row::<Sqlite>(site, name))))]);
-        trials.on::<Pg>(vec![(&title, test(move |site| Box::pin(row::<Pg>(site, name))))]);
-        trials.on::<MySql>(vec![(&title, test(move |site| Box::pin(row::<MySql>(site, name))))]);
+    for (title, other_names) in [("suite", false), ("suite_with_other_names", true)] {
+        for name in store::row_names() {
+            let title = format!("{title}::{name}");
+            trials.on::<Sqlite>(vec![(&title, trial::<Sqlite>(name, other_names))]);
+            trials.on::<Pg>(vec![(&title, trial::<Pg>(name, other_names))]);
+            trials.on::<MySql>(vec![(&title, trial::<MySql>(name, other_names))]);
+        }
     }
+}
+
+fn trial<D: Db>(name: &'static str, other_names: bool) -> Test
+where
+    Outbox<D>: OutboxStore,
+{
+    test(move |site| Box::pin(row::<D>(site, name, other_names)))
 }
