@@ -79,21 +79,25 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         // Who wants JSON wants it of wrong arguments, too.
         Err(error) if error.use_stderr() && std::env::args_os().any(|argument| argument == "--json") => {
-            return tell(&Failure::usage(error.to_string().trim_end()), true);
+            return fail(&Failure::usage(error.to_string().trim_end()), true);
         }
         Err(error) => error.exit(),
     };
     log_to_stderr(cli.verbose);
     let json = cli.json;
-    run(cli).map_or_else(|failure| tell(&failure, json), |()| ExitCode::SUCCESS)
+    run(cli).map_or_else(|failure| fail(&failure, json), |()| ExitCode::SUCCESS)
 }
 
 /// Says on standard error why the program ends.
-fn tell(failure: &Failure, json: bool) -> ExitCode {
-    let told = if json { failure.as_json().to_string() } else { format!("error: {failure}") };
-    // There is nobody to tell if this fails.
-    let _ = writeln!(io::stderr(), "{told}");
+fn fail(failure: &Failure, json: bool) -> ExitCode {
+    tell(&if json { failure.as_json().to_string() } else { format!("error: {failure}") });
     failure.code()
+}
+
+/// Prints a line beside the result, on standard error.
+fn tell(line: &str) {
+    // There is nobody to tell if this fails.
+    let _ = writeln!(io::stderr(), "{line}");
 }
 
 fn run(cli: Cli) -> Result<(), Failure> {

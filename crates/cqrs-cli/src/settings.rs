@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use cqrs::outbox::RelaySettings;
+use cqrs::outbox::{LaterEvents, RelaySettings, Unordered};
 
 /// A time, such as `10s`, `500ms` or `1m 30s`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +23,43 @@ impl FromStr for Span {
 impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         humantime::format_duration(self.0).fmt(f)
+    }
+}
+
+/// What becomes of the later events of a key.
+#[derive(Clone, Copy, Debug)]
+struct Later(LaterEvents);
+
+impl FromStr for Later {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "wait" => Ok(Self(LaterEvents::Wait)),
+            "go-on" => Ok(Self(LaterEvents::GoOn)),
+            "follow" => Ok(Self(LaterEvents::Follow)),
+            _ => Err("write `wait`, `go-on` or `follow`"),
+        }
+    }
+}
+
+/// Topics whose events have no order.
+#[derive(Clone, Debug)]
+struct Topics(Unordered);
+
+impl FromStr for Topics {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let topics: Vec<_> = text.split(',').map(str::trim).collect();
+        Ok(Self(match &topics[..] {
+            [""] => Unordered::Nothing,
+            ["*"] => Unordered::Everything,
+            topics if topics.iter().any(|topic| topic.is_empty() || *topic == "*") => {
+                return Err("write topics with commas between them, or `*` alone for all topics");
+            }
+            topics => Unordered::Topics(topics.iter().map(|topic| (*topic).to_owned()).collect()),
+        }))
     }
 }
 
@@ -47,6 +84,10 @@ pub(crate) struct SettingsArgs {
     /// How long without news until the outbox is read all the same
     #[arg(long, value_name = "TIME", env = "CQRS_RELAY_POLL_INTERVAL", default_value_t = Span(default().poll_interval))]
     poll_interval: Span,
+    /// How far that interval grows while nothing is found; by default to 5s where the relay listens for what writers notify, and else not at
+    /// all
+    #[arg(long, value_name = "TIME", env = "CQRS_RELAY_IDLE_POLL_INTERVAL")]
+    idle_poll_interval: Option<Span>,
     /// How many events are read at once
     #[arg(long, value_name = "COUNT", env = "CQRS_RELAY_BATCH", default_value_t = default().batch)]
     batch: usize,
@@ -72,10 +113,13 @@ pub(crate) struct SettingsArgs {
     /// How often an event may be refused for a reason of its own before it goes to the dead letters
     #[arg(long, value_name = "COUNT", env = "CQRS_RELAY_MAX_ATTEMPTS", default_value_t = default().max_attempts)]
     max_attempts: u32,
-    /// Whether the later events of a key wait until someone has replayed or discarded its dead letter
-    #[arg(long, value_name = "BOOL", env = "CQRS_RELAY_LANE_WAITS_FOR_DEAD_LETTER",
-        default_value_t = default().lane_waits_for_dead_letter, action = clap::ArgAction::Set)]
-    lane_waits_for_dead_letter: bool,
+    /// What becomes of the later events of a key when one of it goes to the dead letters: `wait` until someone has replayed or
+    /// discarded it, `go-on` without it, or `follow` it
+    #[arg(long, value_name = "wait|go-on|follow", env = "CQRS_RELAY_LATER_EVENTS", default_value = "wait")]
+    later_events: Later,
+    /// Topics, with commas between them, whose events are sent without regard to the order of their keys; `*` stands for all
+    #[arg(long, value_name = "TOPICS", env = "CQRS_RELAY_UNORDERED", default_value = "")]
+    unordered: Topics,
     /// The first wait after a failure; it doubles with each further one
     #[arg(long, value_name = "TIME", env = "CQRS_RELAY_BACKOFF", default_value_t = Span(default().backoff))]
     backoff: Span,
@@ -94,6 +138,7 @@ impl From<&SettingsArgs> for RelaySettings {
         settings.heartbeat_interval = args.heartbeat_interval.0;
         settings.lease_margin = args.lease_margin.0;
         settings.poll_interval = args.poll_interval.0;
+        settings.idle_poll_interval = args.idle_poll_interval.map(|span| span.0);
         settings.batch = args.batch;
         settings.max_rows = args.max_rows;
         settings.max_bytes = args.max_bytes;
@@ -102,7 +147,8 @@ impl From<&SettingsArgs> for RelaySettings {
         settings.store_timeout = args.store_timeout.0;
         settings.settle_linger = args.settle_linger.0;
         settings.max_attempts = args.max_attempts;
-        settings.lane_waits_for_dead_letter = args.lane_waits_for_dead_letter;
+        settings.later_events = args.later_events.0;
+        settings.unordered = args.unordered.0.clone();
         settings.backoff = args.backoff.0;
         settings.max_backoff = args.max_backoff.0;
         settings.stop_grace = args.stop_grace.0;
@@ -155,19 +201,38 @@ mod tests {
         let defaults = fields(&RelaySettings::default());
         for (nth, (field, value)) in defaults.iter().enumerate() {
             let flag = format!("--{}", field.replace('_', "-"));
-            let other = match value.as_str() {
-                "true" => "false",
-                value if value.ends_with('s') => "777ms",
-                _ => "777",
+            let (other, shown) = match value.as_str() {
+                "None" => ("777ms", "Some(777ms)"),
+                "Wait" => ("follow", "Follow"),
+                "Nothing" => ("*", "Everything"),
+                value if value.ends_with('s') => ("777ms", "777ms"),
+                _ => ("777", "777"),
             };
             let parsed = Only::try_parse_from(["cqrs", &flag, other]).unwrap();
             for (mth, (name, found)) in fields(&RelaySettings::from(&parsed.settings)).iter().enumerate() {
                 if mth == nth {
-                    assert_eq!(found, other, "{flag}");
+                    assert_eq!(found, shown, "{flag}");
                 } else {
                     assert_eq!(found, &defaults[mth].1, "{flag} changed {name}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn topics_and_policies_are_read_as_they_are_written() {
+        let parsed =
+            Only::try_parse_from(["cqrs", "--unordered", "audit, clicks", "--later-events", "go-on"]);
+        let settings = RelaySettings::from(&parsed.unwrap().settings);
+        assert_eq!(settings.unordered, Unordered::Topics(["audit", "clicks"].map(str::to_owned).into()));
+        assert_eq!(settings.later_events, LaterEvents::GoOn);
+        for (flag, value, advice) in [
+            ("--unordered", "audit,,clicks", "commas between them"),
+            ("--unordered", "audit,*", "`*` alone"),
+            ("--later-events", "goon", "write `wait`, `go-on` or `follow`"),
+        ] {
+            let error = Only::try_parse_from(["cqrs", flag, value]).unwrap_err().to_string();
+            assert!(error.contains(flag) && error.contains(advice), "{error}");
         }
     }
 

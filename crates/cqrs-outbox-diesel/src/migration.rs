@@ -66,7 +66,12 @@ pub const POSTGRES: &[Migration] = &[Migration {
     min_reader_version: 1,
     name: "outbox and inbox",
     dialect: Dialect::Postgres,
-    sql: include_str!("../migrations/postgres/0001_outbox_and_inbox.sql"),
+    sql: concat!(
+        include_str!("../migrations/postgres/0001_outbox_and_inbox.sql"),
+        "\n",
+        include_str!("../migrations/postgres/0001_meta.sql"),
+        "INSERT INTO cqrs_outbox_meta (schema_version, min_reader_version) VALUES (1, 1);\n"
+    ),
 }];
 
 /// All of them for MariaDB and MySQL, oldest first.
@@ -76,7 +81,12 @@ pub const MYSQL: &[Migration] = &[Migration {
     min_reader_version: 1,
     name: "outbox and inbox",
     dialect: Dialect::MySql,
-    sql: include_str!("../migrations/mysql/0001_outbox_and_inbox.sql"),
+    sql: concat!(
+        include_str!("../migrations/mysql/0001_outbox_and_inbox.sql"),
+        "\n",
+        include_str!("../migrations/mysql/0001_meta.sql"),
+        "INSERT IGNORE INTO cqrs_outbox_meta (only_row, schema_version, min_reader_version) VALUES (1, 1, 1);\n"
+    ),
 }];
 
 /// All of them for SQLite, oldest first.
@@ -86,5 +96,22 @@ pub const SQLITE: &[Migration] = &[Migration {
     min_reader_version: 1,
     name: "outbox and inbox",
     dialect: Dialect::Sqlite,
-    sql: include_str!("../migrations/sqlite/0001_outbox_and_inbox.sql"),
+    sql: concat!(
+        include_str!("../migrations/sqlite/0001_outbox_and_inbox.sql"),
+        "\n",
+        include_str!("../migrations/sqlite/0001_meta.sql"),
+        "INSERT INTO cqrs_outbox_meta (schema_version, min_reader_version) VALUES (1, 1);\n"
+    ),
 }];
+
+/// Makes `cqrs_outbox_meta`, if it is not there, without its row. A statement of its own, for that table may be lost alone.
+#[cfg(feature = "postgres")]
+pub(crate) const POSTGRES_META: &str = include_str!("../migrations/postgres/0001_meta.sql");
+
+/// The same on MariaDB and MySQL.
+#[cfg(feature = "mysql")]
+pub(crate) const MYSQL_META: &str = include_str!("../migrations/mysql/0001_meta.sql");
+
+/// The same on SQLite.
+#[cfg(feature = "sqlite")]
+pub(crate) const SQLITE_META: &str = include_str!("../migrations/sqlite/0001_meta.sql");

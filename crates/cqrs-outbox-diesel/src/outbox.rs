@@ -24,7 +24,7 @@ use crate::backend::Backend;
 use crate::error::{META_LOST, MIGRATE, is_denied, is_missing_schema, store_error};
 use crate::migration::{Migrated, Migration, SCHEMA_VERSION};
 use crate::on::On;
-use crate::query::Query;
+use crate::requests::Portion;
 use crate::status::OutboxStatus;
 use crate::tx::Tx;
 use crate::writing::{NotWritten, write};
@@ -47,6 +47,7 @@ struct Shared<B: Backend> {
     changed: Notify,
     elsewhere: Option<Arc<dyn Elsewhere>>,
     memory: B::Memory,
+    portion: Portion,
     names: TableNames,
     keep_sent: bool,
 }
@@ -58,6 +59,9 @@ pub(crate) trait Elsewhere: Send + Sync {
 
     /// Rows were committed elsewhere. What happens between two calls is not missed.
     fn heard(&self) -> BoxFuture<'_, ()>;
+
+    /// Whether it would hear of it now.
+    fn hears(&self) -> bool;
 }
 
 impl<B: Backend> Outbox<B> {
@@ -72,6 +76,7 @@ impl<B: Backend> Outbox<B> {
         // Of several in one database, errors say which.
         let place = if names == TableNames::new() { place } else { format!("{place} ({names})") };
         let (encoder, changed, memory) = (Encoder::default(), Notify::new(), B::Memory::default());
+        let portion = Portion::default();
         Self {
             shared: Arc::new(Shared {
                 place,
@@ -81,6 +86,7 @@ impl<B: Backend> Outbox<B> {
                 changed,
                 elsewhere,
                 memory,
+                portion,
                 names,
                 keep_sent,
             }),
@@ -99,6 +105,7 @@ impl<B: Backend> Outbox<B> {
             changed: Notify::new(),
             elsewhere: self.shared.elsewhere.clone(),
             memory: B::Memory::default(),
+            portion: Portion::default(),
             names: self.shared.names.clone(),
             keep_sent: self.shared.keep_sent,
         };
@@ -381,6 +388,11 @@ impl<B: Backend> Outbox<B> {
         }
     }
 
+    /// Whether it hears of the commits of other processes now.
+    pub(crate) fn hears_elsewhere(&self) -> bool {
+        self.shared.elsewhere.as_ref().is_some_and(|elsewhere| elsewhere.hears())
+    }
+
     /// Resolves after [`wake`](Self::wake), or when it was called elsewhere.
     pub(crate) async fn woken(&self) {
         let here = self.shared.changed.notified();
@@ -412,6 +424,11 @@ impl<B: Backend> Outbox<B> {
 
     pub(crate) fn place(&self) -> &str {
         &self.shared.place
+    }
+
+    /// How much of what operators ask for is carried out at once.
+    pub(crate) fn portion(&self) -> &Portion {
+        &self.shared.portion
     }
 
     pub(crate) fn memory(&self) -> &B::Memory {
@@ -492,20 +509,21 @@ pub(crate) async fn give_up<B: Backend>(tx: Tx<B>) {
     }
 }
 
-/// Writes again what says of which version the tables are, by the end of the last migration. Whether relaying was on hold nobody knows
-/// any more; so it is, unless there was never anything to send.
+/// Writes again what says of which version the tables are, by the last migration. Whether relaying was on hold nobody knows any more;
+/// so it is, unless there was never anything to send. It is on hold from the first, for each statement of MariaDB's may be the last.
 async fn restore_meta<B: Backend>(on: &mut On<'_, B>) -> QueryResult<Option<(i32, i32)>> {
-    let Some(last) = B::MIGRATIONS.last() else { return Ok(None) };
-    let Some(at) = last.sql.find("cqrs_outbox_meta (") else { return Ok(None) };
-    tracing::warn!(version = last.version, "the outbox's tables had lost their version: it is written again");
-    let meta = on.sql(format!("CREATE TABLE IF NOT EXISTS {}", &last.sql[at..]));
-    on.conn.batch_execute(&meta).await?;
-    B::set_schema_version(on, last.version, last.min_reader_version).await?;
-    let used = "SELECT (SELECT count(*) FROM cqrs_outbox_group WHERE epoch > 0) \
-        + (SELECT count(*) FROM (SELECT 1 FROM cqrs_outbox LIMIT 1) waiting) AS value";
-    let is_used = B::numbers(on, Query::new(used)).await?.iter().any(|count| *count > 0);
-    B::set_hold(on, is_used).await?;
-    Ok(Some((last.version, last.min_reader_version)))
+    let Some(Migration { version, min_reader_version, .. }) = B::MIGRATIONS.last() else { return Ok(None) };
+    tracing::warn!(version, "the outbox's tables had lost their version: it is written again");
+    let table = on.sql(B::META_TABLE);
+    on.conn.batch_execute(&table).await?;
+    let row = format!(
+        "INSERT INTO cqrs_outbox_meta (schema_version, min_reader_version, hold) \
+         SELECT {version}, {min_reader_version}, (SELECT count(*) FROM cqrs_outbox_group WHERE epoch > 0) \
+            + (SELECT count(*) FROM (SELECT 1 FROM cqrs_outbox LIMIT 1) waiting) > 0"
+    );
+    let row = on.sql(row);
+    on.conn.batch_execute(&row).await?;
+    Ok(Some((*version, *min_reader_version)))
 }
 
 /// Whether the tables are there and may be used.

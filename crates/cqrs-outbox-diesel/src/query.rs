@@ -162,6 +162,10 @@ pub struct Dialect {
     pub(crate) group: &'static str,
     /// Locks the rows of a query, at its end; nothing where a transaction that writes is the only one.
     pub(crate) for_update: &'static str,
+    /// The same, but for those that somebody else has locked.
+    pub(crate) skip_locked: &'static str,
+    /// Behind a table's name: rows are found by their ids and in no other way, where another way would wait for locks of others.
+    pub(crate) by_primary_key: &'static str,
     /// Whom the database takes this for.
     pub(crate) me: &'static str,
 }

@@ -47,6 +47,9 @@ pub struct Record {
     pub(crate) group_no: i32,
     #[diesel(sql_type = Bool)]
     gated: bool,
+    /// Of a row that stands aside: one that was refused may have a lane of its own.
+    #[diesel(sql_type = Nullable<Binary>)]
+    lane: Option<Vec<u8>>,
 }
 
 impl Record {
@@ -58,7 +61,7 @@ impl Record {
         let mut defects = Defects::default();
         let event_id = self.event_id.as_deref().and_then(|id| Uuid::from_slice(id).ok());
         let event_id = defects.unless("event_id", event_id, "a UUID").unwrap_or_default();
-        let lane = Lane::of(self.message_key.as_deref(), event_id);
+        let lane = self.lane.map_or_else(|| Lane::of(self.message_key.as_deref(), event_id), Lane::from);
         let topic = defects.text("topic", self.topic);
         let payload = self.payload.or(self.payload_text).map(Bytes::from);
         let mut message = match payload {

@@ -2,6 +2,7 @@
 //! `cqrs_outbox_request`, which the relay that owns its group finds with its heartbeat.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use chrono::{DateTime, Utc};
 use cqrs_core::{BeginTransaction, Error, ErrorKind, Result, Transaction};
@@ -21,6 +22,9 @@ use crate::statements::{ROWS_PER_INSERT, limit, places};
 
 /// How many requests are carried out with a heartbeat at most: its leases' rows are locked meanwhile, and it is answered afterwards.
 const PER_HEARTBEAT: usize = 500;
+
+/// How often it is asked without the lanes in which somebody holds something.
+const ROUNDS: usize = 8;
 
 /// How many times as many it looks at, where most are held back.
 const PAGES: usize = 10;
@@ -264,7 +268,7 @@ impl<B: Backend> Outbox<B> {
     /// Asks for all dead letters that fit to be sent again, those of a key in their order: none passes an earlier one of its key
     /// that is asked for, whenever each is due. The relays that own them do it with their heartbeats.
     ///
-    /// A key that waits for its dead letters (`RelaySettings::lane_waits_for_dead_letter`) goes on when none of them is left:
+    /// A key that waits for its dead letters (`RelaySettings::later_events`) goes on when none of them is left:
     /// those that are replayed wait for the others to be replayed or discarded, and all go in their order, before what was
     /// written later. A key that does not wait has sent later events before them, and sends some between them where they are
     /// too many for one heartbeat.
@@ -329,11 +333,11 @@ impl<B: Backend> Outbox<B> {
         let mut cancelled = 0;
         loop {
             let mut tx = self.begin_short().await.map_err(|error| self.failed(error))?;
-            let some =
+            let (found, some) =
                 take_back::<B>(&mut tx.on(), &open).await.map_err(|error| self.failed(store_error(error)))?;
             commit(tx).await.map_err(|error| self.failed(error))?;
             cancelled += some as u64;
-            if some < ROWS_PER_INSERT {
+            if found < ROWS_PER_INSERT {
                 return Ok(cancelled);
             }
         }
@@ -415,25 +419,83 @@ impl<B: Backend> Outbox<B> {
     }
 }
 
-/// Up to so many of the open requests that fit; how many. They are locked first, in the order in which heartbeats lock theirs.
-async fn take_back<B: Backend>(on: &mut On<'_, B>, open: &RequestFilter) -> QueryResult<usize> {
-    let ids = open.apply::<B>(Query::new("SELECT id AS value FROM cqrs_outbox_request"));
-    let ids = ids.then(" ORDER BY id LIMIT ?").bind(limit(ROWS_PER_INSERT)).then(B::DIALECT.for_update);
-    let ids = B::numbers(on, ids).await?;
-    close::<B>(on, &ids, RequestOutcome::Cancelled).await?;
-    Ok(ids.len())
+/// Up to so many of the open requests that fit: how many there were, and how many of them were taken back. Looked for by the index of
+/// what is open, and locked afterwards, in the order in which others lock theirs.
+async fn take_back<B: Backend>(on: &mut On<'_, B>, open: &RequestFilter) -> QueryResult<(usize, usize)> {
+    let found = open.apply::<B>(Query::new("SELECT id AS value FROM cqrs_outbox_request"));
+    let found = found.then(" ORDER BY dead_id, id LIMIT ?").bind(limit(ROWS_PER_INSERT));
+    let found = B::numbers(on, found).await?;
+    let locked = lock_requests::<B>(on, &found, B::DIALECT.for_update).await?;
+    close::<B>(on, &locked, RequestOutcome::Cancelled).await?;
+    Ok((found.len(), locked.len()))
 }
 
-/// Those of these requests that nobody has taken back, and nobody can any more until the end of the transaction.
-async fn still_open<B: Backend>(on: &mut On<'_, B>, due: &[DueRequest]) -> QueryResult<HashSet<i64>> {
-    if due.is_empty() {
+/// Those of these requests that are open, locked until the end of the transaction.
+async fn lock_requests<B: Backend>(
+    on: &mut On<'_, B>,
+    ids: &[i64],
+    for_update: &str,
+) -> QueryResult<Vec<i64>> {
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    let query = Query::new("SELECT id AS value FROM cqrs_outbox_request")
+        .then(B::DIALECT.by_primary_key)
+        .condition("done_at IS NULL AND id IN ", true)
+        .list(ids);
+    B::numbers(on, query.then(" ORDER BY id").then(for_update)).await
+}
+
+/// Those of these dead letters that are there and nobody else has locked.
+async fn lock_dead<B: Backend>(on: &mut On<'_, B>, ids: &[i64]) -> QueryResult<HashSet<i64>> {
+    if ids.is_empty() {
         return Ok(HashSet::new());
     }
-    let ids: Vec<i64> = due.iter().map(|request| request.id).collect();
-    let open =
-        Query::new("SELECT id AS value FROM cqrs_outbox_request WHERE done_at IS NULL AND id IN ").list(&ids);
-    let open = open.then(" ORDER BY id").then(B::DIALECT.for_update);
-    Ok(B::numbers(on, open).await?.into_iter().collect())
+    let query = Query::new("SELECT id AS value FROM cqrs_outbox_dead")
+        .then(B::DIALECT.by_primary_key)
+        .condition("id IN ", true)
+        .list(ids)
+        .then(" ORDER BY id")
+        .then(B::DIALECT.skip_locked);
+    Ok(B::numbers(on, query).await?.into_iter().collect())
+}
+
+/// How many requests a heartbeat carries out: half of what took too long, and more again when that has gone well. Else what takes
+/// longer than a heartbeat has time for would be begun with each, and never end.
+#[derive(Debug)]
+pub(crate) struct Portion {
+    size: AtomicUsize,
+    tried: AtomicUsize,
+}
+
+impl Default for Portion {
+    fn default() -> Self {
+        Self { size: AtomicUsize::new(PER_HEARTBEAT), tried: AtomicUsize::new(PER_HEARTBEAT) }
+    }
+}
+
+impl Portion {
+    fn begin(&self) -> usize {
+        let size = self.size.load(Ordering::Relaxed);
+        self.tried.store(size, Ordering::Relaxed);
+        size
+    }
+
+    /// It is about so many.
+    fn try_for(&self, count: usize) {
+        self.tried.store(count, Ordering::Relaxed);
+    }
+
+    pub(crate) fn has_failed(&self) {
+        let half = self.tried.load(Ordering::Relaxed) / 2;
+        self.size.store(half.max(1), Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_done(&self) {
+        let size = self.size.load(Ordering::Relaxed);
+        // A quarter more: it is about as much as there is time for.
+        self.size.store((size + size.div_ceil(4)).min(PER_HEARTBEAT), Ordering::Relaxed);
+    }
 }
 
 /// A request that is due.
@@ -477,60 +539,133 @@ impl Later {
 
 /// Whether anything is asked for and not done, due or not. Sorted, for that leaves only the index of these to find it by: a planner
 /// that believes in many would look through all that are done.
-pub(crate) async fn are_open<B: Backend>(on: &mut On<'_, B>) -> QueryResult<bool> {
-    let first = "SELECT count(*) AS value FROM ( \
-        SELECT not_before FROM cqrs_outbox_request WHERE done_at IS NULL ORDER BY not_before LIMIT 1) first";
-    Ok(B::numbers(on, Query::new(first)).await?.iter().any(|count| *count > 0))
-}
+pub(crate) const ARE_OPEN: &str = "SELECT count(*) AS value FROM ( \
+    SELECT not_before FROM cqrs_outbox_request WHERE done_at IS NULL ORDER BY not_before LIMIT 1) first";
 
 /// Carries out what is due for dead letters of these groups, as much of it as a heartbeat has time for; in a transaction that holds
-/// the rows of these groups' leases locked.
-pub(crate) async fn carry_out<B: Backend>(on: &mut On<'_, B>, groups: &[i32]) -> QueryResult<()> {
+/// the rows of these groups' leases locked, and therefore waits for nobody.
+pub(crate) async fn carry_out<B: Backend>(
+    on: &mut On<'_, B>,
+    groups: &[i32],
+    portion: &Portion,
+) -> QueryResult<()> {
+    let count = portion.begin();
     let clock = Query::new("SELECT ").then(B::DIALECT.clock).then(" AS value");
     // One time for all that follows.
     let Some(now) = B::numbers(on, clock).await?.first().copied() else { return Ok(()) };
-    let due = due::<B>(on, groups, now).await?;
-    let open = still_open::<B>(on, &due).await?;
-    let (mut replayed, mut discarded, mut gone) = (Vec::new(), Vec::new(), Vec::new());
+    let mut held = HashSet::new();
+    for _ in 0..ROUNDS {
+        let due = due::<B>(on, groups, now, count, held.clone()).await?;
+        let before = held.len();
+        let chosen = choose::<B>(on, due, &mut held).await?;
+        // Lanes that somebody holds up leave room for others, for it is asked again without them.
+        if !chosen.is_empty() || held.len() == before {
+            portion.try_for(chosen.replayed.len() + chosen.discarded.len());
+            return chosen.carry_out::<B>(on).await;
+        }
+    }
+    Ok(())
+}
+
+/// What is to be done, all of it locked.
+#[derive(Debug, Default)]
+struct Chosen {
+    /// Dead letters.
+    replayed: Vec<i64>,
+    discarded: Vec<i64>,
+    /// Requests, each with its dead letter: all that is asked for these, due or not.
+    about: Vec<(i64, i64)>,
+    /// Requests whose dead letter is gone.
+    gone: Vec<i64>,
+}
+
+impl Chosen {
+    fn is_empty(&self) -> bool {
+        self.replayed.is_empty() && self.discarded.is_empty() && self.gone.is_empty()
+    }
+
+    async fn carry_out<B: Backend>(self, on: &mut On<'_, B>) -> QueryResult<()> {
+        let about = |dead: &[i64]| -> Vec<i64> {
+            let dead: HashSet<_> = dead.iter().collect();
+            self.about.iter().filter(|(_, of)| dead.contains(of)).map(|(id, _)| *id).collect()
+        };
+        if !self.replayed.is_empty() {
+            B::replay(on, &self.replayed).await?;
+            close::<B>(on, &about(&self.replayed), RequestOutcome::Replayed).await?;
+        }
+        if !self.discarded.is_empty() {
+            B::discard_dead(on, &self.discarded).await?;
+            close::<B>(on, &about(&self.discarded), RequestOutcome::Discarded).await?;
+        }
+        close::<B>(on, &self.gone, RequestOutcome::Gone).await
+    }
+}
+
+/// What of this can be done now. What somebody else has locked, a request to take it back say, is left for a later heartbeat, and so
+/// is what is to be replayed behind it: its lane is held up.
+async fn choose<B: Backend>(
+    on: &mut On<'_, B>,
+    due: Vec<DueRequest>,
+    held: &mut HashSet<Vec<u8>>,
+) -> QueryResult<Chosen> {
+    let dead: HashSet<i64> = due.iter().filter(|one| one.size.is_some()).map(|one| one.dead_id).collect();
+    let dead: Vec<i64> = dead.into_iter().collect();
+    let about = about::<B>(on, &dead).await?;
+    let mut ids: Vec<i64> = due.iter().chain(&about).map(|request| request.id).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    let open = lock_requests::<B>(on, &ids, B::DIALECT.skip_locked).await?;
+    let open: HashSet<i64> = open.into_iter().collect();
+    let there = lock_dead::<B>(on, &dead).await?;
+    let about = about.into_iter().filter(|request| open.contains(&request.id));
+    let about = about.map(|request| (request.id, request.dead_id)).collect();
+    let mut chosen = Chosen { about, ..Chosen::default() };
     let (mut seen, mut bytes) = (HashSet::new(), 0);
-    for request in due.into_iter().filter(|request| open.contains(&request.id)) {
+    for request in due {
         let Some(size) = request.size else {
-            gone.push(request.id);
+            chosen.gone.extend(open.get(&request.id));
             continue;
         };
         if !seen.insert(request.dead_id) {
-            // What was asked for first is done.
+            // What was asked for first is done, or was not to be had.
+            continue;
+        }
+        if request.is_replay() && request.lane.as_ref().is_some_and(|lane| held.contains(lane)) {
+            continue;
+        }
+        if !open.contains(&request.id) || !there.contains(&request.dead_id) {
+            if request.is_replay() {
+                held.extend(request.lane);
+            }
             continue;
         }
         bytes += i64::from(size);
-        if bytes > BYTES_PER_HEARTBEAT && seen.len() > 1 {
+        if bytes > BYTES_PER_HEARTBEAT && bytes > i64::from(size) {
             // Later ones neither: they may be of the same lane.
             break;
         }
-        if request.is_replay() { &mut replayed } else { &mut discarded }.push(request.dead_id);
+        let what = if request.is_replay() { &mut chosen.replayed } else { &mut chosen.discarded };
+        what.push(request.dead_id);
     }
-    if !replayed.is_empty() {
-        B::replay(on, &replayed).await?;
-        let about = open_requests::<B>(on, &replayed).await?;
-        close::<B>(on, &about, RequestOutcome::Replayed).await?;
-    }
-    if !discarded.is_empty() {
-        B::discard_dead(on, &discarded).await?;
-        let about = open_requests::<B>(on, &discarded).await?;
-        close::<B>(on, &about, RequestOutcome::Discarded).await?;
-    }
-    close::<B>(on, &gone, RequestOutcome::Gone).await
+    Ok(chosen)
 }
 
-/// The first requests that are due and not held back, in the order of their dead letters: of dead letters of these groups. Those
-/// of dead letters that are gone, which have no group any more, are the first group's, so that no two heartbeats write the same.
+/// The first requests that are due and not held back, so many at most, in the order of their dead letters: of dead letters of these
+/// groups. Those of dead letters that are gone, which have no group any more, are the first group's, so that no two heartbeats write
+/// the same.
 ///
 /// A page is read, and then what its lanes have to wait for: one statement for both would take the square of the time where
 /// the database plans badly, and the heartbeat has seconds. A lane that is held back is left out of the next pages.
-async fn due<B: Backend>(on: &mut On<'_, B>, groups: &[i32], now: i64) -> QueryResult<Vec<DueRequest>> {
+async fn due<B: Backend>(
+    on: &mut On<'_, B>,
+    groups: &[i32],
+    now: i64,
+    count: usize,
+    mut held: HashSet<Vec<u8>>,
+) -> QueryResult<Vec<DueRequest>> {
     let groups: Vec<i64> = groups.iter().copied().map(i64::from).collect();
     let gone = if groups.contains(&0) { "(d.id IS NULL OR " } else { "(d.id IS NOT NULL AND " };
-    let (mut due, mut after, mut held) = (Vec::new(), i64::MIN, HashSet::<Vec<u8>>::new());
+    let (mut due, mut after) = (Vec::new(), i64::MIN);
     for _ in 0..PAGES {
         let page = Query::new(
             "SELECT r.id, r.kind, r.lane, r.dead_id, d.size \
@@ -553,9 +688,9 @@ async fn due<B: Backend>(on: &mut On<'_, B>, groups: &[i32], now: i64) -> QueryR
                 .any_of(&held)
                 .then(")")
         };
-        let page = page.then(" ORDER BY r.dead_id, r.id LIMIT ?").bind(limit(PER_HEARTBEAT));
+        let page = page.then(" ORDER BY r.dead_id, r.id LIMIT ?").bind(limit(count));
         let page = B::due_requests(on, page).await?;
-        let is_last = page.len() < PER_HEARTBEAT;
+        let is_last = page.len() < count;
         after = page.last().map_or(after, |request| request.dead_id);
         let later = later::<B>(on, &page, now).await?;
         for request in page {
@@ -564,11 +699,11 @@ async fn due<B: Backend>(on: &mut On<'_, B>, groups: &[i32], now: i64) -> QueryR
                 _ => due.push(request),
             }
         }
-        if is_last || due.len() >= PER_HEARTBEAT {
+        if is_last || due.len() >= count {
             break;
         }
     }
-    due.truncate(PER_HEARTBEAT);
+    due.truncate(count);
     Ok(due)
 }
 
@@ -583,14 +718,14 @@ async fn later<B: Backend>(
     if lanes.is_empty() {
         return Ok(HashMap::new());
     }
-    // Whoever asks again has not to wait for what was asked before.
+    // Whoever asks again has not to wait for what was asked before, of the same event: ids may come again.
     let query = Query::new(
         "SELECT lane, min(dead_id) AS dead_id FROM (SELECT lane, dead_id FROM cqrs_outbox_request",
     )
     .condition("done_at IS NULL AND kind = 'replay' AND lane IN ", true)
     .any_of(lanes)
     .filter("dead_id < ?", page.last().map(|last| last.dead_id))
-    .then(" GROUP BY lane, dead_id HAVING min(not_before) > ")
+    .then(" GROUP BY lane, dead_id, event_id HAVING min(not_before) > ")
     .then(B::DIALECT.at)
     .bind(now)
     .then(") later GROUP BY lane");
@@ -598,19 +733,28 @@ async fn later<B: Backend>(
     Ok(later.into_iter().map(|later| (later.lane.clone(), later)).collect())
 }
 
-/// All that is asked for these dead letters, due or not.
-async fn open_requests<B: Backend>(on: &mut On<'_, B>, dead: &[i64]) -> QueryResult<Vec<i64>> {
-    let query = Query::new("SELECT id AS value FROM cqrs_outbox_request")
-        .condition("done_at IS NULL AND kind IN ('replay', 'discard') AND dead_id IN ", true)
-        .list(dead);
-    B::numbers(on, query).await
+/// All that is asked for these dead letters, due or not; but not for others that had their ids before.
+async fn about<B: Backend>(on: &mut On<'_, B>, dead: &[i64]) -> QueryResult<Vec<DueRequest>> {
+    if dead.is_empty() {
+        return Ok(Vec::new());
+    }
+    let query = Query::new(
+        "SELECT r.id, r.kind, r.lane, r.dead_id, d.size FROM cqrs_outbox_request r \
+         JOIN cqrs_outbox_dead d ON d.id = r.dead_id AND ",
+    )
+    .then(B::DIALECT.same_event)
+    .condition("r.done_at IS NULL AND r.kind IN ('replay', 'discard') AND r.dead_id IN ", true)
+    .list(dead);
+    B::due_requests(on, query).await
 }
 
 async fn close<B: Backend>(on: &mut On<'_, B>, requests: &[i64], outcome: RequestOutcome) -> QueryResult<()> {
     if requests.is_empty() {
         return Ok(());
     }
-    let update = Query::new("UPDATE cqrs_outbox_request SET outcome = ?, done_at = ")
+    let update = Query::new("UPDATE cqrs_outbox_request")
+        .then(B::DIALECT.by_primary_key)
+        .then(" SET outcome = ?, done_at = ")
         .bind(outcome.as_str())
         .then(B::DIALECT.now)
         .condition("done_at IS NULL AND id IN ", true)

@@ -39,6 +39,9 @@ pub trait Statements: Sized {
     /// The tables' history.
     const MIGRATIONS: &'static [Migration];
 
+    /// Makes the table of the version, if it is not there, without its row.
+    const META_TABLE: &'static str;
+
     /// Whether each statement of a migration commits, so that one may have ended anywhere.
     const DDL_COMMITS: bool = false;
 
@@ -68,6 +71,16 @@ pub trait Statements: Sized {
     /// locked for longer than a lease.
     fn begin_short(conn: &mut Self::Conn) -> impl Future<Output = QueryResult<()>> + Send {
         Self::begin(conn)
+    }
+
+    /// Lets the server itself end a statement of this transaction that takes longer, where it can: nobody else does once the
+    /// call is dropped.
+    fn limit_statements(
+        conn: &mut Self::Conn,
+        limit: Duration,
+    ) -> impl Future<Output = QueryResult<()>> + Send {
+        let _ = (conn, limit);
+        std::future::ready(Ok(()))
     }
 
     /// Commits.
@@ -257,19 +270,17 @@ pub trait Statements: Sized {
         incarnation: Uuid,
     ) -> impl Future<Output = QueryResult<Vec<LeaseRow>>> + Send;
 
-    /// Records what this relay is sending with suspicion.
-    fn record_suspects(
-        on: &mut On<'_, Self>,
-        incarnation: Uuid,
-        ids: Option<&str>,
-    ) -> impl Future<Output = QueryResult<()>> + Send;
+    /// Whether there is a [`pulse`](Self::pulse).
+    const HAS_PULSE: bool = true;
 
-    /// Records which topics this relay has suspended.
-    fn record_suspended(
+    /// What most heartbeats are, in as few statements as the database can do it in, each by itself: records that the relay lives, if
+    /// it did, renews its leases, and tells them, with the census and whether there is more to do. It changes nothing else.
+    /// There is a row in any case.
+    fn pulse(
         on: &mut On<'_, Self>,
         incarnation: Uuid,
-        topics: Option<&str>,
-    ) -> impl Future<Output = QueryResult<()>> + Send;
+        lease: Duration,
+    ) -> impl Future<Output = QueryResult<Vec<PulseRow>>> + Send;
 
     /// How many groups and relays there are, and whether relaying is on hold.
     fn census(on: &mut On<'_, Self>, lease: Duration) -> impl Future<Output = QueryResult<Census>> + Send;
@@ -291,6 +302,9 @@ pub trait Statements: Sized {
     fn sign_off(on: &mut On<'_, Self>, incarnation: Uuid) -> impl Future<Output = QueryResult<()>> + Send;
 
     // --- Requests; in a transaction that holds the rows of these groups' leases locked.
+
+    /// Whether anything is asked for and not done, due or not; in no transaction.
+    fn are_requests_open(on: &mut On<'_, Self>) -> impl Future<Output = QueryResult<bool>> + Send;
 
     /// The requests of a query that are due.
     fn due_requests(
@@ -373,6 +387,10 @@ pub trait Statements: Sized {
         ids: &[i64],
     ) -> impl Future<Output = QueryResult<()>> + Send;
 
+    /// Moves the first rows of a lane that stand aside, so many at most, to the dead letters, as ones that follow another.
+    fn follow(on: &mut On<'_, Self>, lane: &Lane, max: usize)
+    -> impl Future<Output = QueryResult<()>> + Send;
+
     // --- Gates.
 
     /// Closes the gate of the lane of a row that was moved, for so long, or until someone acts.
@@ -382,8 +400,8 @@ pub trait Statements: Sized {
         wait: Option<Duration>,
     ) -> impl Future<Output = QueryResult<()>> + Send;
 
-    /// Whether the gate of a lane is closed.
-    fn is_gate_closed(on: &mut On<'_, Self>, lane: &Lane) -> impl Future<Output = QueryResult<bool>> + Send;
+    /// The gate of a lane; `None` if it is open.
+    fn gate(on: &mut On<'_, Self>, lane: &Lane) -> impl Future<Output = QueryResult<Option<Gate>>> + Send;
 
     /// Whether rows of a lane stand aside, or wait for what someone does about a dead letter.
     fn gate_is_needed(on: &mut On<'_, Self>, lane: &Lane) -> impl Future<Output = QueryResult<bool>> + Send;
@@ -419,6 +437,14 @@ pub trait Statements: Sized {
 
     /// Moves these into the hot table, in the order of their time and id and under new ids.
     fn move_due(on: &mut On<'_, Self>, ids: &[i64]) -> impl Future<Output = QueryResult<()>> + Send;
+}
+
+/// A gate that is closed.
+#[derive(QueryableByName, Debug)]
+pub struct Gate {
+    /// Until someone has decided about the dead letters of its lane.
+    #[diesel(sql_type = Bool)]
+    pub(crate) waits_for_dead: bool,
 }
 
 /// A deduplication key that somebody else has.
@@ -489,6 +515,12 @@ pub struct Census {
     pub(crate) relays: i64,
     #[diesel(sql_type = Bool)]
     pub(crate) hold: bool,
+    /// No gate is closed, in whichever group.
+    #[diesel(sql_type = Bool)]
+    pub(crate) nothing_aside: bool,
+    /// Nothing is scheduled, in whichever group.
+    #[diesel(sql_type = Bool)]
+    pub(crate) nothing_scheduled: bool,
 }
 
 /// A lease, as it stands in the table.
@@ -502,6 +534,39 @@ pub struct LeaseRow {
     dirty: bool,
     #[diesel(sql_type = Nullable<Text>)]
     suspects: Option<String>,
+}
+
+/// A lease or none, the census, and what else there is to do.
+#[derive(QueryableByName, Debug)]
+pub struct PulseRow {
+    #[diesel(embed)]
+    pub(crate) census: Census,
+    /// The relay's row and all its leases have been met, there are no relays to forget, and no gate is due.
+    #[diesel(sql_type = Bool)]
+    pub(crate) is_all: bool,
+    /// There is a group that may be taken.
+    #[diesel(sql_type = Bool)]
+    pub(crate) has_free: bool,
+    #[diesel(sql_type = Nullable<Integer>)]
+    group_no: Option<i32>,
+    #[diesel(sql_type = Nullable<BigInt>)]
+    epoch: Option<i64>,
+    #[diesel(sql_type = Nullable<Bool>)]
+    dirty: Option<bool>,
+    #[diesel(sql_type = Nullable<Text>)]
+    suspects: Option<String>,
+}
+
+impl PulseRow {
+    pub(crate) fn lease(&self) -> Option<LeaseRow> {
+        let Self { group_no, epoch, dirty, suspects, .. } = self;
+        Some(LeaseRow {
+            group_no: (*group_no)?,
+            epoch: (*epoch)?,
+            dirty: (*dirty)?,
+            suspects: suspects.clone(),
+        })
+    }
 }
 
 impl LeaseRow {

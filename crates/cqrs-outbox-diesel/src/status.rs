@@ -22,8 +22,11 @@ pub struct OutboxStatus {
     /// Events that wait to be sent: in line, aside, and scheduled ones that are due. Not those that are not due yet, and not the
     /// dead letters.
     pub waiting: u64,
-    /// How long the first of these has been waiting, by the database's clock: since it was written or, if it was scheduled, due.
-    /// One that was a dead letter counts from then, too. `None` if nothing waits.
+    /// How long the oldest of these has been waiting, by the database's clock: since it was written or, if it was scheduled, due, or
+    /// replayed, if it was a dead letter. `None` if nothing waits.
+    ///
+    /// It is the oldest of the first 1,000 in line, of the first 1,000 that stand aside, and of all that are scheduled and due. So an
+    /// event that was long overdue when it came in line counts as soon as less than 1,000 are before it.
     pub oldest_waiting: Option<Duration>,
     /// How many of those that wait stand aside, behind the closed gate of their lane.
     pub parked: u64,

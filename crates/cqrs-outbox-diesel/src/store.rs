@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use cqrs_outbox::{
-    Confirmed, Fenced, Heartbeat, Lane, Lease, OutboxRow, OutboxStore, Ownership, Place, Promoted,
-    ReadRequest, Rejection, RelayId, StoreError, SuspendedTopic, Verdict,
+    Confirmed, Fenced, Heartbeat, Lane, LaterEvents, Lease, OutboxRow, OutboxStore, Ownership, Place,
+    Promoted, ReadRequest, Rejection, RelayId, StoreError, SuspendedTopic, Verdict,
 };
 use diesel::QueryResult;
 use serde_json::{Value, json};
@@ -16,8 +16,9 @@ use crate::backend::Backend;
 use crate::error::store_error;
 use crate::on::On;
 use crate::outbox::{Outbox, commit, give_up};
-use crate::requests::{are_open, carry_out};
-use crate::statements::{Due, LeaseRow, groups_of};
+use crate::query::Query;
+use crate::requests::carry_out;
+use crate::statements::{Census, Due, LeaseRow, PulseRow, groups_of};
 use crate::tx::Tx;
 
 #[async_trait]
@@ -31,18 +32,31 @@ impl<B: Backend> OutboxStore for Outbox<B> {
     }
 
     async fn heartbeat(&self, relay: &RelayId, heartbeat: &Heartbeat) -> Result<Ownership, StoreError> {
-        let mut tx = self.begin_short().await?;
-        let ownership = beat::<B>(&mut tx.on(), relay, heartbeat).await.map_err(store_error)?;
-        commit(tx).await?;
+        let mut ownership = match self.pulse(relay, heartbeat).await? {
+            Some(ownership) => ownership,
+            None => {
+                let mut tx = self.begin_short().await?;
+                let ownership = beat::<B>(&mut tx.on(), relay, heartbeat).await.map_err(store_error)?;
+                commit(tx).await?;
+                ownership
+            }
+        };
         // It costs no lease: that is renewed, and whoever waits for the answer has to hear of it in time.
         match timeout(CARRY_OUT, self.carry_out(&ownership.leases)).await {
-            Ok(Ok(())) => {}
+            Ok(Ok(was_asked)) => ownership.nothing_aside &= !was_asked,
             Ok(Err(error)) => {
+                // It may have been carried out all the same.
+                ownership.nothing_aside = false;
+                self.portion().has_failed();
                 tracing::warn!(%error, "what operators asked for is tried again with the next heartbeat");
             }
-            Err(_) => tracing::warn!(
-                "what operators asked for took more than {CARRY_OUT:?}: it is tried again with the next heartbeat"
-            ),
+            Err(_) => {
+                ownership.nothing_aside = false;
+                self.portion().has_failed();
+                tracing::warn!(
+                    "what operators asked for took more than {CARRY_OUT:?}: less of it is tried with the next heartbeat"
+                );
+            }
         }
         Ok(ownership)
     }
@@ -89,15 +103,24 @@ impl<B: Backend> OutboxStore for Outbox<B> {
         Ok(Fenced::Done(()))
     }
 
-    async fn set_aside(&self, lease: Lease, lane: &Lane, ids: &[i64]) -> Result<Fenced<bool>, StoreError> {
+    async fn set_aside(
+        &self,
+        lease: Lease,
+        lane: &Lane,
+        ids: &[i64],
+        later: LaterEvents,
+    ) -> Result<Fenced<bool>, StoreError> {
         let Some(mut tx) = self.begin_fenced(lease).await? else {
             return Ok(Fenced::LeaseLost);
         };
-        if !B::is_gate_closed(&mut tx.on(), lane).await.map_err(store_error)? {
+        let Some(gate) = B::gate(&mut tx.on(), lane).await.map_err(store_error)? else {
             give_up(tx).await;
             return Ok(Fenced::Done(false));
-        }
+        };
         B::set_aside(&mut tx.on(), lane, ids).await.map_err(store_error)?;
+        if gate.waits_for_dead && later == LaterEvents::Follow {
+            B::follow(&mut tx.on(), lane, FOLLOWERS).await.map_err(store_error)?;
+        }
         commit(tx).await?;
         Ok(Fenced::Done(true))
     }
@@ -131,23 +154,14 @@ impl<B: Backend> OutboxStore for Outbox<B> {
 
     async fn record_suspects(&self, relay: &RelayId, ids: &[i64]) -> Result<(), StoreError> {
         let ids = ids.iter().map(i64::to_string).collect::<Vec<_>>().join(",");
-        let mut conn = self.acquire_for_write().await?;
-        let ids = Some(ids.as_str()).filter(|ids| !ids.is_empty());
-        B::record_suspects(&mut conn.on(), relay.incarnation, ids).await.map_err(store_error)?;
-        conn.give_back();
-        Ok(())
+        self.record(relay, "suspects", Some(ids).filter(|ids| !ids.is_empty())).await.map(drop)
     }
 
-    async fn record_suspended(&self, relay: &RelayId, topics: &[SuspendedTopic]) -> Result<(), StoreError> {
+    async fn record_suspended(&self, relay: &RelayId, topics: &[SuspendedTopic]) -> Result<bool, StoreError> {
         let pairs: Vec<_> =
             topics.iter().map(|suspended| json!([suspended.topic, suspended.error])).collect();
         let topics = (!pairs.is_empty()).then(|| Value::from(pairs).to_string());
-        let mut conn = self.acquire_for_write().await?;
-        B::record_suspended(&mut conn.on(), relay.incarnation, topics.as_deref())
-            .await
-            .map_err(store_error)?;
-        conn.give_back();
-        Ok(())
+        self.record(relay, "suspended", topics).await
     }
 
     async fn leave(&self, relay: &RelayId) -> Result<(), StoreError> {
@@ -157,33 +171,75 @@ impl<B: Backend> OutboxStore for Outbox<B> {
         commit(tx).await
     }
 
+    fn hears_commits(&self) -> bool {
+        self.hears_elsewhere()
+    }
+
     async fn changed(&self) {
         self.woken().await;
     }
 }
 
 impl<B: Backend> Outbox<B> {
+    /// Writes into the row of a relay; `false` if there is none.
+    async fn record(
+        &self,
+        relay: &RelayId,
+        column: &'static str,
+        value: Option<String>,
+    ) -> Result<bool, StoreError> {
+        let update = Query::new("UPDATE cqrs_outbox_relay SET ").then(column);
+        let update = match value {
+            Some(value) => update.then(" = ?").bind(value),
+            None => update.then(" = NULL"),
+        };
+        let update = update.condition("incarnation = ", true).then(B::DIALECT.event_id);
+        let update = update.bind(relay.incarnation.to_string());
+        let mut conn = self.acquire_for_write().await?;
+        let recorded = B::execute(&mut conn.on(), update).await.map_err(store_error)?;
+        conn.give_back();
+        Ok(recorded > 0)
+    }
+
+    /// A heartbeat as most are: there is nothing to do but to renew. `None` if there is; what it has done by then is no harm.
+    async fn pulse(&self, relay: &RelayId, beat: &Heartbeat) -> Result<Option<Ownership>, StoreError> {
+        if !B::HAS_PULSE || !beat.release.is_empty() {
+            return Ok(None);
+        }
+        let mut conn = self.acquire_for_write().await?;
+        let rows = B::pulse(&mut conn.on(), relay.incarnation, beat.lease).await.map_err(store_error)?;
+        conn.give_back();
+        let Some(first) = rows.first().filter(|row| row.is_all && (beat.take == 0 || !row.has_free)) else {
+            return Ok(None);
+        };
+        let leases: Vec<_> = rows.iter().filter_map(PulseRow::lease).collect();
+        Ok(Some(ownership(&leases, &first.census)))
+    }
+
     /// Carries out what operators asked for, in a transaction of its own that holds the rows of these leases locked: it takes longer than
-    /// a heartbeat, whose row others wait for. As a rule nothing is open: then it is one statement.
-    async fn carry_out(&self, leases: &[Lease]) -> Result<(), StoreError> {
+    /// a heartbeat, whose row others wait for. As a rule nothing is open: then it is one statement, and the answer is `false`.
+    async fn carry_out(&self, leases: &[Lease]) -> Result<bool, StoreError> {
         if leases.is_empty() {
-            return Ok(());
+            return Ok(false);
         }
         let mut conn = self.acquire_for_call().await?;
-        let is_open = are_open::<B>(&mut conn.on()).await.map_err(store_error)?;
+        let is_open = B::are_requests_open(&mut conn.on()).await.map_err(store_error)?;
         conn.give_back();
         if !is_open {
-            return Ok(());
+            return Ok(false);
         }
         let mut tx = self.begin_short().await?;
+        B::limit_statements(&mut tx, CARRY_OUT).await.map_err(store_error)?;
         let groups = B::fence_all(&mut tx.on(), leases).await.map_err(store_error)?;
         if groups.is_empty() {
             give_up(tx).await;
-            return Ok(());
+            return Ok(true);
         }
-        carry_out::<B>(&mut tx.on(), &groups).await.map_err(store_error)?;
+        carry_out::<B>(&mut tx.on(), &groups, self.portion()).await.map_err(store_error)?;
         B::sweep_gates(&mut tx.on(), &groups).await.map_err(store_error)?;
-        commit(tx).await
+        commit(tx).await?;
+        self.portion().is_done();
+        Ok(true)
     }
 
     /// A transaction that holds the row of a lease locked; `None` if the lease is no longer of this epoch.
@@ -229,20 +285,24 @@ async fn beat<B: Backend>(on: &mut On<'_, B>, relay: &RelayId, beat: &Heartbeat)
     }
     // Behind that, for what one that died was sending is wanted by whoever takes its groups.
     B::forget_relays(on, lease).await?;
-    let rows = B::leases(on, me).await?;
-    let dirty = rows.iter().filter_map(|row| Some((row.lease().group, row.suspects()?))).collect();
-    let leases: Vec<Lease> = rows.iter().map(LeaseRow::lease).collect();
+    let leases = B::leases(on, me).await?;
     if !leases.is_empty() {
-        B::sweep_gates(on, &groups_of(&leases)).await?;
+        let groups: Vec<i32> = leases.iter().map(|row| row.lease().group.0).collect();
+        B::sweep_gates(on, &groups).await?;
     }
-    let census = B::census(on, lease).await?;
-    Ok(Ownership {
-        leases,
+    Ok(ownership(&leases, &B::census(on, lease).await?))
+}
+
+fn ownership(leases: &[LeaseRow], census: &Census) -> Ownership {
+    Ownership {
+        leases: leases.iter().map(LeaseRow::lease).collect(),
         groups: usize::try_from(census.all_groups).unwrap_or(0),
         relays: usize::try_from(census.relays).unwrap_or(1),
         hold: census.hold,
-        dirty,
-    })
+        dirty: leases.iter().filter_map(|row| Some((row.lease().group, row.suspects()?))).collect(),
+        nothing_aside: census.nothing_aside,
+        nothing_scheduled: census.nothing_scheduled,
+    }
 }
 
 /// What somebody holds locked (a heartbeat a lease, a writer an event that it cancels or moves) is not waited for, for the
@@ -290,6 +350,9 @@ const ROUNDS: usize = 8;
 /// How long what operators ask for may hold up the answer to a heartbeat: less than the 5 s that a relay waits for a call of its store.
 const CARRY_OUT: Duration = Duration::from_secs(2);
 
+/// How many follow a dead letter at once: so many are moved within the time of a call. What is left waits, as it would without.
+const FOLLOWERS: usize = 10_000;
+
 /// When to look again for what is due and cannot go yet.
 const HELD_UP: Duration = Duration::from_millis(50);
 
@@ -310,10 +373,13 @@ async fn reject<B: Backend>(on: &mut On<'_, B>, rejection: &Rejection) -> QueryR
                 B::close_gate(on, rejection, Some(retry_in)).await?;
             }
         }
-        Verdict::Bury { lane_waits } => {
+        Verdict::Bury { later } => {
             let buried = B::bury_parked(on, rejection).await? || B::bury(on, rejection).await?;
-            if buried && lane_waits {
+            if buried && later != LaterEvents::GoOn {
                 B::close_gate(on, rejection, None).await?;
+            }
+            if later == LaterEvents::Follow {
+                B::follow(on, &rejection.lane, FOLLOWERS).await?;
             }
         }
     }

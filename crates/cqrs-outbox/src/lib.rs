@@ -53,9 +53,9 @@ pub mod table;
 pub use memory::MemoryOutbox;
 pub use relay::{OutboxRelay, OutboxRelayBuilder};
 pub use row::{Confirmed, GroupNo, Lane, OutboxRow, Place};
-pub use settings::RelaySettings;
+pub use settings::{RelaySettings, Unordered};
 pub use stats::RelayStats;
 pub use store::{
-    Fenced, Heartbeat, Lease, OutboxStore, Ownership, Promoted, ReadRequest, Rejection, RelayId, StoreError,
-    StoreErrorKind, SuspendedTopic, Verdict,
+    Fenced, Heartbeat, LaterEvents, Lease, OutboxStore, Ownership, Promoted, ReadRequest, Rejection, RelayId,
+    StoreError, StoreErrorKind, SuspendedTopic, Verdict,
 };

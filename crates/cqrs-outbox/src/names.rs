@@ -77,7 +77,7 @@ impl TableNames {
     /// Where the tables are: a schema of PostgreSQL; on MariaDB and MySQL another database of the server. It has to be there before
     /// the tables are made (`CREATE SCHEMA events`); what the connection looks at first does not matter then. Not for SQLite.
     ///
-    /// Letters, digits, `_`, `-` and `$`, in capitals or not as it was created. Default: where the connection looks first.
+    /// Letters, digits, `_` and `-`, in capitals or not as it was created. Default: where the connection looks first.
     pub fn schema(mut self, schema: impl Into<String>) -> Self {
         self.schema = Some(schema.into());
         self
@@ -120,10 +120,10 @@ impl TableNames {
                 ));
             }
         };
-        let is_word = |c: char| c.is_ascii_alphanumeric() || "_-$".contains(c);
+        let is_word = |c: char| c.is_ascii_alphanumeric() || "_-".contains(c);
         if schema.is_empty() || !schema.chars().all(is_word) || schema.len() > longest {
             return wrong(format!(
-                "`{schema}` cannot be the schema of the outbox's tables: it is 1 to {longest} letters, digits, `_`, `-` and `$`"
+                "`{schema}` cannot be the schema of the outbox's tables: it is 1 to {longest} letters, digits, `_` and `-`"
             ));
         }
         Ok(())
@@ -267,6 +267,7 @@ mod tests {
             (schema(""), Postgres, "``"),
             (schema("a.b"), Postgres, "`a.b`"),
             (schema("a\"b"), MySql, "`a\"b`"),
+            (schema("a$1"), Postgres, "`a$1`"),
             (schema(&"s".repeat(64)), Postgres, "1 to 63"),
             (schema(&"s".repeat(65)), MySql, "1 to 64"),
             (schema("main"), Sqlite, "SQLite has attached files"),
@@ -280,7 +281,7 @@ mod tests {
             (prefix("_"), Postgres),
             (prefix(&"p".repeat(24)), Postgres),
             (schema(&"s".repeat(63)), Postgres),
-            (schema("My-Shop$1"), MySql),
+            (schema("My-Shop_1"), MySql),
             (TableNames::new(), Sqlite),
         ] {
             assert!(names.check(dialect).is_ok(), "{names}");

@@ -2,6 +2,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use cqrs_core::broker::{BrokerError, ErrorClass, MessageBroker};
@@ -121,7 +122,7 @@ impl OutboxRelay {
     /// Dropping the future is like a crash: nothing is lost, but what was in flight is sent again, and another relay waits
     /// for the leases to expire.
     pub async fn run_until(&self, shutdown: impl Future<Output = ()> + Send) -> Result<()> {
-        self.run(shutdown, false).await
+        self.run(shutdown, Until::Shutdown).await.map(drop)
     }
 
     /// Relays until nothing waits any more in the groups that fall to it, then leaves. Events behind a closed gate do not count
@@ -135,7 +136,7 @@ impl OutboxRelay {
     ///
     /// As for [`run_until`](Self::run_until).
     pub async fn run_until_empty(&self) -> Result<()> {
-        self.run(std::future::pending(), true).await
+        self.run(std::future::pending(), Until::Empty).await.map(drop)
     }
 
     /// As [`run_until_empty`](Self::run_until_empty), unless `shutdown` resolves first.
@@ -148,7 +149,58 @@ impl OutboxRelay {
     ///
     /// As for [`run_until`](Self::run_until).
     pub async fn run_until_empty_or(&self, shutdown: impl Future<Output = ()> + Send) -> Result<()> {
-        self.run(shutdown, true).await
+        self.run(shutdown, Until::Empty).await.map(drop)
+    }
+
+    /// Relays so many events at most, then leaves; says how many the broker has confirmed. Fewer, if nothing more waits in the groups that
+    /// fall to it. Which: the first that may go, in order per key.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use cqrs_core::{Message, broker::memory::MemoryBroker};
+    /// # use cqrs_outbox::{MemoryOutbox, OutboxRelay};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> cqrs_core::Result<()> {
+    /// let outbox = MemoryOutbox::new();
+    /// for room in ["1", "2", "3"] {
+    ///     outbox.add(Message::new("rooms", room))?;
+    /// }
+    /// let relay = OutboxRelay::builder(Arc::new(outbox.clone()), Arc::new(MemoryBroker::new())).build()?;
+    /// assert_eq!(relay.produce_batch(2).await?, 2);
+    /// assert_eq!(relay.produce_batch(2).await?, 1);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As for [`run_until`](Self::run_until).
+    ///
+    /// # Cancel safety
+    ///
+    /// As for [`run_until`](Self::run_until).
+    pub async fn produce_batch(&self, events: usize) -> Result<usize> {
+        if events == 0 {
+            return Ok(0);
+        }
+        let stats = self.run(std::future::pending(), Until::Sent(events)).await?;
+        Ok(usize::try_from(stats.confirmed).unwrap_or(usize::MAX))
+    }
+
+    /// Relays until the broker has confirmed this event, then leaves. It does not pass what waits before it: that of its key goes first, and
+    /// of others what is with the broker at the same time. `false` if
+    /// it does not wait in the groups that fall to this relay: it was sent before or by another one, waits behind a closed gate or for its
+    /// time, is a dead letter, or was never committed.
+    ///
+    /// # Errors
+    ///
+    /// As for [`run_until`](Self::run_until).
+    ///
+    /// # Cancel safety
+    ///
+    /// As for [`run_until`](Self::run_until).
+    pub async fn produce_one(&self, event_id: Uuid) -> Result<bool> {
+        let sent = AtomicBool::new(false);
+        self.run(std::future::pending(), Until::Event { event_id, sent: &sent }).await?;
+        Ok(sent.into_inner())
     }
 
     /// Resolves when a run of this relay is at work: its first heartbeat was answered, so it knows which groups are its
@@ -167,12 +219,13 @@ impl OutboxRelay {
         *self.stats.borrow()
     }
 
-    async fn run(&self, shutdown: impl Future<Output = ()> + Send, until_empty: bool) -> Result<()> {
+    /// What it has done.
+    async fn run(&self, shutdown: impl Future<Output = ()> + Send, until: Until<'_>) -> Result<RelayStats> {
         let at_work = AtWork(&self.at_work);
         let mut shutdown = std::pin::pin!(shutdown.fuse());
         let mut broker_is_there = tokio::select! {
             biased;
-            () = &mut shutdown => return Ok(()),
+            () = &mut shutdown => return Ok(RelayStats::default()),
             checked = async { self.check_store().await?; self.broker_answers(self.settings.publish_timeout).await } => checked?,
         };
         // A login that was never accepted may be refused only when the broker comes up.
@@ -182,6 +235,9 @@ impl OutboxRelay {
         tracing::info!(relay = relay.name, %relay.incarnation, "the relay starts");
         let started = Instant::now();
         let mut engine = Engine::new(self.settings.clone());
+        if let Until::Sent(events) = until {
+            engine = engine.with_limit(events);
+        }
         if broker_is_there {
             engine.step(Duration::ZERO, Input::BrokerAnswers);
         }
@@ -191,15 +247,20 @@ impl OutboxRelay {
         let mut telling = std::pin::pin!(Fuse::terminated());
         let mut give_up_at = None::<Instant>;
         let mut changed = self.store.changed();
+        let mut hears = false;
         loop {
             let now = started.elapsed();
+            if self.store.hears_commits() != hears {
+                hears = !hears;
+                engine.step(now, Input::Hears(hears));
+            }
             while let Some(action) = engine.poll(now) {
                 // Beside it, not with it: no lease waits for that.
                 if matches!(action, Action::Heartbeat(_)) && telling.is_terminated() {
                     self.suspended.retain(|topic| engine.is_suspended(topic));
                     telling.set(self.tell_suspended(&relay).fuse());
                 }
-                pending.push(self.carry_out(&relay, action));
+                pending.push(self.carry_out(&relay, until, action));
             }
             let stats = engine.stats();
             self.meters.tell(&stats);
@@ -221,9 +282,9 @@ impl OutboxRelay {
             at_work.0.send_if_modified(|at_work| !std::mem::replace(at_work, is_at_work) && *at_work);
             if engine.is_finished() {
                 tracing::info!(relay = relay.name, "the relay has left");
-                return refused.map_or(Ok(()), Err);
+                return refused.map_or(Ok(stats), Err);
             }
-            if until_empty && engine.is_idle() && give_up_at.is_none() {
+            if until.is_reached(&engine) && give_up_at.is_none() {
                 give_up_at = Some(Instant::now() + self.settings.stop_grace);
                 engine.step(now, Input::Stop);
                 continue;
@@ -319,11 +380,19 @@ impl OutboxRelay {
     fn carry_out<'a>(
         &'a self,
         relay: &'a RelayId,
+        until: Until<'a>,
         action: Action,
     ) -> Pin<Box<dyn Future<Output = Answer> + Send + 'a>> {
         let store = &*self.store;
         match action {
-            Action::Publish(row) => Box::pin(async move { Ok(self.publish(row).await) }),
+            Action::Publish(row) => Box::pin(async move {
+                let event_id = row.event_id;
+                let published = self.publish(row).await;
+                if matches!(published, Input::Published { outcome: Ok(_), .. }) {
+                    until.has_sent(event_id);
+                }
+                Ok(published)
+            }),
             Action::Heartbeat(heartbeat) => Box::pin(async move {
                 self.answer("heartbeat", store.heartbeat(relay, &heartbeat)).await.map(Input::Heartbeat)
             }),
@@ -348,8 +417,10 @@ impl OutboxRelay {
                 );
                 self.answer("reject", store.reject(&rejection)).await.map(Input::Rejected)
             }),
-            Action::SetAside { lease, lane, ids } => Box::pin(async move {
-                self.answer("set aside", store.set_aside(lease, &lane, &ids)).await.map(Input::SetAside)
+            Action::SetAside { lease, lane, ids, later } => Box::pin(async move {
+                self.answer("set aside", store.set_aside(lease, &lane, &ids, later))
+                    .await
+                    .map(Input::SetAside)
             }),
             Action::OpenGate { lease, lane } => Box::pin(async move {
                 self.answer("open gate", store.open_gate(lease, &lane)).await.map(Input::GateOpened)
@@ -370,8 +441,8 @@ impl OutboxRelay {
     async fn tell_suspended(&self, relay: &RelayId) {
         let Some(topics) = self.suspended.news() else { return };
         match self.answer("record suspended", self.store.record_suspended(relay, &topics)).await {
-            Ok(Ok(())) => self.suspended.told(topics),
-            Ok(Err(Failed)) => {}
+            Ok(Ok(true)) => self.suspended.told(topics),
+            Ok(Ok(false) | Err(Failed)) => {}
             Err(error) => tracing::warn!(%error, "the topics that cannot be reached are not told"),
         }
     }
@@ -436,6 +507,34 @@ impl OutboxRelay {
             self.suspended.failed(&row.message.topic, &failure.error);
         }
         Input::Published { id: row.id, outcome: Err(failure) }
+    }
+}
+
+/// When a run is over by itself.
+#[derive(Clone, Copy)]
+enum Until<'a> {
+    Shutdown,
+    Empty,
+    Sent(usize),
+    Event { event_id: Uuid, sent: &'a AtomicBool },
+}
+
+impl Until<'_> {
+    fn has_sent(self, event: Uuid) {
+        if let Self::Event { event_id, sent } = self
+            && event_id == event
+        {
+            sent.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn is_reached(self, engine: &Engine) -> bool {
+        match self {
+            Self::Shutdown => false,
+            Self::Empty => engine.is_idle(),
+            Self::Sent(_) => engine.has_sent_all() || engine.is_idle(),
+            Self::Event { sent, .. } => sent.load(Ordering::Relaxed) || engine.is_idle(),
+        }
     }
 }
 

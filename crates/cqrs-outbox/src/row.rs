@@ -32,6 +32,11 @@ impl Lane {
         Self(lane.freeze())
     }
 
+    /// Whether it is the lane of a key; else that of an event by itself.
+    pub fn is_of_key(&self) -> bool {
+        self.0.first() == Some(&b'k')
+    }
+
     /// As it stands in the database.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0

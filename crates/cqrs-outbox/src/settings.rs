@@ -1,6 +1,9 @@
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use cqrs_core::{Error, ErrorKind};
+
+use crate::store::LaterEvents;
 
 /// The settings of a relay. The defaults suit most services.
 #[non_exhaustive]
@@ -18,6 +21,10 @@ pub struct RelaySettings {
     pub lease_margin: Duration,
     /// How long without news until the outbox is read all the same. Default 500 ms.
     pub poll_interval: Duration,
+    /// How far that interval grows while nothing is found: it doubles with each read that brings nothing, and is the first again when
+    /// one does, or with a wake. It is the longest that an event waits of which nobody tells. Default: 5 s where the store
+    /// [hears of all commits](crate::OutboxStore::hears_commits) (`LISTEN`), and else `poll_interval`, so that it does not grow.
+    pub idle_poll_interval: Option<Duration>,
     /// How many rows are read at once. Default 2,000.
     pub batch: usize,
     /// How many rows are in memory at most. Default 4,000.
@@ -42,15 +49,43 @@ pub struct RelaySettings {
     /// of these, rounded up; so by default an event goes there after five processes or a few more that it has ended, and with
     /// less than three attempts the first time that it was alone.
     pub max_attempts: u32,
-    /// Whether the later events of a key wait when one of it was buried, until someone has replayed or discarded it.
-    /// Default `true`.
-    pub lane_waits_for_dead_letter: bool,
+    /// What becomes of the later events of a key when one of it goes to the dead letters. Default
+    /// [`Wait`](LaterEvents::Wait): until someone has replayed or discarded it.
+    pub later_events: LaterEvents,
+    /// Which events are sent without regard to the order of their keys. Default: none.
+    pub unordered: Unordered,
     /// The first wait after a failure; it doubles with each further one. Default 100 ms.
     pub backoff: Duration,
     /// The longest wait after a failure. Default 30 s.
     pub max_backoff: Duration,
     /// How long what is with the broker may take on a stop, until it is left to the next relay. Default 5 s.
     pub stop_grace: Duration,
+}
+
+/// Which events a relay sends without regard to the order of their keys: many of a key are with the broker at the same time, as if
+/// they had none, and none waits for another that was refused. The broker gets the key all the same.
+///
+/// All relays of an outbox should agree on it; one that keeps an order can keep it only among the events that it sends itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Unordered {
+    /// Nothing: each event waits for the earlier ones of its key.
+    #[default]
+    Nothing,
+    /// The events for these topics.
+    Topics(BTreeSet<String>),
+    /// All events.
+    Everything,
+}
+
+impl Unordered {
+    /// Whether events for this topic have no order.
+    pub fn includes(&self, topic: &str) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::Topics(topics) => topics.contains(topic),
+            Self::Everything => true,
+        }
+    }
 }
 
 impl Default for RelaySettings {
@@ -60,6 +95,7 @@ impl Default for RelaySettings {
             heartbeat_interval: Duration::from_secs(3),
             lease_margin: Duration::from_secs(2),
             poll_interval: Duration::from_millis(500),
+            idle_poll_interval: None,
             batch: 2_000,
             max_rows: 4_000,
             max_bytes: 16 * 1024 * 1024,
@@ -68,7 +104,8 @@ impl Default for RelaySettings {
             store_timeout: Duration::from_secs(5),
             settle_linger: Duration::from_millis(5),
             max_attempts: 10,
-            lane_waits_for_dead_letter: true,
+            later_events: LaterEvents::Wait,
+            unordered: Unordered::Nothing,
             backoff: Duration::from_millis(100),
             max_backoff: Duration::from_secs(30),
             stop_grace: Duration::from_secs(5),
@@ -116,6 +153,14 @@ impl RelaySettings {
             if value.is_zero() {
                 problems.push(format!("`{name}` must be more than zero"));
             }
+        }
+        if let Some(idle) = self.idle_poll_interval
+            && idle < self.poll_interval
+        {
+            problems.push(format!(
+                "the poll interval ({:?}) is longer than what it grows to where nothing is found ({idle:?})",
+                self.poll_interval
+            ));
         }
         if self.backoff > self.max_backoff {
             problems.push(format!(

@@ -49,6 +49,12 @@ pub struct Ownership {
     pub relays: usize,
     /// Whether an operator has stopped all relaying.
     pub hold: bool,
+    /// No gate is closed in the groups of these leases: as long as this relay closes none itself, the side tables need not be looked
+    /// at before the next heartbeat. `false` if there may be one.
+    pub nothing_aside: bool,
+    /// No event is scheduled in these groups, whenever it is due: [`promote`](OutboxStore::promote) need not be called before the next
+    /// heartbeat. `false` if there may be one.
+    pub nothing_scheduled: bool,
     /// The groups of these leases that were taken from another relay which ended without a release, each with what that
     /// relay had recorded by [`record_suspects`](OutboxStore::record_suspects). Taken again by this relay, whose own lease
     /// has lapsed, they are without it: it was told.
@@ -96,9 +102,36 @@ pub enum Verdict {
     },
     /// It goes to the dead letters.
     Bury {
-        /// Whether its lane waits until someone has replayed or discarded it; else the lane goes on.
-        lane_waits: bool,
+        /// And the later events of its lane?
+        later: LaterEvents,
     },
+}
+
+impl Verdict {
+    /// Whether the later rows of the lane stay behind.
+    pub(crate) fn closes_gate(self) -> bool {
+        self != Self::Bury { later: LaterEvents::GoOn }
+    }
+}
+
+/// What becomes of the later events of a key when one of it goes to the dead letters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum LaterEvents {
+    /// They wait until someone has replayed or discarded every dead letter of the key. The default: the order of the key is
+    /// kept, and nothing else is given up.
+    #[default]
+    Wait,
+    /// They go on without it. A replay of it comes behind what has gone by then.
+    GoOn,
+    /// They follow it into the dead letters, until someone has replayed or discarded every dead letter of the key: the order of the
+    /// key is kept, and none of it waits unseen. At most 10,000 of those that stand aside already follow with each one that does;
+    /// what is left of them waits.
+    Follow,
+}
+
+impl LaterEvents {
+    /// The error of a dead letter that only follows another one.
+    pub const FOLLOWS: &str = "an earlier event of its key is a dead letter, and it follows it";
 }
 
 /// What became of a change that only the owner of a group may make.
@@ -166,12 +199,21 @@ pub trait OutboxStore: fmt::Debug + Send + Sync + 'static {
     /// failed; it is removed there, too.
     async fn settle(&self, confirmed: &[Confirmed]) -> Result<(), StoreError>;
 
-    /// Parks or buries a row that was refused: keeps the attempts and the error; parking it closes its lane's gate.
+    /// Parks or buries a row that was refused: keeps the attempts and the error; parking it closes its lane's gate, and so does
+    /// burying it, for good, unless the later events go on. The lane is the one that the rejection names: that of the row's key, or that of
+    /// the event by itself, where the relay sends it [without regard to its key](crate::Unordered).
     async fn reject(&self, rejection: &Rejection) -> Result<Fenced<()>, StoreError>;
 
     /// Moves rows of the hot table aside, behind the closed gate of their lane. `Done(false)` if the gate is not closed:
-    /// nothing was moved.
-    async fn set_aside(&self, lease: Lease, lane: &Lane, ids: &[i64]) -> Result<Fenced<bool>, StoreError>;
+    /// nothing was moved. Where the lane waits for what someone does about a dead letter, and `later` is to follow, they become dead
+    /// letters, too, behind those that stand aside already.
+    async fn set_aside(
+        &self,
+        lease: Lease,
+        lane: &Lane,
+        ids: &[i64],
+        later: LaterEvents,
+    ) -> Result<Fenced<bool>, StoreError>;
 
     /// Opens the gate of a lane that has no rows aside any more. `Done(false)` if it has, or if it waits for what someone does
     /// about a dead letter: the call may be carried out long after the relay has given it up.
@@ -201,16 +243,25 @@ pub trait OutboxStore: fmt::Debug + Send + Sync + 'static {
     }
 
     /// Records which topics this relay cannot reach, in place of what it recorded before, for operators to see until it leaves.
-    /// A relay calls it beside a heartbeat, where they have changed. Of a relay that has not sent a heartbeat nothing is recorded.
+    /// A relay calls it beside each heartbeat as long as there are any, and once when there are none any more. Says whether it was
+    /// recorded: of a relay that has not sent a heartbeat, or was forgotten since, nothing is.
     ///
     /// By default nothing is.
-    async fn record_suspended(&self, relay: &RelayId, topics: &[SuspendedTopic]) -> Result<(), StoreError> {
+    async fn record_suspended(&self, relay: &RelayId, topics: &[SuspendedTopic]) -> Result<bool, StoreError> {
         let _ = (relay, topics);
-        Ok(())
+        Ok(false)
     }
 
     /// Gives all groups back and signs off.
     async fn leave(&self, relay: &RelayId) -> Result<(), StoreError>;
+
+    /// Whether [`changed`](Self::changed) resolves behind the commits of every process, as far as it can tell, and not only behind those of
+    /// this one. Then the relay polls less often where nothing happens.
+    ///
+    /// By default it does not.
+    fn hears_commits(&self) -> bool {
+        false
+    }
 
     /// Resolves when there may be something new to read; the relay polls all the same. May never resolve.
     ///

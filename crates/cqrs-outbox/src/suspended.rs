@@ -40,16 +40,39 @@ impl Suspended {
         self.state().errors.retain(|topic, _| is_suspended(topic));
     }
 
-    /// What the store is to be told, if it does not know it.
+    /// What the store is to be told: whatever there is, for it may have forgotten it with the relay that slept for too long; and that
+    /// there is nothing any more, if it does not know it.
     pub(crate) fn news(&self) -> Option<Vec<SuspendedTopic>> {
         let state = self.state();
         let topics = state.errors.iter().take(TOPICS).map(|(topic, error)| (topic.clone(), error.clone()));
         let topics: Vec<_> = topics.map(|(topic, error)| SuspendedTopic { topic, error }).collect();
-        (topics != state.told).then_some(topics)
+        (!topics.is_empty() || !state.told.is_empty()).then_some(topics)
     }
 
     /// The store knows these.
     pub(crate) fn told(&self, topics: Vec<SuspendedTopic>) {
         self.state().told = topics;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_suspended_is_told_again_and_that_nothing_is_once() {
+        let suspended = Suspended::default();
+        assert_eq!(suspended.news(), None);
+        suspended.failed("rooms", "no such topic");
+        for _ in 0..2 {
+            let topics = suspended.news().unwrap();
+            assert_eq!(topics[0].topic, "rooms");
+            suspended.told(topics);
+        }
+        suspended.retain(|_| false);
+        // The store did not take it.
+        assert_eq!(suspended.news(), Some(Vec::new()));
+        suspended.told(suspended.news().unwrap());
+        assert_eq!(suspended.news(), None);
     }
 }

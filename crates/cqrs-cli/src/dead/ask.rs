@@ -186,9 +186,13 @@ pub(crate) async fn cancel(args: CancelArgs, json: bool) -> Result<(), Failure> 
         filter = filter.event_id(event_id);
     }
     let cancelled = args.database.open().await?.cancel_requests(&filter).await?;
-    if let (0, Some(number)) = (cancelled, args.number) {
-        let what =
-            format!("there is no open request with the number {number}: it is done, or there never was one");
+    let which = match (args.number, args.event_id) {
+        (Some(number), _) => Some(format!("with the number {number}")),
+        (_, Some(event_id)) => Some(format!("about the event {event_id}")),
+        _ => None,
+    };
+    if let (0, Some(which)) = (cancelled, which) {
+        let what = format!("there is no open request {which}: it is done, or there never was one");
         return Err(Failure::nothing(what));
     }
     print(&if json {

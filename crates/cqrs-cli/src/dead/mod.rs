@@ -14,7 +14,7 @@ use crate::failure::Failure;
 use crate::key::Key;
 use crate::settings::Span;
 use crate::target::PatientDatabaseArgs;
-use crate::{counted, print};
+use crate::{counted, print, tell};
 
 const KEYS: &str = "\
 A key is written as text, or as hex:00ff.. where it is no text. A time is one of RFC 3339, such as 2026-01-31T08:00:00Z, or
@@ -201,11 +201,15 @@ async fn list(args: ListArgs, json: bool) -> Result<(), Failure> {
     ended(&letters, more, |last| last.id, "dead letter", json)
 }
 
-/// What stands below a page: how many there were and, where there are more, behind which one they come.
+/// What stands below a page: how many there were and, where there are more, behind which one they come. For programs that stands on
+/// standard error, so that all lines of the result are of one kind.
 fn ended<T>(page: &[T], more: bool, id: impl Fn(&T) -> i64, what: &str, json: bool) -> Result<(), Failure> {
     let after = page.last().filter(|_| more).map(id);
     match after {
-        Some(after) if json => print(&serde_json::json!({ "more": true, "after": after }).to_string()),
+        Some(after) if json => {
+            tell(&serde_json::json!({ "more": true, "after": after }).to_string());
+            Ok(())
+        }
         None if json => Ok(()),
         Some(after) => print(&format!("{}, and there are more: --after {after}", counted(page.len(), what))),
         None => print(&counted(page.len(), what)),

@@ -285,7 +285,7 @@ async fn kafka(servers: String) {
     site.migrate().await;
     let mut road =
         Road::to(format!("kafka://{servers}?allow.auto.create.topics=true&session.timeout.ms=6000")).await;
-    let more = ["--json", "--name", "first", "--linger", "2ms", "--lane-waits-for-dead-letter", "false"];
+    let more = ["--json", "--name", "first", "--linger", "2ms", "--later-events", "go-on"];
     let (relay, ready) = Relay::start(&road.arguments(&site, &more)).await;
     let ready: Value = serde_json::from_str(&ready).unwrap();
     assert_eq!(

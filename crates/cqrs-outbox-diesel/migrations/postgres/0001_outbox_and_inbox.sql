@@ -192,13 +192,3 @@ CREATE UNLOGGED TABLE cqrs_outbox_run (
     only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
     run      uuid NOT NULL DEFAULT gen_random_uuid()
 );
-
--- Which version these tables are of, which database this is, and whether relaying is on hold.
-CREATE TABLE cqrs_outbox_meta (
-    only_row           boolean PRIMARY KEY DEFAULT true CHECK (only_row),
-    schema_version     integer NOT NULL,
-    min_reader_version integer NOT NULL,
-    installation_id    uuid NOT NULL DEFAULT gen_random_uuid(),
-    hold               boolean NOT NULL DEFAULT false
-);
-INSERT INTO cqrs_outbox_meta (schema_version, min_reader_version) VALUES (1, 1);

@@ -245,13 +245,3 @@ CREATE TABLE cqrs_inbox (
     PRIMARY KEY (consumer, message_id)
 ) WITHOUT ROWID;
 CREATE INDEX cqrs_inbox_handled_at ON cqrs_inbox (handled_at);
-
--- Which version these tables are of, which database this is, and whether relaying is on hold.
-CREATE TABLE cqrs_outbox_meta (
-    only_row           INTEGER PRIMARY KEY DEFAULT 1 CHECK (only_row = 1),
-    schema_version     INTEGER NOT NULL,
-    min_reader_version INTEGER NOT NULL,
-    installation_id    TEXT NOT NULL DEFAULT (lower(hex(randomblob(16)))),
-    hold               INTEGER NOT NULL DEFAULT 0 CHECK (hold IN (0, 1))
-);
-INSERT INTO cqrs_outbox_meta (schema_version, min_reader_version) VALUES (1, 1);

@@ -86,7 +86,7 @@ impl Outbox<MySql> {
 
 impl MySqlBuilder {
     /// How many connections there are at most for your transactions. Default 10. A relay in the same process has up to
-    /// four of its own.
+    /// seven of its own.
     pub fn max_connections(mut self, max_connections: usize) -> Self {
         self.max_connections = max_connections.max(1);
         self

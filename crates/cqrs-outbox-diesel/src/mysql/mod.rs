@@ -2,6 +2,7 @@
 
 mod connect;
 mod drift;
+mod kept;
 mod read;
 mod sql;
 mod watch;
@@ -13,7 +14,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use cqrs_core::{Database, MessageId};
 use cqrs_outbox::table::{self, OutboxRecord, TableNames};
-use cqrs_outbox::{Confirmed, Lane, Lease, ReadRequest, Rejection, RelayId, StoreError};
+use cqrs_outbox::{Confirmed, Lane, LaterEvents, Lease, ReadRequest, Rejection, RelayId, StoreError};
 use diesel::mysql::Mysql;
 use diesel::query_builder::{BoxedSqlQuery, SqlQuery};
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
@@ -27,21 +28,22 @@ use uuid::Uuid;
 
 pub use self::connect::MySqlBuilder;
 use self::connect::Pools;
+use self::kept::{Parameter, kept};
 use crate::backend::Backend;
 use crate::dead_letters::{DeadRow, FullDeadRow};
 use crate::drift::{Fact, Sequence};
 use crate::error::is_missing_table;
-use crate::migration::{MYSQL, Migration};
+use crate::migration::{MYSQL, MYSQL_META, Migration};
 use crate::network::pool_error;
 use crate::new_rows::NewRows;
 use crate::on::On;
 use crate::query::{Dialect, Query, Value};
 use crate::record::Record;
-use crate::requests::{DueRequest, Later, RequestRow};
+use crate::requests::{ARE_OPEN, DueRequest, Later, RequestRow};
 use crate::schedule::ScheduledRecord;
 use crate::statements::{
-    Census, Due, Exists, GroupRow, LeaseRow, Micros, Number, ROWS_PER_INSERT, Statements, TABLES, TakenKey,
-    VersionRow, Versions, Wait, attempts, in_parts, joined, limit, places, receipts,
+    Census, Due, Exists, Gate, GroupRow, LeaseRow, Micros, Number, PulseRow, ROWS_PER_INSERT, Statements,
+    TABLES, TakenKey, VersionRow, Versions, Wait, attempts, in_parts, joined, limit, places, receipts,
 };
 use crate::status::StatusRow;
 use crate::tx::Tx;
@@ -88,6 +90,7 @@ impl Statements for MySql {
     type Memory = ();
 
     const MIGRATIONS: &'static [Migration] = MYSQL;
+    const META_TABLE: &'static str = MYSQL_META;
     const DDL_COMMITS: bool = true;
     const SQL: table::Dialect = table::Dialect::MySql;
     const DIALECT: Dialect = sql::DIALECT;
@@ -417,30 +420,14 @@ impl Statements for MySql {
         on.query(sql::LEASES).bind::<Text, _>(incarnation.to_string()).load(on.conn).await
     }
 
-    async fn record_suspects(
-        on: &mut On<'_, MySql>,
-        incarnation: Uuid,
-        ids: Option<&str>,
-    ) -> QueryResult<()> {
-        on.query(sql::RECORD_SUSPECTS)
-            .bind::<Nullable<Text>, _>(ids)
-            .bind::<Text, _>(incarnation.to_string())
-            .execute(on.conn)
-            .await?;
-        Ok(())
-    }
-
-    async fn record_suspended(
-        on: &mut On<'_, MySql>,
-        incarnation: Uuid,
-        topics: Option<&str>,
-    ) -> QueryResult<()> {
-        on.query(sql::RECORD_SUSPENDED)
-            .bind::<Nullable<Text>, _>(topics)
-            .bind::<Text, _>(incarnation.to_string())
-            .execute(on.conn)
-            .await?;
-        Ok(())
+    /// No statement here both changes rows and tells them.
+    async fn pulse(on: &mut On<'_, MySql>, incarnation: Uuid, lease: Duration) -> QueryResult<Vec<PulseRow>> {
+        let (incarnation, lease) = (incarnation.to_string(), micros(lease));
+        let seen = kept(on.sql(sql::SEEN_AGAIN), [Parameter::Text(&incarnation)]).execute(on.conn).await?;
+        let [me, lease] = [Parameter::Text(&incarnation), Parameter::Number(lease)];
+        kept(on.sql(sql::RENEW), [lease, me, lease]).execute(on.conn).await?;
+        let seen = Parameter::Number(i64::from(seen > 0));
+        kept(on.sql(sql::PULSE), [lease, lease, seen, lease, me]).load(on.conn).await
     }
 
     async fn census(on: &mut On<'_, MySql>, lease: Duration) -> QueryResult<Census> {
@@ -472,6 +459,10 @@ impl Statements for MySql {
     async fn sign_off(on: &mut On<'_, MySql>, incarnation: Uuid) -> QueryResult<()> {
         on.query(sql::SIGN_OFF).bind::<Text, _>(incarnation.to_string()).execute(on.conn).await?;
         Ok(())
+    }
+
+    async fn are_requests_open(on: &mut On<'_, MySql>) -> QueryResult<bool> {
+        Ok(kept(on.sql(ARE_OPEN), []).get_result::<Number>(on.conn).await?.value > 0)
     }
 
     async fn due_requests(on: &mut On<'_, MySql>, query: Query) -> QueryResult<Vec<DueRequest>> {
@@ -594,12 +585,36 @@ impl Statements for MySql {
         if locked.is_empty() {
             return Ok(());
         }
-        let set_aside = sql::SET_ASIDE.join(&free_ids(on, &locked, ASIDE).await?);
+        // They come behind what stands aside of their lane.
+        let last = on.query(sql::LAST_ASIDE).bind::<Binary, _>(lane.as_bytes());
+        let last = last.get_result::<Number>(on.conn).await?.value;
+        let set_aside = sql::SET_ASIDE.join(&free_ids_behind(on, &locked, ASIDE, last).await?);
         on.query(format!("{set_aside}{}", list(&locked)))
             .bind::<Binary, _>(lane.as_bytes())
             .execute(on.conn)
             .await?;
         Self::settle_hot(on, &locked).await?;
+        Ok(())
+    }
+
+    async fn follow(on: &mut On<'_, MySql>, lane: &Lane, max: usize) -> QueryResult<()> {
+        let locked: Vec<Number> = on
+            .query(sql::LOCK_FOLLOWERS)
+            .bind::<Binary, _>(lane.as_bytes())
+            .bind::<BigInt, _>(limit(max))
+            .load(on.conn)
+            .await?;
+        let rows = values(locked);
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let follow = sql::FOLLOW.join(&free_ids(on, &rows, &["cqrs_outbox_dead"]).await?);
+        on.query(format!("{follow}{}", list(&rows)))
+            .bind::<Text, _>(LaterEvents::FOLLOWS)
+            .bind::<Text, _>(LaterEvents::FOLLOWS)
+            .execute(on.conn)
+            .await?;
+        on.query(sql::DELETE_FOLLOWERS).bind::<Text, _>(ids(&rows)).execute(on.conn).await?;
         Ok(())
     }
 
@@ -622,10 +637,8 @@ impl Statements for MySql {
         Ok(())
     }
 
-    async fn is_gate_closed(on: &mut On<'_, MySql>, lane: &Lane) -> QueryResult<bool> {
-        let exists: Exists =
-            on.query(sql::GATE_CLOSED).bind::<Binary, _>(lane.as_bytes()).get_result(on.conn).await?;
-        Ok(exists.found)
+    async fn gate(on: &mut On<'_, MySql>, lane: &Lane) -> QueryResult<Option<Gate>> {
+        on.query(sql::GATE).bind::<Binary, _>(lane.as_bytes()).get_result(on.conn).await.optional()
     }
 
     async fn gate_is_needed(on: &mut On<'_, MySql>, lane: &Lane) -> QueryResult<bool> {
@@ -771,21 +784,31 @@ const ASIDE: &[&str] = &["cqrs_outbox_parked", "cqrs_outbox_dead"];
 
 /// The ids under which rows `o` go to where these tables are, as an expression: their own, as long as none of them has them.
 /// They have one only where the sequence stands behind ids that are in use, be it after a `TRUNCATE` or a restore of some of
-/// the tables. Then its row gets one above all that there are, for two events must not be one row.
+/// the tables. Then its row gets one above all that there are, for two events must not be one row; and so do those behind it, for else
+/// they would pass it.
 ///
 /// It is asked before, for a statement that reads the table that it writes to makes a copy of all its rows.
 async fn free_ids(on: &mut On<'_, MySql>, rows: &[i64], tables: &[&str]) -> QueryResult<String> {
-    let mut taken = BTreeSet::new();
+    free_ids_behind(on, rows, tables, i64::MIN).await
+}
+
+/// The same of rows that have to be behind this one.
+async fn free_ids_behind(
+    on: &mut On<'_, MySql>,
+    rows: &[i64],
+    tables: &[&str],
+    last: i64,
+) -> QueryResult<String> {
+    let mut taken: BTreeSet<i64> = rows.iter().copied().filter(|id| *id < last).collect();
     for table in tables {
         let found: Vec<Number> = on.query(sql::taken(table)).bind::<Text, _>(ids(rows)).load(on.conn).await?;
         taken.extend(values(found));
     }
-    if taken.is_empty() {
-        return Ok("o.id".to_owned());
-    }
+    let Some(first) = taken.iter().next() else { return Ok("o.id".to_owned()) };
     let highest: Number = on.query(sql::HIGHEST_ID).get_result(on.conn).await?;
+    let behind: BTreeSet<_> = rows.iter().filter(|id| *id >= first).collect();
     let cases =
-        taken.into_iter().zip(highest.value + 1..).map(|(id, free)| format!(" WHEN {id} THEN {free}"));
+        behind.into_iter().zip(highest.value + 1..).map(|(id, free)| format!(" WHEN {id} THEN {free}"));
     Ok(format!("CASE o.id{} ELSE o.id END", cases.collect::<String>()))
 }
 

@@ -27,7 +27,7 @@ const COLUMNS: &str = "\
 const GROUP_AND_GATE: &str = "\
     CAST(t.group_no AS signed) AS group_no, \
     EXISTS (SELECT 1 FROM cqrs_outbox_gate) AND EXISTS (SELECT 1 FROM cqrs_outbox_gate g WHERE g.lane = \
-        if(t.message_key IS NULL, concat('e', unhex(replace(t.event_id, '-', ''))), concat('k', t.message_key))) AS gated";
+        if(t.message_key IS NULL, concat('e', unhex(replace(t.event_id, '-', ''))), concat('k', t.message_key))) AS gated, NULL AS lane";
 
 /// How many lanes are read at once.
 const LANES: usize = 64;
@@ -155,7 +155,7 @@ pub(super) async fn parked(on: &mut On<'_, MySql>, request: &ReadRequest) -> Que
             let lane = format!("lane = {}", hex(&due.lane));
             part("cqrs_outbox_parked", &lane, known.get(&due.lane), limit)
         });
-        let columns = format!("{COLUMNS}, {group_of} END AS group_no, 0 AS gated");
+        let columns = format!("{COLUMNS}, {group_of} END AS group_no, 0 AS gated, t.lane");
         if let Some(query) = query(parts, true, "cqrs_outbox_parked", &columns, limit, max_bytes) {
             let some: Vec<Record> = on.query(query).load(on.conn).await?;
             bytes += some.iter().map(|row| usize::try_from(row.size).unwrap_or(0)).sum::<usize>();

@@ -105,9 +105,24 @@ pub(super) const SEEN: &str = "\
     INSERT INTO cqrs_outbox_relay (incarnation, name, version) VALUES (?, ?, ?) \
     ON DUPLICATE KEY UPDATE seen_at = utc_timestamp(6)";
 
-pub(super) const RECORD_SUSPECTS: &str = "UPDATE cqrs_outbox_relay SET suspects = ? WHERE incarnation = ?";
+pub(super) const SEEN_AGAIN: &str =
+    "UPDATE cqrs_outbox_relay SET seen_at = utc_timestamp(6) WHERE incarnation = ?";
 
-pub(super) const RECORD_SUSPENDED: &str = "UPDATE cqrs_outbox_relay SET suspended = ? WHERE incarnation = ?";
+/// What a heartbeat as most are tells, when what it changes is done; the third value is whether the relay's row was met.
+pub(super) const PULSE: &str = "\
+    SELECT known.*, g.group_no, g.epoch, g.dirty, g.suspects FROM ( \
+        SELECT (SELECT count(*) FROM cqrs_outbox_group) AS all_groups, \
+            (SELECT count(*) FROM cqrs_outbox_relay WHERE seen_at > utc_timestamp(6) - INTERVAL ? MICROSECOND) AS relays, \
+            coalesce((SELECT hold FROM cqrs_outbox_meta), 1) AS hold, \
+            NOT EXISTS (SELECT 1 FROM cqrs_outbox_gate) AS nothing_aside, \
+            NOT EXISTS (SELECT 1 FROM cqrs_outbox_scheduled) AS nothing_scheduled, \
+            EXISTS (SELECT 1 FROM cqrs_outbox_group WHERE incarnation IS NULL OR expires_at <= utc_timestamp(6) \
+                OR expires_at > utc_timestamp(6) + INTERVAL 2 * ? MICROSECOND) AS has_free, \
+            ? AND NOT EXISTS (SELECT 1 FROM cqrs_outbox_relay \
+                    WHERE seen_at < utc_timestamp(6) - INTERVAL 10 * ? MICROSECOND) \
+                AND NOT EXISTS (SELECT 1 FROM cqrs_outbox_gate WHERE until <= utc_timestamp(6)) AS is_all \
+    ) known LEFT JOIN cqrs_outbox_group g ON g.incarnation = ? AND g.expires_at > utc_timestamp(6) \
+    ORDER BY g.group_no";
 
 pub(super) const FORGOTTEN_RELAYS: &str = "\
     SELECT incarnation AS value FROM cqrs_outbox_relay \
@@ -146,7 +161,9 @@ pub(super) const LEASES: &str = "\
 pub(super) const CENSUS: &str = "\
     SELECT (SELECT count(*) FROM cqrs_outbox_group) AS all_groups, \
         (SELECT count(*) FROM cqrs_outbox_relay WHERE seen_at > utc_timestamp(6) - INTERVAL ? MICROSECOND) AS relays, \
-        coalesce((SELECT hold FROM cqrs_outbox_meta), 1) AS hold";
+        coalesce((SELECT hold FROM cqrs_outbox_meta), 1) AS hold, \
+        NOT EXISTS (SELECT 1 FROM cqrs_outbox_gate) AS nothing_aside, \
+        NOT EXISTS (SELECT 1 FROM cqrs_outbox_scheduled) AS nothing_scheduled";
 
 pub(super) const FENCE: &str =
     "SELECT 1 AS found FROM cqrs_outbox_group WHERE group_no = ? AND epoch = ? FOR UPDATE";
@@ -158,8 +175,15 @@ pub(super) const LEAVE_GROUPS: &str = "\
 /// The columns that a row takes with it wherever it goes.
 macro_rules! carried {
     () => {
-        "event_id, event_name, event_kind, event_version, topic, message_key, headers, content_type, payload, \
-         payload_text, tombstone, occurred_at, waiting_since, size, slot"
+        carried!("waiting_since")
+    };
+    ($since:literal) => {
+        concat!(
+            "event_id, event_name, event_kind, event_version, topic, message_key, headers, content_type, payload, \
+             payload_text, tombstone, occurred_at, ",
+            $since,
+            ", size, slot"
+        )
     };
 }
 
@@ -198,7 +222,11 @@ pub(super) const ON_CLOSED_GATE: &str = " ON DUPLICATE KEY UPDATE cqrs_outbox_ga
 /// Between its parts stands under which id, as in those below.
 pub(super) const PARK_DEAD: [&str; 2] = [
     concat!("INSERT INTO cqrs_outbox_parked (id, ", carried!(), ", attempts, lane, error, errors) SELECT "),
-    concat!(", ", carried!(), ", 0, lane, error, errors FROM cqrs_outbox_dead o WHERE id IN "),
+    concat!(
+        ", ",
+        carried!("utc_timestamp(6)"),
+        ", 0, lane, error, errors FROM cqrs_outbox_dead o WHERE id IN "
+    ),
 ];
 
 /// Lanes that have no other dead letter than these; followed by their ids, twice.
@@ -218,7 +246,7 @@ pub(super) const EMPTY_GATES: &str = "\
 
 pub(super) const OPEN_GATE: &str = "DELETE FROM cqrs_outbox_gate WHERE lane = ?";
 
-pub(super) const GATE_CLOSED: &str = "SELECT EXISTS (SELECT 1 FROM cqrs_outbox_gate WHERE lane = ?) AS found";
+pub(super) const GATE: &str = "SELECT until IS NULL AS waits_for_dead FROM cqrs_outbox_gate WHERE lane = ?";
 
 pub(super) const GATE_IS_NEEDED: &str = "\
     SELECT EXISTS (SELECT 1 FROM cqrs_outbox_parked WHERE lane = ?) \
@@ -244,13 +272,14 @@ pub(super) const DELETE_DEAD: &str =
 pub(super) const LOCK_HOT: &str =
     concat!("SELECT o.id AS value FROM ", ids!(), " STRAIGHT_JOIN cqrs_outbox o ON o.id = k.id FOR UPDATE");
 
-/// The same of a lane: a row with the id of one that stands aside is another one, unless it is of the same lane.
+/// The same of a lane, that of a row's key or its own: a row with the id of one that stands aside is another one, unless it is of
+/// the same lane.
 pub(super) const LOCK_LANE: &str = concat!(
     "SELECT o.id AS value FROM ",
     ids!(),
-    " STRAIGHT_JOIN cqrs_outbox o ON o.id = k.id WHERE ",
+    " STRAIGHT_JOIN cqrs_outbox o ON o.id = k.id WHERE ? IN (",
     lane!(),
-    " = ? FOR UPDATE"
+    ", concat('e', unhex(replace(event_id, '-', '')))) FOR UPDATE"
 );
 
 pub(super) const LOCK_PARKED: &str =
@@ -343,6 +372,27 @@ pub(super) const BURY_PARKED: [&str; 2] = [
     ),
 ];
 
+pub(super) const LOCK_FOLLOWERS: &str =
+    "SELECT id AS value FROM cqrs_outbox_parked WHERE lane = ? ORDER BY id LIMIT ? FOR UPDATE";
+
+/// Followed by the ids.
+pub(super) const FOLLOW: [&str; 2] = [
+    concat!("INSERT INTO cqrs_outbox_dead (id, ", carried!(), ", attempts, lane, error, errors) SELECT "),
+    concat!(
+        ", ",
+        carried!(),
+        ", attempts, lane, ?, json_array_append(errors, '$', ",
+        refusal!(),
+        ") FROM cqrs_outbox_parked o WHERE id IN "
+    ),
+];
+
+pub(super) const DELETE_FOLLOWERS: &str =
+    concat!("DELETE o FROM ", ids!(), " STRAIGHT_JOIN cqrs_outbox_parked o ON o.id = k.id");
+
+pub(super) const LAST_ASIDE: &str =
+    "SELECT coalesce(max(id), 0) AS value FROM cqrs_outbox_parked WHERE lane = ?";
+
 /// Followed by the ids.
 pub(super) const SET_ASIDE: [&str; 2] = [
     concat!("INSERT INTO cqrs_outbox_parked (id, ", carried!(), ", attempts, lane) SELECT "),
@@ -403,14 +453,14 @@ pub(super) const IN_ORDER: &str = " ORDER BY deliver_at, id";
 pub(super) const DELETE_DUE: &str =
     concat!("DELETE s FROM ", ids!(), " STRAIGHT_JOIN cqrs_outbox_scheduled s ON s.id = k.id");
 
-/// One statement: one snapshot. Ids rise with time, so the first in line is found by its id and not by a scan for the
-/// oldest time.
+/// One statement: one snapshot. Ids rise with time, or nearly so: the oldest is looked for among the first in line, and not by a scan
+/// of all.
 pub(super) const STATUS: &str = "\
     SELECT schema_version, min_reader_version, hold, \
         (SELECT count(*) FROM cqrs_outbox) AS hot, \
         (SELECT max(timestampdiff(MICROSECOND, waiting_since, utc_timestamp(6))) / 1e6 FROM ( \
-            (SELECT waiting_since FROM cqrs_outbox ORDER BY id LIMIT 1) \
-            UNION ALL (SELECT waiting_since FROM cqrs_outbox_parked ORDER BY id LIMIT 1)) firsts) AS oldest_waiting, \
+            (SELECT waiting_since FROM cqrs_outbox ORDER BY id LIMIT 1000) \
+            UNION ALL (SELECT waiting_since FROM cqrs_outbox_parked ORDER BY id LIMIT 1000)) firsts) AS oldest_waiting, \
         (SELECT count(*) FROM cqrs_outbox_parked) AS parked, \
         (SELECT count(*) FROM cqrs_outbox_gate) AS closed_gates, \
         all_scheduled, due, oldest_due, \
@@ -460,6 +510,8 @@ pub(super) const DIALECT: Dialect = Dialect {
     now: "utc_timestamp(6)",
     not_before: "utc_timestamp(6) + INTERVAL (? * 1000000) MICROSECOND",
     for_update: " FOR UPDATE",
+    skip_locked: " FOR UPDATE SKIP LOCKED",
+    by_primary_key: " FORCE INDEX (PRIMARY)",
     me: "current_user()",
     purge_sent: "\
         DELETE o FROM (SELECT id FROM cqrs_outbox_sent \

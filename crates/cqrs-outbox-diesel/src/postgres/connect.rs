@@ -35,6 +35,11 @@ pub struct PgBuilder {
 impl Outbox<Pg> {
     /// Connects to `postgres://user:password@host:port/database`, without TLS.
     ///
+    /// A pooler that lends connections for a transaction has to know statements that are prepared by name: PgBouncer does since
+    /// 1.21, with `max_prepared_statements` above 0. The client library prepares every statement, in a round trip of its own, so no
+    /// setting here helps with one that does not. Connect past it, or have it lend connections for a session; or let writers use a
+    /// client that prepares nothing, with the row and the SQL of `cqrs_outbox::table`.
+    ///
     /// # Errors
     ///
     /// [`ErrorKind::Configuration`] if the URL is not one of PostgreSQL; [`ErrorKind::Store`] if the database cannot be

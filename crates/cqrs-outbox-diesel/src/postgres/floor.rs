@@ -40,12 +40,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use diesel::sql_types::{Array, BigInt, Bool, Integer, Nullable, Text};
+use diesel::sql_types::{BigInt, Bool, Integer, Nullable, Text};
 use diesel::{OptionalExtension, QueryResult, QueryableByName};
 use diesel_async::RunQueryDsl;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
+use super::prepared::{Parameter, prepared};
 use super::{Pg, sql};
 use crate::on::On;
 use crate::record::Record;
@@ -69,6 +70,8 @@ struct State {
     floors: BTreeMap<i32, i64>,
     basis: Basis,
     waiting: Option<Candidate>,
+    /// The sequence had given nothing, and no read has found anything since: there is nothing to step over.
+    is_unused: bool,
     /// Rows read since there was the last candidate.
     rows: usize,
     next_look: Option<Instant>,
@@ -117,6 +120,8 @@ struct Sequence {
     generation: Option<String>,
     #[diesel(sql_type = Nullable<BigInt>)]
     last: Option<i64>,
+    #[diesel(sql_type = Bool)]
+    is_unused: bool,
 }
 
 #[derive(QueryableByName)]
@@ -153,6 +158,7 @@ impl Floors {
     pub(super) async fn have_read(&self, beginning: &Beginning, found: Vec<Found>) -> Vec<Record> {
         let mut state = self.0.lock().await;
         state.rows += found.len();
+        state.is_unused &= found.is_empty();
         let is_over = found.iter().any(|found| !found.floors_hold);
         if is_over && beginning.basis.generation == state.basis.generation {
             state.forget(Basis::default());
@@ -175,7 +181,7 @@ impl State {
             self.next_look_below = Some(now + LOOK_BELOW);
             self.look_below(on).await?;
         }
-        let is_new = |group| !self.floors.contains_key(group);
+        let is_new = |group| !self.is_unused && !self.floors.contains_key(group);
         if self.rows < ROWS && self.waiting.is_none() && !groups.iter().any(is_new) {
             return Ok(());
         }
@@ -191,8 +197,9 @@ impl State {
 
     /// An id such that whoever has drawn one up to it has ended, if there is news of that.
     async fn decided(&mut self, on: &mut On<'_, Pg>) -> QueryResult<Option<i64>> {
-        let found: Option<Sequence> = on.query(sql::SEQUENCE).get_result(on.conn).await.optional()?;
-        let Some(Sequence { sequence, generation, last: Some(last) }) = found else {
+        let found: Option<Sequence> =
+            prepared(on.sql(sql::SEQUENCE), []).get_result(on.conn).await.optional()?;
+        let Some(Sequence { sequence, generation, last: Some(last), is_unused }) = found else {
             // It is not a sequence of which anything can be known: as a rule, this user may not look at it.
             self.forget(Basis::default());
             self.next_look = Some(Instant::now() + LOOK_BELOW);
@@ -200,7 +207,7 @@ impl State {
         };
         let Some(generation) = generation else {
             self.forget(Basis::default());
-            on.query(sql::BEGIN_RUN).execute(on.conn).await?;
+            prepared(on.sql(sql::BEGIN_RUN), []).execute(on.conn).await?;
             return Ok(None);
         };
         let (before, now) = (&self.basis, Basis { sequence, generation, last });
@@ -210,8 +217,13 @@ impl State {
         } else {
             self.forget(now);
         }
+        self.is_unused = is_unused;
+        if is_unused {
+            self.waiting = None;
+            return Ok(None);
+        }
         let holders: Vec<Holder> =
-            on.query(sql::OPEN_WRITERS).bind::<BigInt, _>(sequence).load(on.conn).await?;
+            prepared(on.sql(sql::OPEN_WRITERS), [Parameter::Number(sequence)]).load(on.conn).await?;
         if holders.iter().any(|holder| holder.prepared) {
             return Ok(None);
         }
@@ -265,13 +277,13 @@ async fn first_ids(
     if numbers.is_empty() {
         return Ok(Vec::new());
     }
-    on.query(sql::FIRST_IDS)
-        .bind::<Array<Integer>, _>(numbers)
-        .bind::<Array<BigInt>, _>(above)
-        .bind::<Array<BigInt>, _>(up_to)
-        .bind::<BigInt, _>(basis.sequence)
-        .bind::<Text, _>(&basis.generation)
-        .bind::<BigInt, _>(basis.last)
-        .load(on.conn)
-        .await
+    let parameters = [
+        Parameter::Integers(&numbers),
+        Parameter::Numbers(&above),
+        Parameter::Numbers(&up_to),
+        Parameter::Number(basis.sequence),
+        Parameter::Text(&basis.generation),
+        Parameter::Number(basis.last),
+    ];
+    prepared(on.sql(sql::FIRST_IDS), parameters).load(on.conn).await
 }

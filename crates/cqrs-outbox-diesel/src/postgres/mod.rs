@@ -13,15 +13,14 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use cqrs_core::{Database, MessageId};
 use cqrs_outbox::table::{self, OutboxRecord, TableNames};
-use cqrs_outbox::{Confirmed, Lane, Lease, ReadRequest, Rejection, RelayId, StoreError};
+use cqrs_outbox::{Confirmed, Lane, LaterEvents, Lease, ReadRequest, Rejection, RelayId, StoreError};
 use diesel::query_builder::{BoxedSqlQuery, SqlQuery};
-use diesel::sql_types::{
-    Array, BigInt, Binary, Bool, Double, Integer, Nullable, Text, Timestamptz, Uuid as SqlUuid,
-};
+use diesel::sql_types::{Array, BigInt, Binary, Bool, Double, Integer, Text, Timestamptz, Uuid as SqlUuid};
 use diesel::{OptionalExtension, QueryResult, QueryableByName, sql_query};
 use diesel_async::pooled_connection::deadpool::{Object, Pool};
 use diesel_async::{
-    AnsiTransactionManager, AsyncConnection, AsyncPgConnection, RunQueryDsl, TransactionManager,
+    AnsiTransactionManager, AsyncConnection, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection,
+    TransactionManager,
 };
 use uuid::Uuid;
 
@@ -31,16 +30,16 @@ use self::prepared::{Parameter, prepared};
 use crate::backend::Backend;
 use crate::dead_letters::{DeadRow, FullDeadRow};
 use crate::drift::{Fact, Sequence};
-use crate::migration::{Migration, POSTGRES};
+use crate::migration::{Migration, POSTGRES, POSTGRES_META};
 use crate::network::pool_error;
 use crate::on::On;
 use crate::query::{Dialect, Query, Value};
 use crate::record::Record;
-use crate::requests::{DueRequest, Later, RequestRow};
+use crate::requests::{ARE_OPEN, DueRequest, Later, RequestRow};
 use crate::schedule::ScheduledRecord;
 use crate::statements::{
-    Census, Due, Exists, GroupRow, LeaseRow, Micros, Number, Reach, Statements, TABLES, TakenKey, VersionRow,
-    Versions, Wait, attempts, groups_of, limit,
+    Census, Due, Exists, Gate, GroupRow, LeaseRow, Micros, Number, PulseRow, Reach, Statements, TABLES,
+    TakenKey, VersionRow, Versions, Wait, attempts, groups_of, limit,
 };
 use crate::status::StatusRow;
 use crate::tx::Tx;
@@ -66,6 +65,7 @@ impl Statements for Pg {
     type Memory = Floors;
 
     const MIGRATIONS: &'static [Migration] = POSTGRES;
+    const META_TABLE: &'static str = POSTGRES_META;
     const SQL: table::Dialect = table::Dialect::Postgres;
     const DIALECT: Dialect = sql::DIALECT;
 
@@ -83,6 +83,11 @@ impl Statements for Pg {
 
     async fn begin_short(conn: &mut AsyncPgConnection) -> QueryResult<()> {
         AnsiTransactionManager::begin_transaction_sql(conn, sql::BEGIN_SHORT).await
+    }
+
+    async fn limit_statements(conn: &mut AsyncPgConnection, limit: Duration) -> QueryResult<()> {
+        let limit = format!("SET LOCAL statement_timeout = {}", limit.as_millis());
+        conn.batch_execute(&limit).await
     }
 
     async fn insert(on: &mut On<'_, Pg>, rows: Vec<OutboxRecord>) -> QueryResult<()> {
@@ -283,111 +288,103 @@ impl Statements for Pg {
     }
 
     async fn seen(on: &mut On<'_, Pg>, relay: &RelayId) -> QueryResult<()> {
-        on.query(sql::SEEN)
-            .bind::<SqlUuid, _>(relay.incarnation)
-            .bind::<Text, _>(&relay.name)
-            .bind::<Text, _>(env!("CARGO_PKG_VERSION"))
-            .execute(on.conn)
-            .await?;
+        prepared(
+            on.sql(sql::SEEN),
+            [
+                Parameter::Uuid(relay.incarnation),
+                Parameter::Text(&relay.name),
+                Parameter::Text(env!("CARGO_PKG_VERSION")),
+            ],
+        )
+        .execute(on.conn)
+        .await?;
         Ok(())
     }
 
     async fn forget_relays(on: &mut On<'_, Pg>, lease: Duration) -> QueryResult<()> {
-        on.query(sql::FORGET_RELAYS).bind::<Double, _>(lease.as_secs_f64()).execute(on.conn).await?;
+        prepared(on.sql(sql::FORGET_RELAYS), [seconds(lease)]).execute(on.conn).await?;
         Ok(())
     }
 
     async fn release(on: &mut On<'_, Pg>, incarnation: Uuid, leases: &[Lease]) -> QueryResult<()> {
         let epochs: Vec<i64> = leases.iter().map(|lease| lease.epoch).collect();
-        on.query(sql::RELEASE)
-            .bind::<SqlUuid, _>(incarnation)
-            .bind::<Array<Integer>, _>(groups_of(leases))
-            .bind::<Array<BigInt>, _>(epochs)
-            .execute(on.conn)
-            .await?;
+        prepared(
+            on.sql(sql::RELEASE),
+            [
+                Parameter::Uuid(incarnation),
+                Parameter::Integers(&groups_of(leases)),
+                Parameter::Numbers(&epochs),
+            ],
+        )
+        .execute(on.conn)
+        .await?;
         Ok(())
     }
 
     async fn renew(on: &mut On<'_, Pg>, incarnation: Uuid, lease: Duration) -> QueryResult<()> {
-        on.query(sql::RENEW)
-            .bind::<SqlUuid, _>(incarnation)
-            .bind::<Double, _>(lease.as_secs_f64())
-            .execute(on.conn)
-            .await?;
+        prepared(on.sql(sql::RENEW), [Parameter::Uuid(incarnation), seconds(lease)]).execute(on.conn).await?;
         Ok(())
     }
 
     async fn take(on: &mut On<'_, Pg>, relay: &RelayId, lease: Duration, count: usize) -> QueryResult<()> {
-        on.query(sql::TAKE)
-            .bind::<SqlUuid, _>(relay.incarnation)
-            .bind::<Text, _>(&relay.name)
-            .bind::<Double, _>(lease.as_secs_f64())
-            .bind::<BigInt, _>(limit(count))
-            .execute(on.conn)
-            .await?;
+        prepared(
+            on.sql(sql::TAKE),
+            [
+                Parameter::Uuid(relay.incarnation),
+                Parameter::Text(&relay.name),
+                seconds(lease),
+                Parameter::Number(limit(count)),
+            ],
+        )
+        .execute(on.conn)
+        .await?;
         Ok(())
     }
 
     async fn leases(on: &mut On<'_, Pg>, incarnation: Uuid) -> QueryResult<Vec<LeaseRow>> {
-        on.query(sql::LEASES).bind::<SqlUuid, _>(incarnation).load(on.conn).await
+        prepared(on.sql(sql::LEASES), [Parameter::Uuid(incarnation)]).load(on.conn).await
     }
 
-    async fn record_suspects(on: &mut On<'_, Pg>, incarnation: Uuid, ids: Option<&str>) -> QueryResult<()> {
-        on.query(sql::RECORD_SUSPECTS)
-            .bind::<Nullable<Text>, _>(ids)
-            .bind::<SqlUuid, _>(incarnation)
-            .execute(on.conn)
-            .await?;
-        Ok(())
-    }
-
-    async fn record_suspended(
-        on: &mut On<'_, Pg>,
-        incarnation: Uuid,
-        topics: Option<&str>,
-    ) -> QueryResult<()> {
-        on.query(sql::RECORD_SUSPENDED)
-            .bind::<Nullable<Text>, _>(topics)
-            .bind::<SqlUuid, _>(incarnation)
-            .execute(on.conn)
-            .await?;
-        Ok(())
+    async fn pulse(on: &mut On<'_, Pg>, incarnation: Uuid, lease: Duration) -> QueryResult<Vec<PulseRow>> {
+        prepared(on.sql(sql::PULSE), [Parameter::Uuid(incarnation), seconds(lease)]).load(on.conn).await
     }
 
     async fn census(on: &mut On<'_, Pg>, lease: Duration) -> QueryResult<Census> {
-        on.query(sql::CENSUS).bind::<Double, _>(lease.as_secs_f64()).get_result(on.conn).await
+        prepared(on.sql(sql::CENSUS), [seconds(lease)]).get_result(on.conn).await
     }
 
     async fn fence(on: &mut On<'_, Pg>, lease: Lease) -> QueryResult<bool> {
-        let row: Option<Exists> = on
-            .query(sql::FENCE)
-            .bind::<Integer, _>(lease.group.0)
-            .bind::<BigInt, _>(lease.epoch)
-            .get_result(on.conn)
-            .await
-            .optional()?;
+        let row: Option<Exists> =
+            prepared(on.sql(sql::FENCE), [Parameter::Integer(lease.group.0), Parameter::Number(lease.epoch)])
+                .get_result(on.conn)
+                .await
+                .optional()?;
         Ok(row.is_some())
     }
 
     async fn fence_all(on: &mut On<'_, Pg>, leases: &[Lease]) -> QueryResult<Vec<i32>> {
         let epochs: Vec<i64> = leases.iter().map(|lease| lease.epoch).collect();
-        let groups: Vec<GroupRow> = on
-            .query(sql::FENCE_ALL)
-            .bind::<Array<Integer>, _>(groups_of(leases))
-            .bind::<Array<BigInt>, _>(epochs)
-            .load(on.conn)
-            .await?;
+        let groups: Vec<GroupRow> = prepared(
+            on.sql(sql::FENCE_ALL),
+            [Parameter::Integers(&groups_of(leases)), Parameter::Numbers(&epochs)],
+        )
+        .load(on.conn)
+        .await?;
         Ok(groups.into_iter().map(|group| group.group_no).collect())
     }
 
     async fn leave_groups(on: &mut On<'_, Pg>, incarnation: Uuid) -> QueryResult<()> {
-        on.query(sql::LEAVE_GROUPS).bind::<SqlUuid, _>(incarnation).execute(on.conn).await?;
+        prepared(on.sql(sql::LEAVE_GROUPS), [Parameter::Uuid(incarnation)]).execute(on.conn).await?;
         Ok(())
     }
 
     async fn sign_off(on: &mut On<'_, Pg>, incarnation: Uuid) -> QueryResult<()> {
-        on.query(sql::SIGN_OFF).bind::<SqlUuid, _>(incarnation).execute(on.conn).await?;
+        prepared(on.sql(sql::SIGN_OFF), [Parameter::Uuid(incarnation)]).execute(on.conn).await?;
         Ok(())
+    }
+
+    async fn are_requests_open(on: &mut On<'_, Pg>) -> QueryResult<bool> {
+        Ok(prepared(on.sql(ARE_OPEN), []).get_result::<Number>(on.conn).await?.value > 0)
     }
 
     async fn due_requests(on: &mut On<'_, Pg>, query: Query) -> QueryResult<Vec<DueRequest>> {
@@ -409,7 +406,7 @@ impl Statements for Pg {
     }
 
     async fn sweep_gates(on: &mut On<'_, Pg>, groups: &[i32]) -> QueryResult<()> {
-        on.query(sql::SWEEP_GATES).bind::<Array<Integer>, _>(groups).execute(on.conn).await?;
+        prepared(on.sql(sql::SWEEP_GATES), [Parameter::Integers(groups)]).execute(on.conn).await?;
         Ok(())
     }
 
@@ -447,13 +444,17 @@ impl Statements for Pg {
     }
 
     async fn read_parked(on: &mut On<'_, Pg>, request: &ReadRequest) -> QueryResult<Vec<Record>> {
-        on.query(sql::READ_PARKED)
-            .bind::<Array<Integer>, _>(groups_of(&request.leases))
-            .bind::<Array<BigInt>, _>(&request.known)
-            .bind::<BigInt, _>(limit(request.limit))
-            .bind::<BigInt, _>(limit(request.max_bytes))
-            .load(on.conn)
-            .await
+        prepared(
+            on.sql(sql::READ_PARKED),
+            [
+                Parameter::Integers(&groups_of(&request.leases)),
+                Parameter::Numbers(&request.known),
+                Parameter::Number(limit(request.limit)),
+                Parameter::Number(limit(request.max_bytes)),
+            ],
+        )
+        .load(on.conn)
+        .await
     }
 
     async fn settle_hot(on: &mut On<'_, Pg>, ids: &[i64]) -> QueryResult<usize> {
@@ -463,9 +464,7 @@ impl Statements for Pg {
     async fn settle_parked(on: &mut On<'_, Pg>, confirmed: &[&Confirmed]) -> QueryResult<()> {
         let (ids, events): (Vec<i64>, Vec<Uuid>) =
             confirmed.iter().map(|one| (one.id(), one.event_id())).unzip();
-        on.query(sql::SETTLE_PARKED)
-            .bind::<Array<BigInt>, _>(ids)
-            .bind::<Array<SqlUuid>, _>(events)
+        prepared(on.sql(sql::SETTLE_PARKED), [Parameter::Numbers(&ids), Parameter::Uuids(&events)])
             .execute(on.conn)
             .await?;
         Ok(())
@@ -480,57 +479,31 @@ impl Statements for Pg {
     }
 
     async fn park(on: &mut On<'_, Pg>, rejection: &Rejection) -> QueryResult<bool> {
-        Ok(on
-            .query(sql::PARK_HOT)
-            .bind::<BigInt, _>(rejection.id)
-            .bind::<Binary, _>(rejection.lane.as_bytes())
-            .bind::<Text, _>(&rejection.error)
-            .bind::<Integer, _>(attempts(rejection))
-            .execute(on.conn)
-            .await?
-            > 0)
+        Ok(prepared(on.sql(sql::PARK_HOT), refused(rejection)).execute(on.conn).await? > 0)
     }
 
     async fn park_again(on: &mut On<'_, Pg>, rejection: &Rejection) -> QueryResult<bool> {
-        Ok(on
-            .query(sql::PARK_AGAIN)
-            .bind::<BigInt, _>(rejection.id)
-            .bind::<Binary, _>(rejection.lane.as_bytes())
-            .bind::<Text, _>(&rejection.error)
-            .bind::<Integer, _>(attempts(rejection))
-            .execute(on.conn)
-            .await?
-            > 0)
+        Ok(prepared(on.sql(sql::PARK_AGAIN), refused(rejection)).execute(on.conn).await? > 0)
     }
 
     async fn bury(on: &mut On<'_, Pg>, rejection: &Rejection) -> QueryResult<bool> {
-        Ok(on
-            .query(sql::BURY_HOT)
-            .bind::<BigInt, _>(rejection.id)
-            .bind::<Binary, _>(rejection.lane.as_bytes())
-            .bind::<Text, _>(&rejection.error)
-            .bind::<Integer, _>(attempts(rejection))
-            .execute(on.conn)
-            .await?
-            > 0)
+        Ok(prepared(on.sql(sql::BURY_HOT), refused(rejection)).execute(on.conn).await? > 0)
     }
 
     async fn bury_parked(on: &mut On<'_, Pg>, rejection: &Rejection) -> QueryResult<bool> {
-        Ok(on
-            .query(sql::BURY_PARKED)
-            .bind::<BigInt, _>(rejection.id)
-            .bind::<Binary, _>(rejection.lane.as_bytes())
-            .bind::<Text, _>(&rejection.error)
-            .bind::<Integer, _>(attempts(rejection))
-            .execute(on.conn)
-            .await?
-            > 0)
+        Ok(prepared(on.sql(sql::BURY_PARKED), refused(rejection)).execute(on.conn).await? > 0)
     }
 
     async fn set_aside(on: &mut On<'_, Pg>, lane: &Lane, ids: &[i64]) -> QueryResult<()> {
-        on.query(sql::SET_ASIDE)
-            .bind::<Array<BigInt>, _>(ids)
+        prepared(on.sql(sql::SET_ASIDE), [Parameter::Numbers(ids), lane_of(lane)]).execute(on.conn).await?;
+        Ok(())
+    }
+
+    async fn follow(on: &mut On<'_, Pg>, lane: &Lane, max: usize) -> QueryResult<()> {
+        on.query(sql::FOLLOW)
             .bind::<Binary, _>(lane.as_bytes())
+            .bind::<Text, _>(LaterEvents::FOLLOWS)
+            .bind::<BigInt, _>(limit(max))
             .execute(on.conn)
             .await?;
         Ok(())
@@ -541,65 +514,67 @@ impl Statements for Pg {
         rejection: &Rejection,
         wait: Option<Duration>,
     ) -> QueryResult<()> {
-        on.query(sql::CLOSE_GATE)
-            .bind::<Binary, _>(rejection.lane.as_bytes())
-            .bind::<Nullable<Double>, _>(wait.map(|wait| wait.as_secs_f64()))
-            .bind::<Text, _>(&rejection.error)
-            .execute(on.conn)
-            .await?;
+        prepared(
+            on.sql(sql::CLOSE_GATE),
+            [
+                lane_of(&rejection.lane),
+                Parameter::Seconds(wait.map(|wait| wait.as_secs_f64())),
+                Parameter::Text(&rejection.error),
+            ],
+        )
+        .execute(on.conn)
+        .await?;
         Ok(())
     }
 
-    async fn is_gate_closed(on: &mut On<'_, Pg>, lane: &Lane) -> QueryResult<bool> {
-        let exists: Exists =
-            on.query(sql::GATE_CLOSED).bind::<Binary, _>(lane.as_bytes()).get_result(on.conn).await?;
-        Ok(exists.found)
+    async fn gate(on: &mut On<'_, Pg>, lane: &Lane) -> QueryResult<Option<Gate>> {
+        prepared(on.sql(sql::GATE), [lane_of(lane)]).get_result(on.conn).await.optional()
     }
 
     async fn gate_is_needed(on: &mut On<'_, Pg>, lane: &Lane) -> QueryResult<bool> {
         let exists: Exists =
-            on.query(sql::GATE_IS_NEEDED).bind::<Binary, _>(lane.as_bytes()).get_result(on.conn).await?;
+            prepared(on.sql(sql::GATE_IS_NEEDED), [lane_of(lane)]).get_result(on.conn).await?;
         Ok(exists.found)
     }
 
     async fn open_gate(on: &mut On<'_, Pg>, lane: &Lane) -> QueryResult<()> {
-        on.query(sql::OPEN_GATE).bind::<Binary, _>(lane.as_bytes()).execute(on.conn).await?;
+        prepared(on.sql(sql::OPEN_GATE), [lane_of(lane)]).execute(on.conn).await?;
         Ok(())
     }
 
     async fn next_due(on: &mut On<'_, Pg>, groups: &[i32]) -> QueryResult<Option<f64>> {
         let wait: Wait =
-            on.query(sql::NEXT_DUE).bind::<Array<Integer>, _>(groups).get_result(on.conn).await?;
+            prepared(on.sql(sql::NEXT_DUE), [Parameter::Integers(groups)]).get_result(on.conn).await?;
         Ok(wait.seconds)
     }
 
     async fn lock_leases(on: &mut On<'_, Pg>, leases: &[Lease]) -> QueryResult<Vec<i32>> {
         let epochs: Vec<i64> = leases.iter().map(|lease| lease.epoch).collect();
-        let groups: Vec<GroupRow> = on
-            .query(sql::LOCK_LEASES)
-            .bind::<Array<Integer>, _>(groups_of(leases))
-            .bind::<Array<BigInt>, _>(epochs)
-            .load(on.conn)
-            .await?;
+        let groups: Vec<GroupRow> = prepared(
+            on.sql(sql::LOCK_LEASES),
+            [Parameter::Integers(&groups_of(leases)), Parameter::Numbers(&epochs)],
+        )
+        .load(on.conn)
+        .await?;
         Ok(groups.into_iter().map(|group| group.group_no).collect())
     }
 
     async fn due(on: &mut On<'_, Pg>, groups: &[i32], but: &[i32], max: usize) -> QueryResult<Vec<Due>> {
-        on.query(sql::DUE)
-            .bind::<Array<Integer>, _>(groups)
-            .bind::<Array<Integer>, _>(but)
-            .bind::<BigInt, _>(limit(max))
-            .load(on.conn)
-            .await
+        prepared(
+            on.sql(sql::DUE),
+            [Parameter::Integers(groups), Parameter::Integers(but), Parameter::Number(limit(max))],
+        )
+        .load(on.conn)
+        .await
     }
 
     async fn lock_due(on: &mut On<'_, Pg>, ids: &[i64]) -> QueryResult<Vec<i64>> {
-        let rows: Vec<Id> = on.query(sql::LOCK_DUE).bind::<Array<BigInt>, _>(ids).load(on.conn).await?;
+        let rows: Vec<Id> = prepared(on.sql(sql::LOCK_DUE), [Parameter::Numbers(ids)]).load(on.conn).await?;
         Ok(rows.into_iter().map(|row| row.id).collect())
     }
 
     async fn move_due(on: &mut On<'_, Pg>, ids: &[i64]) -> QueryResult<()> {
-        on.query(sql::MOVE_DUE).bind::<Array<BigInt>, _>(ids).execute(on.conn).await?;
+        prepared(on.sql(sql::MOVE_DUE), [Parameter::Numbers(ids)]).execute(on.conn).await?;
         Ok(())
     }
 }
@@ -627,13 +602,13 @@ async fn keep(on: &mut On<'_, Pg>, statement: &'static str, confirmed: &[&Confir
     let partitions: Vec<Option<i32>> = confirmed.iter().map(|one| one.receipt().partition).collect();
     let offsets: Vec<Option<i64>> = confirmed.iter().map(|one| one.receipt().offset).collect();
     let events: Vec<Uuid> = confirmed.iter().map(|one| one.event_id()).collect();
-    on.query(statement)
-        .bind::<Array<BigInt>, _>(ids)
-        .bind::<Array<Nullable<Integer>>, _>(partitions)
-        .bind::<Array<Nullable<BigInt>>, _>(offsets)
-        .bind::<Array<SqlUuid>, _>(events)
-        .execute(on.conn)
-        .await
+    let parameters = [
+        Parameter::Numbers(&ids),
+        Parameter::Partitions(&partitions),
+        Parameter::Offsets(&offsets),
+        Parameter::Uuids(&events),
+    ];
+    prepared(on.sql(statement), parameters).execute(on.conn).await
 }
 
 fn bound(on: &On<'_, Pg>, query: Query) -> BoxedSqlQuery<'static, diesel::pg::Pg, SqlQuery> {
@@ -650,6 +625,24 @@ fn bound(on: &On<'_, Pg>, query: Query) -> BoxedSqlQuery<'static, diesel::pg::Pg
 /// Any number that others do not use for an advisory lock: the letters `cqrs`. One for all names: tables that are called in two ways,
 /// with their schema and without, are not to be made twice.
 const MIGRATION_LOCK: i64 = 0x6371_7273;
+
+fn seconds(duration: Duration) -> Parameter<'static> {
+    Parameter::Seconds(Some(duration.as_secs_f64()))
+}
+
+fn lane_of(lane: &Lane) -> Parameter<'_> {
+    Parameter::Blob(Some(lane.as_bytes()))
+}
+
+/// A row that was refused: its id, its lane, why, and its attempts.
+fn refused(rejection: &Rejection) -> [Parameter<'_>; 4] {
+    [
+        Parameter::Number(rejection.id),
+        lane_of(&rejection.lane),
+        Parameter::Text(&rejection.error),
+        Parameter::Integer(attempts(rejection)),
+    ]
+}
 
 /// In the order of [`OutboxRecord::COLUMNS`].
 fn parameters(row: &OutboxRecord) -> [Parameter<'_>; OutboxRecord::COLUMNS.len()] {

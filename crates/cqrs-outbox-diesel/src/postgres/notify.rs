@@ -1,5 +1,6 @@
 //! LISTEN and NOTIFY: a commit here wakes the relays of other processes.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -23,6 +24,7 @@ const RECONNECT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_
 pub(super) struct Notifications {
     told: Arc<Notify>,
     heard: Arc<Notify>,
+    hears: Arc<AtomicBool>,
     connect: Arc<Connect>,
     url: String,
     connect_timeout: Duration,
@@ -46,6 +48,7 @@ impl Notifications {
         Self {
             told,
             heard: Arc::default(),
+            hears: Arc::default(),
             connect,
             url,
             connect_timeout,
@@ -64,19 +67,18 @@ impl Elsewhere for Notifications {
     fn heard(&self) -> BoxFuture<'_, ()> {
         async {
             self.hearing.get_or_init(|| {
-                let (connect, url, heard) =
-                    (Arc::clone(&self.connect), self.url.clone(), Arc::clone(&self.heard));
-                AbortOnDropHandle::new(tokio::spawn(hear(
-                    connect,
-                    url,
-                    self.channel.clone(),
-                    self.connect_timeout,
-                    heard,
-                )))
+                let (connect, url) = (Arc::clone(&self.connect), self.url.clone());
+                let (channel, patience) = (self.channel.clone(), self.connect_timeout);
+                let (heard, hears) = (Arc::clone(&self.heard), Arc::clone(&self.hears));
+                AbortOnDropHandle::new(tokio::spawn(hear(connect, url, channel, patience, heard, hears)))
             });
             self.heard.notified().await;
         }
         .boxed()
+    }
+
+    fn hears(&self) -> bool {
+        self.hears.load(Ordering::Relaxed)
     }
 }
 
@@ -96,13 +98,25 @@ async fn tell(pool: Pool<AsyncPgConnection>, channel: String, told: Arc<Notify>)
     }
 }
 
-async fn hear(connect: Arc<Connect>, url: String, channel: String, patience: Duration, heard: Arc<Notify>) {
+async fn hear(
+    connect: Arc<Connect>,
+    url: String,
+    channel: String,
+    patience: Duration,
+    heard: Arc<Notify>,
+    hears: Arc<AtomicBool>,
+) {
     let mut wait = RECONNECT.0;
     loop {
         let error = match listen(&*connect, &url, &channel, patience).await {
             Ok(conn) => {
                 wait = RECONNECT.0;
-                hear_on(conn, &heard).await
+                hears.store(true, Ordering::Relaxed);
+                let error = hear_on(conn, &heard).await;
+                hears.store(false, Ordering::Relaxed);
+                // The relay is to know.
+                heard.notify_one();
+                error
             }
             Err(error) => error,
         };

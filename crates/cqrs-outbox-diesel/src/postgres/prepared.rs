@@ -8,11 +8,11 @@ use diesel::QueryResult;
 use diesel::pg::Pg;
 use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
 use diesel::sql_types::{
-    Array, BigInt, Binary, Bool, Integer, Nullable, Text, Timestamptz, Untyped, Uuid as SqlUuid,
+    Array, BigInt, Binary, Bool, Double, Integer, Nullable, Text, Timestamptz, Untyped, Uuid as SqlUuid,
 };
 use uuid::Uuid;
 
-/// A statement of a fixed text, with its parameters in the order of their first use. Each is used once.
+/// A statement of a fixed text, with its parameters.
 #[derive(Debug)]
 pub(super) struct Prepared<'a, const N: usize> {
     text: Cow<'static, str>,
@@ -36,9 +36,12 @@ pub(super) enum Parameter<'a> {
     Blobs(&'a [Option<Vec<u8>>]),
     Uuids(&'a [Uuid]),
     Times(&'a [DateTime<Utc>]),
+    Seconds(Option<f64>),
+    Partitions(&'a [Option<i32>]),
+    Offsets(&'a [Option<i64>]),
 }
 
-/// `text` has `$1` to `$N`, in their order.
+/// `text` has `$1` to `$N`, in any order, each once or more.
 pub(super) fn prepared<'a, const N: usize>(
     text: Cow<'static, str>,
     parameters: [Parameter<'a>; N],
@@ -48,32 +51,49 @@ pub(super) fn prepared<'a, const N: usize>(
 
 impl<const N: usize> QueryFragment<Pg> for Prepared<'_, N> {
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
-        let mut rest = &*self.text;
-        for (parameter, number) in self.parameters.iter().zip(1..) {
-            // Diesel writes the placeholder.
-            if let Some((before, behind)) = rest.split_once(&format!("${number}")) {
-                out.push_sql(before);
-                rest = behind;
+        // Diesel numbers the placeholders as it writes them; one that comes again is written by hand.
+        let (mut numbers, mut last) = ([0; N], 0);
+        let mut parts = self.text.split('$');
+        out.push_sql(parts.next().unwrap_or_default());
+        for part in parts {
+            let (digits, behind) = part.split_at(part.bytes().take_while(u8::is_ascii_digit).count());
+            let place = digits.parse::<usize>().ok().and_then(|number| number.checked_sub(1));
+            match place.and_then(|place| Some((self.parameters.get(place)?, numbers.get_mut(place)?))) {
+                Some((parameter, number)) if *number == 0 => {
+                    last += 1;
+                    *number = last;
+                    parameter.push(&mut out)?;
+                }
+                Some((_, number)) => out.push_sql(&format!("${number}")),
+                None => out.push_sql(&format!("${digits}")),
             }
-            match parameter {
-                Parameter::Bool(bool) => out.push_bind_param::<Bool, _>(bool)?,
-                Parameter::Integer(integer) => out.push_bind_param::<Integer, _>(integer)?,
-                Parameter::Number(number) => out.push_bind_param::<BigInt, _>(number)?,
-                Parameter::Numbers(numbers) => out.push_bind_param::<Array<BigInt>, _>(numbers)?,
-                Parameter::Integers(integers) => out.push_bind_param::<Array<Integer>, _>(integers)?,
-                Parameter::Blob(blob) => out.push_bind_param::<Nullable<Binary>, _>(blob)?,
-                Parameter::Time(time) => out.push_bind_param::<Timestamptz, _>(time)?,
-                Parameter::Uuid(uuid) => out.push_bind_param::<SqlUuid, _>(uuid)?,
-                Parameter::Text(text) => out.push_bind_param::<Text, _>(*text)?,
-                Parameter::Texts(texts) => out.push_bind_param::<Array<Text>, _>(texts)?,
-                Parameter::Words(words) => out.push_bind_param::<Array<Text>, _>(words)?,
-                Parameter::Blobs(blobs) => out.push_bind_param::<Array<Nullable<Binary>>, _>(blobs)?,
-                Parameter::Uuids(uuids) => out.push_bind_param::<Array<SqlUuid>, _>(uuids)?,
-                Parameter::Times(times) => out.push_bind_param::<Array<Timestamptz>, _>(times)?,
-            }
+            out.push_sql(behind);
         }
-        out.push_sql(rest);
         Ok(())
+    }
+}
+
+impl Parameter<'_> {
+    fn push<'b>(&'b self, out: &mut AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+        match self {
+            Self::Bool(bool) => out.push_bind_param::<Bool, _>(bool),
+            Self::Integer(integer) => out.push_bind_param::<Integer, _>(integer),
+            Self::Number(number) => out.push_bind_param::<BigInt, _>(number),
+            Self::Numbers(numbers) => out.push_bind_param::<Array<BigInt>, _>(numbers),
+            Self::Integers(integers) => out.push_bind_param::<Array<Integer>, _>(integers),
+            Self::Blob(blob) => out.push_bind_param::<Nullable<Binary>, _>(blob),
+            Self::Time(time) => out.push_bind_param::<Timestamptz, _>(time),
+            Self::Uuid(uuid) => out.push_bind_param::<SqlUuid, _>(uuid),
+            Self::Text(text) => out.push_bind_param::<Text, _>(*text),
+            Self::Texts(texts) => out.push_bind_param::<Array<Text>, _>(texts),
+            Self::Words(words) => out.push_bind_param::<Array<Text>, _>(words),
+            Self::Blobs(blobs) => out.push_bind_param::<Array<Nullable<Binary>>, _>(blobs),
+            Self::Uuids(uuids) => out.push_bind_param::<Array<SqlUuid>, _>(uuids),
+            Self::Times(times) => out.push_bind_param::<Array<Timestamptz>, _>(times),
+            Self::Seconds(seconds) => out.push_bind_param::<Nullable<Double>, _>(seconds),
+            Self::Partitions(partitions) => out.push_bind_param::<Array<Nullable<Integer>>, _>(partitions),
+            Self::Offsets(offsets) => out.push_bind_param::<Array<Nullable<BigInt>>, _>(offsets),
+        }
     }
 }
 

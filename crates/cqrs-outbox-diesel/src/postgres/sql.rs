@@ -103,11 +103,6 @@ pub(super) const SEEN: &str = "\
     INSERT INTO cqrs_outbox_relay (incarnation, name, version) VALUES ($1, $2, $3) \
     ON CONFLICT (incarnation) DO UPDATE SET seen_at = clock_timestamp()";
 
-pub(super) const RECORD_SUSPECTS: &str = "UPDATE cqrs_outbox_relay SET suspects = $1 WHERE incarnation = $2";
-
-pub(super) const RECORD_SUSPENDED: &str =
-    "UPDATE cqrs_outbox_relay SET suspended = $1 WHERE incarnation = $2";
-
 pub(super) const FORGET_RELAYS: &str = "\
     DELETE FROM cqrs_outbox_relay WHERE incarnation IN ( \
         SELECT incarnation FROM cqrs_outbox_relay \
@@ -143,7 +138,43 @@ pub(super) const CENSUS: &str = "\
     SELECT (SELECT count(*) FROM cqrs_outbox_group) AS all_groups, \
         (SELECT count(*) FROM cqrs_outbox_relay \
             WHERE seen_at > clock_timestamp() - make_interval(secs => $1)) AS relays, \
-        coalesce((SELECT hold FROM cqrs_outbox_meta), true) AS hold";
+        coalesce((SELECT hold FROM cqrs_outbox_meta), true) AS hold, \
+        (SELECT lane FROM cqrs_outbox_gate LIMIT 1) IS NULL AS nothing_aside, \
+        (SELECT id FROM cqrs_outbox_scheduled LIMIT 1) IS NULL AS nothing_scheduled";
+
+/// A heartbeat as most are. It waits for nobody: what somebody has locked, a refusal that is just being written say, is left for the
+/// steps one by one, which have limits of time. All parts but the first two see the tables as they were before.
+pub(super) const PULSE: &str = "\
+    WITH seen AS ( \
+        UPDATE cqrs_outbox_relay SET seen_at = clock_timestamp() WHERE incarnation = ( \
+            SELECT incarnation FROM cqrs_outbox_relay WHERE incarnation = $1 FOR UPDATE SKIP LOCKED) \
+        RETURNING 1 \
+    ), renewed AS ( \
+        UPDATE cqrs_outbox_group SET expires_at = clock_timestamp() + make_interval(secs => $2) \
+        WHERE incarnation = $1 AND group_no IN ( \
+            SELECT group_no FROM cqrs_outbox_group \
+            WHERE incarnation = $1 AND expires_at > clock_timestamp() \
+                AND expires_at <= clock_timestamp() + 2 * make_interval(secs => $2) \
+            ORDER BY group_no FOR UPDATE SKIP LOCKED) \
+        RETURNING group_no, epoch, dirty, suspects \
+    ), known AS ( \
+        SELECT (SELECT count(*) FROM cqrs_outbox_group) AS all_groups, \
+            (SELECT count(*) FROM cqrs_outbox_relay \
+                WHERE incarnation = $1 OR seen_at > clock_timestamp() - make_interval(secs => $2)) AS relays, \
+            coalesce((SELECT hold FROM cqrs_outbox_meta), true) AS hold, \
+            (SELECT lane FROM cqrs_outbox_gate LIMIT 1) IS NULL AS nothing_aside, \
+            (SELECT id FROM cqrs_outbox_scheduled LIMIT 1) IS NULL AS nothing_scheduled, \
+            EXISTS (SELECT 1 FROM cqrs_outbox_group WHERE incarnation IS NULL OR expires_at <= clock_timestamp() \
+                OR expires_at > clock_timestamp() + 2 * make_interval(secs => $2)) AS has_free, \
+            EXISTS (SELECT 1 FROM seen) \
+                AND (SELECT count(*) FROM renewed) = (SELECT count(*) FROM cqrs_outbox_group \
+                    WHERE incarnation = $1 AND expires_at > clock_timestamp()) \
+                AND NOT EXISTS (SELECT 1 FROM cqrs_outbox_relay \
+                    WHERE incarnation <> $1 AND seen_at < clock_timestamp() - 10 * make_interval(secs => $2)) \
+                AND (SELECT until FROM cqrs_outbox_gate WHERE until <= (SELECT clock_timestamp()) \
+                    ORDER BY until LIMIT 1) IS NULL AS is_all \
+    ) \
+    SELECT known.*, renewed.* FROM known LEFT JOIN renewed ON true ORDER BY renewed.group_no";
 
 /// Dead letters go: what waits behind them is due.
 pub(super) const DISCARD: &str = "\
@@ -175,6 +206,13 @@ macro_rules! lane {
     };
 }
 
+/// Whether a row `o` of the hot table goes aside in this lane: that of its key, or its own.
+macro_rules! is_of_lane {
+    ($lane:literal) => {
+        concat!($lane, " IN (", lane!("o"), ", 'e'::bytea || uuid_send(o.event_id))")
+    };
+}
+
 /// The columns of a waiting row of the table `o`, but for `group_no`; and how many bytes come before it in this order.
 ///
 /// Whether a lane is gated is asked row by row. For an `EXISTS`, all gates would be read into a table first where there are
@@ -187,7 +225,7 @@ macro_rules! waiting {
              to_char(o.occurred_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') AS occurred_at, \
              o.attempts, o.size, coalesce((SELECT true FROM cqrs_outbox_gate g WHERE g.lane = ",
             lane!("o"),
-            "), false) AS gated, sum(o.size) OVER (ORDER BY ",
+            "), false) AS gated, NULL::bytea AS lane, sum(o.size) OVER (ORDER BY ",
             $order,
             ") - o.size AS bytes_before"
         )
@@ -284,7 +322,7 @@ pub(super) const SEQUENCE: &str = concat!(
     generation!(),
     " AS generation, \
         CASE WHEN has_sequence_privilege(seq, 'USAGE, SELECT') THEN coalesce(pg_sequence_last_value(seq), seqstart - 1) \
-        END AS last \
+        END AS last, pg_sequence_last_value(seq) IS NULL AS is_unused \
     FROM (SELECT seqrelid AS seq, seqstart FROM pg_sequence \
         WHERE seqrelid = pg_get_serial_sequence('cqrs_outbox'::regclass::text, 'id')::regclass \
             AND seqcache = 1 AND seqincrement > 0 AND NOT seqcycle) sequences"
@@ -313,7 +351,7 @@ pub(super) const READ_PARKED: &str = "\
         SELECT p.id, uuid_send(p.event_id) AS event_id, p.event_name, p.event_kind, p.event_version, p.topic, p.message_key, p.headers, \
             p.content_type, p.payload, p.payload_text, \
             to_char(p.occurred_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') AS occurred_at, p.attempts, p.size, g.slot / 64 AS group_no, \
-            false AS gated, sum(p.size) OVER (ORDER BY p.nth, p.id) - p.size AS bytes_before \
+            false AS gated, p.lane, sum(p.size) OVER (ORDER BY p.nth, p.id) - p.size AS bytes_before \
         FROM (SELECT lane, slot FROM cqrs_outbox_gate due \
             WHERE until <= (SELECT clock_timestamp()) AND (slot / 64) = ANY($1) \
                 AND EXISTS (SELECT 1 FROM cqrs_outbox_parked p WHERE p.lane = due.lane AND p.id NOT IN (SELECT unnest($2::bigint[]))) \
@@ -341,8 +379,22 @@ pub(super) const FENCE_ALL: &str = "\
 /// The columns that a row takes with it wherever it goes.
 macro_rules! carried {
     () => {
-        "event_id, event_name, event_kind, event_version, topic, message_key, headers, content_type, payload, \
-         payload_text, tombstone, occurred_at, waiting_since, size, slot"
+        carried!("waiting_since")
+    };
+    ($since:literal) => {
+        concat!(
+            "event_id, event_name, event_kind, event_version, topic, message_key, headers, content_type, payload, \
+             payload_text, tombstone, occurred_at, ",
+            $since,
+            ", size, slot"
+        )
+    };
+}
+
+macro_rules! highest_id {
+    () => {
+        "greatest((SELECT max(id) FROM cqrs_outbox), (SELECT max(id) FROM cqrs_outbox_parked), \
+            (SELECT max(id) FROM cqrs_outbox_dead), (SELECT max(id) FROM cqrs_outbox_sent))"
     };
 }
 
@@ -355,10 +407,25 @@ macro_rules! free_id {
         concat!(
             "CASE WHEN ",
             $("(SELECT true FROM ", $table, " t WHERE t.id = o.id) OR ",)+
-            "false THEN greatest((SELECT max(id) FROM cqrs_outbox), (SELECT max(id) FROM cqrs_outbox_parked), \
-                (SELECT max(id) FROM cqrs_outbox_dead), (SELECT max(id) FROM cqrs_outbox_sent)) + ",
+            "false THEN ",
+            highest_id!(),
+            " + ",
             $nth,
             " ELSE o.id END"
+        )
+    };
+}
+
+/// The same of rows that go together, where the first one that cannot keep its own is that of this query: those behind it get new
+/// ones, too, for else they would pass it.
+macro_rules! free_ids {
+    ($first:literal) => {
+        concat!(
+            "CASE WHEN o.id >= (",
+            $first,
+            ") THEN ",
+            highest_id!(),
+            " + row_number() OVER (ORDER BY id) ELSE o.id END"
         )
     };
 }
@@ -376,9 +443,9 @@ pub(super) const REPLAY: &str = concat!(
     INSERT INTO cqrs_outbox_parked (id, ",
     carried!(),
     ", attempts, lane, error, errors) SELECT ",
-    free_id!("row_number() OVER (ORDER BY id)", "cqrs_outbox_parked"),
+    free_ids!("SELECT min(id) FROM back b WHERE (SELECT true FROM cqrs_outbox_parked t WHERE t.id = b.id)"),
     ", ",
-    carried!(),
+    carried!("clock_timestamp()"),
     ", 0, lane, error, errors FROM back o"
 );
 
@@ -417,8 +484,8 @@ pub(super) const KEEP_PARKED: &str =
 /// A row of the hot table with the id of one that stands aside is another one, unless it is of the same lane.
 pub(super) const PARK_HOT: &str = concat!(
     "WITH moved AS (DELETE FROM cqrs_outbox o WHERE id = $1 AND ",
-    lane!("o"),
-    " = $2 RETURNING *) \
+    is_of_lane!("$2"),
+    " RETURNING *) \
      INSERT INTO cqrs_outbox_parked (id, ",
     carried!(),
     ", attempts, lane, error, errors) \
@@ -440,8 +507,8 @@ pub(super) const PARK_AGAIN: &str = "\
 
 pub(super) const BURY_HOT: &str = concat!(
     "WITH moved AS (DELETE FROM cqrs_outbox o WHERE id = $1 AND ",
-    lane!("o"),
-    " = $2 RETURNING *) \
+    is_of_lane!("$2"),
+    " RETURNING *) \
      INSERT INTO cqrs_outbox_dead (id, ",
     carried!(),
     ", attempts, lane, error, errors) \
@@ -474,9 +541,24 @@ pub(super) const CLOSE_GATE: &str = "\
         UNION ALL SELECT slot FROM cqrs_outbox_dead WHERE lane = $1 LIMIT 1) moved \
     ON CONFLICT (lane) DO UPDATE SET until = EXCLUDED.until, error = EXCLUDED.error";
 
-pub(super) const GATE_CLOSED: &str =
-    "SELECT EXISTS (SELECT 1 FROM cqrs_outbox_gate WHERE lane = $1) AS found";
+pub(super) const GATE: &str = "SELECT until IS NULL AS waits_for_dead FROM cqrs_outbox_gate WHERE lane = $1";
 
+/// `$2` is the error, `$3` how many at most.
+pub(super) const FOLLOW: &str = concat!(
+    "WITH moved AS (DELETE FROM cqrs_outbox_parked WHERE id IN ( \
+        SELECT id FROM cqrs_outbox_parked WHERE lane = $1 ORDER BY id LIMIT $3) RETURNING *) \
+     INSERT INTO cqrs_outbox_dead (id, ",
+    carried!(),
+    ", attempts, lane, error, errors) \
+     SELECT ",
+    free_id!("row_number() OVER (ORDER BY id)", "cqrs_outbox_dead"),
+    ", ",
+    carried!(),
+    ", attempts, lane, $2, \
+        (errors::jsonb || jsonb_build_object('at', clock_timestamp(), 'error', $2::text))::text FROM moved o"
+);
+
+/// They come behind what stands aside of their lane.
 pub(super) const SET_ASIDE: &str = concat!(
     "WITH moved AS (DELETE FROM cqrs_outbox o WHERE id = ANY($1) AND ",
     lane!("o"),
@@ -485,7 +567,11 @@ pub(super) const SET_ASIDE: &str = concat!(
     carried!(),
     ", attempts, lane) \
      SELECT ",
-    free_id!("row_number() OVER (ORDER BY id)", "cqrs_outbox_parked", "cqrs_outbox_dead"),
+    free_ids!(
+        "SELECT min(id) FROM moved m WHERE (SELECT true FROM cqrs_outbox_parked t WHERE t.id = m.id) \
+            OR (SELECT true FROM cqrs_outbox_dead t WHERE t.id = m.id) \
+            OR id < (SELECT max(id) FROM cqrs_outbox_parked WHERE lane = $2)"
+    ),
     ", ",
     carried!(),
     ", attempts, $2 FROM moved o"
@@ -533,14 +619,14 @@ pub(super) const LEAVE_GROUPS: &str = "\
 
 pub(super) const SIGN_OFF: &str = "DELETE FROM cqrs_outbox_relay WHERE incarnation = $1";
 
-/// One statement: one snapshot. Ids rise with time, so the first in line is found by its id and not by a scan for the
-/// oldest time.
+/// One statement: one snapshot. Ids rise with time, or nearly so: the oldest is looked for among the first in line, and not by a scan
+/// of all.
 pub(super) const STATUS: &str = "\
     SELECT schema_version, min_reader_version, hold, \
         (SELECT count(*) FROM cqrs_outbox) AS hot, \
         extract(epoch FROM clock_timestamp() - least( \
-            (SELECT waiting_since FROM cqrs_outbox ORDER BY id LIMIT 1), \
-            (SELECT waiting_since FROM cqrs_outbox_parked ORDER BY id LIMIT 1)))::double precision AS oldest_waiting, \
+            (SELECT min(waiting_since) FROM (SELECT waiting_since FROM cqrs_outbox ORDER BY id LIMIT 1000) first), \
+            (SELECT min(waiting_since) FROM (SELECT waiting_since FROM cqrs_outbox_parked ORDER BY id LIMIT 1000) first)))::double precision AS oldest_waiting, \
         (SELECT count(*) FROM cqrs_outbox_parked) AS parked, \
         (SELECT count(*) FROM cqrs_outbox_gate) AS closed_gates, \
         all_scheduled, due, oldest_due, \
@@ -594,6 +680,8 @@ pub(super) const DIALECT: Dialect = Dialect {
     now: "clock_timestamp()",
     not_before: "clock_timestamp() + make_interval(secs => ?)",
     for_update: " FOR UPDATE",
+    skip_locked: " FOR UPDATE SKIP LOCKED",
+    by_primary_key: "",
     me: "current_user",
     purge_sent: "\
         DELETE FROM cqrs_outbox_sent WHERE id IN (SELECT id FROM cqrs_outbox_sent \

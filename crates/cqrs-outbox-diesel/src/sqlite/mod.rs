@@ -10,7 +10,7 @@ use std::time::Duration;
 use chrono::{DateTime, SecondsFormat, Utc};
 use cqrs_core::{Database, MessageId};
 use cqrs_outbox::table::{self, OutboxRecord, TableNames};
-use cqrs_outbox::{Confirmed, Lane, Lease, ReadRequest, Rejection, RelayId, StoreError};
+use cqrs_outbox::{Confirmed, Lane, LaterEvents, Lease, ReadRequest, Rejection, RelayId, StoreError};
 use diesel::connection::AnsiTransactionManager;
 use diesel::query_builder::{BoxedSqlQuery, SqlQuery};
 use diesel::sql_types::{BigInt, Binary, Bool, Double, Integer, Nullable, Text};
@@ -25,16 +25,17 @@ use crate::backend::Backend;
 use crate::choice::{self, Choice, Present};
 use crate::dead_letters::{DeadRow, FullDeadRow};
 use crate::drift::{Fact, Sequence};
-use crate::migration::{Migration, SQLITE};
+use crate::migration::{Migration, SQLITE, SQLITE_META};
 use crate::new_rows::NewRows;
 use crate::on::On;
 use crate::query::{Dialect, Query, Value};
 use crate::record::Record;
-use crate::requests::{DueRequest, Later, RequestRow};
+use crate::requests::{ARE_OPEN, DueRequest, Later, RequestRow};
 use crate::schedule::ScheduledRecord;
 use crate::statements::{
-    Census, Due, Exists, GroupRow, LeaseRow, Micros, Number, ROWS_PER_INSERT, Statements, TABLES, TakenKey,
-    VersionRow, Versions, Wait, attempts, groups_of, in_parts, joined, limit, places, receipts,
+    Census, Due, Exists, Gate, GroupRow, LeaseRow, Micros, Number, PulseRow, ROWS_PER_INSERT, Statements,
+    TABLES, TakenKey, VersionRow, Versions, Wait, attempts, groups_of, in_parts, joined, limit, places,
+    receipts,
 };
 use crate::status::StatusRow;
 use crate::tx::Tx;
@@ -62,6 +63,7 @@ impl Statements for Sqlite {
     type Memory = ();
 
     const MIGRATIONS: &'static [Migration] = SQLITE;
+    const META_TABLE: &'static str = SQLITE_META;
     const SQL: table::Dialect = table::Dialect::Sqlite;
     const DIALECT: Dialect = sql::DIALECT;
 
@@ -336,30 +338,11 @@ impl Statements for Sqlite {
         on.query(sql::LEASES).bind::<Text, _>(incarnation.to_string()).load(on.conn).await
     }
 
-    async fn record_suspects(
-        on: &mut On<'_, Sqlite>,
-        incarnation: Uuid,
-        ids: Option<&str>,
-    ) -> QueryResult<()> {
-        on.query(sql::RECORD_SUSPECTS)
-            .bind::<Nullable<Text>, _>(ids)
-            .bind::<Text, _>(incarnation.to_string())
-            .execute(on.conn)
-            .await?;
-        Ok(())
-    }
+    /// In this process a statement costs next to nothing, and what is committed costs: the steps one by one are one transaction.
+    const HAS_PULSE: bool = false;
 
-    async fn record_suspended(
-        on: &mut On<'_, Sqlite>,
-        incarnation: Uuid,
-        topics: Option<&str>,
-    ) -> QueryResult<()> {
-        on.query(sql::RECORD_SUSPENDED)
-            .bind::<Nullable<Text>, _>(topics)
-            .bind::<Text, _>(incarnation.to_string())
-            .execute(on.conn)
-            .await?;
-        Ok(())
+    async fn pulse(_: &mut On<'_, Sqlite>, _: Uuid, _: Duration) -> QueryResult<Vec<PulseRow>> {
+        Ok(Vec::new())
     }
 
     async fn census(on: &mut On<'_, Sqlite>, lease: Duration) -> QueryResult<Census> {
@@ -390,6 +373,10 @@ impl Statements for Sqlite {
     async fn sign_off(on: &mut On<'_, Sqlite>, incarnation: Uuid) -> QueryResult<()> {
         on.query(sql::SIGN_OFF).bind::<Text, _>(incarnation.to_string()).execute(on.conn).await?;
         Ok(())
+    }
+
+    async fn are_requests_open(on: &mut On<'_, Sqlite>) -> QueryResult<bool> {
+        Ok(on.query(ARE_OPEN).get_result::<Number>(on.conn).await?.value > 0)
     }
 
     async fn due_requests(on: &mut On<'_, Sqlite>, query: Query) -> QueryResult<Vec<DueRequest>> {
@@ -534,6 +521,21 @@ impl Statements for Sqlite {
         Ok(())
     }
 
+    async fn follow(on: &mut On<'_, Sqlite>, lane: &Lane, max: usize) -> QueryResult<()> {
+        on.query(sql::FOLLOW)
+            .bind::<Binary, _>(lane.as_bytes())
+            .bind::<BigInt, _>(limit(max))
+            .bind::<Text, _>(LaterEvents::FOLLOWS)
+            .execute(on.conn)
+            .await?;
+        on.query(sql::DELETE_FOLLOWERS)
+            .bind::<Binary, _>(lane.as_bytes())
+            .bind::<BigInt, _>(limit(max))
+            .execute(on.conn)
+            .await?;
+        Ok(())
+    }
+
     async fn close_gate(
         on: &mut On<'_, Sqlite>,
         rejection: &Rejection,
@@ -548,10 +550,8 @@ impl Statements for Sqlite {
         Ok(())
     }
 
-    async fn is_gate_closed(on: &mut On<'_, Sqlite>, lane: &Lane) -> QueryResult<bool> {
-        let exists: Exists =
-            on.query(sql::GATE_CLOSED).bind::<Binary, _>(lane.as_bytes()).get_result(on.conn).await?;
-        Ok(exists.found)
+    async fn gate(on: &mut On<'_, Sqlite>, lane: &Lane) -> QueryResult<Option<Gate>> {
+        on.query(sql::GATE).bind::<Binary, _>(lane.as_bytes()).get_result(on.conn).await.optional()
     }
 
     async fn gate_is_needed(on: &mut On<'_, Sqlite>, lane: &Lane) -> QueryResult<bool> {

@@ -77,10 +77,6 @@ pub(super) const SEEN: &str = "\
     VALUES (?, ?, ?, unixepoch('now', 'subsec')) \
     ON CONFLICT (incarnation) DO UPDATE SET seen_at = unixepoch('now', 'subsec')";
 
-pub(super) const RECORD_SUSPECTS: &str = "UPDATE cqrs_outbox_relay SET suspects = ? WHERE incarnation = ?";
-
-pub(super) const RECORD_SUSPENDED: &str = "UPDATE cqrs_outbox_relay SET suspended = ? WHERE incarnation = ?";
-
 pub(super) const FORGET_RELAYS: &str =
     "DELETE FROM cqrs_outbox_relay WHERE seen_at < unixepoch('now', 'subsec') - 10 * ?";
 
@@ -113,7 +109,9 @@ pub(super) const LEASES: &str = "\
 pub(super) const CENSUS: &str = "\
     SELECT (SELECT count(*) FROM cqrs_outbox_group) AS all_groups, \
         (SELECT count(*) FROM cqrs_outbox_relay WHERE seen_at > unixepoch('now', 'subsec') - ?) AS relays, \
-        coalesce((SELECT hold FROM cqrs_outbox_meta), 1) AS hold";
+        coalesce((SELECT hold FROM cqrs_outbox_meta), 1) AS hold, \
+        NOT EXISTS (SELECT 1 FROM cqrs_outbox_gate) AS nothing_aside, \
+        NOT EXISTS (SELECT 1 FROM cqrs_outbox_scheduled) AS nothing_scheduled";
 
 /// Gates that are due and have nothing behind them.
 pub(super) const SWEEP_GATES: &str = "\
@@ -123,8 +121,22 @@ pub(super) const SWEEP_GATES: &str = "\
 /// The columns that a row takes with it wherever it goes.
 macro_rules! carried {
     () => {
-        "event_id, event_name, event_kind, event_version, topic, message_key, headers, content_type, payload, \
-         payload_text, tombstone, occurred_at, waiting_since, size, slot"
+        carried!("waiting_since")
+    };
+    ($since:literal) => {
+        concat!(
+            "event_id, event_name, event_kind, event_version, topic, message_key, headers, content_type, payload, \
+             payload_text, tombstone, occurred_at, ",
+            $since,
+            ", size, slot"
+        )
+    };
+}
+
+macro_rules! highest_id {
+    () => {
+        "max(coalesce((SELECT max(id) FROM cqrs_outbox), 0), coalesce((SELECT max(id) FROM cqrs_outbox_parked), 0), \
+            coalesce((SELECT max(id) FROM cqrs_outbox_dead), 0), coalesce((SELECT max(id) FROM cqrs_outbox_sent), 0))"
     };
 }
 
@@ -137,11 +149,20 @@ macro_rules! free_id {
         concat!(
             "CASE WHEN ",
             $("(SELECT 1 FROM ", $table, " t WHERE t.id = o.id) OR ",)+
-            "0 THEN max(coalesce((SELECT max(id) FROM cqrs_outbox), 0), coalesce((SELECT max(id) FROM cqrs_outbox_parked), 0), \
-                coalesce((SELECT max(id) FROM cqrs_outbox_dead), 0), coalesce((SELECT max(id) FROM cqrs_outbox_sent), 0)) + ",
+            "0 THEN ",
+            highest_id!(),
+            " + ",
             $nth,
             " ELSE o.id END"
         )
+    };
+}
+
+/// The same of rows that go together, where the first one that cannot keep its own is that of this query: those behind it get new
+/// ones, too, for else they would pass it.
+macro_rules! free_ids {
+    ($first:literal) => {
+        concat!("CASE WHEN o.id >= (", $first, ") THEN ", highest_id!(), " + 1 + json_each.key ELSE o.id END")
     };
 }
 
@@ -159,9 +180,9 @@ pub(super) const REPLAY: [&str; 3] = [
         carried!(),
         ", attempts, lane, error, errors) \
          SELECT ",
-        free_id!("1 + json_each.key", "cqrs_outbox_parked"),
+        free_ids!("SELECT min(t.id) FROM json_each(?1) k CROSS JOIN cqrs_outbox_parked t ON t.id = k.value"),
         ", ",
-        carried!(),
+        carried!("unixepoch('now', 'subsec')"),
         ", 0, lane, error, errors FROM json_each(?1) CROSS JOIN cqrs_outbox_dead o ON o.id = json_each.value"
     ),
     DELETE_DEAD,
@@ -187,20 +208,32 @@ macro_rules! lane {
     };
 }
 
+/// Whether a row of the hot table goes aside in this lane: that of its key, or its own.
+macro_rules! is_of_lane {
+    ($lane:literal) => {
+        concat!(
+            $lane,
+            " IN (",
+            lane!(),
+            ", CAST('e' || CAST(unhex(replace(event_id, '-', '')) AS TEXT) AS BLOB))"
+        )
+    };
+}
+
 /// Behind it comes which rows. As a rule there are no gates at all, which is found out once.
 pub(super) const READ: &str = concat!(
     "SELECT id, unhex(replace(event_id, '-', '')) AS event_id, event_name, event_kind, event_version, topic, \
         CAST(message_key AS BLOB) AS message_key, headers, content_type, payload, payload_text, occurred_at, attempts, size, \
         0 AS group_no, EXISTS (SELECT 1 FROM cqrs_outbox_gate) AND EXISTS (SELECT 1 FROM cqrs_outbox_gate g WHERE g.lane = ",
     lane!(),
-    ") AS gated FROM cqrs_outbox WHERE "
+    ") AS gated, NULL AS lane FROM cqrs_outbox WHERE "
 );
 
 /// `CROSS JOIN`: the gates first. SQLite would go through all parked rows in the order of their ids to save the sorting.
 pub(super) const READ_PARKED: &str = "\
     SELECT * FROM ( \
         SELECT id, unhex(replace(event_id, '-', '')) AS event_id, event_name, event_kind, event_version, topic, CAST(message_key AS BLOB) AS message_key, \
-            headers, content_type, payload, payload_text, occurred_at, attempts, size, 0 AS group_no, 0 AS gated, \
+            headers, content_type, payload, payload_text, occurred_at, attempts, size, 0 AS group_no, 0 AS gated, lane, \
             sum(size) OVER (ORDER BY id) - size AS bytes_before \
         FROM (SELECT p.* FROM cqrs_outbox_gate g CROSS JOIN cqrs_outbox_parked p ON p.lane = g.lane \
             WHERE g.until <= unixepoch('now', 'subsec') AND 0 IN (SELECT value FROM json_each(?1)) \
@@ -263,8 +296,7 @@ pub(super) const PARK_HOT: &str = concat!(
     carried!(),
     ", ?4, ?2, ?3, json_array(json_object('at', strftime('%Y-%m-%dT%H:%M:%fZ', 'now'), 'error', ?3)) \
      FROM cqrs_outbox o WHERE id = ?1 AND ",
-    lane!(),
-    " = ?2"
+    is_of_lane!("?2")
 );
 
 /// Written twice after an answer that was lost, it counts and tells the refusal once.
@@ -286,8 +318,7 @@ pub(super) const BURY_HOT: &str = concat!(
     ", ?4, ?2, ?3, \
         json_array(json_object('at', strftime('%Y-%m-%dT%H:%M:%fZ', 'now'), 'error', ?3)) \
      FROM cqrs_outbox o WHERE id = ?1 AND ",
-    lane!(),
-    " = ?2"
+    is_of_lane!("?2")
 );
 
 pub(super) const BURY_PARKED: &str = concat!(
@@ -304,7 +335,7 @@ pub(super) const BURY_PARKED: &str = concat!(
 );
 
 /// What was moved.
-pub(super) const DELETE_HOT: &str = concat!("DELETE FROM cqrs_outbox WHERE id = ? AND ", lane!(), " = ?");
+pub(super) const DELETE_HOT: &str = concat!("DELETE FROM cqrs_outbox WHERE id = ? AND ", is_of_lane!("?"));
 
 pub(super) const DELETE_PARKED: &str = "DELETE FROM cqrs_outbox_parked WHERE id = ? AND lane = ?";
 
@@ -313,14 +344,43 @@ pub(super) const CLOSE_GATE: &str = "\
     INSERT INTO cqrs_outbox_gate (lane, slot, until, error) VALUES (?1, 0, unixepoch('now', 'subsec') + ?2, ?3) \
     ON CONFLICT (lane) DO UPDATE SET until = excluded.until, error = excluded.error";
 
-pub(super) const GATE_CLOSED: &str = "SELECT EXISTS (SELECT 1 FROM cqrs_outbox_gate WHERE lane = ?) AS found";
+pub(super) const GATE: &str = "SELECT until IS NULL AS waits_for_dead FROM cqrs_outbox_gate WHERE lane = ?";
 
+macro_rules! followers {
+    () => {
+        "(SELECT id FROM cqrs_outbox_parked WHERE lane = ?1 ORDER BY id LIMIT ?2)"
+    };
+}
+
+/// `?1` is the lane, `?2` how many at most, `?3` the error.
+pub(super) const FOLLOW: &str = concat!(
+    "INSERT INTO cqrs_outbox_dead (id, ",
+    carried!(),
+    ", attempts, lane, error, errors) \
+     SELECT ",
+    free_id!("row_number() OVER (ORDER BY id)", "cqrs_outbox_dead"),
+    ", ",
+    carried!(),
+    ", attempts, lane, ?3, \
+        json_insert(errors, '$[#]', json_object('at', strftime('%Y-%m-%dT%H:%M:%fZ', 'now'), 'error', ?3)) \
+     FROM cqrs_outbox_parked o WHERE id IN ",
+    followers!()
+);
+
+pub(super) const DELETE_FOLLOWERS: &str =
+    concat!("DELETE FROM cqrs_outbox_parked WHERE id IN ", followers!());
+
+/// They come behind what stands aside of their lane.
 pub(super) const SET_ASIDE: &str = concat!(
     "INSERT INTO cqrs_outbox_parked (id, ",
     carried!(),
     ", attempts, lane) \
      SELECT ",
-    free_id!("1 + json_each.key", "cqrs_outbox_parked", "cqrs_outbox_dead"),
+    free_ids!(
+        "SELECT min(k.value) FROM json_each(?1) k WHERE (SELECT 1 FROM cqrs_outbox_parked t WHERE t.id = k.value) \
+            OR (SELECT 1 FROM cqrs_outbox_dead t WHERE t.id = k.value) \
+            OR k.value < (SELECT max(id) FROM cqrs_outbox_parked WHERE lane = ?2)"
+    ),
     ", ",
     carried!(),
     ", attempts, ?2 FROM json_each(?1) CROSS JOIN cqrs_outbox o ON o.id = json_each.value WHERE ",
@@ -367,14 +427,14 @@ pub(super) const MOVE_DUE: [&str; 2] = [
     "DELETE FROM cqrs_outbox_scheduled WHERE id IN (SELECT value FROM json_each(?))",
 ];
 
-/// One statement: one snapshot. Ids rise with time, so the first in line is found by its id and not by a scan for the
-/// oldest time.
+/// One statement: one snapshot. Ids rise with time, or nearly so: the oldest is looked for among the first in line, and not by a scan
+/// of all.
 pub(super) const STATUS: &str = "\
     SELECT schema_version, min_reader_version, hold, \
         (SELECT count(*) FROM cqrs_outbox) AS hot, \
         unixepoch('now', 'subsec') - (SELECT min(waiting_since) FROM ( \
-            SELECT * FROM (SELECT waiting_since FROM cqrs_outbox ORDER BY id LIMIT 1) \
-            UNION ALL SELECT * FROM (SELECT waiting_since FROM cqrs_outbox_parked ORDER BY id LIMIT 1))) \
+            SELECT * FROM (SELECT waiting_since FROM cqrs_outbox ORDER BY id LIMIT 1000) \
+            UNION ALL SELECT * FROM (SELECT waiting_since FROM cqrs_outbox_parked ORDER BY id LIMIT 1000))) \
             AS oldest_waiting, \
         (SELECT count(*) FROM cqrs_outbox_parked) AS parked, \
         (SELECT count(*) FROM cqrs_outbox_gate) AS closed_gates, \
@@ -422,6 +482,8 @@ pub(super) const DIALECT: Dialect = Dialect {
     now: "strftime('%Y-%m-%dT%H:%M:%fZ', 'now')",
     not_before: "unixepoch('now', 'subsec') + ?",
     for_update: "",
+    skip_locked: "",
+    by_primary_key: "",
     me: "''",
     purge_sent: "\
         DELETE FROM cqrs_outbox_sent WHERE id IN (SELECT id FROM cqrs_outbox_sent \

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use cqrs_core::{Message, codec::header};
 use cqrs_outbox::{
-    Fenced, Heartbeat, Lease, OutboxRow, OutboxStore, ReadRequest, Rejection, RelayId, Verdict,
+    Fenced, Heartbeat, LaterEvents, Lease, OutboxRow, OutboxStore, ReadRequest, Rejection, RelayId, Verdict,
 };
 use cqrs_outbox_diesel::{DeadLetter, DeadLetterFilter, Outbox, Page};
 use uuid::Uuid;
@@ -89,7 +89,8 @@ impl Owner {
         for row in &rows {
             let lease = *request.leases.iter().find(|lease| lease.group == row.group).unwrap();
             let (lane, error) = (row.lane.clone(), error.to_owned());
-            let verdict = Verdict::Bury { lane_waits };
+            let verdict =
+                Verdict::Bury { later: if lane_waits { LaterEvents::Wait } else { LaterEvents::GoOn } };
             let rejection = Rejection { lease, id: row.id, lane, attempts: 3, error, verdict };
             assert_eq!(self.store.reject(&rejection).await.unwrap(), Fenced::Done(()));
         }
@@ -213,7 +214,7 @@ async fn one_is_shown_in_full<D: Db>(site: &Site) {
     let row = owner.read().await.remove(0);
     let lease = *owner.beat().await.leases.iter().find(|lease| lease.group == row.group).unwrap();
     let park = Verdict::Park { retry_in: Duration::ZERO };
-    for (attempts, verdict) in [(1, park), (2, Verdict::Bury { lane_waits: true })] {
+    for (attempts, verdict) in [(1, park), (2, Verdict::Bury { later: LaterEvents::Wait })] {
         let (lane, error) = (row.lane.clone(), format!("no {attempts}"));
         let rejection = Rejection { lease, id: row.id, lane, attempts, error, verdict };
         assert_eq!(owner.store.reject(&rejection).await.unwrap(), Fenced::Done(()));

@@ -71,11 +71,13 @@ impl Plan {
                     "SET LOCAL plan_cache_mode = {mode}; \
                      CREATE FUNCTION explained(statement text) RETURNS SETOF json LANGUAGE plpgsql AS \
                      $$ BEGIN RETURN QUERY EXECUTE 'EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) ' || statement; END $$; \
-                     DEALLOCATE ALL; PREPARE one AS {text}"
+                     PREPARE one AS {text}"
                 ))
                 .await?;
                 let explain = format!("SELECT explained::text AS value FROM explained($$EXECUTE one{values}$$)");
                 plan = Pg::values(tx, &explain).await?.pop();
+                // It outlives the transaction; what the outbox has prepared on this connection stays.
+                tx.batch_execute("DEALLOCATE one").await?;
                 Err::<(), _>(Error::handler("rolled back"))
             })
             .await;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use cqrs_consumer::Inbox;
 use cqrs_core::{BeginTransaction, Envelope, ErrorKind, MessageId, Transaction};
-use cqrs_outbox::{Fenced, OutboxRelay, ReadRequest, Rejection, RelayId, Verdict};
+use cqrs_outbox::{Fenced, LaterEvents, OutboxRelay, ReadRequest, Rejection, RelayId, Verdict};
 use cqrs_outbox_diesel::{MySql, Outbox};
 use cqrs_testing::history::History;
 use diesel_async::SimpleAsyncConnection;
@@ -379,7 +379,7 @@ async fn parked_lanes_are_read_some_at_a_time(site: &Site) {
         assert_eq!(store.reject(&park).await.unwrap(), Fenced::Done(()));
         let ids: Vec<i64> = rows[150..].iter().filter(|row| row.lane == lane).map(|row| row.id).collect();
         assert_eq!(ids.len(), 2);
-        assert_eq!(store.set_aside(lease, &lane, &ids).await.unwrap(), Fenced::Done(true));
+        assert_eq!(store.set_aside(lease, &lane, &ids, LaterEvents::Wait).await.unwrap(), Fenced::Done(true));
     }
     let ids = |rows: &[cqrs_outbox::OutboxRow]| rows.iter().map(|row| row.id).collect::<Vec<_>>();
     let mut request = ReadRequest { leases, known: Vec::new(), limit: 1_000, max_bytes: 1 << 24 };
@@ -732,7 +732,10 @@ async fn a_relay_does_not_wait_for_writers(site: &Site) {
     let park =
         Rejection { lease, id: b.id, lane: b.lane.clone(), attempts: 1, error: "no".to_owned(), verdict };
     assert_eq!(store.reject(&park).await.unwrap(), Fenced::Done(()));
-    assert_eq!(store.set_aside(lease, &b.lane, &[rows[2].id]).await.unwrap(), Fenced::Done(true));
+    assert_eq!(
+        store.set_aside(lease, &b.lane, &[rows[2].id], LaterEvents::Wait).await.unwrap(),
+        Fenced::Done(true)
+    );
     store.leave(&relay).await.unwrap();
     // All that is left is settled, from both places.
     let relay = OutboxRelay::builder(store, sink.clone()).settings(quick()).build().unwrap();
@@ -777,7 +780,7 @@ async fn writers_do_not_wait_for_what_a_relay_looked_for(site: &Site) {
     let moving = {
         let (store, lane) = (store.clone(), rows[0].lane.clone());
         let ids = [rows[0].id, rows[1].id, rows[1].id + 1_000];
-        tokio::spawn(async move { store.set_aside(lease, &lane, &ids).await })
+        tokio::spawn(async move { store.set_aside(lease, &lane, &ids, LaterEvents::Wait).await })
     };
     waits_for_a_lock(site, &outbox).await;
     let mut writer = outbox.begin().await.unwrap();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cqrs_core::ErrorKind;
-use cqrs_outbox::{Fenced, Heartbeat, OutboxRelay, Rejection, RelayId, Verdict};
+use cqrs_outbox::{Fenced, Heartbeat, LaterEvents, OutboxRelay, Rejection, RelayId, Verdict};
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
@@ -93,7 +93,7 @@ async fn every_refusal_is_kept_and_a_discard_leaves_no_gate<D: Db>(site: &Site) 
     let leases = own_all(&store, &relay).await;
     let lease = *leases.iter().find(|lease| lease.group == row.group).unwrap();
     let park = Verdict::Park { retry_in: Duration::ZERO };
-    let bury = Verdict::Bury { lane_waits: true };
+    let bury = Verdict::Bury { later: LaterEvents::Wait };
     // The second is written twice, as after an answer that was lost.
     for (attempts, verdict) in [(1, park), (2, park), (2, park), (3, bury)] {
         let (lane, error) = (row.lane.clone(), format!("no {attempts}"));

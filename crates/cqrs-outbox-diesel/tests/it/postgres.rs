@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cqrs_core::{BeginTransaction, ErrorKind, Transaction};
-use cqrs_outbox::{OutboxRelay, ReadRequest, RelayId};
+use cqrs_outbox::{Heartbeat, OutboxRelay, ReadRequest, RelayId};
 use cqrs_outbox_diesel::{Outbox, Pg};
 use cqrs_testing::history::History;
 use diesel_async::SimpleAsyncConnection;
@@ -15,6 +15,7 @@ use uuid::Uuid;
 use crate::backend::{Db, PlainSql, Site};
 use crate::events::{Sink, closed, own_all, quick, statements_with};
 use crate::harness::{Trials, tests};
+use crate::requests::somebody_waits;
 
 pub(crate) fn trials(trials: &mut Trials) {
     trials.on::<Pg>(tests!(postgres {
@@ -29,6 +30,8 @@ pub(crate) fn trials(trials: &mut Trials) {
         cut_connections_lose_nothing,
         writers_do_not_wait_for_a_relay,
         what_writers_run_stays_prepared,
+        an_idle_relay_runs_little,
+        a_lease_that_is_just_locked_is_renewed,
     }));
 }
 
@@ -328,4 +331,62 @@ async fn what_writers_run_stays_prepared(site: &Site) {
                     WHERE statement LIKE 'INSERT INTO cqrs_outbox %'";
     assert_eq!(Pg::values(&mut tx, prepared).await.unwrap(), ["2"], "one for a single row and one for many");
     tx.commit().await.unwrap();
+}
+
+/// As the server counts them, on the only connection: each heartbeat, and each poll, be it of a table that was never written to.
+async fn an_idle_relay_runs_little(site: &Site) {
+    let outbox = Pg::connect_with(site.empty().await, 1).await.unwrap();
+    outbox.migrate().await.unwrap();
+    let store = Pg::store(&outbox);
+    let relay = RelayId { name: "one".to_owned(), incarnation: Uuid::new_v4() };
+    let leases = own_all(&store, &relay).await;
+    let beat = Heartbeat { lease: Duration::from_secs(600), take: 0, release: Vec::new() };
+    let request = ReadRequest { leases, known: Vec::new(), limit: 2_000, max_bytes: 1 << 20 };
+    let runs = async || -> u64 {
+        let runs = "SELECT CAST(coalesce(sum(generic_plans + custom_plans), 0) AS text) AS value \
+                    FROM pg_prepared_statements WHERE statement NOT LIKE '%pg_prepared_statements%'";
+        outbox.values(runs).await[0].parse().unwrap()
+    };
+    let idle = async || {
+        for nth in 0..5 {
+            let before = runs().await;
+            let ownership = store.heartbeat(&relay, &beat).await.unwrap();
+            assert_eq!((ownership.leases.len(), ownership.groups, ownership.relays), (64, 64, 1));
+            let beaten = runs().await;
+            store.read(&request).await.unwrap();
+            let read = runs().await;
+            // The first ones find out where reads begin.
+            if nth > 2 {
+                assert_eq!((beaten - before, read - beaten), (2, 1), "a heartbeat, and a poll");
+            }
+            // Longer than it is left alone.
+            sleep(Duration::from_millis(150)).await;
+        }
+    };
+    idle().await;
+    outbox.transaction(async |tx| tx.publish(closed(1)).await).await.unwrap();
+    idle().await;
+}
+
+/// By a refusal of its own, say, that is being written: it waits for that, and for no longer than it has time.
+async fn a_lease_that_is_just_locked_is_renewed(site: &Site) {
+    let outbox = site.outbox::<Pg>().await;
+    let store = Pg::store(&outbox);
+    let relay = RelayId { name: "one".to_owned(), incarnation: Uuid::new_v4() };
+    own_all(&store, &relay).await;
+    let mut other = outbox.begin().await.unwrap();
+    other.batch_execute("SELECT * FROM cqrs_outbox_group WHERE group_no = 7 FOR UPDATE").await.unwrap();
+    let beat = Heartbeat { lease: Duration::from_secs(600), take: 0, release: Vec::new() };
+    let beating = tokio::spawn({
+        let (store, relay, beat) = (store.clone(), relay.clone(), beat.clone());
+        async move { store.heartbeat(&relay, &beat).await.unwrap().leases.len() }
+    });
+    timeout(Duration::from_secs(30), somebody_waits(&outbox)).await.expect("nobody waits");
+    other.rollback().await.unwrap();
+    assert_eq!(beating.await.unwrap(), 64);
+    // As long as somebody holds it for ever, it gives up by itself.
+    let mut other = outbox.begin().await.unwrap();
+    other.batch_execute("SELECT * FROM cqrs_outbox_group WHERE group_no = 7 FOR UPDATE").await.unwrap();
+    assert!(store.heartbeat(&relay, &beat).await.is_err());
+    other.rollback().await.unwrap();
 }

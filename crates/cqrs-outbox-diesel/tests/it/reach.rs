@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cqrs_outbox::{
-    Fenced, GroupNo, Lane, Lease, OutboxRow, OutboxStore, ReadRequest, Rejection, RelayId, Verdict,
+    Fenced, GroupNo, Lane, LaterEvents, Lease, OutboxRow, OutboxStore, ReadRequest, Rejection, RelayId,
+    Verdict,
 };
 use cqrs_outbox_diesel::{MySql, Outbox, Pg};
 use uuid::Uuid;
@@ -156,7 +157,10 @@ async fn a_lane_that_drains_leaves_room_for_others<D: Db>(site: &Site) {
             Rejection { lease, id, lane: lane(key), attempts: 1, error: "no".to_owned(), verdict };
         assert_eq!(reader.store.reject(&rejection).await.unwrap(), Fenced::Done(()));
         let others: Vec<i64> = of_key[1..].iter().map(|row| row.id).collect();
-        assert_eq!(reader.store.set_aside(lease, &lane(key), &others).await.unwrap(), Fenced::Done(true));
+        assert_eq!(
+            reader.store.set_aside(lease, &lane(key), &others, LaterEvents::Wait).await.unwrap(),
+            Fenced::Done(true)
+        );
     }
     let size = rows[0].size;
     for (limit, max_bytes) in [(10, ALL), (100, 10 * size + 20)] {

@@ -6,7 +6,9 @@ use cqrs_consumer::Inbox;
 use cqrs_core::broker::Receipt;
 use cqrs_core::{BeginTransaction, Message, MessageId, Transaction};
 use cqrs_outbox::engine::{Action, Engine, Input};
-use cqrs_outbox::{Confirmed, Fenced, OutboxRow, Ownership, Place, Rejection, RelaySettings, Verdict};
+use cqrs_outbox::{
+    Confirmed, Fenced, LaterEvents, OutboxRow, Ownership, Place, Rejection, RelaySettings, Verdict,
+};
 use cqrs_outbox_diesel::Outbox;
 use diesel_async::SimpleAsyncConnection;
 use tokio::time::timeout;
@@ -180,7 +182,7 @@ async fn it_is_kept_where_it_was_moved_to<D: Db>(site: &Site) {
     let (lane, error) = (rows[0].lane.clone(), "no".to_owned());
     let rejection = Rejection { lease, id: rows[0].id, lane, attempts: 1, error, verdict };
     owner.store.reject(&rejection).await.unwrap();
-    owner.store.set_aside(lease, &rows[1].lane, &[rows[1].id]).await.unwrap();
+    owner.store.set_aside(lease, &rows[1].lane, &[rows[1].id], LaterEvents::Wait).await.unwrap();
     // Both were read before.
     owner.store.settle(&confirmed(&rows, at)).await.unwrap();
     assert_eq!(sent(&outbox).await, ["a 7 0", "b 7 0"]);

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use cqrs_core::broker::Receipt;
-use cqrs_outbox::{Fenced, OutboxRow, Place, Rejection, Verdict};
+use cqrs_outbox::{Fenced, LaterEvents, OutboxRow, Place, Rejection, Verdict};
 use cqrs_outbox_diesel::{
     Asking, DeadLetterFilter, Outbox, Page, RequestFilter, RequestKind, RequestOutcome,
 };
@@ -23,6 +23,8 @@ impl OnEach for All {
             each_dead_letter_stays_itself,
             each_parked_one_stays_itself,
             what_goes_aside_has_its_own_place,
+            what_goes_aside_stays_in_order,
+            what_comes_back_stays_in_order,
             a_dead_letter_goes_back_beside_another,
             a_refusal_is_of_the_one_that_was_sent,
             a_refusal_is_of_the_one_that_stands_aside,
@@ -62,7 +64,7 @@ async fn reject(owner: &Owner, row: &OutboxRow, attempts: u32, verdict: Verdict)
 }
 
 const PARK: Verdict = Verdict::Park { retry_in: Duration::ZERO };
-const BURY: Verdict = Verdict::Bury { lane_waits: false };
+const BURY: Verdict = Verdict::Bury { later: LaterEvents::GoOn };
 
 fn names(rows: &[OutboxRow]) -> Vec<&str> {
     rows.iter().map(|row| &*row.message.name).collect()
@@ -132,7 +134,7 @@ async fn each_dead_letter_stays_itself<D: Db>(site: &Site) {
             reject(&owner, &new, 2, BURY).await;
             assert_eq!(dead(&outbox).await, ["new: new no 2", "old: old no 1"]);
         } else {
-            reject(&owner, &new, 1, Verdict::Bury { lane_waits: true }).await;
+            reject(&owner, &new, 1, Verdict::Bury { later: LaterEvents::Wait }).await;
             assert_eq!(dead(&outbox).await, ["new: new no 1", "old: old no 1"]);
         }
         outbox.replay(new.event_id).await.unwrap();
@@ -173,7 +175,7 @@ async fn what_goes_aside_has_its_own_place<D: Db>(site: &Site) {
     reject(&owner, &rows[0], 1, PARK).await;
     let lease = *owner.beat().await.leases.iter().find(|lease| lease.group == rows[0].group).unwrap();
     let rest: Vec<i64> = rows[1..].iter().map(|row| row.id).collect();
-    let answer = owner.store.set_aside(lease, &rows[0].lane, &rest).await.unwrap();
+    let answer = owner.store.set_aside(lease, &rows[0].lane, &rest, LaterEvents::Wait).await.unwrap();
     assert_eq!((answer, outbox.waiting().await), (Fenced::Done(true), 0));
     let mut rows = owner.parked().await;
     rows.sort_by_key(|row| row.event_id);
@@ -281,4 +283,62 @@ async fn what_is_kept_is_kept_twice<D: Db>(site: &Site) {
         begin_again(&outbox).await;
     }
     assert_eq!(kept().await, ["a", "b", "c"]);
+}
+
+/// The first three ids of these keys are in use, in this table.
+async fn in_use<D: Db>(site: &Site, verdict: Verdict, keys: [&str; 3]) -> (Outbox<D>, Owner) {
+    let outbox = site.outbox::<D>().await;
+    let owner = Owner::new(&outbox).await;
+    for key in keys {
+        publish(&outbox, "old", key).await;
+    }
+    for row in owner.read().await {
+        reject(&owner, &row, 1, verdict).await;
+    }
+    begin_again(&outbox).await;
+    (outbox, owner)
+}
+
+/// Of those that go aside the second cannot keep its id, and one comes after them.
+async fn what_goes_aside_stays_in_order<D: Db>(site: &Site) {
+    for verdict in [PARK, BURY] {
+        let (outbox, owner) = in_use::<D>(site, verdict, ["x", "y", "z"]).await;
+        let table = if verdict == PARK { "cqrs_outbox_parked" } else { "cqrs_outbox_dead" };
+        outbox.sql(&format!("DELETE FROM {table} WHERE id <> 3")).await.unwrap();
+        for name in ["1", "2", "3", "4", "5", "6"] {
+            publish(&outbox, name, "a").await;
+        }
+        let rows = owner.read().await;
+        reject(&owner, &rows[0], 1, PARK).await;
+        let lease = *owner.beat().await.leases.iter().find(|lease| lease.group == rows[0].group).unwrap();
+        for some in [&rows[1..4], &rows[4..5], &rows[5..]] {
+            let ids: Vec<_> = some.iter().map(|row| row.id).collect();
+            assert_eq!(
+                owner.store.set_aside(lease, &rows[0].lane, &ids, LaterEvents::Wait).await.unwrap(),
+                Fenced::Done(true)
+            );
+        }
+        let parked: Vec<_> =
+            owner.parked().await.into_iter().filter(|row| row.lane == rows[0].lane).collect();
+        assert_eq!(names(&parked), ["1", "2", "3", "4", "5", "6"]);
+    }
+}
+
+/// Of those that are replayed the second cannot keep its id.
+async fn what_comes_back_stays_in_order<D: Db>(site: &Site) {
+    let (outbox, owner) = in_use::<D>(site, BURY, ["a", "a", "a"]).await;
+    for _ in 0..3 {
+        publish(&outbox, "new", "b").await;
+    }
+    let rows = owner.read().await;
+    outbox.sql("UPDATE cqrs_outbox_dead SET event_name = CAST(id AS char(1))").await.unwrap();
+    outbox.sql(&format!("DELETE FROM cqrs_outbox WHERE id <> {}", rows[1].id)).await.unwrap();
+    // It goes aside with its own id, whoever has it among the dead letters.
+    let dead = "cqrs_outbox_dead SET id = id + 10";
+    outbox.sql(&format!("UPDATE {dead}")).await.unwrap();
+    reject(&owner, &rows[1], 1, PARK).await;
+    outbox.sql(&format!("UPDATE {}", dead.replace('+', "-"))).await.unwrap();
+    outbox.replay_all(&DeadLetterFilter::new(), &Asking::new()).await.unwrap();
+    let parked: Vec<_> = owner.parked().await.into_iter().filter(|row| row.lane != rows[1].lane).collect();
+    assert_eq!(names(&parked), ["1", "2", "3"]);
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use cqrs_core::broker::Receipt;
 use cqrs_core::{Envelope, ErrorKind, EventKind, codec::header};
-use cqrs_outbox::{Lane, OutboxRelay, OutboxRow};
+use cqrs_outbox::{Lane, LaterEvents, OutboxRelay, OutboxRow};
 use cqrs_outbox_diesel::{DeadLetterFilter, Outbox, Page};
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
@@ -307,7 +307,7 @@ async fn what_cannot_be_read_becomes_a_dead_letter<D: Db>(site: &Site) {
     }
     let mut settings = quick();
     settings.max_attempts = 2;
-    settings.lane_waits_for_dead_letter = false;
+    settings.later_events = LaterEvents::GoOn;
     let sink = Arc::new(Sink::default());
     let relay = OutboxRelay::builder(D::store(&outbox), sink.clone()).settings(settings).build().unwrap();
     let all = DeadLetterFilter::new();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cqrs_core::{Envelope, ErrorKind};
-use cqrs_outbox::OutboxRelay;
+use cqrs_outbox::{Heartbeat, OutboxRelay, RelayId};
 use cqrs_outbox_diesel::{MySql, Outbox, Pg};
 use cqrs_testing::history::History;
 use cqrs_testing::services::Server;
@@ -14,7 +14,7 @@ use url::Url;
 use uuid::Uuid;
 
 use crate::backend::{Db, PlainSql, Site};
-use crate::events::{Sink, closed, quick};
+use crate::events::{Sink, closed, own_all, quick};
 use crate::harness::{Trials, tests};
 
 pub(crate) fn trials(trials: &mut Trials) {
@@ -24,6 +24,7 @@ pub(crate) fn trials(trials: &mut Trials) {
     }));
     trials.on_own::<Pg>(tests!(servers<Pg> { a_server_that_is_away_loses_nothing }));
     trials.on_own::<MySql>(tests!(servers<MySql> { a_server_that_is_away_loses_nothing }));
+    trials.on_own::<MySql>(tests!(servers { an_idle_relay_runs_little }));
 }
 
 pub(crate) async fn start<D: Db>() -> Arc<Server> {
@@ -119,4 +120,32 @@ async fn a_server_that_is_away_loses_nothing<D: Db>(_: &Site) {
         history.delivered(message.id.unwrap().to_uuid().unwrap(), message.key);
     }
     history.check().assert_clean();
+}
+
+/// As the server counts them.
+async fn an_idle_relay_runs_little(_: &Site) {
+    let server = start::<MySql>().await;
+    let outbox = MySql::connect(server.url().to_owned()).await.unwrap();
+    outbox.migrate().await.unwrap();
+    let store = MySql::store(&outbox);
+    let relay = RelayId { name: "one".to_owned(), incarnation: Uuid::new_v4() };
+    own_all(&store, &relay).await;
+    let beat = Heartbeat { lease: Duration::from_secs(600), take: 0, release: Vec::new() };
+    // Not what asks for it, which is a statement, too.
+    let count = async |what: &str| -> u64 {
+        let count = format!(
+            "SELECT CAST(variable_value AS text) AS value FROM information_schema.global_status \
+             WHERE variable_name = '{what}'"
+        );
+        outbox.values(&count).await[0].parse().unwrap()
+    };
+    store.heartbeat(&relay, &beat).await.unwrap();
+    for (what, each) in [("Com_stmt_execute", 4), ("Com_stmt_prepare", 0), ("Com_set_option", 0)] {
+        let (first, second) = (count(what).await, count(what).await);
+        for _ in 0..3 {
+            let ownership = store.heartbeat(&relay, &beat).await.unwrap();
+            assert_eq!((ownership.leases.len(), ownership.groups, ownership.relays), (64, 64, 1));
+        }
+        assert_eq!(count(what).await - second, 3 * each + (second - first), "{what}");
+    }
 }

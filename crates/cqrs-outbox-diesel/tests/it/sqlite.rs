@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use cqrs_core::ErrorKind;
-use cqrs_outbox::{Lease, OutboxRow, OutboxStore, ReadRequest, Rejection, RelayId, Verdict};
+use cqrs_outbox::{LaterEvents, Lease, OutboxRow, OutboxStore, ReadRequest, Rejection, RelayId, Verdict};
 use cqrs_outbox_diesel::{Outbox, Sqlite};
 use uuid::Uuid;
 
@@ -79,7 +79,7 @@ async fn dead_letters_are_found_however_their_ids_are_written(site: &Site) {
     let relay = RelayId { name: "relay".to_owned(), incarnation: Uuid::new_v4() };
     let lease = own_all(&store, &relay).await[0];
     let row = read(&store, lease).await.remove(0);
-    let verdict = Verdict::Bury { lane_waits: false };
+    let verdict = Verdict::Bury { later: LaterEvents::GoOn };
     let rejection =
         Rejection { lease, id: row.id, lane: row.lane, attempts: 1, error: "no".to_owned(), verdict };
     store.reject(&rejection).await.unwrap();

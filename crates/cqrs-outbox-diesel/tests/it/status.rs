@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use cqrs_core::broker::{Capabilities, Confirm, SubscribeOptions, Subscription};
 use cqrs_core::{BeginTransaction, BrokerError, ErrorClass, Message, MessageBroker, Transaction};
-use cqrs_outbox::{Fenced, Heartbeat, OutboxRelay, Rejection, RelayId, Verdict};
+use cqrs_outbox::{Fenced, Heartbeat, LaterEvents, OutboxRelay, Rejection, RelayId, Verdict};
 use cqrs_outbox_diesel::{Outbox, OutboxStatus};
 use diesel_async::SimpleAsyncConnection;
 use tokio::time::{sleep, timeout};
@@ -30,6 +30,7 @@ impl OnEach for All {
             the_first_gates_are_shown,
             the_oldest_snapshot_is_shown,
             topics_that_cannot_be_reached_are_shown,
+            what_is_over_goes_with_the_next_heartbeat,
         })
     }
 }
@@ -93,7 +94,7 @@ async fn what_waits_is_counted_where_it_stands<D: Db>(site: &Site) {
     let leases = own_all(&store, &one).await;
     let lease = *leases.iter().find(|lease| lease.group == row.group).unwrap();
     let park = Verdict::Park { retry_in: HOUR };
-    let bury = Verdict::Bury { lane_waits: true };
+    let bury = Verdict::Bury { later: LaterEvents::Wait };
     for (attempts, verdict, wanted) in [(1, park, (3, 1, 1, 0, Some(3))), (2, bury, (2, 0, 1, 1, Some(2)))] {
         let (lane, error) = (row.lane.clone(), "no".to_owned());
         let rejection = Rejection { lease, id: row.id, lane, attempts, error, verdict };
@@ -113,7 +114,7 @@ async fn what_waits_is_counted_where_it_stands<D: Db>(site: &Site) {
     }
 
     // Set aside behind it, and sent again, it counts from when it was written.
-    assert_eq!(store.set_aside(lease, &row.lane, &[3]).await.unwrap(), Fenced::Done(true));
+    assert_eq!(store.set_aside(lease, &row.lane, &[3], LaterEvents::Wait).await.unwrap(), Fenced::Done(true));
     outbox.sql("DELETE FROM cqrs_outbox").await.unwrap();
     let counted = async || {
         let status = outbox.status().await.unwrap();
@@ -122,16 +123,24 @@ async fn what_waits_is_counted_where_it_stands<D: Db>(site: &Site) {
     assert_eq!(counted().await, (1, 1, 0, 1, Some(1)));
     outbox.replay(row.event_id).await.unwrap();
     store.heartbeat(&one, &beat(0, HOUR)).await.unwrap();
-    assert_eq!(counted().await, (2, 2, 0, 0, Some(3)));
+    // What is replayed waits from then on.
+    assert_eq!(counted().await, (2, 2, 0, 0, Some(1)));
+    outbox.sql("DELETE FROM cqrs_outbox_parked WHERE id = 3").await.unwrap();
+    assert_eq!(counted().await, (1, 1, 0, 0, Some(0)));
+    // The first in line is not always the oldest: what was scheduled comes in line when it is promoted.
+    publish(&outbox, "c", 4, 1).await;
+    publish(&outbox, "d", 5, 3).await;
+    assert_eq!(counted().await, (3, 1, 0, 0, Some(3)));
+    outbox.sql("DELETE FROM cqrs_outbox WHERE id = 4").await.unwrap();
 
     // What is scheduled waits from when it is due, whether somebody has looked at it or not.
     for hours in [-1, 5] {
         let insert = "INSERT INTO cqrs_outbox_scheduled (event_name, topic, payload_text, deliver_at) VALUES ('n', 't', 'x', ";
         outbox.sql(&format!("{insert}{})", ago::<D>(hours))).await.unwrap();
-        assert_eq!(counted().await, if hours < 0 { (2, 2, 1, 0, Some(3)) } else { (3, 2, 1, 0, Some(5)) });
+        assert_eq!(counted().await, if hours < 0 { (2, 1, 1, 0, Some(3)) } else { (3, 1, 1, 0, Some(5)) });
     }
     assert_eq!(store.promote(&leases, 10).await.unwrap().moved, 1);
-    assert_eq!(counted().await, (3, 2, 1, 0, Some(5)));
+    assert_eq!(counted().await, (3, 1, 1, 0, Some(5)));
     outbox.sql("DELETE FROM cqrs_outbox; DELETE FROM cqrs_outbox_parked").await.unwrap();
     assert_eq!(counted().await, (0, 0, 1, 0, None));
 }
@@ -190,6 +199,9 @@ async fn topics_that_cannot_be_reached_are_shown<D: Db>(site: &Site) {
     let course = async {
         let status = shown(&[("rooms", "no such topic, \u{fc} (destination)")], 3).await;
         assert_eq!((&*status.relays[0].name, status.parked, status.dead_letters), ("one", 0, 0));
+        // As of a relay that was not seen for long: it tells it again.
+        outbox.sql("DELETE FROM cqrs_outbox_relay").await.unwrap();
+        shown(&[("rooms", "no such topic, \u{fc} (destination)")], 3).await;
         broker.1.store(true, Ordering::SeqCst);
         shown(&[], 0).await;
     };
@@ -279,4 +291,26 @@ async fn the_oldest_snapshot_is_shown<D: Db>(site: &Site) {
     let snapshot = outbox.status().await.unwrap().oldest_snapshot.unwrap();
     assert!(snapshot.age < HOUR && snapshot.holder.contains("process "), "{snapshot:?}");
     old.rollback().await.unwrap();
+}
+
+/// A gate that is due and has nothing behind it, and a relay that died long ago.
+async fn what_is_over_goes_with_the_next_heartbeat<D: Db>(site: &Site) {
+    let outbox = site.outbox::<D>().await;
+    let (store, one) = (D::store(&outbox), relay("one"));
+    own_all(&store, &one).await;
+    store.heartbeat(&one, &beat(0, HOUR)).await.unwrap();
+    let lane = if D::NAME == "postgres" { "'\\x6b01'" } else { "x'6b01'" };
+    let past = ago::<D>(11);
+    for what in [
+        format!("cqrs_outbox_gate (lane, slot, until, error) VALUES ({lane}, 0, {past}, 'no')"),
+        format!(
+            "cqrs_outbox_relay (incarnation, name, version, seen_at) VALUES ('{}', 'two', '1', {past})",
+            Uuid::new_v4()
+        ),
+    ] {
+        outbox.sql(&format!("INSERT INTO {what}")).await.unwrap();
+        store.heartbeat(&one, &beat(0, HOUR)).await.unwrap();
+        let status = outbox.status().await.unwrap();
+        assert_eq!((status.closed_gates, status.relays.len()), (0, 1), "{what}");
+    }
 }

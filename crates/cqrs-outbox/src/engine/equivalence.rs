@@ -12,6 +12,7 @@ impl Hash for Engine {
         // So that a field that is new has to be considered.
         let Self {
             settings: _,
+            left,
             phase,
             hold,
             groups,
@@ -44,6 +45,8 @@ impl Hash for Engine {
             read_parked_now,
             next_read,
             next_read_parked,
+            quiet,
+            hears,
             top_up_at,
             promoting,
             promote_now,
@@ -58,11 +61,12 @@ impl Hash for Engine {
             (group, epoch, valid_until, releasing, are_watched, evidence).hash(state);
             (are_watched && looked_at.0, are_watched && looked_at.1).hash(state);
         }
-        (phase, hold, active, lanes, ready, delayed, gates, doubtful).hash(state);
+        (left, phase, hold, active, lanes, ready, delayed, gates, doubtful).hash(state);
         (in_flight, pace, destinations, confirmed, settle_at, settling, fenced, fenced_busy).hash(state);
         (heartbeat_sent, heartbeat_failures, next_heartbeat).hash(state);
         (suspects, broker_answers).hash(state);
         (reading, parked_last, read_now, read_parked_now, next_read, next_read_parked, top_up_at).hash(state);
+        (quiet, hears).hash(state);
         (promoting, promote_now, next_promotion, store_failures, store_resumes).hash(state);
         (stats.groups, stats.relays).hash(state);
         // A row is what it was when it was read; its id stands for the rest of it.

@@ -24,7 +24,8 @@ impl Engine {
                     Some(Action::Reject(rejection.clone()))
                 }
                 (FencedChange::SetAside { ids, .. }, Some(lease)) if !ids.is_empty() => {
-                    Some(Action::SetAside { lease, lane: lane.clone(), ids: ids.clone() })
+                    let later = self.settings.later_events;
+                    Some(Action::SetAside { lease, lane: lane.clone(), ids: ids.clone(), later })
                 }
                 (FencedChange::OpenGate(_), Some(lease)) if self.is_drained(lane) => {
                     Some(Action::OpenGate { lease, lane: lane.clone() })
@@ -146,9 +147,7 @@ impl FencedChange {
     /// The lane whose gate it closes.
     pub(super) fn closes(&self) -> Option<&Lane> {
         match self {
-            Self::Reject(rejection) if rejection.verdict != (Verdict::Bury { lane_waits: false }) => {
-                Some(&rejection.lane)
-            }
+            Self::Reject(rejection) if rejection.verdict.closes_gate() => Some(&rejection.lane),
             _ => None,
         }
     }

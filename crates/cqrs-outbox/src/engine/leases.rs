@@ -113,8 +113,13 @@ impl Engine {
         for lane in idle {
             self.schedule(&lane);
         }
-        self.next_read_parked = now;
-        self.promote_now = true;
+        // A gate that this relay closes meanwhile, it knows; one that an answer has missed, the next one tells.
+        if !ownership.nothing_aside {
+            self.next_read_parked = now;
+        } else if self.gates.is_empty() {
+            self.next_read_parked = self.next_read_parked.max(now + 2 * self.settings.heartbeat_interval);
+        }
+        self.promote_now |= !ownership.nothing_scheduled;
     }
 
     /// A hold is for those who bring an earlier state of the database back. Afterwards other events may stand there, under

@@ -30,7 +30,7 @@ use self::suspects::{Evidence, Suspects};
 use crate::row::{Confirmed, GroupNo, Lane, OutboxRow};
 use crate::settings::RelaySettings;
 use crate::stats::RelayStats;
-use crate::store::{Fenced, Heartbeat, Lease, Ownership, Promoted, ReadRequest, Rejection};
+use crate::store::{Fenced, Heartbeat, LaterEvents, Lease, Ownership, Promoted, ReadRequest, Rejection};
 
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -64,6 +64,8 @@ pub enum Input {
     BrokerAnswers,
     /// There may be something new to read.
     Woken,
+    /// Whether it is told of all commits: see [`OutboxStore::hears_commits`](crate::OutboxStore::hears_commits).
+    Hears(bool),
     /// Finish what is in flight, then leave.
     Stop,
     /// Leave without waiting for what is in flight.
@@ -115,6 +117,8 @@ pub enum Action {
         lane: Lane,
         /// The rows.
         ids: Vec<i64>,
+        /// What becomes of them behind a dead letter.
+        later: LaterEvents,
     },
     /// Call [`OutboxStore::open_gate`](crate::OutboxStore::open_gate).
     OpenGate {
@@ -137,6 +141,8 @@ pub enum Action {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Engine {
     settings: RelaySettings,
+    /// So many events more are to be sent at most.
+    left: Option<usize>,
     phase: Phase,
     hold: bool,
     groups: BTreeMap<GroupNo, Owned>,
@@ -180,6 +186,10 @@ pub struct Engine {
     read_parked_now: bool,
     next_read: Duration,
     next_read_parked: Duration,
+    /// How long the next read of the hot table waits, if nothing happens.
+    quiet: Duration,
+    /// It is told of all commits.
+    hears: bool,
     /// From when on a read may be for few rows although there is more in memory.
     top_up_at: Duration,
     promoting: bool,
@@ -255,9 +265,10 @@ enum FencedChange {
 impl Engine {
     /// An engine that owns nothing yet. Times are durations since any fixed moment.
     pub fn new(settings: RelaySettings) -> Self {
-        let pace = Pace::new(&settings);
+        let (pace, quiet) = (Pace::new(&settings), settings.poll_interval);
         Self {
             settings,
+            left: None,
             phase: Phase::Running,
             hold: false,
             groups: BTreeMap::new(),
@@ -290,6 +301,8 @@ impl Engine {
             read_parked_now: true,
             next_read: Duration::ZERO,
             next_read_parked: Duration::ZERO,
+            quiet,
+            hears: false,
             top_up_at: Duration::ZERO,
             promoting: false,
             promote_now: true,
@@ -298,6 +311,17 @@ impl Engine {
             store_resumes: Duration::ZERO,
             stats: RelayStats::default(),
         }
+    }
+
+    /// The same that sends so many events at most: it begins no more than are confirmed or may still be.
+    #[must_use]
+    pub fn with_limit(self, events: usize) -> Self {
+        Self { left: Some(events), ..self }
+    }
+
+    /// Whether it has sent as many events as it was to.
+    pub fn has_sent_all(&self) -> bool {
+        self.left == Some(0)
     }
 
     /// Tells the engine what happened.
@@ -315,6 +339,7 @@ impl Engine {
             Input::SuspectsRecorded(answer) => self.on_suspects_recorded(now, answer),
             Input::BrokerAnswers => self.broker_answers = true,
             Input::Woken => self.on_woken(now),
+            Input::Hears(hears) => self.on_hears(now, hears),
             Input::Stop => self.phase = self.phase.max(Phase::Stopping),
             Input::GiveUp => self.phase = self.phase.max(Phase::GivingUp),
             Input::Left => self.phase = Phase::Left,
@@ -378,7 +403,7 @@ impl Engine {
                 consider(*at);
             }
             // With the window full, the next outcome comes first.
-            if !self.hold && self.pace.has_room(self.in_flight) {
+            if !self.hold && self.may_begin() && self.pace.has_room(self.in_flight) {
                 if !self.ready.is_empty() || self.suspects_are_ready() {
                     consider(self.pace.resumes_at());
                 }

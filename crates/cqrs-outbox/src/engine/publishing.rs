@@ -7,7 +7,7 @@ use cqrs_core::broker::{ErrorClass, Receipt};
 
 use super::{Action, Engine, FencedChange, Gate, GateState, PublishFailure};
 use crate::row::{Confirmed, Lane, OutboxRow};
-use crate::store::{Lease, Rejection, Verdict};
+use crate::store::{LaterEvents, Lease, Rejection, Verdict};
 
 impl Engine {
     pub(super) fn poll_publish(&mut self, now: Duration) -> Option<Action> {
@@ -18,7 +18,7 @@ impl Engine {
                 self.ready.push_back(lane);
             }
         }
-        if self.hold || !self.pace.allows(now, self.in_flight) {
+        if self.hold || !self.may_begin() || !self.pace.allows(now, self.in_flight) {
             return None;
         }
         if let Some(row) = self.next_suspect(now) {
@@ -66,6 +66,11 @@ impl Engine {
         }
     }
 
+    /// Not if all that may still be sent is with the broker.
+    pub(super) fn may_begin(&self) -> bool {
+        self.left.is_none_or(|left| self.in_flight < left)
+    }
+
     pub(super) fn on_published(&mut self, now: Duration, id: i64, outcome: Result<Receipt, PublishFailure>) {
         let Some(row) = self.rows.get(&id).map(Arc::clone) else { return };
         self.in_flight -= 1;
@@ -78,6 +83,7 @@ impl Engine {
 
     pub(super) fn on_receipt(&mut self, now: Duration, row: &OutboxRow, receipt: Receipt) {
         self.stats.confirmed += 1;
+        self.left = self.left.map(|left| left.saturating_sub(1));
         self.pace.success();
         if self.confirmed.is_empty() {
             self.settle_at = now + self.settings.settle_linger;
@@ -173,16 +179,16 @@ impl Engine {
         let verdict = if attempts < self.settings.max_attempts {
             Verdict::Park { retry_in: self.settings.backoff_after(attempts) }
         } else {
-            // Nothing ever comes behind an event without a key.
-            let lane_waits = self.settings.lane_waits_for_dead_letter && row.message.key.is_some();
-            Verdict::Bury { lane_waits }
+            // Nothing ever comes behind an event that has its lane for itself.
+            let later = if row.lane.is_of_key() { self.settings.later_events } else { LaterEvents::GoOn };
+            Verdict::Bury { later }
         };
         self.reject(row, lease, attempts, error, verdict);
     }
 
     /// The lane stays busy until the rejection is written.
     fn reject(&mut self, row: &OutboxRow, lease: Lease, attempts: u32, error: String, verdict: Verdict) {
-        if verdict != (Verdict::Bury { lane_waits: false }) {
+        if verdict.closes_gate() {
             // Closed at once: a read that is under way must not let the rows behind it pass.
             self.gates.insert(row.lane.clone(), Gate { group: row.group, state: GateState::Closed });
             self.forget_lane(&row.lane);

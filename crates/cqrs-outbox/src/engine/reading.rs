@@ -54,7 +54,7 @@ impl Engine {
             Some(Action::ReadParked(request))
         } else {
             self.read_now = false;
-            self.next_read = now + self.settings.poll_interval;
+            self.next_read = now + self.quiet;
             Some(Action::Read(request))
         }
     }
@@ -67,6 +67,9 @@ impl Engine {
             return;
         };
         self.stats.reads += 1;
+        self.quiet = if rows.is_empty() { self.quiet * 2 } else { Duration::ZERO };
+        self.limit_quiet();
+        self.next_read = now + self.quiet;
         if self.hold {
             // It was asked before.
             self.read_now = true;
@@ -75,6 +78,7 @@ impl Engine {
         self.read_now |= may_have_more(&rows, &request);
         let mut aside = BTreeMap::<Lane, Vec<i64>>::new();
         for row in rows {
+            let row = self.with_lane(row);
             if !self.is_wanted(&row, &request) {
                 continue;
             }
@@ -109,6 +113,29 @@ impl Engine {
         let bytes = self.settings.max_bytes.saturating_sub(self.bytes);
         rows >= self.settings.batch.min((self.settings.max_rows / parts).max(1))
             && bytes >= (self.settings.max_bytes / parts).max(1)
+    }
+
+    /// Where its key's order is of no consequence, a row has its lane for itself, whatever its key waits for.
+    fn with_lane(&self, row: OutboxRow) -> OutboxRow {
+        if row.lane.is_of_key() && self.settings.unordered.includes(&row.message.topic) {
+            OutboxRow { lane: Lane::of(None, row.event_id), place: Place::Hot, ..row }
+        } else {
+            row
+        }
+    }
+
+    /// The interval of the polls, within its limits.
+    fn limit_quiet(&mut self) {
+        let shortest = self.settings.poll_interval;
+        let told = if self.hears { HEARING } else { shortest };
+        let longest = self.settings.idle_poll_interval.unwrap_or(told).max(shortest);
+        self.quiet = self.quiet.clamp(shortest, longest);
+    }
+
+    pub(super) fn on_hears(&mut self, now: Duration, hears: bool) {
+        self.hears = hears;
+        self.limit_quiet();
+        self.next_read = self.next_read.min(now + self.quiet);
     }
 
     pub(super) fn on_read_parked(&mut self, now: Duration, answer: Result<Vec<OutboxRow>, Failed>) {
@@ -184,6 +211,9 @@ impl Engine {
         self.schedule(&lane);
     }
 }
+
+/// How far the interval of polls grows for a relay that is told of all commits, unless that is set.
+const HEARING: Duration = Duration::from_secs(5);
 
 /// How long after a read with much in memory the next one may come for little.
 const TOP_UP: Duration = Duration::from_millis(25);

@@ -44,6 +44,7 @@ impl Engine {
     /// for all wakes of a poll interval.
     pub(super) fn on_woken(&mut self, now: Duration) {
         self.read_now = true;
+        self.quiet = self.settings.poll_interval;
         let look = now + self.settings.poll_interval;
         self.next_promotion = Some(self.next_promotion.map_or(look, |at| at.min(look)));
     }

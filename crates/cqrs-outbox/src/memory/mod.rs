@@ -17,7 +17,8 @@ use self::tx::Locks;
 pub use self::tx::MemoryTx;
 use crate::row::{Confirmed, Lane, OutboxRow};
 use crate::store::{
-    Fenced, Heartbeat, Lease, OutboxStore, Ownership, Promoted, ReadRequest, Rejection, RelayId, StoreError,
+    Fenced, Heartbeat, LaterEvents, Lease, OutboxStore, Ownership, Promoted, ReadRequest, Rejection, RelayId,
+    StoreError,
 };
 
 /// The database of a [`MemoryOutbox`], as a type.
@@ -100,7 +101,7 @@ impl MemoryOutbox {
     }
 
     /// Sends a dead letter again, before what waits behind it. Where its key waits for several
-    /// ([`RelaySettings::lane_waits_for_dead_letter`](crate::RelaySettings::lane_waits_for_dead_letter)), it goes when the last
+    /// ([`RelaySettings::later_events`](crate::RelaySettings::later_events)), it goes when the last
     /// of them is replayed or discarded. `false` if there is no dead letter with this id.
     pub fn replay(&self, event_id: Uuid) -> bool {
         let found = self.tables().replay(self.now(), event_id);
@@ -175,8 +176,14 @@ impl OutboxStore for MemoryOutbox {
         Ok(self.tables().reject(self.now(), rejection))
     }
 
-    async fn set_aside(&self, lease: Lease, lane: &Lane, ids: &[i64]) -> Result<Fenced<bool>, StoreError> {
-        Ok(self.tables().set_aside(lease, lane, ids))
+    async fn set_aside(
+        &self,
+        lease: Lease,
+        lane: &Lane,
+        ids: &[i64],
+        later: LaterEvents,
+    ) -> Result<Fenced<bool>, StoreError> {
+        Ok(self.tables().set_aside(lease, lane, ids, later))
     }
 
     async fn open_gate(&self, lease: Lease, lane: &Lane) -> Result<Fenced<bool>, StoreError> {

@@ -7,7 +7,9 @@ use cqrs_core::{Message, MessageId};
 use uuid::Uuid;
 
 use crate::row::{Confirmed, GroupNo, Lane, OutboxRow, Place};
-use crate::store::{Fenced, Heartbeat, Lease, Ownership, Promoted, ReadRequest, Rejection, RelayId, Verdict};
+use crate::store::{
+    Fenced, Heartbeat, LaterEvents, Lease, Ownership, Promoted, ReadRequest, Rejection, RelayId, Verdict,
+};
 
 /// The tables of an outbox, without a clock and without I/O: each method is one transaction. The simulation drives it
 /// directly.
@@ -264,12 +266,17 @@ impl MemoryTables {
             let leases = self.leases.iter().enumerate().filter(|(_, lease)| owned(lease));
             leases.map(|(group, lease)| (GroupNo(group as i32), lease))
         };
+        let is_ours = |row: &OutboxRow| leases().any(|(group, _)| group == row.group);
+        let nothing_aside = self.gates.is_empty();
+        let nothing_scheduled = !self.scheduled.values().any(is_ours);
         let dirty = leases().filter_map(|(group, lease)| Some((group, lease.dirty.clone()?)));
         Ownership {
             leases: leases().map(|(group, lease)| Lease { group, epoch: lease.epoch }).collect(),
             groups: self.leases.len(),
             relays: self.relays.values().filter(|relay| relay.seen + heartbeat.lease > now).count(),
             hold: false,
+            nothing_aside,
+            nothing_scheduled,
             dirty: dirty.collect(),
         }
     }
@@ -309,36 +316,54 @@ impl MemoryTables {
         let Some(mut row) = row else { return Fenced::Done(()) };
         row.attempts = rejection.attempts;
         row.place = Place::Parked;
+        row.lane = rejection.lane.clone();
         let gate = |until| GateRow { until };
         match rejection.verdict {
             Verdict::Park { retry_in } => {
                 self.gates.insert(row.lane.clone(), gate(Some(now + retry_in)));
                 self.parked.insert(row.id, row);
             }
-            Verdict::Bury { lane_waits } => {
-                if lane_waits {
+            Verdict::Bury { later } => {
+                if later != LaterEvents::GoOn {
                     self.gates.insert(row.lane.clone(), gate(None));
                 }
                 self.dead.insert(row.id, DeadLetter { row, error: rejection.error.clone() });
+                if later == LaterEvents::Follow {
+                    self.follow(&rejection.lane);
+                }
             }
         }
         Fenced::Done(())
     }
 
     /// See [`OutboxStore::set_aside`](crate::OutboxStore::set_aside).
-    pub fn set_aside(&mut self, lease: Lease, lane: &Lane, ids: &[i64]) -> Fenced<bool> {
+    pub fn set_aside(&mut self, lease: Lease, lane: &Lane, ids: &[i64], later: LaterEvents) -> Fenced<bool> {
         if !self.owns(lease) {
             return Fenced::LeaseLost;
         }
-        if !self.gates.contains_key(lane) {
-            return Fenced::Done(false);
-        }
+        let Some(gate) = self.gates.get(lane) else { return Fenced::Done(false) };
+        let is_dead = gate.until.is_none();
         for id in ids {
             if let Some(row) = self.hot.remove(id) {
                 self.parked.insert(*id, OutboxRow { place: Place::Parked, ..row });
             }
         }
+        if is_dead && later == LaterEvents::Follow {
+            self.follow(lane);
+        }
         Fenced::Done(true)
+    }
+
+    /// What stands aside of a lane goes to its dead letters.
+    fn follow(&mut self, lane: &Lane) {
+        let dead = &mut self.dead;
+        self.parked.retain(|id, row| {
+            let follows = row.lane == *lane;
+            if follows {
+                dead.insert(*id, DeadLetter { row: row.clone(), error: LaterEvents::FOLLOWS.to_owned() });
+            }
+            !follows
+        });
     }
 
     /// See [`OutboxStore::open_gate`](crate::OutboxStore::open_gate).

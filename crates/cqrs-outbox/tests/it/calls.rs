@@ -92,7 +92,9 @@ pub(crate) fn carry_out(
             Input::Settled(Ok(()))
         }
         Action::Reject(rejection) => Input::Rejected(Ok(tables.reject(now, rejection))),
-        Action::SetAside { lease, lane, ids } => Input::SetAside(Ok(tables.set_aside(*lease, lane, ids))),
+        Action::SetAside { lease, lane, ids, later } => {
+            Input::SetAside(Ok(tables.set_aside(*lease, lane, ids, *later)))
+        }
         Action::OpenGate { lease, lane } => Input::GateOpened(Ok(tables.open_gate(*lease, lane))),
         Action::RecordSuspects(ids) => {
             tables.record_suspects(relay, ids);

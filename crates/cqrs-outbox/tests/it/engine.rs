@@ -7,8 +7,8 @@ use cqrs_core::Message;
 use cqrs_core::broker::{ErrorClass, Receipt};
 use cqrs_outbox::engine::{Action, Engine, Failed, Input, PublishFailure};
 use cqrs_outbox::{
-    Fenced, GroupNo, Heartbeat, Lane, Lease, OutboxRow, Ownership, Place, Promoted, ReadRequest, Rejection,
-    RelaySettings, Verdict,
+    Fenced, GroupNo, Heartbeat, Lane, LaterEvents, Lease, OutboxRow, Ownership, Place, Promoted, ReadRequest,
+    Rejection, RelaySettings, Unordered, Verdict,
 };
 use uuid::Uuid;
 
@@ -427,7 +427,7 @@ fn a_refused_event_parks_with_back_off_and_then_dies() {
     desk.read_parked(vec![again]);
     assert_eq!(desk.published(), [11]);
     desk.fail(11, ErrorClass::Event);
-    assert_eq!(desk.rejection().unwrap().verdict, Verdict::Bury { lane_waits: true });
+    assert_eq!(desk.rejection().unwrap().verdict, Verdict::Bury { later: LaterEvents::Wait });
     desk.hear(Input::Rejected(Ok(Fenced::Done(()))));
     assert_eq!((desk.engine.stats().parked, desk.engine.stats().dead_lettered), (1, 1));
 }
@@ -703,12 +703,12 @@ fn rows_behind_an_opened_gate_are_read_again_from_the_first() {
 fn a_rejection_that_came_to_nothing_keeps_its_place() {
     let mut settings = settings();
     settings.max_attempts = 1;
-    settings.lane_waits_for_dead_letter = false;
+    settings.later_events = LaterEvents::GoOn;
     let mut desk = Desk::owner(settings);
     desk.read(vec![hot(11, "a"), hot(12, "a")]);
     assert_eq!(desk.published(), [11]);
     desk.fail(11, ErrorClass::Event);
-    assert_eq!(desk.rejection().unwrap().verdict, Verdict::Bury { lane_waits: false });
+    assert_eq!(desk.rejection().unwrap().verdict, Verdict::Bury { later: LaterEvents::GoOn });
     desk.wait(300);
     desk.beats(&[lease(0, 3)]);
     desk.read(vec![hot(12, "a"), hot(13, "a")]);
@@ -1295,7 +1295,7 @@ fn an_event_that_was_alone_when_a_process_ended_is_put_aside_and_dies_at_the_thi
 
     let mut desk = successor(settings, &[11]);
     desk.read_parked(vec![parked(6)]);
-    assert_eq!(desk.rejection().unwrap().verdict, Verdict::Bury { lane_waits: true });
+    assert_eq!(desk.rejection().unwrap().verdict, Verdict::Bury { later: LaterEvents::Wait });
 }
 
 #[test]
@@ -1341,4 +1341,154 @@ fn a_suspect_whose_group_was_lost_before_it_was_sent_is_not_sent() {
     desk.hear(Input::SuspectsRecorded(Ok(())));
     assert_eq!(desk.published(), NONE);
     assert_eq!(desk.engine.stats().in_memory, 0);
+}
+
+#[test]
+fn polls_grow_rare_while_nothing_is_found_where_all_commits_are_told() {
+    let mut settings = settings();
+    (settings.lease, settings.heartbeat_interval) = (ms(100_000), ms(40_000));
+    let mut desk = Desk::owner(settings);
+    desk.read_nothing();
+    let polls = |desk: &mut Desk, gaps: &[u64]| {
+        for gap in gaps {
+            desk.wait(gap - 1);
+            assert_eq!(desk.reading(), None, "before {gap} ms");
+            desk.wait(1);
+            desk.reading().unwrap_or_else(|| panic!("after {gap} ms"));
+            desk.hear(Input::Read(Ok(Vec::new())));
+        }
+    };
+    polls(&mut desk, &[500, 500, 500]);
+    desk.hear(Input::Hears(true));
+    polls(&mut desk, &[500, 1_000, 2_000, 4_000, 5_000, 5_000]);
+    // What a poll brings, nobody told of: there may be more of it.
+    desk.wait(5_000);
+    desk.reading().unwrap();
+    desk.hear(Input::Read(Ok(vec![hot(11, "a")])));
+    assert_eq!(desk.published(), [11]);
+    desk.receipt(11);
+    desk.settled();
+    polls(&mut desk, &[500, 1_000, 2_000]);
+    desk.hear(Input::Woken);
+    desk.read_nothing();
+    polls(&mut desk, &[1_000, 2_000, 4_000]);
+    // With the connection gone it polls as one that was never told.
+    desk.hear(Input::Hears(false));
+    polls(&mut desk, &[500, 500]);
+}
+
+#[test]
+fn polls_grow_rare_as_far_as_they_are_told_to() {
+    let mut settings = settings();
+    (settings.lease, settings.heartbeat_interval) = (ms(100_000), ms(40_000));
+    settings.idle_poll_interval = Some(ms(1_500));
+    let mut desk = Desk::owner(settings);
+    desk.read(vec![]);
+    for gap in [1_000, 1_500, 1_500] {
+        desk.wait(gap - 1);
+        assert_eq!(desk.reading(), None, "before {gap} ms");
+        desk.wait(1);
+        desk.reading().unwrap_or_else(|| panic!("after {gap} ms"));
+        desk.hear(Input::Read(Ok(Vec::new())));
+    }
+}
+
+/// What a store answers that knows of nothing aside, or scheduled.
+fn nothing_else(leases: &[Lease]) -> Input {
+    let leases = leases.to_vec();
+    let (nothing_aside, nothing_scheduled) = (true, true);
+    let ownership =
+        Ownership { leases, groups: 1, relays: 1, nothing_aside, nothing_scheduled, ..Ownership::default() };
+    Input::Heartbeat(Ok(ownership))
+}
+
+#[test]
+fn side_tables_are_looked_at_only_where_there_may_be_something() {
+    let mut desk = Desk::owner(settings());
+    desk.nothing_scheduled = false;
+    desk.beats_when_due();
+    assert!(desk.reading_parked().is_some() && desk.promoting().is_some(), "nothing is known");
+    desk.hear(Input::ReadParked(Ok(Vec::new())));
+    desk.promoted(0, None);
+    for _ in 0..5 {
+        desk.wait(300);
+        desk.heartbeat();
+        desk.hear(nothing_else(&[lease(0, 1)]));
+        desk.read_nothing();
+        assert_eq!((desk.reading_parked(), desk.promoting()), (None, None));
+    }
+    // A gate that it closes itself it knows, whatever an answer says that is older.
+    desk.read(vec![hot(11, "a")]);
+    assert_eq!(desk.published(), [11]);
+    desk.fail(11, ErrorClass::Event);
+    desk.rejection().unwrap();
+    desk.hear(Input::Rejected(Ok(Fenced::Done(()))));
+    desk.wait(100);
+    desk.reading_parked().expect("row 11 is due");
+    desk.hear(Input::ReadParked(Ok(Vec::new())));
+    desk.wait(200);
+    desk.heartbeat();
+    desk.hear(nothing_else(&[lease(0, 1)]));
+    desk.wait(100);
+    desk.reading_parked().expect("its gate is closed still");
+    desk.hear(Input::ReadParked(Ok(Vec::new())));
+    // What others did, the next answer tells.
+    desk.beats_when_due();
+    if desk.reading().is_some() {
+        desk.hear(Input::Read(Ok(Vec::new())));
+    }
+    assert!(desk.reading_parked().is_some() && desk.promoting().is_some());
+}
+
+#[test]
+fn events_of_an_unordered_topic_wait_for_nobody() {
+    let mut settings = settings();
+    settings.unordered = Unordered::Topics(["clicks".to_owned()].into());
+    let mut desk = Desk::owner(settings);
+    let click = |id| row(id, "a", "clicks", Place::Hot);
+    desk.read(vec![click(11), hot(12, "a"), click(13), hot(14, "a")]);
+    assert_eq!(desk.published(), [11, 12, 13]);
+    desk.fail(11, ErrorClass::Event);
+    let own = Lane::of(None, Uuid::from_u128(11));
+    let rejection = desk.rejection().unwrap();
+    assert_eq!((&rejection.lane, rejection.attempts), (&own, 1));
+    desk.hear(Input::Rejected(Ok(Fenced::Done(()))));
+    desk.receipt(12);
+    assert_eq!(desk.published(), [14], "an event of the other topic");
+    // Its key waits for another event, and not for this one.
+    desk.read(vec![row(15, "b", "clicks", Place::Gated), row(16, "b", "t", Place::Gated)]);
+    assert_eq!(desk.published(), [15]);
+    assert_eq!(desk.setting_aside(), Some(vec![16]));
+    // It comes back in the lane in which it went, and nothing waits for it when it is given up.
+    desk.hear(Input::SetAside(Ok(Fenced::Done(true))));
+    desk.wait(300);
+    desk.beats(&[lease(0, 1)]);
+    desk.read_parked(vec![OutboxRow { lane: own, attempts: 1, ..row(11, "a", "clicks", Place::Parked) }]);
+    assert_eq!(desk.published(), [11]);
+    desk.fail(11, ErrorClass::Event);
+    assert_eq!(desk.rejection().unwrap().verdict, Verdict::Bury { later: LaterEvents::GoOn });
+}
+
+#[test]
+fn no_more_are_sent_than_are_asked_for() {
+    let mut desk = Desk::new(settings());
+    desk.engine = Engine::new(settings()).with_limit(3);
+    desk.open.clear();
+    desk.poll();
+    desk.heartbeat();
+    desk.hear(ownership(&[lease(0, 1)], 1, 1));
+    desk.read((1..=9).map(|id| hot(id, &format!("k{id}"))).collect());
+    let mut confirmed = 0;
+    while !desk.engine.has_sent_all() {
+        let sent = desk.published();
+        assert!(!sent.is_empty() && confirmed + sent.len() <= 3, "{sent:?} after {confirmed}");
+        let (first, rest) = sent.split_first().unwrap();
+        // What failed is sent again, or another in its place.
+        rest.iter().for_each(|id| desk.fail(*id, ErrorClass::Unknown));
+        desk.receipt(*first);
+        confirmed += 1;
+    }
+    assert_eq!((confirmed, desk.published().len()), (3, 0));
+    desk.wait(100);
+    assert_eq!(desk.published(), NONE);
 }

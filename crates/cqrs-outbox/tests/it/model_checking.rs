@@ -6,6 +6,7 @@
 
 use std::time::Instant;
 
+use cqrs_outbox::LaterEvents;
 use stateright::report::WriteReporter;
 use stateright::{Checker, HasDiscoveries, Model};
 
@@ -18,7 +19,8 @@ const CALM: Scope = Scope {
     groups: 1,
     keys: &["a", "a"],
     max_attempts: 2,
-    lane_waits: true,
+    later: LaterEvents::Wait,
+    unordered: false,
     max_rows: 24,
     suspects: false,
     faults: Faults {
@@ -154,9 +156,31 @@ fn lanes_go_on_without_their_dead() {
     let faults = Faults { refusals: 2, operators: 1, ..CALM.faults };
     let keys = &["a", "a", "a"];
     holds(
-        Scope { lane_waits: false, keys, faults, ..CALM },
+        Scope { later: LaterEvents::GoOn, keys, faults, ..CALM },
         &[Seen::Refused, Seen::Buried, Seen::GateOpened],
     );
+}
+
+#[test]
+fn later_events_follow_into_the_dead_letters() {
+    let faults = Faults { refusals: 2, operators: 2, ..CALM.faults };
+    let keys = &["a", "a", "a"];
+    let seen = [Seen::Refused, Seen::Buried, Seen::Followed, Seen::GateOpened];
+    holds(Scope { later: LaterEvents::Follow, keys, faults, ..CALM }, &seen);
+    let faults = Faults { crashes: 1, expiries: 1, refusals: 1, operators: 1, ..CALM.faults };
+    let follow = Scope { later: LaterEvents::Follow, max_attempts: 1, ..CALM };
+    holds(Scope { faults, ..follow.clone() }, &[Seen::Followed, Seen::GateOpened, Seen::Fenced]);
+    let faults = Faults { failures: 1, refusals: 1, operators: 1, ..CALM.faults };
+    holds(Scope { faults, ..follow }, &[Seen::Followed, Seen::GateOpened]);
+}
+
+#[test]
+fn events_without_an_order_wait_for_none() {
+    let unordered = Scope { unordered: true, ..CALM };
+    let faults = Faults { refusals: 2, ..CALM.faults };
+    holds(Scope { faults, ..unordered.clone() }, &[Seen::Refused, Seen::Buried, Seen::GateOpened]);
+    let faults = Faults { crashes: 1, expiries: 1, losses: 1, refusals: 1, ..CALM.faults };
+    holds(Scope { faults, ..unordered }, &[Seen::Refused, Seen::Duplicate, Seen::Fenced]);
 }
 
 #[test]

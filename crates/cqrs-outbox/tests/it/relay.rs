@@ -10,8 +10,8 @@ use cqrs_core::broker::memory::MemoryBroker;
 use cqrs_core::broker::{BrokerError, Capabilities, Confirm, SubscribeOptions, Subscription};
 use cqrs_core::{BeginTransaction, ErrorClass, Message, MessageBroker, Transaction};
 use cqrs_outbox::{
-    Confirmed, Fenced, Heartbeat, Lane, Lease, MemoryOutbox, OutboxRelay, OutboxRow, OutboxStore, Ownership,
-    ReadRequest, Rejection, RelayId, RelaySettings, StoreError,
+    Confirmed, Fenced, Heartbeat, Lane, LaterEvents, Lease, MemoryOutbox, OutboxRelay, OutboxRow,
+    OutboxStore, Ownership, ReadRequest, Rejection, RelayId, RelaySettings, StoreError, Unordered,
 };
 use cqrs_testing::history::History;
 use tokio::sync::Notify;
@@ -249,7 +249,7 @@ async fn an_event_that_is_too_large_dies_and_the_others_go_on() {
     bench.write(100).await;
     let mut settings = RelaySettings::default();
     settings.max_attempts = 3;
-    settings.lane_waits_for_dead_letter = false;
+    settings.later_events = LaterEvents::GoOn;
     let (stop, task) = bench.start(settings);
     bench.drained().await;
     let dead = bench.outbox.dead_letters();
@@ -382,8 +382,14 @@ impl OutboxStore for Silent {
         self.outbox.reject(rejection).await
     }
 
-    async fn set_aside(&self, lease: Lease, lane: &Lane, ids: &[i64]) -> Result<Fenced<bool>, StoreError> {
-        self.outbox.set_aside(lease, lane, ids).await
+    async fn set_aside(
+        &self,
+        lease: Lease,
+        lane: &Lane,
+        ids: &[i64],
+        later: LaterEvents,
+    ) -> Result<Fenced<bool>, StoreError> {
+        self.outbox.set_aside(lease, lane, ids, later).await
     }
 
     async fn open_gate(&self, lease: Lease, lane: &Lane) -> Result<Fenced<bool>, StoreError> {
@@ -409,4 +415,88 @@ async fn a_database_that_is_silent_at_the_start_is_asked_again() {
     let store = Arc::new(Silent { outbox: MemoryOutbox::new(), for_ever: false });
     let relay = OutboxRelay::builder(store, Arc::new(MemoryBroker::new())).build().unwrap();
     relay.run_until(relay.started()).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_is_no_larger_than_it_was_asked_to_be() {
+    let mut bench = Bench::new(MemoryBroker::new());
+    bench.write(100).await;
+    let relay = bench.relay(RelaySettings::default());
+    assert_eq!(relay.produce_batch(0).await.unwrap(), 0);
+    for left in [70, 40, 10] {
+        assert_eq!(relay.produce_batch(30).await.unwrap(), 30);
+        assert_eq!((bench.outbox.waiting(), bench.publishes()), (left, 100 - left));
+    }
+    assert_eq!(relay.produce_batch(30).await.unwrap(), 10);
+    bench.history.check().assert_clean().assert_duplicates_at_most(0);
+    // It has left: another one waits for no lease.
+    let begun = Instant::now();
+    assert_eq!(bench.relay(RelaySettings::default()).produce_batch(1).await.unwrap(), 0);
+    assert!(begun.elapsed() < Duration::from_secs(1));
+}
+
+fn one_key(mut message: Message) -> Message {
+    message.key = Some("one".into());
+    message
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_event_goes_with_what_waits_before_it() {
+    let mut bench = Bench::with_latency(MemoryBroker::new(), Duration::from_millis(1));
+    let messages: Vec<Message> = (0..5).map(|_| one_key(bench.message("."))).collect();
+    let events: Vec<Uuid> =
+        messages.iter().map(|message| message.id.as_ref().unwrap().to_uuid().unwrap()).collect();
+    bench.commit(messages).await;
+    bench.write(1_000).await;
+    let relay = bench.relay(RelaySettings::default());
+    assert!(relay.produce_one(events[2]).await.unwrap());
+    assert!(bench.publishes() >= 3);
+    assert!(bench.outbox.waiting() > 500, "it went on with the others");
+    assert!(!relay.produce_one(events[2]).await.unwrap(), "it was sent already");
+    assert!(!relay.produce_one(Uuid::from_u128(999)).await.unwrap(), "there is no such event");
+}
+
+#[tokio::test(start_paused = true)]
+async fn later_events_follow_a_dead_letter_and_come_back_with_it() {
+    let mut bench = Bench::new(MemoryBroker::builder().max_message_bytes(1_000).build());
+    let one = one_key;
+    let (large, next) = (one(bench.message(vec![b'.'; 2_000])), one(bench.message(".")));
+    bench.commit(vec![large, next]).await;
+    let mut settings = RelaySettings::default();
+    settings.max_attempts = 2;
+    settings.later_events = LaterEvents::Follow;
+    let (stop, task) = bench.start(settings);
+    bench.drained().await;
+    let late = one(bench.message("."));
+    bench.commit(vec![late]).await;
+    bench.drained().await;
+    let errors: Vec<_> = bench.outbox.dead_letters().into_iter().map(|letter| letter.error).collect();
+    assert_eq!(errors.len(), 3);
+    assert!(errors[1..].iter().all(|error| error == LaterEvents::FOLLOWS), "{errors:?}");
+    for letter in bench.outbox.dead_letters() {
+        if letter.row.message.payload.as_ref().is_some_and(|payload| payload.len() > 1_000) {
+            assert!(bench.outbox.discard(letter.row.event_id));
+        } else {
+            assert!(bench.outbox.replay(letter.row.event_id));
+        }
+    }
+    bench.drained().await;
+    assert_eq!((bench.outbox.dead_letters().len(), bench.publishes()), (0, 4));
+    stop.notify_one();
+    task.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn unordered_events_of_one_key_are_with_the_broker_together() {
+    let latency = Duration::from_millis(100);
+    let mut bench = Bench::with_latency(MemoryBroker::new(), latency);
+    let messages: Vec<Message> = (0..200).map(|_| one_key(bench.message("."))).collect();
+    bench.commit(messages).await;
+    let mut settings = RelaySettings::default();
+    settings.unordered = Unordered::Everything;
+    let begun = Instant::now();
+    bench.relay(settings).run_until_empty().await.unwrap();
+    // One at a time it would be 20 s.
+    assert!(begun.elapsed() < latency * 20, "{:?}", begun.elapsed());
+    assert_eq!((bench.outbox.waiting(), bench.publishes()), (0, 200));
 }

@@ -82,6 +82,7 @@ fn promises_hold_whatever_goes_wrong() {
         "duplicates",
         "event errors",
         "fenced",
+        "followed",
         "gates kept",
         "gates opened",
         "killed by an event",

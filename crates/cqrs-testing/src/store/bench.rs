@@ -10,8 +10,8 @@ use cqrs_core::{
     Outgoing, Transaction,
 };
 use cqrs_outbox::{
-    Fenced, GroupNo, Heartbeat, Lane, Lease, OutboxRow, OutboxStore, Ownership, Promoted, ReadRequest,
-    Rejection, RelayId, StoreError, Verdict,
+    Fenced, GroupNo, Heartbeat, Lane, LaterEvents, Lease, OutboxRow, OutboxStore, Ownership, Promoted,
+    ReadRequest, Rejection, RelayId, StoreError, SuspendedTopic, Verdict,
 };
 use tokio::time;
 use uuid::Uuid;
@@ -311,13 +311,18 @@ impl<S: StoreUnderTest> Owner<S> {
         ensure_eq("parking under a good lease", answer, Fenced::Done(()))
     }
 
-    pub(super) async fn bury(&self, row: &OutboxRow, lane_waits: bool, error: &str) -> Checked {
-        let answer = self.reject(row, Verdict::Bury { lane_waits }, error).await?;
+    pub(super) async fn bury(&self, row: &OutboxRow, later: LaterEvents, error: &str) -> Checked {
+        let answer = self.reject(row, Verdict::Bury { later }, error).await?;
         ensure_eq("burying under a good lease", answer, Fenced::Done(()))
     }
 
     pub(super) async fn set_aside(&self, lease: Lease, lane: &Lane, ids: &[i64]) -> Checked<Fenced<bool>> {
-        Ok(self.store().set_aside(lease, lane, ids).await?)
+        Ok(self.store().set_aside(lease, lane, ids, LaterEvents::Wait).await?)
+    }
+
+    pub(super) async fn set_aside_to_follow(&self, row: &OutboxRow) -> Checked<Fenced<bool>> {
+        let lease = self.lease_of(row)?;
+        Ok(self.store().set_aside(lease, &row.lane, &[row.id], LaterEvents::Follow).await?)
     }
 
     pub(super) async fn open_gate(&self, lease: Lease, lane: &Lane) -> Checked<Fenced<bool>> {
@@ -335,6 +340,12 @@ impl<S: StoreUnderTest> Owner<S> {
 
     pub(super) async fn record_suspects(&self, ids: &[i64]) -> Checked {
         Ok(self.store().record_suspects(&self.relay, ids).await?)
+    }
+
+    pub(super) async fn record_suspended(&self, topics: &[&str]) -> Checked<bool> {
+        let suspended = |topic: &&str| SuspendedTopic { topic: (*topic).to_owned(), error: "no".to_owned() };
+        let topics: Vec<_> = topics.iter().map(suspended).collect();
+        Ok(self.store().record_suspended(&self.relay, &topics).await?)
     }
 
     pub(super) async fn leave(&self) -> Checked {

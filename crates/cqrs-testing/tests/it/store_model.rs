@@ -13,8 +13,8 @@ use cqrs_core::{
     MessageId, Outgoing, Result, ScheduleChange, Transaction, VersionConflict,
 };
 use cqrs_outbox::{
-    Confirmed, Fenced, GroupNo, Heartbeat, Lane, Lease, OutboxRow, OutboxStore, Ownership, Place, Promoted,
-    ReadRequest, Rejection, RelayId, StoreError, Verdict,
+    Confirmed, Fenced, GroupNo, Heartbeat, Lane, LaterEvents, Lease, OutboxRow, OutboxStore, Ownership,
+    Place, Promoted, ReadRequest, Rejection, RelayId, StoreError, SuspendedTopic, Verdict,
 };
 use cqrs_testing::store::{Asked, DeadLetter, Request, StoreUnderTest};
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
@@ -70,6 +70,7 @@ pub(crate) enum Fault {
     SuspectsTheLate,
     SuspectsAgain,
     SuspectsAfterRelease,
+    RecordsOfTheGone,
     EpochStays,
     EpochStaysAfterExpiry,
     NeverRenews,
@@ -113,6 +114,12 @@ pub(crate) enum Fault {
     BuryAlwaysGates,
     BuryNeverGates,
     BuryGateIsDue,
+    BuryLeavesFollowers,
+    SetAsideNeverFollows,
+    FollowsTheParked,
+    RejectsByKey,
+    SeesNothingAside,
+    SeesNothingScheduled,
     ReplaysToTheEnd,
     ReplaysAsAsked,
     ReplayOpensGate,
@@ -771,7 +778,15 @@ impl OutboxStore for Model {
         };
         let dirty = leases.iter().map(|lease| lease.group);
         let dirty = dirty.filter_map(|group| Some((group, tables.leases[&group.0].dirty.clone()?))).collect();
-        Ok(Ownership { leases, groups: tables.leases.len(), relays, hold: false, dirty })
+        Ok(Ownership {
+            leases,
+            groups: tables.leases.len(),
+            relays,
+            hold: false,
+            nothing_aside: tables.gates.is_empty() || self.has(Fault::SeesNothingAside),
+            nothing_scheduled: tables.scheduled.is_empty() || self.has(Fault::SeesNothingScheduled),
+            dirty,
+        })
     }
 
     async fn read(&self, request: &ReadRequest) -> Result<Vec<OutboxRow>, StoreError> {
@@ -875,6 +890,9 @@ impl OutboxStore for Model {
             _ => rejection.attempts,
         };
         row.place = Place::Parked;
+        if !self.has(Fault::RejectsByKey) {
+            row.lane = rejection.lane.clone();
+        }
         let lane = self.lane(&row);
         let error = match first_error {
             Some(error) if self.has(Fault::KeepsFirstError) => error,
@@ -891,20 +909,29 @@ impl OutboxStore for Model {
                 }
                 tables.parked.insert(row.id, Parked { row, error });
             }
-            Verdict::Bury { lane_waits } => {
-                let waits = lane_waits && !self.has(Fault::BuryNeverGates);
+            Verdict::Bury { later } => {
+                let waits = later != LaterEvents::GoOn && !self.has(Fault::BuryNeverGates);
                 if waits || self.has(Fault::BuryAlwaysGates) {
                     tables.gates.insert(lane, self.has(Fault::BuryGateIsDue).then_some(now));
                 }
                 if !self.has(Fault::BuryDrops) {
                     tables.dead.insert(row.id, (row, error));
                 }
+                if later == LaterEvents::Follow && !self.has(Fault::BuryLeavesFollowers) {
+                    follow(&mut tables, &rejection.lane);
+                }
             }
         }
         Ok(Fenced::Done(()))
     }
 
-    async fn set_aside(&self, lease: Lease, lane: &Lane, ids: &[i64]) -> Result<Fenced<bool>, StoreError> {
+    async fn set_aside(
+        &self,
+        lease: Lease,
+        lane: &Lane,
+        ids: &[i64],
+        later: LaterEvents,
+    ) -> Result<Fenced<bool>, StoreError> {
         self.round_trip().await;
         let mut tables = self.tables();
         if self.is_lost(&tables, lease, Fault::UnfencedSetAside) {
@@ -925,6 +952,11 @@ impl OutboxStore for Model {
                 row.attempts += u32::from(self.has(Fault::SettingAsideCounts));
                 tables.parked.insert(id, Parked { row, error: String::new() });
             }
+        }
+        let is_dead = tables.gates.get(lane.as_bytes()).is_some_and(Option::is_none);
+        let follows = later == LaterEvents::Follow && !self.has(Fault::SetAsideNeverFollows);
+        if follows && (is_dead || self.has(Fault::FollowsTheParked)) {
+            follow(&mut tables, lane);
         }
         Ok(Fenced::Done(true))
     }
@@ -1003,6 +1035,12 @@ impl OutboxStore for Model {
         Ok(())
     }
 
+    async fn record_suspended(&self, relay: &RelayId, _: &[SuspendedTopic]) -> Result<bool, StoreError> {
+        self.round_trip().await;
+        let is_there = self.tables().relays.contains_key(&relay.incarnation);
+        Ok(is_there || self.has(Fault::RecordsOfTheGone))
+    }
+
     async fn leave(&self, relay: &RelayId) -> Result<(), StoreError> {
         self.round_trip().await;
         let (mut tables, me) = (self.tables(), self.me(relay));
@@ -1016,6 +1054,17 @@ impl OutboxStore for Model {
             }
         }
         Ok(())
+    }
+}
+
+/// What stands aside of a lane goes to the dead letters.
+fn follow(tables: &mut Tables, lane: &Lane) {
+    for (id, parked) in std::mem::take(&mut tables.parked) {
+        if parked.row.lane == *lane {
+            tables.dead.insert(id, (parked.row, LaterEvents::FOLLOWS.to_owned()));
+        } else {
+            tables.parked.insert(id, parked);
+        }
     }
 }
 

@@ -15,9 +15,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use cqrs_core::Message;
-use cqrs_outbox::RelaySettings;
 use cqrs_outbox::engine::{Action, Engine, Input};
 use cqrs_outbox::memory::MemoryTables;
+use cqrs_outbox::{LaterEvents, RelaySettings, Unordered};
 use stateright::{Model, Property};
 use uuid::Uuid;
 
@@ -36,7 +36,9 @@ pub(crate) struct Scope {
     /// different keys in any.
     pub(crate) keys: &'static [&'static str],
     pub(crate) max_attempts: u32,
-    pub(crate) lane_waits: bool,
+    pub(crate) later: LaterEvents,
+    /// Whether no key has an order.
+    pub(crate) unordered: bool,
     /// How many rows a relay has in memory at most.
     pub(crate) max_rows: usize,
     /// Whether a relay suspects events when another has ended. A model where it does has ten times as many states.
@@ -176,6 +178,7 @@ pub(crate) enum Seen {
     Refused,
     PutOff,
     SetAside,
+    Followed,
     GateOpened,
     Buried,
     Convicted,
@@ -192,7 +195,7 @@ pub(crate) struct Outbox {
     scope: Scope,
     mutant: Option<Mutant>,
     settings: RelaySettings,
-    seen: [AtomicU64; 10],
+    seen: [AtomicU64; 11],
 }
 
 impl Outbox {
@@ -214,7 +217,10 @@ impl Outbox {
         settings.max_rows = scope.max_rows;
         settings.max_in_flight = 2;
         settings.max_attempts = scope.max_attempts;
-        settings.lane_waits_for_dead_letter = scope.lane_waits;
+        settings.later_events = scope.later;
+        if scope.unordered {
+            settings.unordered = Unordered::Everything;
+        }
         settings.validate().unwrap();
         Self { scope, mutant, settings, seen: Default::default() }
     }
@@ -229,6 +235,11 @@ impl Outbox {
 
     fn key(&self, id: i64) -> &'static str {
         self.scope.keys[id as usize - 1]
+    }
+
+    /// Earlier events that have to be with the broker before.
+    fn ahead(&self, id: i64) -> impl Iterator<Item = i64> {
+        self.before(id).filter(|_| !self.scope.unordered)
     }
 
     /// Earlier events of the same key.

@@ -1,5 +1,7 @@
 //! What has to hold: order where a message arrives, nothing lost in any state, and a good end from each.
 
+use cqrs_outbox::LaterEvents;
+
 use super::{Call, Faults, Outbox, SECOND, Seen, Sent, State, Step};
 
 impl Outbox {
@@ -12,7 +14,7 @@ impl Outbox {
             }
             return;
         }
-        for earlier in self.before(id) {
+        for earlier in self.ahead(id) {
             let may_be_passed = state.discarded.contains(&earlier) || state.passed.contains(&earlier);
             if state.committed.contains(&earlier) && !state.delivered.contains(&earlier) && !may_be_passed {
                 state.broken = Some("out of order");
@@ -62,11 +64,10 @@ impl Outbox {
         let is_dead = |id: i64| dead.iter().any(|letter| letter.row.id == id);
         let ids = || 1..=self.scope.keys.len() as i64;
         ids().all(|id| {
-            let waits = self.scope.lane_waits && self.before(id).any(is_dead);
-            // What was delivered and not settled may stand behind the gate of a later one.
-            let is_aside =
-                self.scope.lane_waits && ids().any(|other| is_dead(other) && self.key(other) == self.key(id));
-            let is_done = state.delivered.contains(&id) && (is_aside || !state.tables.is_waiting(id));
+            let lane_waits = self.scope.later != LaterEvents::GoOn && !self.scope.unordered;
+            // For all dead letters of the key: what was delivered and not settled may stand behind the gate of a later one.
+            let waits = lane_waits && ids().any(|other| is_dead(other) && self.key(other) == self.key(id));
+            let is_done = state.delivered.contains(&id) && !state.tables.is_waiting(id);
             is_done || waits || is_dead(id) || state.discarded.contains(&id)
         })
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use cqrs_core::broker::{ErrorClass, Receipt};
 use cqrs_outbox::engine::{Action, Input, PublishFailure};
-use cqrs_outbox::{GroupNo, Promoted, RelayId};
+use cqrs_outbox::{GroupNo, LaterEvents, Promoted, RelayId};
 use uuid::Uuid;
 
 use super::{Call, LEASE, Outbox, SECOND, Seen, Sent, State, Step, Told};
@@ -27,7 +27,7 @@ impl Outbox {
                 Action::Publish(row) => {
                     let lane_is_busy =
                         relay.messages.keys().any(|other| self.key(*other) == self.key(row.id));
-                    if lane_is_busy {
+                    if lane_is_busy && !self.scope.unordered {
                         state.broken = Some("two of a key are with the broker");
                     }
                     relay.messages.insert(row.id, Sent::UnderWay);
@@ -99,9 +99,12 @@ impl Outbox {
             if !dead.is_empty() {
                 self.saw(Seen::Buried);
             }
-            if !self.scope.lane_waits {
+            if self.scope.later == LaterEvents::GoOn {
                 state.passed.extend(dead.iter().map(|letter| letter.row.id));
             }
+        }
+        if state.tables.dead_letters().iter().any(|letter| letter.error == LaterEvents::FOLLOWS) {
+            self.saw(Seen::Followed);
         }
         let taken = |(group, before): (GroupNo, &Option<_>)| {
             before.is_some() && state.tables.holder(group).is_some_and(|now| Some(now) != *before)

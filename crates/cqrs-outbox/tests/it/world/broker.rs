@@ -1,8 +1,8 @@
 //! The broker: a list of what was delivered.
 
 use cqrs_core::broker::{ErrorClass, Receipt};
-use cqrs_outbox::OutboxRow;
 use cqrs_outbox::engine::{Input, PublishFailure};
+use cqrs_outbox::{LaterEvents, OutboxRow};
 use rand::Rng;
 use std::sync::Arc;
 
@@ -97,11 +97,14 @@ impl World {
         self.history.delivered(row.event_id, row.message.key.clone().filter(|_| ordered));
         self.counts.add(if first { "delivered" } else { "duplicates" });
         let event = &self.events[&row.event_id];
-        if first && ordered && !event.dead && self.settings.lane_waits_for_dead_letter {
+        if first && ordered && !event.dead && self.settings.later_events != LaterEvents::GoOn {
             // A dead letter may have been delivered, late, before its last refusal was written.
             let passed = self.tables.dead_letters().into_iter().find(|letter| {
                 let other = &self.events[&letter.row.event_id];
-                other.key == event.key && other.sequence < event.sequence && other.delivered == 0
+                other.ordered
+                    && other.key == event.key
+                    && other.sequence < event.sequence
+                    && other.delivered == 0
             });
             if let Some(passed) = passed {
                 self.found(Fault::PassedDeadLetter, format!("row {} passed {}", row.id, passed.row.id));

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
-use cqrs_outbox::RelayStats;
 use cqrs_outbox::engine::Input;
+use cqrs_outbox::{LaterEvents, RelayStats};
 use rand::Rng;
 use uuid::Uuid;
 
@@ -73,16 +73,22 @@ impl World {
 
     /// The keys whose events wait for what someone does about a dead letter.
     pub(super) fn blocked_keys(&self) -> BTreeSet<Bytes> {
-        if !self.settings.lane_waits_for_dead_letter {
+        if self.settings.later_events == LaterEvents::GoOn {
             return BTreeSet::new();
         }
-        self.tables.dead_letters().into_iter().filter_map(|letter| letter.row.message.key).collect()
+        let dead = self.tables.dead_letters().into_iter();
+        dead.filter(|letter| letter.row.lane.is_of_key())
+            .filter_map(|letter| letter.row.message.key)
+            .collect()
     }
 
     pub(super) fn is_drained(&self) -> bool {
         let undelivered = self.undelivered();
         let blocked = self.blocked_keys();
-        let is_blocked = |id| self.events[id].key.as_ref().is_some_and(|key| blocked.contains(key));
+        let is_blocked = |id| {
+            let event = &self.events[id];
+            event.by_key && event.key.as_ref().is_some_and(|key| blocked.contains(key))
+        };
         // Behind a dead letter there may stand rows that were delivered, moved aside, and settled where they were not.
         let waiting = self.tables.waiting();
         let nothing_else = if blocked.is_empty() { waiting == 0 } else { waiting >= undelivered.len() };

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use cqrs_outbox::engine::{Action, Input};
-use cqrs_outbox::{Fenced, Lease, OutboxRow};
+use cqrs_outbox::{Fenced, LaterEvents, Lease, OutboxRow};
 use rand::Rng;
 
 use super::{Fault, Life, World};
@@ -103,7 +103,10 @@ impl World {
                 self.counts.add(if *answer == Fenced::LeaseLost { "fenced" } else { "rejected" });
                 self.bury();
             }
-            Input::SetAside(Ok(_)) => self.counts.add("set aside"),
+            Input::SetAside(Ok(_)) => {
+                self.counts.add("set aside");
+                self.bury();
+            }
             Input::GateOpened(Ok(answer)) => self.counts.add(match answer {
                 Fenced::Done(true) => "gates opened",
                 Fenced::Done(false) => "gates kept",
@@ -152,7 +155,11 @@ impl World {
             let event = self.events.get_mut(&letter.row.event_id).unwrap();
             if !event.dead {
                 event.dead = true;
-                self.counts.add("dead letters");
+                self.counts.add(if letter.error == LaterEvents::FOLLOWS {
+                    "followed"
+                } else {
+                    "dead letters"
+                });
             }
         }
     }

@@ -17,7 +17,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use cqrs_outbox::engine::{Engine, Input};
 use cqrs_outbox::memory::MemoryTables;
-use cqrs_outbox::{GroupNo, Lane, RelayId, RelaySettings};
+use cqrs_outbox::{GroupNo, Lane, LaterEvents, RelayId, RelaySettings, Unordered};
 use cqrs_testing::history::History;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -143,7 +143,9 @@ struct World {
 struct Written {
     key: Option<Bytes>,
     sequence: u64,
-    /// Its writers took turns, so that its key has an order.
+    /// Its lane is that of its key.
+    by_key: bool,
+    /// And its writers took turns, so that its key has an order.
     ordered: bool,
     delivered: u64,
     dead: bool,
@@ -209,7 +211,14 @@ impl World {
         settings.store_timeout = ms(400);
         settings.settle_linger = ms(rng.random_range(0..10));
         settings.max_attempts = 4;
-        settings.lane_waits_for_dead_letter = rng.random_bool(0.7);
+        settings.later_events = match rng.random_range(0..10) {
+            0..4 => LaterEvents::Wait,
+            4..7 => LaterEvents::Follow,
+            _ => LaterEvents::GoOn,
+        };
+        if rng.random_bool(0.3) {
+            settings.unordered = Unordered::Topics(["users".to_owned()].into());
+        }
         settings.backoff = ms(20);
         settings.max_backoff = ms(500);
         settings.stop_grace = ms(1_000);

@@ -34,7 +34,9 @@ impl World {
                 *sequence += 1;
                 *sequence
             });
-            events.push((self.tables.reserve_id(), self.message(key), sequence, ordered));
+            let message = self.message(key);
+            let ordered = ordered && !self.settings.unordered.includes(&message.topic);
+            events.push((self.tables.reserve_id(), message, sequence, ordered));
         }
         let commits = self.rng.random_bool(0.85);
         let length = if self.rng.random_bool(0.1) { 1_500 } else { 60 };
@@ -78,6 +80,7 @@ impl World {
 
     pub(super) fn commit(&mut self, id: i64, event: Uuid, message: Message, sequence: u64, ordered: bool) {
         let key = message.key.clone();
+        let by_key = key.is_some() && !self.settings.unordered.includes(&message.topic);
         self.log(|| format!("commit row {id}, event {}, key {key:?}", event.as_u128()));
         // Where nothing is said of order: their place in it is when they are moved.
         if !ordered && self.rng.random_bool(0.3) {
@@ -89,8 +92,16 @@ impl World {
         }
         self.history.committed(key.clone().filter(|_| ordered), event, sequence);
         self.by_id.insert(id, event);
-        let written =
-            Written { key, sequence, ordered, delivered: 0, dead: false, discarded: false, rights: 1 };
+        let written = Written {
+            key,
+            sequence,
+            by_key,
+            ordered,
+            delivered: 0,
+            dead: false,
+            discarded: false,
+            rights: 1,
+        };
         self.events.insert(event, written);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cqrs_outbox::{Fenced, OutboxRow, Place};
+use cqrs_outbox::{Fenced, Lane, LaterEvents, OutboxRow, Place};
 use uuid::Uuid;
 
 use crate::store::bench::{Bench, Checked, LONG, Owner, ensure_eq, event, labels, labels_at, skip};
@@ -11,7 +11,10 @@ use crate::store::{Asked, Request, StoreUnderTest};
 const NONE: [&str; 0] = [];
 
 /// Two lanes with two rows each; the first of `a` is buried.
-async fn buried<S: StoreUnderTest>(bench: &Bench<'_, S>, lane_waits: bool) -> Checked<(Owner<S>, OutboxRow)> {
+async fn buried<S: StoreUnderTest>(
+    bench: &Bench<'_, S>,
+    later: LaterEvents,
+) -> Checked<(Owner<S>, OutboxRow)> {
     let owner = bench.owned().await?;
     owner
         .commit([
@@ -22,7 +25,7 @@ async fn buried<S: StoreUnderTest>(bench: &Bench<'_, S>, lane_waits: bool) -> Ch
         ])
         .await?;
     let row = owner.find("a1").await?;
-    owner.bury(&row, lane_waits, "not readable").await?;
+    owner.bury(&row, later, "not readable").await?;
     if let Some(dead) = bench.dead_letters(&owner.table).await? {
         let seen: Vec<_> = dead.iter().map(|dead| (dead.event_id, dead.attempts, &dead.error[..])).collect();
         ensure_eq("the dead letters", seen, [(row.event_id, 1, "not readable")])?;
@@ -31,13 +34,13 @@ async fn buried<S: StoreUnderTest>(bench: &Bench<'_, S>, lane_waits: bool) -> Ch
 }
 
 pub(super) async fn bury<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Checked {
-    let (owner, _) = buried(bench, false).await?;
+    let (owner, _) = buried(bench, LaterEvents::GoOn).await?;
     ensure_eq("the free rows", labels_at(&owner.read().await?, Place::Hot), ["b1", "a2", "b2"])?;
     ensure_eq("the rows aside", labels(&owner.parked().await?), NONE)
 }
 
 pub(super) async fn lane_waits<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Checked {
-    let (owner, row) = buried(bench, true).await?;
+    let (owner, row) = buried(bench, LaterEvents::Wait).await?;
     let rows = owner.read().await?;
     ensure_eq("the free rows", labels_at(&rows, Place::Hot), ["b1", "b2"])?;
     ensure_eq("the gated rows", labels_at(&rows, Place::Gated), ["a2"])?;
@@ -53,9 +56,71 @@ pub(super) async fn lane_waits<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Check
     // A row that was parked before it was buried closes its gate for good, too.
     let b = owner.find("b1").await?;
     owner.park(&b, Duration::ZERO).await?;
-    owner.bury(&b, true, "not readable").await?;
+    owner.bury(&b, LaterEvents::Wait, "not readable").await?;
     ensure_eq("the gated rows", labels_at(&owner.read().await?, Place::Gated), ["b2"])?;
     ensure_eq("the rows that are due", labels(&owner.parked().await?), NONE)
+}
+
+/// The first was parked before it is buried, with the second behind it; the third is read when the gate is closed already.
+pub(super) async fn follow<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Checked {
+    let owner = bench.owned().await?;
+    let events = [("a", "a1"), ("b", "b1"), ("a", "a2"), ("a", "a3"), ("a", "a4")];
+    owner.commit(events.map(|(key, label)| event(Some(key), label))).await?;
+    let (a1, a2, a3) = (owner.find("a1").await?, owner.find("a2").await?, owner.find("a3").await?);
+    owner.park(&a1, Duration::ZERO).await?;
+    let aside = owner.set_aside_to_follow(&a2).await?;
+    ensure_eq("setting aside behind a row that is parked", aside, Fenced::Done(true))?;
+    ensure_eq("the rows that are due", labels(&owner.parked().await?), ["a1", "a2"])?;
+    let parked = owner.parked().await?;
+    owner.bury(&parked[0], LaterEvents::Follow, "not readable").await?;
+    ensure_eq("the rows that are due", labels(&owner.parked().await?), NONE)?;
+    let dead = bench.dead_letters(&owner.table).await?;
+    ensure_eq("how many dead letters there are", dead.map_or(2, |dead| dead.len()), 2)?;
+    let rows = owner.read().await?;
+    ensure_eq("the gated rows", labels_at(&rows, Place::Gated), ["a3", "a4"])?;
+    ensure_eq("the free rows", labels_at(&rows, Place::Hot), ["b1"])?;
+    let aside = owner.set_aside_to_follow(&a3).await?;
+    ensure_eq("setting aside behind a dead letter", aside, Fenced::Done(true))?;
+    if let Some(dead) = bench.dead_letters(&owner.table).await? {
+        let seen: Vec<_> = dead.iter().map(|dead| (dead.event_id, dead.attempts)).collect();
+        ensure_eq("the dead letters", seen, [(a1.event_id, 2), (a2.event_id, 0), (a3.event_id, 0)])?;
+    }
+    // All of them go back, and in their order, before what has not followed.
+    let mut owner = owner;
+    for event in [a3.event_id, a1.event_id, a2.event_id] {
+        ensure_eq(
+            "the rows that are due before the last is asked for",
+            labels(&owner.parked().await?),
+            NONE,
+        )?;
+        ask(bench, &mut owner, Request::Replay, event).await?;
+    }
+    ensure_eq("the rows that are due", labels(&owner.parked().await?), ["a1", "a2", "a3"])?;
+    ensure_eq("the gated rows", labels_at(&owner.read().await?, Place::Gated), ["a4"])
+}
+
+/// As a relay does that sends the events of a topic without regard to their keys.
+pub(super) async fn own_lane<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Checked {
+    let mut owner = bench.owned().await?;
+    owner.commit(["a1", "a2", "a3"].map(|label| event(Some("a"), label))).await?;
+    let (a1, a2) = (owner.find("a1").await?, owner.find("a2").await?);
+    let own = |row: &OutboxRow| OutboxRow { lane: Lane::of(None, row.event_id), ..row.clone() };
+    let (a1, a2) = (own(&a1), own(&a2));
+    owner.park(&a1, Duration::ZERO).await?;
+    owner.bury(&a2, LaterEvents::GoOn, "not readable").await?;
+    ensure_eq("the free rows", labels_at(&owner.read().await?, Place::Hot), ["a3"])?;
+    let due = owner.parked().await?;
+    let expected = OutboxRow { attempts: 1, place: Place::Parked, ..a1.clone() };
+    ensure_eq("the rows that are due", &due[..], &[expected][..])?;
+    let lease = owner.lease_of(&a1)?;
+    ensure_eq("opening the gate before", owner.open_gate(lease, &a1.lane).await?, Fenced::Done(false))?;
+    owner.settle(due).await?;
+    ensure_eq("opening the gate", owner.open_gate(lease, &a1.lane).await?, Fenced::Done(true))?;
+    ask(bench, &mut owner, Request::Replay, a2.event_id).await?;
+    let due = owner.parked().await?;
+    ensure_eq("the rows that are due", labels(&due), ["a2"])?;
+    ensure_eq("the lane of a replayed row", &due[0].lane, &a2.lane)?;
+    ensure_eq("the free rows", labels_at(&owner.read().await?, Place::Hot), ["a3"])
 }
 
 async fn ask<S: StoreUnderTest>(
@@ -79,8 +144,8 @@ async fn ask<S: StoreUnderTest>(
 }
 
 pub(super) async fn replay<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Checked {
-    for lane_waits in [true, false] {
-        let (mut owner, row) = buried(bench, lane_waits).await?;
+    for later in [LaterEvents::Wait, LaterEvents::GoOn] {
+        let (mut owner, row) = buried(bench, later).await?;
         ask(bench, &mut owner, Request::Replay, row.event_id).await?;
         let due = owner.parked().await?;
         ensure_eq("the rows that are due", labels(&due), ["a1"])?;
@@ -91,7 +156,7 @@ pub(super) async fn replay<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Checked {
             ensure_eq("the dead letters", dead, [])?;
         }
         // The request is done: it does not come true a second time.
-        owner.bury(&due[0], lane_waits, "not readable").await?;
+        owner.bury(&due[0], later, "not readable").await?;
         owner.beat(LONG, 0, Vec::new()).await?;
         ensure_eq("the rows that are due, with the same buried again", labels(&owner.parked().await?), NONE)?;
     }
@@ -104,7 +169,7 @@ pub(super) async fn replay_several<S: StoreUnderTest>(bench: &Bench<'_, S>) -> C
     owner.commit(["a1", "a2", "a3"].map(|label| event(Some("a"), label))).await?;
     let (first, second) = (owner.find("a1").await?, owner.find("a2").await?);
     for row in [&first, &second] {
-        owner.bury(row, false, "not readable").await?;
+        owner.bury(row, LaterEvents::GoOn, "not readable").await?;
     }
     let asked = bench.adapter.request(&owner.table.store, Request::Replay, second.event_id).await?;
     if asked == Asked::Unsupported {
@@ -139,8 +204,8 @@ pub(super) async fn replay_waits<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Che
         let mut owner = bench.owned().await?;
         owner.commit(["a1", "a2", "a3"].map(|label| event(Some("a"), label))).await?;
         let (a1, a2, a3) = (owner.find("a1").await?, owner.find("a2").await?, owner.find("a3").await?);
-        owner.bury(&a1, true, "not readable").await?;
-        owner.bury(&a2, true, "not readable").await?;
+        owner.bury(&a1, LaterEvents::Wait, "not readable").await?;
+        owner.bury(&a2, LaterEvents::Wait, "not readable").await?;
         let answer = owner.set_aside(owner.lease_of(&a3)?, &a3.lane, &[a3.id]).await?;
         ensure_eq("setting aside behind dead letters", answer, Fenced::Done(true))?;
         ask(bench, &mut owner, first, a1.event_id).await?;
@@ -152,7 +217,7 @@ pub(super) async fn replay_waits<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Che
 }
 
 pub(super) async fn discard<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Checked {
-    let (mut owner, row) = buried(bench, true).await?;
+    let (mut owner, row) = buried(bench, LaterEvents::Wait).await?;
     let next = owner.find("a2").await?;
     let lease = owner.lease_of(&row)?;
     let answer = owner.set_aside(lease, &row.lane, &[next.id]).await?;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cqrs_outbox::{Fenced, Place, Verdict};
+use cqrs_outbox::{Fenced, LaterEvents, Place, Verdict};
 
 use crate::store::StoreUnderTest;
 use crate::store::bench::{Bench, Checked, LONG, Owner, ensure, ensure_eq, event, labels, labels_at};
@@ -39,8 +39,8 @@ pub(super) async fn park<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Checked {
 pub(super) async fn bury<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Checked {
     let (old, new) = usurped(bench).await?;
     let row = new.find("1").await?;
-    for lane_waits in [false, true] {
-        let answer = old.reject(&row, Verdict::Bury { lane_waits }, "late").await?;
+    for later in [LaterEvents::GoOn, LaterEvents::Wait, LaterEvents::Follow] {
+        let answer = old.reject(&row, Verdict::Bury { later }, "late").await?;
         ensure_eq("burying without a lease", answer, Fenced::LeaseLost)?;
         untouched(&new).await?;
     }

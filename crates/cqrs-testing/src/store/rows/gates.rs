@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cqrs_outbox::{Fenced, Place, ReadRequest, Verdict};
+use cqrs_outbox::{Fenced, LaterEvents, Place, ReadRequest, Verdict};
 use tokio::time::{self, Instant};
 
 use crate::store::StoreUnderTest;
@@ -204,9 +204,9 @@ pub(super) async fn attempts<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Checked
     owner.leave().await?;
     let other = owner.table.owner("other").await?;
     ensure_eq("the attempts as the next owner reads them", other.parked().await?[0].attempts, 3)?;
-    other.bury(&row, false, "the last error").await?;
+    other.bury(&row, LaterEvents::GoOn, "the last error").await?;
     ensure_eq("the rows aside", labels(&other.parked().await?), NONE)?;
-    other.bury(&other.find("b").await?, false, "the only error: 'é' \"\\").await?;
+    other.bury(&other.find("b").await?, LaterEvents::GoOn, "the only error: 'é' \"\\").await?;
     let Some(dead) = bench.dead_letters(&owner.table).await? else { return Ok(()) };
     let seen: Vec<_> = dead.iter().map(|dead| (dead.attempts, &dead.error[..])).collect();
     ensure_eq(

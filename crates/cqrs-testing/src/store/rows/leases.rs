@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use cqrs_outbox::{GroupNo, Lease, Ownership};
+use cqrs_core::{Deliver, Outgoing};
+use cqrs_outbox::{GroupNo, LaterEvents, Lease, Ownership};
 use futures_util::future;
 use tokio::time::{self, Instant};
 
-use crate::store::StoreUnderTest;
-use crate::store::bench::{Bench, Checked, LONG, Owner, ensure, ensure_eq, fail};
+use crate::store::bench::{Bench, Checked, LONG, Owner, ensure, ensure_eq, event, fail, skip};
+use crate::store::{Asked, Request, StoreUnderTest};
 
 const NONE: [GroupNo; 0] = [];
 
@@ -171,6 +172,35 @@ pub(super) async fn census<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Checked {
     ensure_eq("relays after the second fell silent", one.beat(lease, 0, Vec::new()).await?.relays, 1)
 }
 
+/// What is due there, or was asked for, a relay would miss.
+pub(super) async fn side_tables<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Checked {
+    let mut owner = bench.owned().await?;
+    owner.commit([event(Some("a"), "1"), event(Some("a"), "2")]).await?;
+    let row = owner.find("1").await?;
+    owner.park(&row, LONG).await?;
+    let beaten = owner.beat(LONG, 0, Vec::new()).await?;
+    ensure(!beaten.nothing_aside, || "a gate was closed, and nothing stands aside".to_owned())?;
+    owner.bury(&row, LaterEvents::Wait, "not readable").await?;
+    let beaten = owner.beat(LONG, 0, Vec::new()).await?;
+    ensure(!beaten.nothing_aside, || "a gate was closed for good, and nothing stands aside".to_owned())?;
+    // Nothing of it is aside before the heartbeat that carries the request out.
+    let mut owner = bench.owned().await?;
+    owner.commit([event(Some("a"), "1")]).await?;
+    let row = owner.find("1").await?;
+    owner.bury(&row, LaterEvents::GoOn, "not readable").await?;
+    let asked = bench.adapter.request(&owner.table.store, Request::Replay, row.event_id).await?;
+    if asked == Asked::Accepted {
+        let beaten = owner.beat(LONG, 0, Vec::new()).await?;
+        ensure(!beaten.nothing_aside, || "a dead letter went back, and nothing stands aside".to_owned())?;
+    }
+    let mut owner = bench.owned().await?;
+    let mut later = Outgoing::from(event(Some("a"), "later"));
+    later.options.deliver = Some(Deliver::After(LONG));
+    let Ok(_) = owner.table.add([later]).await else { return Ok(()) };
+    let beaten = owner.beat(LONG, 0, Vec::new()).await?;
+    ensure(!beaten.nothing_scheduled, || "an event is scheduled, and is not seen".to_owned())
+}
+
 pub(super) async fn leave<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Checked {
     let one = bench.owned().await?;
     let mut two = one.table.relay("two");
@@ -235,4 +265,20 @@ pub(super) async fn suspects<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Checked
     let taken = four.beat(LONG, usize::MAX, Vec::new()).await?;
     let nothing: BTreeMap<_, _> = four.owned().into_iter().map(|group| (group, Vec::new())).collect();
     ensure_eq("what was left of one that was sending nothing", dirty(&taken), nothing)
+}
+
+pub(super) async fn suspended<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Checked {
+    let mut one = bench.open().await?.relay("one");
+    ensure(!one.record_suspended(&["rooms"]).await?, || {
+        "recorded of a relay that was never there".to_owned()
+    })?;
+    one.beat(LONG, 0, Vec::new()).await?;
+    if !one.record_suspended(&["rooms", "halls"]).await? {
+        return skip("this store does not record which topics are suspended");
+    }
+    for topics in [&["rooms", "halls"][..], &[], &[]] {
+        ensure(one.record_suspended(topics).await?, || format!("{topics:?} were not recorded"))?;
+    }
+    one.leave().await?;
+    ensure(!one.record_suspended(&["rooms"]).await?, || "recorded of a relay that has left".to_owned())
 }

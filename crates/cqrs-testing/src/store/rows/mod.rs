@@ -76,8 +76,10 @@ rows! {
     "lease-expiry", "a lease that was not renewed goes to another relay, under a higher epoch" => leases::expiry;
     "lease-clock", "a lease that ends more than two lease times ahead counts as expired" => leases::clock;
     "census", "relays are counted while they live" => leases::census;
+    "side-tables", "a heartbeat does not say that nothing stands aside, or is scheduled, where something does" => leases::side_tables;
     "leave", "a relay that leaves frees its groups at once" => leases::leave;
     "suspects", "what a relay that died had recorded is told to whoever takes its groups, and nothing of one that left or was late" => leases::suspects;
+    "suspended", "topics that cannot be reached are recorded of a relay that lives, and of no other, and the store says which" => leases::suspended;
 
     "fence-park", "a relay that has lost its lease parks nothing" => fences::park;
     "fence-bury", "a relay that has lost its lease buries nothing" => fences::bury;
@@ -95,6 +97,8 @@ rows! {
 
     "bury", "a buried row is a dead letter, and its lane goes on" => dead::bury;
     "bury-lane-waits", "where the lane is to wait for its dead letter, it does" => dead::lane_waits;
+    "bury-follow", "where the later events of a lane are to follow it, they do, and come back in their order" => dead::follow;
+    "own-lane", "a row that is refused in a lane of its own holds back nothing of its key" => dead::own_lane;
     "replay", "a dead letter that is asked for goes again, before the later ones of its lane" => dead::replay;
     "replay-several", "dead letters of one lane go again in their order, whichever was asked for first" => dead::replay_several;
     "replay-waits", "a lane that waits for several dead letters goes on when the last one is replayed or discarded" => dead::replay_waits;

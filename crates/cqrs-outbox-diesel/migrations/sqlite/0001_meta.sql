@@ -1,0 +1,8 @@
+-- Which version these tables are of, which database this is, and whether relaying is on hold.
+CREATE TABLE IF NOT EXISTS cqrs_outbox_meta (
+    only_row           INTEGER PRIMARY KEY DEFAULT 1 CHECK (only_row = 1),
+    schema_version     INTEGER NOT NULL,
+    min_reader_version INTEGER NOT NULL,
+    installation_id    TEXT NOT NULL DEFAULT (lower(hex(randomblob(16)))),
+    hold               INTEGER NOT NULL DEFAULT 0 CHECK (hold IN (0, 1))
+);
