@@ -6,12 +6,15 @@ use cqrs_core::{EventMediator, RequestMediator, Result};
 use cqrs_outbox::{OutboxRelay, RelayStats};
 use tokio_util::sync::CancellationToken;
 
+use crate::purging::Purging;
+
 /// A built application: its mediators work from the start, its relay and its consumers while it runs.
 #[must_use = "the relay and the consumers do nothing until the application runs"]
 pub struct App {
     requests: RequestMediator,
     relay: Option<OutboxRelay>,
     consumer: Option<Consumer>,
+    purging: Purging,
 }
 
 impl App {
@@ -19,8 +22,9 @@ impl App {
         requests: RequestMediator,
         relay: Option<OutboxRelay>,
         consumer: Option<Consumer>,
+        purging: Purging,
     ) -> Self {
-        Self { requests, relay, consumer }
+        Self { requests, relay, consumer, purging }
     }
 
     /// Sends commands and queries.
@@ -45,6 +49,8 @@ impl App {
 
     /// Runs the relay and the consumer until `shutdown` resolves, and stops them: first the relay, which finishes what is
     /// with the broker and gives its groups back, then the consumer, which finishes what it has begun. Can be called again.
+    ///
+    /// Until then it also removes what has passed its [retention](crate::Builder::retention).
     ///
     /// # Errors
     ///
@@ -80,6 +86,7 @@ impl App {
         let mut work = std::pin::pin!(work);
         let (relay, consumer) = tokio::select! {
             ended = &mut work => ended,
+            never = self.purging.for_ever() => match never {},
             () = shutdown => {
                 tracing::info!("stopping");
                 stop_relay.cancel();

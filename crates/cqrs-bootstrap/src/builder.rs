@@ -8,11 +8,12 @@ use cqrs_core::{
     Request, RequestHandler, RequestMap, RequestMediator, Result, Stacked, Transactional,
     TransactionalEventHandler, TransactionalHandler, UnitOfWork,
 };
-use cqrs_outbox::{OutboxRelay, OutboxStore, RelaySettings, StoreError};
+use cqrs_outbox::{OutboxRelay, OutboxStore, RelaySettings, Retention, StoreError};
 use serde::de::DeserializeOwned;
 
 use crate::app::App;
 use crate::broker::{BrokerSource, Source};
+use crate::purging::Purging;
 
 /// Begins an application.
 pub fn bootstrap() -> Builder {
@@ -25,6 +26,7 @@ pub fn bootstrap() -> Builder {
         group: None,
         encoder: None,
         relay: Some(RelaySettings::default()),
+        retention: Retention::default(),
         consumer: Box::new(|consumer| consumer),
     };
     Builder { rest, database: NoDatabase }
@@ -234,6 +236,16 @@ impl<S, D> Builder<S, D> {
         self
     }
 
+    /// Sets for how long what is kept for a time only is kept: what was sent, the inbox, requests that are done, deduplication
+    /// keys. While the application runs it removes what has passed its time, now and then; what fails is said in the log, and
+    /// tried again. Any number of processes may do so.
+    ///
+    /// Default: [`Retention::default`]. [`Retention::for_ever`] removes nothing.
+    pub fn retention(mut self, retention: Retention) -> Self {
+        self.rest.retention = retention;
+        self
+    }
+
     /// Sets the settings of the consumer.
     ///
     /// ```
@@ -283,7 +295,8 @@ impl<S> Builder<S> {
     ///
     /// Safe.
     pub async fn build(self) -> Result<App> {
-        self.rest.build(None, Vec::new()).await
+        let purging = Purging::new(self.rest.retention.clone());
+        self.rest.build(None, purging, Vec::new()).await
     }
 }
 
@@ -335,7 +348,9 @@ impl<S, D: Database> Builder<S, OnDatabase<D>> {
             rest.events = register(rest.events, &registering);
         }
         rest.encoder.get_or_insert_with(|| database.source.encoder().clone());
-        rest.build(database.store, problems).await
+        let purging =
+            Purging::new(rest.retention.clone()).inbox(database.inbox).store(database.store.clone());
+        rest.build(database.store, purging, problems).await
     }
 }
 
@@ -363,6 +378,7 @@ struct Rest<S> {
     group: Option<String>,
     encoder: Option<Encoder>,
     relay: Option<RelaySettings>,
+    retention: Retention,
     consumer: Box<dyn FnOnce(ConsumerBuilder) -> ConsumerBuilder + Send>,
 }
 
@@ -377,11 +393,17 @@ impl<S> Rest<S> {
             group: self.group,
             encoder: self.encoder,
             relay: self.relay,
+            retention: self.retention,
             consumer: self.consumer,
         }
     }
 
-    async fn build(self, store: Option<Arc<dyn OutboxStore>>, mut problems: Vec<String>) -> Result<App> {
+    async fn build(
+        self,
+        store: Option<Arc<dyn OutboxStore>>,
+        purging: Purging,
+        mut problems: Vec<String>,
+    ) -> Result<App> {
         let relayed = store.is_some() && self.relay.is_some();
         if self.broker.is_none() && (relayed || self.subscribed || self.direct) {
             problems.push(
@@ -426,7 +448,7 @@ impl<S> Rest<S> {
                 if let Some(store) = &store {
                     store.check().await.map_err(StoreError::into_error)?;
                 }
-                Ok(App::new(requests, relay, consumer))
+                Ok(App::new(requests, relay, consumer, purging))
             }
             _ => Err(Error::new(ErrorKind::Configuration, problems.join("\n"))),
         }

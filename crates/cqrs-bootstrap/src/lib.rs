@@ -54,6 +54,7 @@
 mod app;
 mod broker;
 mod builder;
+mod purging;
 
 pub use app::App;
 pub use broker::{BrokerSource, connect_broker};

@@ -1,6 +1,5 @@
 //! An outbox in one of the databases that are compiled in.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +15,7 @@ use uuid::Uuid;
 
 /// An outbox, whatever its database.
 #[async_trait]
-pub(crate) trait Database {
+pub(crate) trait Database: Send + Sync {
     /// The part of it that a relay needs.
     fn store(&self) -> Arc<dyn OutboxStore>;
     async fn check_schema(&self) -> Result<()>;
@@ -31,7 +30,6 @@ pub(crate) trait Database {
     async fn ask(&self, kind: RequestKind, filter: &DeadLetterFilter, asking: &Asking) -> Result<Asked>;
     async fn ask_for(&self, kind: RequestKind, letters: &[DeadLetter], asking: &Asking) -> Result<()>;
     async fn purge_sent(&self, older_than: Duration, chunk: usize) -> Result<u64>;
-    async fn purge_sent_for_ever(&self, older_than: Duration) -> Infallible;
     async fn purge_inbox(&self, older_than: Duration, chunk: usize) -> Result<u64>;
     async fn purge_requests(&self, older_than: Duration, chunk: usize) -> Result<u64>;
     async fn purge_dedup(&self, chunk: usize) -> Result<u64>;
@@ -93,10 +91,6 @@ impl<B: Backend> Database for Outbox<B> {
         self.purge_sent(older_than, chunk).await
     }
 
-    async fn purge_sent_for_ever(&self, older_than: Duration) -> Infallible {
-        self.purge_sent_for_ever(older_than).await
-    }
-
     async fn purge_inbox(&self, older_than: Duration, chunk: usize) -> Result<u64> {
         self.purge_inbox(older_than, chunk).await
     }
@@ -129,6 +123,8 @@ pub(crate) struct Connecting {
     pub(crate) keep_sent: bool,
     /// Whether to make a file of SQLite that is not there.
     pub(crate) create: bool,
+    /// Whether a server is connected to only when it is needed, and may be away until then.
+    pub(crate) lazily: bool,
     /// How the tables are called.
     pub(crate) names: TableNames,
 }
@@ -136,23 +132,19 @@ pub(crate) struct Connecting {
 /// Connects to the database of that URL.
 #[allow(unused_variables, reason = "some are for one database only, which may not be compiled in")]
 pub(crate) async fn connect(url: &str, how: &Connecting) -> Result<Box<dyn Database>> {
-    let Connecting { connections, notifications, keep_sent, create, names } = how.clone();
+    let Connecting { connections, notifications, keep_sent, create, lazily, names } = how.clone();
     /// The builders are alike, and have no trait in common.
     #[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
     macro_rules! connect {
         ($backend:ident $(, $setting:ident)?) => {
-            Ok(Box::new(
-                Outbox::<cqrs_outbox_diesel::$backend>::builder(url)
-                    .max_connections(connections)
-                    .keep_sent(keep_sent)
-                    .tables(names)
-                    $(.$setting($setting))?
-                    .connect()
-                    .await?,
-            ))
+            Outbox::<cqrs_outbox_diesel::$backend>::builder(url)
+                .max_connections(connections)
+                .keep_sent(keep_sent)
+                .tables(names)
+                $(.$setting($setting))?
         };
     }
-    if notifications && !scheme(url).starts_with("postgres") {
+    if notifications && !notifies(url) {
         let what = format!(
             "`--notifications` is for PostgreSQL, and the database's URL begins with `{}://`: leave it out, the relay polls",
             scheme(url)
@@ -161,11 +153,15 @@ pub(crate) async fn connect(url: &str, how: &Connecting) -> Result<Box<dyn Datab
     }
     match scheme(url) {
         #[cfg(feature = "postgres")]
-        "postgres" | "postgresql" => connect!(Pg, notifications),
+        "postgres" | "postgresql" if lazily => Ok(Box::new(connect!(Pg, notifications).connect_lazily()?)),
+        #[cfg(feature = "postgres")]
+        "postgres" | "postgresql" => Ok(Box::new(connect!(Pg, notifications).connect().await?)),
         #[cfg(feature = "mysql")]
-        "mysql" | "mariadb" => connect!(MySql),
+        "mysql" | "mariadb" if lazily => Ok(Box::new(connect!(MySql).connect_lazily()?)),
+        #[cfg(feature = "mysql")]
+        "mysql" | "mariadb" => Ok(Box::new(connect!(MySql).connect().await?)),
         #[cfg(feature = "sqlite")]
-        "sqlite" => connect!(Sqlite, create),
+        "sqlite" => Ok(Box::new(connect!(Sqlite, create).connect().await?)),
         other => Err(unknown(other)),
     }
 }
@@ -191,6 +187,11 @@ const SCHEMES: [(&str, &str, bool); 5] = [
     ("mariadb", "mysql", cfg!(feature = "mysql")),
     ("sqlite", "sqlite", cfg!(feature = "sqlite")),
 ];
+
+/// Whether writers can notify relays there.
+pub(crate) fn notifies(url: &str) -> bool {
+    scheme(url).starts_with("postgres")
+}
 
 /// Of what is no URL not a word: there may be a password in it.
 fn scheme(url: &str) -> &str {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::process::ExitCode;
 
-use cqrs::outbox::{StoreError, StoreErrorKind};
+use cqrs::outbox::{RelaysFailed, StoreError, StoreErrorKind};
 use cqrs::{Error, ErrorClass, ErrorKind};
 
 /// What the program says last, and its exit code.
@@ -41,17 +41,24 @@ impl Failure {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        let code =
-            match (error.kind(), error.downcast_ref::<StoreError>().map(StoreError::kind), error.class()) {
-                (_, Some(StoreErrorKind::Schema), _) => 3,
-                (_, Some(StoreErrorKind::Unavailable), _) => 4,
-                (ErrorKind::Configuration, ..)
-                | (_, Some(StoreErrorKind::Configuration), _)
-                | (_, _, Some(ErrorClass::Login | ErrorClass::Fatal)) => 2,
-                (_, _, Some(ErrorClass::Outage)) => 4,
-                _ => 1,
-            };
+        let code = match error.downcast_ref::<RelaysFailed>().and_then(|failed| failed.failures().next()) {
+            // What ended the first one of several relays is as good as any.
+            Some((_, first)) => code(first),
+            None => code(&error),
+        };
         Self { code, what: format!("{error:#}") }
+    }
+}
+
+fn code(error: &Error) -> u8 {
+    match (error.kind(), error.downcast_ref::<StoreError>().map(StoreError::kind), error.class()) {
+        (_, Some(StoreErrorKind::Schema), _) => 3,
+        (_, Some(StoreErrorKind::Unavailable), _) => 4,
+        (ErrorKind::Configuration, ..)
+        | (_, Some(StoreErrorKind::Configuration), _)
+        | (_, _, Some(ErrorClass::Login | ErrorClass::Fatal)) => 2,
+        (ErrorKind::CommitUnknown, ..) | (_, _, Some(ErrorClass::Outage)) => 4,
+        _ => 1,
     }
 }
 

@@ -1,18 +1,20 @@
 //! `cqrs relay`
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use cqrs::app::connect_broker;
-use cqrs::outbox::{OutboxRelay, RelaySettings, RelayStats};
+use cqrs::outbox::{OutboxRelay, OutboxStore, RelaySettings, RelayStats, Relays, Retention};
 use cqrs::without_password;
+use futures_util::future::{join_all, select_all};
 use serde_json::json;
 
-use crate::database::Connecting;
+use crate::database::{self, Connecting};
 use crate::failure::Failure;
 use crate::print;
-use crate::settings::{SettingsArgs, Span};
-use crate::target::{DatabaseArgs, connect};
+use crate::settings::{RetentionArgs, SettingsArgs, Span};
+use crate::target::{NamedDatabase, NamedDatabases};
 
 const EXAMPLES: &str = "\
 It says `ready` on standard output when it is at work, and what it has done in the end. SIGTERM or SIGINT tells it to
@@ -20,15 +22,21 @@ stop: what is with the broker is finished, and another relay goes on at once. A 
 nothing is lost then either, but what was in flight is sent again. While the database or the broker is away, it waits
 and says so on standard error. Start as many of them as you like, on as many hosts: they share the work.
 
+With several databases each has a relay of its own here, with its own connections and its own memory (--connections,
+--max-rows and --max-bytes are for each), and all share the client of the broker. One that cannot go on, for want of
+its tables say, is told and tried again, and the others go on; the program ends when none is left that does. With
+--until-empty the others come to their end, and the exit code is of the first one that did not.
+
   cqrs relay --database postgres://app:secret@db/orders --broker kafka://broker:9092
-  cqrs relay --database sqlite://orders.sqlite --broker amqp://guest:guest@localhost --until-empty";
+  cqrs relay --database sqlite://orders.sqlite --broker amqp://guest:guest@localhost --until-empty
+  cqrs relay --database orders=postgres://.. --database billing=mysql://.. --broker kafka://broker:9092";
 
 /// The arguments of `cqrs relay`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
     #[command(flatten)]
-    database: DatabaseArgs,
+    databases: NamedDatabases,
 
     /// The broker: kafka://host:port,..?option=value with librdkafka's options, or
     /// amqp://user:password@host:port/vhost?option=value with heartbeat, confirm_timeout_ms, max_message_bytes,
@@ -44,13 +52,13 @@ pub(crate) struct Args {
     #[arg(long)]
     until_empty: bool,
 
-    /// How many connections to the database there are at most; on MySQL the relay has four of its own instead
+    /// How many connections to each database there are at most; on MySQL the relay has four of its own instead
     #[arg(long, value_name = "COUNT", env = "CQRS_RELAY_CONNECTIONS", default_value_t = 8,
         value_parser = clap::value_parser!(u32).range(2..))]
     connections: u32,
 
     /// Listens for the notifications of writers, who ask for them too: an event is found at once, and not with the next
-    /// poll. PostgreSQL only
+    /// poll. PostgreSQL only; of several databases, for those that are
     #[arg(long, env = "CQRS_RELAY_NOTIFICATIONS", value_parser = clap::builder::BoolishValueParser::new())]
     notifications: bool,
 
@@ -59,12 +67,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "TIME", env = "CQRS_RELAY_LINGER")]
     linger: Option<Span>,
 
-    /// Keeps what was sent, in the table cqrs_outbox_sent, until someone purges it
-    #[arg(long, env = "CQRS_RELAY_KEEP_SENT", value_parser = clap::builder::BoolishValueParser::new())]
-    keep_sent: bool,
-    /// Keeps what was sent for so long, and purges it then
-    #[arg(long, value_name = "TIME", env = "CQRS_RELAY_KEEP_SENT_FOR")]
-    keep_sent_for: Option<Span>,
+    #[command(flatten)]
+    retention: RetentionArgs,
 
     #[command(flatten)]
     settings: SettingsArgs,
@@ -79,29 +83,36 @@ pub(crate) async fn run(args: Args, json: bool) -> Result<(), Failure> {
     let settings = RelaySettings::from(&args.settings);
     // Wrong settings are told before anything is waited for.
     settings.validate()?;
+    let databases = args.databases.parse()?;
     let broker = connect_broker(&broker_url(&args, &settings)?)?;
-    let url = &args.database.database;
-    let how = Connecting {
-        connections: args.connections as usize,
-        notifications: args.notifications,
-        keep_sent: args.keep_sent || args.keep_sent_for.is_some(),
-        create: false,
-        names: args.database.names(),
-    };
-    let database = tokio::select! {
-        database = connect(url, &how) => database?,
-        () = stop.first() => return Ok(()),
-    };
-    let relay = OutboxRelay::builder(database.store(), Arc::clone(&broker))
-        .name(args.name.clone())
-        .settings(settings);
-    let relay = relay.build()?;
-
-    let road = format!("{} -> {}", without_password(url), without_password(&args.broker));
-    let report = Report { name: args.name, road, json };
+    let any_notifies = databases.iter().any(|database| database::notifies(&database.url));
+    let mut relays = Vec::new();
+    let mut stores = Vec::new();
+    for NamedDatabase { name, url } in &databases {
+        let how = Connecting {
+            connections: args.connections as usize,
+            // Where none can, that is an error.
+            notifications: args.notifications && (database::notifies(url) || !any_notifies),
+            keep_sent: args.retention.keeps_sent(),
+            create: false,
+            // One that is away keeps no other one waiting.
+            lazily: true,
+            names: args.databases.names(),
+        };
+        let store = database::connect(url, &how).await?.store();
+        let relay = OutboxRelay::builder(Arc::clone(&store), Arc::clone(&broker));
+        relays.push(relay.name(args.name.clone()).database(name).settings(settings.clone()).build()?);
+        stores.push(store);
+    }
+    let relays = Relays::new(relays)?;
+    let shown = databases.iter().map(NamedDatabase::shown);
+    let broker_shown = without_password(&args.broker);
+    let roads: Vec<_> = shown.map(|database| format!("{database} -> {broker_shown}")).collect();
+    let report = Report { name: args.name, json };
     let until_told = async {
         let ready = async {
-            report.when_ready(&relay).await;
+            let ready = relays.iter().zip(&roads).map(|(relay, road)| report.when_ready(relay, road));
+            join_all(ready).await;
             std::future::pending().await
         };
         tokio::select! {
@@ -112,28 +123,33 @@ pub(crate) async fn run(args: Args, json: bool) -> Result<(), Failure> {
     };
     let relaying = async {
         if args.until_empty {
-            relay.run_until_empty_or(until_told).await
+            relays.run_until_empty_or(until_told).await
         } else {
-            relay.run_until(until_told).await
+            relays.run_until(until_told).await
         }
     };
-    let purging = async {
-        match args.keep_sent_for {
-            Some(Span(time)) => database.purge_sent_for_ever(time).await,
-            None => std::future::pending().await,
-        }
-    };
+    let retention = args.retention.retention();
     let ended = tokio::select! {
         ended = relaying => ended,
-        never = purging => match never {},
+        never = purging(&retention, &stores) => match never {},
     };
-    // The relay waited for what it had sent, or gave it up: that is still in the outbox, and the next relay's.
+    // The relays waited for what they had sent, or gave it up: that is still in the outbox, and the next relay's.
     if let Err(error) = broker.close().await {
         tracing::warn!(%error, "the broker was not left in order; what it did not confirm is sent again");
     }
-    ended?;
-    report.stopped(&relay.stats())?;
-    Ok(())
+    if let Err(error) = ended {
+        // What the others did is worth a word.
+        if relays.iter().count() > 1 {
+            report.all_stopped(&relays, &roads)?;
+        }
+        return Err(error.into());
+    }
+    report.all_stopped(&relays, &roads)
+}
+
+/// Removes what has passed its time, from each of them.
+async fn purging(retention: &Retention, stores: &[Arc<dyn OutboxStore>]) -> Infallible {
+    select_all(stores.iter().map(|store| Box::pin(retention.purge_for_ever(&**store)))).await.0
 }
 
 /// The broker's URL, with what has a flag of its own, and with what follows from the relay's settings unless the URL says
@@ -172,26 +188,24 @@ fn broker_url(args: &Args, settings: &RelaySettings) -> Result<String, Failure> 
 /// What the relay says of itself on standard output.
 struct Report {
     name: String,
-    /// From where to where.
-    road: String,
     json: bool,
 }
 
 impl Report {
     /// Says when the relay is at work: the tables are in order, it knows its groups, and the broker has answered.
-    async fn when_ready(&self, relay: &OutboxRelay) {
+    async fn when_ready(&self, relay: &OutboxRelay, road: &str) {
         relay.started().await;
         let RelayStats { owned_groups, groups, relays, .. } = relay.stats();
         let line = if self.json {
             json!({
-                "event": "ready", "relay": self.name, "road": self.road,
+                "event": "ready", "relay": self.name, "database": relay.database(), "road": road,
                 "owned_groups": owned_groups, "groups": groups, "relays": relays,
             })
             .to_string()
         } else {
             format!(
-                "ready: relay {}, {}, {owned_groups} of {groups} groups, {relays} relays alive",
-                self.name, self.road
+                "ready: relay {}, {road}, {owned_groups} of {groups} groups, {relays} relays alive",
+                self.name
             )
         };
         if let Err(failure) = print(&line) {
@@ -199,17 +213,22 @@ impl Report {
         }
     }
 
-    fn stopped(&self, stats: &RelayStats) -> Result<(), Failure> {
-        let RelayStats { published, confirmed, settled, parked, dead_lettered, .. } = stats;
+    fn all_stopped(&self, relays: &Relays, roads: &[String]) -> Result<(), Failure> {
+        relays.iter().zip(roads).try_for_each(|(relay, road)| self.stopped(relay, road))
+    }
+
+    fn stopped(&self, relay: &OutboxRelay, road: &str) -> Result<(), Failure> {
+        let RelayStats { published, confirmed, settled, parked, dead_lettered, .. } = relay.stats();
         print(&if self.json {
             json!({
-                "event": "stopped", "relay": self.name, "published": published, "confirmed": confirmed,
+                "event": "stopped", "relay": self.name, "database": relay.database(), "road": road,
+                "published": published, "confirmed": confirmed,
                 "settled": settled, "parked": parked, "dead_lettered": dead_lettered,
             })
             .to_string()
         } else {
             format!(
-                "stopped: relay {}, {published} published, {confirmed} confirmed, {settled} settled, {parked} parked, \
+                "stopped: relay {}, {road}, {published} published, {confirmed} confirmed, {settled} settled, {parked} parked, \
                  {dead_lettered} dead letters",
                 self.name
             )

@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use cqrs::outbox::{LaterEvents, RelaySettings, Unordered};
+use cqrs::outbox::{LaterEvents, RelaySettings, Retention, Unordered};
 
 /// A time, such as `10s`, `500ms` or `1m 30s`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,6 +156,49 @@ impl From<&SettingsArgs> for RelaySettings {
     }
 }
 
+fn keep_requests_for() -> Span {
+    Span(Retention::default().requests.unwrap_or_default())
+}
+
+/// For how long what is kept for a time only is kept.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "What is kept, and for how long")]
+pub(crate) struct RetentionArgs {
+    /// Keeps what was sent, in the table cqrs_outbox_sent, until someone purges it
+    #[arg(long, env = "CQRS_RELAY_KEEP_SENT", value_parser = clap::builder::BoolishValueParser::new())]
+    keep_sent: bool,
+    /// Keeps what was sent for so long, and purges it then
+    #[arg(long, value_name = "TIME", env = "CQRS_RELAY_KEEP_SENT_FOR")]
+    keep_sent_for: Option<Span>,
+    /// Purges what the inbox knows of messages that were handled longer ago than this: one that comes again after that has
+    /// its effect again. Without it, nothing of the inbox is purged
+    #[arg(long, value_name = "TIME", env = "CQRS_RELAY_KEEP_INBOX_FOR")]
+    keep_inbox_for: Option<Span>,
+    /// Purges what was asked for dead letters and done longer ago than this
+    #[arg(long, value_name = "TIME", env = "CQRS_RELAY_KEEP_REQUESTS_FOR", default_value_t = keep_requests_for())]
+    keep_requests_for: Span,
+    /// Whether to purge what has passed its time, and deduplication keys whose window is over; else `cqrs outbox purge` does
+    #[arg(long, value_name = "BOOL", env = "CQRS_RELAY_PURGE", default_value_t = true, action = clap::ArgAction::Set)]
+    purge: bool,
+}
+
+impl RetentionArgs {
+    pub(crate) fn keeps_sent(&self) -> bool {
+        self.keep_sent || self.keep_sent_for.is_some()
+    }
+
+    pub(crate) fn retention(&self) -> Retention {
+        let mut retention = Retention::for_ever();
+        if self.purge {
+            retention.expired_dedup = true;
+            retention.sent = self.keep_sent_for.map(|time| time.0);
+            retention.inbox = self.keep_inbox_for.map(|time| time.0);
+            retention.requests = Some(self.keep_requests_for.0);
+        }
+        retention
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use clap::{CommandFactory, Parser};
@@ -240,5 +283,29 @@ mod tests {
     fn a_time_without_a_unit_is_told_what_to_write() {
         let error = Only::try_parse_from(["cqrs", "--lease", "10"]).unwrap_err().to_string();
         assert!(error.contains("--lease") && error.contains("such as 10s"), "{error}");
+    }
+
+    #[derive(Debug, Parser)]
+    struct OnlyRetention {
+        #[command(flatten)]
+        retention: RetentionArgs,
+    }
+
+    #[test]
+    fn what_is_purged_is_what_is_asked_for() {
+        let retention = |arguments: &[&str]| {
+            let parsed = OnlyRetention::try_parse_from([&["cqrs"], arguments].concat()).unwrap();
+            (parsed.retention.keeps_sent(), parsed.retention.retention())
+        };
+        let day = Duration::from_secs(24 * 3_600);
+        assert_eq!(retention(&[]), (false, Retention::default()));
+        assert_eq!(retention(&["--keep-sent"]), (true, Retention::default()));
+        assert_eq!(retention(&["--keep-sent-for", "1day"]), (true, Retention::default().sent(day)));
+        assert_eq!(retention(&["--keep-inbox-for", "1day"]), (false, Retention::default().inbox(day)));
+        assert_eq!(retention(&["--keep-requests-for", "1day"]), (false, Retention::default().requests(day)));
+        assert_eq!(
+            retention(&["--purge", "false", "--keep-sent-for", "1day"]),
+            (true, Retention::for_ever())
+        );
     }
 }

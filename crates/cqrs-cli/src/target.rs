@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use cqrs::Result;
+use cqrs::{Result, without_password};
 use cqrs_outbox_diesel::TableNames;
 
 use crate::database::{self, Connecting, Database};
+use crate::failure::Failure;
 use crate::settings::Span;
 
 /// The database of the outbox.
@@ -15,6 +16,13 @@ pub(crate) struct DatabaseArgs {
     #[arg(long, value_name = "URL", env = "CQRS_DATABASE_URL", hide_env_values = true)]
     pub(crate) database: String,
 
+    #[command(flatten)]
+    pub(crate) names: NamesArgs,
+}
+
+/// How the tables are called.
+#[derive(Debug, clap::Args)]
+pub(crate) struct NamesArgs {
     /// What the names of the outbox's tables begin with, in place of `cqrs_`
     #[arg(long, value_name = "PREFIX", env = "CQRS_TABLE_PREFIX")]
     table_prefix: Option<String>,
@@ -24,11 +32,80 @@ pub(crate) struct DatabaseArgs {
     schema: Option<String>,
 }
 
-impl DatabaseArgs {
-    /// How the tables are called.
+impl NamesArgs {
     pub(crate) fn names(&self) -> TableNames {
         let names = self.table_prefix.iter().fold(TableNames::new(), TableNames::prefix);
         self.schema.iter().fold(names, TableNames::schema)
+    }
+}
+
+/// The databases of a relay.
+#[derive(Debug, clap::Args)]
+pub(crate) struct NamedDatabases {
+    /// The database of the outbox: postgres://user:password@host:port/database, mysql://.., sqlite://path/to/file. May be given
+    /// several times (in the variable: one a line), and with a name before it, NAME=URL, by which the ready line, the log and
+    /// the metrics know it; two schemas of one database want names
+    #[arg(
+        long = "database",
+        value_name = "[NAME=]URL",
+        env = "CQRS_DATABASE_URL",
+        hide_env_values = true,
+        required = true,
+        value_delimiter = '\n'
+    )]
+    databases: Vec<String>,
+
+    #[command(flatten)]
+    names: NamesArgs,
+}
+
+/// A database, and the name by which people know it.
+pub(crate) struct NamedDatabase {
+    pub(crate) name: String,
+    pub(crate) url: String,
+}
+
+impl NamedDatabase {
+    fn parse(text: &str) -> Self {
+        let is_name = |name: &str| {
+            !name.is_empty()
+                && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte))
+        };
+        match text.split_once('=') {
+            Some((name, url)) if is_name(name) => Self { name: name.to_owned(), url: url.to_owned() },
+            _ => Self { name: without_password(text), url: text.to_owned() },
+        }
+    }
+
+    /// Its URL without the password, and its name if it has one of its own.
+    pub(crate) fn shown(&self) -> String {
+        let shown = without_password(&self.url);
+        if shown == self.name { shown } else { format!("{} ({shown})", self.name) }
+    }
+}
+
+impl NamedDatabases {
+    /// The same for all of them.
+    pub(crate) fn names(&self) -> TableNames {
+        self.names.names()
+    }
+
+    pub(crate) fn parse(&self) -> Result<Vec<NamedDatabase>, Failure> {
+        // What is mounted from a file ends with a line break.
+        let given = self.databases.iter().map(|text| text.trim()).filter(|text| !text.is_empty());
+        let databases: Vec<_> = given.map(NamedDatabase::parse).collect();
+        for (nth, NamedDatabase { name, .. }) in databases.iter().enumerate() {
+            if databases[..nth].iter().any(|earlier| earlier.name == *name) {
+                return Err(Failure::usage(format!(
+                    "two of the databases are `{name}`: leave one out or, if it is two (schemas, say), name each: \
+                     `--database NAME=URL`"
+                )));
+            }
+        }
+        if databases.is_empty() {
+            return Err(Failure::usage("`--database` is empty: it is the URL of the outbox's database"));
+        }
+        Ok(databases)
     }
 }
 
@@ -53,8 +130,15 @@ impl PatientDatabaseArgs {
 
     /// Connects, with few connections; makes a file of SQLite that is not there only if it is to.
     pub(crate) async fn connect(&self, create: bool) -> Result<Box<dyn Database>> {
-        let (url, names) = (&self.database.database, self.database.names());
-        let how = Connecting { connections: 2, notifications: false, keep_sent: false, create, names };
+        let url = &self.database.database;
+        let how = Connecting {
+            connections: 2,
+            notifications: false,
+            keep_sent: false,
+            create,
+            lazily: false,
+            names: self.database.names.names(),
+        };
         if !self.wait.0.is_zero()
             && let Ok(connected) = tokio::time::timeout(self.wait.0, connect(url, &how)).await
         {
@@ -66,7 +150,7 @@ impl PatientDatabaseArgs {
 }
 
 /// Connects, and while that fails for a reason that passes, tries again.
-pub(crate) async fn connect(url: &str, how: &Connecting) -> Result<Box<dyn Database>> {
+async fn connect(url: &str, how: &Connecting) -> Result<Box<dyn Database>> {
     let mut wait = Duration::from_millis(250);
     loop {
         match database::connect(url, how).await {

@@ -174,6 +174,11 @@ impl Worker {
         {
             return Some(retry.random_delay(failures));
         }
+        // Nor is a commit that was not answered. Whether the message was handled its inbox knows; without one it may be handled
+        // twice, as after any redelivery.
+        if error.kind() == ErrorKind::CommitUnknown {
+            return Some(retry.random_delay(failures));
+        }
         match (on_failure, error.kind()) {
             (OnFailure::RetryForever, ErrorKind::Decode) => Some(retry.random_delay(u32::MAX)),
             (OnFailure::RetryForever, _) => Some(retry.random_delay(failures)),

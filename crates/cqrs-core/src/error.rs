@@ -34,8 +34,14 @@ pub enum ErrorKind {
     Decode,
     /// Events led to events without end.
     EventFlood,
-    /// A transaction could not be begun or committed, or was begun inside another.
+    /// A transaction could not be begun or committed, or was begun inside another. Nothing of it was committed.
     Transaction,
+    /// The connection broke while a transaction was being committed: it may be committed, or not, and nobody here can tell. Never
+    /// retryable: done again, it may be done twice. Either look for what it would have written, by a key of the business, or do
+    /// it again in a way that has its effect once: with that key as a unique one, with a
+    /// [deduplication key](crate::Envelope::with_dedup_key) on its events, or behind an inbox. Events that it said *after* its
+    /// commit were not handled.
+    CommitUnknown,
     /// The database failed, is not reachable, or its tables are not those of this version.
     Store,
     /// The broker failed; [`Error::class`] says how.
@@ -56,6 +62,7 @@ impl ErrorKind {
             Self::Decode => "the message cannot be decoded",
             Self::EventFlood => "events lead to events without end",
             Self::Transaction => "the transaction failed",
+            Self::CommitUnknown => "the transaction may be committed, or not",
             Self::Store => "the store failed",
             Self::Broker => "the broker failed",
             Self::Timeout => "the time is up",

@@ -158,8 +158,8 @@ pub trait Transaction: Send + 'static {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Transaction`]. If the connection broke during the commit it is unknown whether it happened, and
-    /// the message says so.
+    /// [`ErrorKind::Transaction`] if nothing was committed; [`ErrorKind::CommitUnknown`] if the connection broke meanwhile, and it may
+    /// be committed.
     fn commit(self) -> impl Future<Output = Result<()>> + Send;
 
     /// Rolls back.

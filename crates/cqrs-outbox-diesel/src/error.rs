@@ -47,6 +47,47 @@ pub(crate) fn transaction_error(what: &str, error: DieselError) -> Error {
         .with_source(error)
 }
 
+/// A COMMIT that failed. One that the server has refused did not happen; of one that was not answered nobody can tell.
+pub(crate) fn commit_error(error: DieselError) -> Error {
+    if !is_unanswered(&error) {
+        return transaction_error("the commit failed", error);
+    }
+    let what = format!(
+        "the connection broke during the commit, which may have happened all the same: {error}: look for what was to be \
+         written, or do it again under a key that can be there once only"
+    );
+    Error::new(ErrorKind::CommitUnknown, what).with_source(error)
+}
+
+/// Whether a statement ended without an answer, or with one that says only that the connection ends.
+fn is_unanswered(error: &DieselError) -> bool {
+    match error {
+        DieselError::RollbackErrorOnCommit { commit_error, .. } => is_unanswered(commit_error),
+        DieselError::DatabaseError(
+            DatabaseErrorKind::UnableToSendCommand | DatabaseErrorKind::ClosedConnection,
+            _,
+        ) => true,
+        DieselError::DatabaseError(DatabaseErrorKind::Unknown, info) => {
+            UNANSWERED.iter().any(|known| info.message().contains(known))
+        }
+        _ => false,
+    }
+}
+
+const UNANSWERED: &[&str] = &[
+    // PostgreSQL: what a session says last may come between the commit and its answer.
+    "terminating connection",
+    // MariaDB and MySQL: 1317, 1927, 1053, and what a proxy says.
+    "execution was interrupted",
+    "Connection was killed",
+    "Server shutdown in progress",
+    "server has gone away",
+    "Lost connection",
+    // Of the client library.
+    "Input/output error",
+    "Driver error",
+];
+
 /// Not reachable, a deadlock, a lock that was not to be had in time: the same again can succeed.
 fn is_unavailable(error: &DieselError) -> bool {
     match error {
@@ -123,6 +164,55 @@ pub(crate) fn is_missing_table(error: &DieselError) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_commit_that_the_server_refused_is_not_in_doubt() {
+        use DatabaseErrorKind::{
+            ClosedConnection, ForeignKeyViolation, SerializationFailure, UnableToSendCommand, Unknown,
+        };
+        use ErrorKind::{CommitUnknown, Transaction};
+        let said = [
+            (UnableToSendCommand, "connection closed", CommitUnknown, false),
+            (ClosedConnection, "connection closed", CommitUnknown, false),
+            (Unknown, "terminating connection due to administrator command", CommitUnknown, false),
+            (
+                Unknown,
+                "terminating connection because of crash of another server process",
+                CommitUnknown,
+                false,
+            ),
+            (
+                Unknown,
+                "Input/output error: Input/output error: Broken pipe (os error 32)",
+                CommitUnknown,
+                false,
+            ),
+            (Unknown, "Driver error: `Connection to the server is closed.'", CommitUnknown, false),
+            (Unknown, "Lost connection to MySQL server during query", CommitUnknown, false),
+            (Unknown, "Connection was killed", CommitUnknown, false),
+            (ForeignKeyViolation, "insert or update violates a constraint", Transaction, false),
+            (SerializationFailure, "could not serialize access", Transaction, true),
+            (Unknown, "deadlock detected", Transaction, true),
+            (Unknown, "database is locked", Transaction, true),
+            (
+                Unknown,
+                "Deadlock found when trying to get lock; try restarting transaction",
+                Transaction,
+                true,
+            ),
+        ];
+        for (kind, text, wanted, retryable) in said {
+            let error = commit_error(DieselError::DatabaseError(kind, Box::new(text.to_owned())));
+            assert_eq!((error.kind(), error.is_retryable()), (wanted, retryable), "{text}");
+            let rollback_failed = commit_error(DieselError::RollbackErrorOnCommit {
+                rollback_error: Box::new(DieselError::BrokenTransactionManager),
+                commit_error: Box::new(DieselError::DatabaseError(kind, Box::new(text.to_owned()))),
+            });
+            assert_eq!(rollback_failed.kind(), wanted, "{text}");
+        }
+        // Nothing was sent.
+        assert_eq!(commit_error(DieselError::BrokenTransactionManager).kind(), Transaction);
+    }
 
     /// As the servers say it, those too that the tests do not have.
     #[test]

@@ -13,7 +13,7 @@ use cqrs_core::{
     Transaction,
 };
 use cqrs_outbox::table::TableNames;
-use cqrs_outbox::{StoreError, StoreErrorKind};
+use cqrs_outbox::{Kept, StoreError, StoreErrorKind};
 use diesel::QueryResult;
 use diesel_async::SimpleAsyncConnection;
 use futures_util::future::{self, BoxFuture};
@@ -175,7 +175,8 @@ impl<B: Backend> Outbox<B> {
     ///
     /// # Errors
     ///
-    /// That of `work`; [`ErrorKind::Store`] or [`ErrorKind::Transaction`].
+    /// That of `work`; [`ErrorKind::Store`] or [`ErrorKind::Transaction`], and nothing was committed; [`ErrorKind::CommitUnknown`]
+    /// if the connection broke during the commit, which says what to do then.
     ///
     /// # Cancel safety
     ///
@@ -585,6 +586,10 @@ impl<B: Backend> Inbox<B> for Outbox<B> {
         B::admit(&mut On::new(&mut **tx, self.tables()), consumer, id)
             .await
             .map_err(|error| self.failed(store_error(error)))
+    }
+
+    async fn purge(&self, older_than: Duration) -> Result<u64> {
+        self.purge_kept(Kept::Inbox, older_than).await.map_err(|error| self.failed(error))
     }
 }
 

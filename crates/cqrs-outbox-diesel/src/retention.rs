@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use cqrs_core::Result;
+use cqrs_outbox::{Kept, Retention, StoreError};
 
 use crate::backend::Backend;
 use crate::error::store_error;
@@ -33,43 +34,46 @@ impl<B: Backend> Outbox<B> {
     ///
     /// Safe: it goes on where it was when it is called again.
     pub async fn purge_sent(&self, older_than: Duration, chunk: usize) -> Result<u64> {
-        self.purge(B::DIALECT.purge_sent, older_than, chunk).await
+        self.purge(B::DIALECT.purge_sent, older_than, chunk).await.map_err(|error| self.failed(error))
     }
 
-    /// Purges what was sent, now and then, for ever: beside a relay, for what is to be kept for a time only.
+    /// Removes what has passed its time, now and then, for ever: beside a relay of your own. An application of
+    /// `cqrs-bootstrap`, and the program `cqrs relay`, do it by themselves.
     ///
     /// ```no_run
     /// # use cqrs_outbox_diesel::{Outbox, Pg};
     /// # async fn serve() -> cqrs_core::Result<()> { Ok(()) }
     /// # async fn run() -> cqrs_core::Result<()> {
     /// use std::time::Duration;
+    /// use cqrs_outbox::Retention;
     ///
     /// let outbox = Outbox::<Pg>::builder("postgres://localhost/meetings").keep_sent(true).connect().await?;
     /// let week = Duration::from_secs(7 * 24 * 3_600);
     /// tokio::select! {
-    ///     ended = serve() => ended, // the application, or its relay
-    ///     never = outbox.purge_sent_for_ever(week) => match never {},
+    ///     ended = serve() => ended, // the relay
+    ///     never = outbox.purge_for_ever(&Retention::default().sent(week)) => match never {},
     /// }
     /// # }
     /// ```
     ///
-    /// It looks each minute, or more often where the time is short: what was sent may be kept for a tenth of the time longer. While
+    /// It looks each minute, or more often where a time is short: what is kept may be there for a tenth of its time longer. While
     /// the database is away it says so in the log, and tries again.
     ///
     /// # Cancel safety
     ///
     /// Safe.
-    pub async fn purge_sent_for_ever(&self, older_than: Duration) -> Infallible {
-        let pause = (older_than / 10).clamp(Duration::from_secs(1), Duration::from_secs(60));
-        loop {
-            match self.purge_sent(older_than, 500).await {
-                Ok(0) => {}
-                Ok(removed) => tracing::debug!(removed, "what was sent long ago was removed"),
-                Err(error) => {
-                    tracing::warn!(error = %format!("{error:#}"), "what was sent long ago cannot be removed; trying again");
-                }
-            }
-            tokio::time::sleep(pause).await;
+    pub async fn purge_for_ever(&self, retention: &Retention) -> Infallible {
+        retention.purge_for_ever(self).await
+    }
+
+    pub(crate) async fn purge_kept(&self, kept: Kept, older_than: Duration) -> Result<u64, StoreError> {
+        match kept {
+            Kept::Sent => self.purge(B::DIALECT.purge_sent, older_than, CHUNK).await,
+            Kept::Requests => self.purge(B::DIALECT.purge_requests, older_than, CHUNK).await,
+            Kept::Inbox => self.purge(B::DIALECT.purge_inbox, older_than, CHUNK).await,
+            Kept::DedupKeys => self.try_purge_dedup(CHUNK).await,
+            // Of a kind that this version knows nothing of, it keeps nothing.
+            _ => Ok(0),
         }
     }
 
@@ -84,7 +88,7 @@ impl<B: Backend> Outbox<B> {
     ///
     /// As for [`purge_sent`](Self::purge_sent).
     pub async fn purge_inbox(&self, older_than: Duration, chunk: usize) -> Result<u64> {
-        self.purge(B::DIALECT.purge_inbox, older_than, chunk).await
+        self.purge(B::DIALECT.purge_inbox, older_than, chunk).await.map_err(|error| self.failed(error))
     }
 
     /// Removes requests that were done longer ago than this, as [`purge_sent`](Self::purge_sent) does. Open ones stay.
@@ -97,18 +101,22 @@ impl<B: Backend> Outbox<B> {
     ///
     /// As for [`purge_sent`](Self::purge_sent).
     pub async fn purge_requests(&self, older_than: Duration, chunk: usize) -> Result<u64> {
-        self.purge(B::DIALECT.purge_requests, older_than, chunk).await
+        self.purge(B::DIALECT.purge_requests, older_than, chunk).await.map_err(|error| self.failed(error))
     }
 
-    async fn purge(&self, statement: &'static str, older_than: Duration, chunk: usize) -> Result<u64> {
+    async fn purge(
+        &self,
+        statement: &'static str,
+        older_than: Duration,
+        chunk: usize,
+    ) -> Result<u64, StoreError> {
         let (chunk, mut purged) = (chunk.max(1), 0);
         let seconds = older_than.min(LONGEST).as_secs_f64();
         loop {
-            let mut tx = self.begin_short().await.map_err(|error| self.failed(error))?;
+            let mut tx = self.begin_short().await?;
             let query = Query::new(statement).bind(seconds).bind(limit(chunk));
-            let some =
-                B::execute(&mut tx.on(), query).await.map_err(|error| self.failed(store_error(error)))?;
-            commit(tx).await.map_err(|error| self.failed(error))?;
+            let some = B::execute(&mut tx.on(), query).await.map_err(store_error)?;
+            commit(tx).await?;
             purged += some as u64;
             if some < chunk {
                 return Ok(purged);
@@ -116,6 +124,9 @@ impl<B: Backend> Outbox<B> {
         }
     }
 }
+
+/// So many with each transaction, so that it is a short one.
+const CHUNK: usize = 500;
 
 /// A thousand years: dates of the databases go no further, back or forth.
 pub(crate) const LONGEST: Duration = Duration::from_secs(1_000 * 365 * 24 * 3_600);

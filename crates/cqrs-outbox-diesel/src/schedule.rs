@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use cqrs_core::{Deliver, Message, Result, ScheduleChange};
-use cqrs_outbox::Place;
+use cqrs_core::{Deliver, Message, Result, ScheduleChange, Transaction};
+use cqrs_outbox::{Place, StoreError};
 use diesel::QueryableByName;
 use diesel::sql_types::BigInt;
 use uuid::Uuid;
@@ -149,7 +149,7 @@ impl<B: Backend> Outbox<B> {
     ///
     /// # Errors
     ///
-    /// [`Store`](cqrs_core::ErrorKind::Store).
+    /// [`Store`](cqrs_core::ErrorKind::Store); those of [`Transaction::commit`].
     ///
     /// # Cancel safety
     ///
@@ -158,7 +158,7 @@ impl<B: Backend> Outbox<B> {
         let mut tx = self.begin_short().await.map_err(|error| self.failed(error))?;
         let done =
             B::cancel(&mut tx.on(), event_id).await.map_err(|error| self.failed(store_error(error)))?;
-        commit(tx).await.map_err(|error| self.failed(error))?;
+        tx.commit().await?;
         Ok(change(done))
     }
 
@@ -168,7 +168,7 @@ impl<B: Backend> Outbox<B> {
     /// # Errors
     ///
     /// [`InvalidEvent`](cqrs_core::ErrorKind::InvalidEvent) if the time is out of range;
-    /// [`Store`](cqrs_core::ErrorKind::Store).
+    /// [`Store`](cqrs_core::ErrorKind::Store); those of [`Transaction::commit`].
     ///
     /// # Cancel safety
     ///
@@ -179,7 +179,7 @@ impl<B: Backend> Outbox<B> {
         let done = B::reschedule(&mut tx.on(), event_id, at)
             .await
             .map_err(|error| self.failed(store_error(error)))?;
-        commit(tx).await.map_err(|error| self.failed(error))?;
+        tx.commit().await?;
         self.wake();
         Ok(change(done))
     }
@@ -195,13 +195,16 @@ impl<B: Backend> Outbox<B> {
     ///
     /// Safe: it goes on where it was when it is called again.
     pub async fn purge_dedup(&self, chunk: usize) -> Result<u64> {
+        self.try_purge_dedup(chunk).await.map_err(|error| self.failed(error))
+    }
+
+    pub(crate) async fn try_purge_dedup(&self, chunk: usize) -> Result<u64, StoreError> {
         let chunk = chunk.max(1);
         let mut purged = 0;
         loop {
-            let mut tx = self.begin_short().await.map_err(|error| self.failed(error))?;
-            let some =
-                B::purge_dedup(&mut tx.on(), chunk).await.map_err(|error| self.failed(store_error(error)))?;
-            commit(tx).await.map_err(|error| self.failed(error))?;
+            let mut tx = self.begin_short().await?;
+            let some = B::purge_dedup(&mut tx.on(), chunk).await.map_err(store_error)?;
+            commit(tx).await?;
             purged += some as u64;
             if some < chunk {
                 return Ok(purged);

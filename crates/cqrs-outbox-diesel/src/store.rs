@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use cqrs_outbox::{
-    Confirmed, Fenced, Heartbeat, Lane, LaterEvents, Lease, OutboxRow, OutboxStore, Ownership, Place,
+    Confirmed, Fenced, Heartbeat, Kept, Lane, LaterEvents, Lease, OutboxRow, OutboxStore, Ownership, Place,
     Promoted, ReadRequest, Rejection, RelayId, StoreError, SuspendedTopic, Verdict,
 };
 use diesel::QueryResult;
@@ -162,6 +162,10 @@ impl<B: Backend> OutboxStore for Outbox<B> {
             topics.iter().map(|suspended| json!([suspended.topic, suspended.error])).collect();
         let topics = (!pairs.is_empty()).then(|| Value::from(pairs).to_string());
         self.record(relay, "suspended", topics).await
+    }
+
+    async fn purge(&self, kept: Kept, older_than: Duration) -> Result<u64, StoreError> {
+        self.purge_kept(kept, older_than).await
     }
 
     async fn leave(&self, relay: &RelayId) -> Result<(), StoreError> {

@@ -11,7 +11,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use uuid::Uuid;
 
 use crate::backend::Backend;
-use crate::error::{store_error, transaction_error};
+use crate::error::{commit_error, store_error, transaction_error};
 use crate::on::On;
 use crate::outbox::Outbox;
 use crate::schedule::change;
@@ -168,11 +168,7 @@ impl<B: Backend> Transaction for Tx<B> {
             let what = "a savepoint was begun in this transaction and has not ended: commit it or roll it back before";
             return Err(Error::new(ErrorKind::Transaction, what));
         }
-        B::commit(self.deref_mut()).await.map_err(|error| {
-            let what =
-                "the commit failed (if the connection broke meanwhile, it may have happened all the same)";
-            transaction_error(what, error)
-        })?;
+        B::commit(self.deref_mut()).await.map_err(commit_error)?;
         self.guard.take();
         if self.wrote {
             self.outbox.wake();

@@ -2,7 +2,8 @@
 //! at least once and in order per key.
 //!
 //! - [`OutboxStore`] is the port; `cqrs-outbox-diesel` implements it for PostgreSQL, MariaDB or MySQL and SQLite, [`MemoryOutbox`] in memory.
-//! - [`OutboxRelay`] is the loop that does the I/O: it owns no state worth the name.
+//! - [`OutboxRelay`] is the loop that does the I/O: it owns no state worth the name. [`Relays`] are several in one process, one for
+//!   each database.
 //! - [`table`] has the row and the SQL, for writers that use another database driver.
 //! - [`engine`] decides everything, without I/O and without a clock, and explains why the order holds.
 //!
@@ -17,11 +18,12 @@
 //! # Insight
 //!
 //! [`OutboxRelay::stats`] says what a relay has done and has in memory. With the feature `metrics` it also tells the
-//! recorder of the [`metrics`](https://docs.rs/metrics) crate that is there when the relay is built, with the label
-//! `relay`, its name:
+//! recorder of the [`metrics`](https://docs.rs/metrics) crate that is there when the relay is built, with the labels
+//! `relay`, its name, and `database`, that of its [database](OutboxRelayBuilder::database):
 //!
 //! | name | kind | |
 //! |---|---|---|
+//! | `cqrs_relay_running` | gauge | 1 while it runs, 0 while it does not: stopped, or unable to go on |
 //! | `cqrs_relay_owned_groups` | gauge | groups that it owns |
 //! | `cqrs_relay_rows_in_memory`, `cqrs_relay_rows_in_flight` | gauge | rows that it has read, and of them those with the broker |
 //! | `cqrs_relay_closed_gates` | gauge | lanes that it knows to wait behind a closed gate |
@@ -43,6 +45,8 @@ pub mod memory;
 mod meters;
 mod names;
 mod relay;
+mod relays;
+mod retention;
 mod row;
 mod settings;
 mod stats;
@@ -52,6 +56,8 @@ pub mod table;
 
 pub use memory::MemoryOutbox;
 pub use relay::{OutboxRelay, OutboxRelayBuilder};
+pub use relays::{DatabaseStats, Relays, RelaysFailed};
+pub use retention::{Kept, Retention};
 pub use row::{Confirmed, GroupNo, Lane, OutboxRow, Place};
 pub use settings::{RelaySettings, Unordered};
 pub use stats::RelayStats;

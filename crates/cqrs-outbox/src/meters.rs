@@ -11,7 +11,7 @@ mod with {
     use std::time::Instant;
 
     use chrono::{DateTime, Utc};
-    use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
+    use metrics::{Counter, Gauge, Histogram, Label, counter, gauge, histogram};
 
     use crate::row::OutboxRow;
     use crate::stats::RelayStats;
@@ -23,6 +23,7 @@ mod with {
     pub(crate) struct Meters {
         /// What was told of the run that is under way.
         told: Mutex<RelayStats>,
+        running: Gauge,
         gauges: [Shows<Gauge, usize>; 6],
         counters: [Shows<Counter, u64>; 11],
         publish: Histogram,
@@ -30,13 +31,22 @@ mod with {
     }
 
     impl Meters {
-        pub(crate) fn new(relay: &str) -> Self {
-            let gauge = |name: &'static str| gauge!(name, "relay" => relay.to_owned());
-            let counter = |name: &'static str| counter!(name, "relay" => relay.to_owned());
-            let failures = |class: &'static str| counter!("cqrs_relay_failures_total", "relay" => relay.to_owned(), "class" => class);
-            let histogram = |name: &'static str| histogram!(name, "relay" => relay.to_owned());
+        pub(crate) fn new(relay: &str, database: &str) -> Self {
+            // Relays of several databases in one process have one name; it is the database that tells them apart.
+            let labels = [Label::new("relay", relay.to_owned()), Label::new("database", database.to_owned())];
+            let gauge = |name: &'static str| gauge!(name, labels.iter());
+            let counter = |name: &'static str| counter!(name, labels.iter());
+            let failures = |class: &'static str| {
+                let labels = [&labels[..], &[Label::new("class", class)]].concat();
+                counter!("cqrs_relay_failures_total", labels)
+            };
+            let histogram = |name: &'static str| histogram!(name, labels.iter());
+            let running = gauge("cqrs_relay_running");
+            // One whose database has no tables, say, never runs; that is to be seen, too.
+            running.set(0.0);
             Self {
                 told: Mutex::default(),
+                running,
                 gauges: [
                     (gauge("cqrs_relay_owned_groups"), |stats| stats.owned_groups),
                     (gauge("cqrs_relay_rows_in_memory"), |stats| stats.in_memory),
@@ -66,6 +76,7 @@ mod with {
         /// For as long as a run lasts. It counts from nothing, which a counter does not; and has nothing when it is over.
         pub(crate) fn run(&self) -> Run<'_> {
             *self.told.lock().unwrap_or_else(PoisonError::into_inner) = RelayStats::default();
+            self.running.set(1.0);
             Run(self)
         }
 
@@ -88,6 +99,7 @@ mod with {
 
     impl Drop for Run<'_> {
         fn drop(&mut self) {
+            self.0.running.set(0.0);
             for (gauge, _) in &self.0.gauges {
                 gauge.set(0.0);
             }
@@ -123,7 +135,7 @@ mod without {
     pub(crate) struct Meters;
 
     impl Meters {
-        pub(crate) fn new(_relay: &str) -> Self {
+        pub(crate) fn new(_relay: &str, _database: &str) -> Self {
             Self
         }
 
@@ -159,7 +171,7 @@ mod tests {
         SharedString, Unit,
     };
 
-    use crate::{MemoryOutbox, OutboxRelay};
+    use crate::{MemoryOutbox, OutboxRelay, Relays};
 
     /// Keeps the values by name and labels; of a histogram, how many there are.
     #[derive(Clone, Default)]
@@ -232,6 +244,14 @@ mod tests {
         }
     }
 
+    fn add(outbox: &MemoryOutbox) -> cqrs_core::Result<()> {
+        let mut message = Message::new("rooms", "{}");
+        message.id = Some(uuid::Uuid::new_v4().into());
+        message.name = "room_closed".to_owned();
+        message.timestamp = Some(chrono::Utc::now());
+        outbox.add(message)
+    }
+
     /// Two runs: what a relay counts begins anew with each, what is told goes on.
     #[tokio::test]
     async fn a_relay_tells_what_it_does() {
@@ -240,27 +260,58 @@ mod tests {
         let relay = metrics::with_local_recorder(&kept, || {
             OutboxRelay::builder(Arc::new(outbox.clone()), Arc::new(MemoryBroker::new()))
                 .name("one")
+                .database("orders")
                 .build()
                 .unwrap()
         });
+        let value = |name: &str| {
+            let values = kept.0.lock().unwrap();
+            values.get(&format!("cqrs_relay_{name}{{relay=one,database=orders}}")).copied()
+        };
+        assert_eq!(value("running"), Some(0.0));
+        let at_work = async {
+            relay.started().await;
+            assert_eq!(value("running"), Some(1.0));
+        };
+        relay.run_until(at_work).await.unwrap();
         for run in 1..=2_u32 {
             for _ in 0..3 {
-                let mut message = Message::new("rooms", "{}");
-                message.id = Some(uuid::Uuid::new_v4().into());
-                message.name = "room_closed".to_owned();
-                message.timestamp = Some(chrono::Utc::now());
-                outbox.add(message).unwrap();
+                add(&outbox).unwrap();
             }
             relay.run_until_empty().await.unwrap();
-            let value = |name: &str| kept.0.lock().unwrap().get(&format!("{name}{{relay=one}}")).copied();
             for name in
                 ["published_total", "confirmed_total", "settled_total", "publish_seconds", "delivery_seconds"]
             {
-                assert_eq!(value(&format!("cqrs_relay_{name}")), Some(f64::from(3 * run)), "{name}");
+                assert_eq!(value(name), Some(f64::from(3 * run)), "{name}");
             }
-            for name in ["rows_in_memory", "rows_in_flight", "owned_groups"] {
-                assert_eq!(value(&format!("cqrs_relay_{name}")), Some(0.0), "{name}");
+            for name in ["running", "rows_in_memory", "rows_in_flight", "owned_groups"] {
+                assert_eq!(value(name), Some(0.0), "{name}");
             }
+        }
+    }
+
+    /// They have one name, for they are of one process.
+    #[tokio::test]
+    async fn the_metrics_of_two_databases_are_told_apart() {
+        let kept = Kept::default();
+        let outboxes = ["orders", "shop"].map(|name| (name, MemoryOutbox::new()));
+        let relays = outboxes.each_ref().map(|(name, outbox)| {
+            metrics::with_local_recorder(&kept, || {
+                OutboxRelay::builder(Arc::new(outbox.clone()), Arc::new(MemoryBroker::new()))
+                    .name("one")
+                    .database(*name)
+                    .build()
+                    .unwrap()
+            })
+        });
+        add(&outboxes[0].1).unwrap();
+        Relays::new(relays).unwrap().run_until_empty().await.unwrap();
+        for (database, events) in [("orders", 1.0), ("shop", 0.0)] {
+            let values = kept.0.lock().unwrap();
+            let name = format!("cqrs_relay_settled_total{{relay=one,database={database}}}");
+            assert_eq!(values.get(&name), Some(&events), "{values:?}");
+            let name = format!("cqrs_relay_failures_total{{relay=one,database={database},class=unknown}}");
+            assert_eq!(values.get(&name), Some(&0.0), "{values:?}");
         }
     }
 

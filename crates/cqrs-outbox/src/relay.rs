@@ -42,6 +42,7 @@ pub struct OutboxRelay {
     broker: Arc<dyn MessageBroker>,
     settings: RelaySettings,
     name: String,
+    database: String,
     stats: watch::Sender<RelayStats>,
     meters: Meters,
     suspended: Suspended,
@@ -64,6 +65,7 @@ pub struct OutboxRelayBuilder {
     broker: Arc<dyn MessageBroker>,
     settings: RelaySettings,
     name: Option<String>,
+    database: Option<String>,
 }
 
 impl OutboxRelayBuilder {
@@ -79,6 +81,13 @@ impl OutboxRelayBuilder {
         self
     }
 
+    /// Sets the name by which people know the database: where there are several, in metrics, and in what
+    /// [`Relays`](crate::Relays) says. Default: where the store [is](OutboxStore::place), or `outbox` if it does not say.
+    pub fn database(mut self, name: impl Into<String>) -> Self {
+        self.database = Some(name.into());
+        self
+    }
+
     /// The relay.
     ///
     /// # Errors
@@ -87,13 +96,15 @@ impl OutboxRelayBuilder {
     pub fn build(self) -> Result<OutboxRelay> {
         self.settings.validate()?;
         let name = self.name.unwrap_or_else(|| format!("process {}", std::process::id()));
+        let database = self.database.unwrap_or_else(|| self.store.place().unwrap_or("outbox").to_owned());
         Ok(OutboxRelay {
             store: self.store,
             broker: self.broker,
             settings: self.settings,
-            meters: Meters::new(&name),
+            meters: Meters::new(&name, &database),
             suspended: Suspended::default(),
             name,
+            database,
             stats: watch::Sender::new(RelayStats::default()),
             at_work: watch::Sender::new(false),
         })
@@ -103,7 +114,7 @@ impl OutboxRelayBuilder {
 impl OutboxRelay {
     /// A relay from this store to this broker.
     pub fn builder(store: Arc<dyn OutboxStore>, broker: Arc<dyn MessageBroker>) -> OutboxRelayBuilder {
-        OutboxRelayBuilder { store, broker, settings: RelaySettings::default(), name: None }
+        OutboxRelayBuilder { store, broker, settings: RelaySettings::default(), name: None, database: None }
     }
 
     /// Relays until `shutdown` resolves; then finishes what is with the broker, settles what was confirmed, and gives its
@@ -212,6 +223,19 @@ impl OutboxRelay {
     pub async fn started(&self) {
         // The sender is our own, and lives.
         let _ = self.at_work.subscribe().wait_for(|at_work| *at_work).await;
+    }
+
+    /// The name of its database.
+    pub fn database(&self) -> &str {
+        &self.database
+    }
+
+    pub(crate) fn store(&self) -> &dyn OutboxStore {
+        &*self.store
+    }
+
+    pub(crate) fn settings(&self) -> &RelaySettings {
+        &self.settings
     }
 
     /// What it has done since it was last started, and what it has in memory now.

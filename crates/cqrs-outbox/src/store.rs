@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use cqrs_core::{Error, ErrorKind};
 use uuid::Uuid;
 
+use crate::retention::Kept;
 use crate::row::{Confirmed, GroupNo, Lane, OutboxRow};
 
 /// A relay: a name for people, and an id that is new each time it starts.
@@ -250,6 +251,21 @@ pub trait OutboxStore: fmt::Debug + Send + Sync + 'static {
     async fn record_suspended(&self, relay: &RelayId, topics: &[SuspendedTopic]) -> Result<bool, StoreError> {
         let _ = (relay, topics);
         Ok(false)
+    }
+
+    /// Removes what is kept for a time only, and was there longer than this by the store's clock (deduplication keys: whose window is
+    /// over); says how much. What waits, and dead
+    /// letters, are not touched. Several at once share the work. In short transactions; what was removed stays removed if a later
+    /// one fails.
+    ///
+    /// By default there is nothing: this store keeps nothing of that kind.
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe.
+    async fn purge(&self, kept: Kept, older_than: Duration) -> Result<u64, StoreError> {
+        let _ = (kept, older_than);
+        Ok(0)
     }
 
     /// Gives all groups back and signs off.

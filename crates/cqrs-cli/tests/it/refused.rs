@@ -61,6 +61,12 @@ async fn arguments() {
             relay(&["--broker", "amqp://h", "--notifications"]),
             vec!["--notifications", "PostgreSQL", "`sqlite://`"],
         ),
+        (relay(&["--broker", "amqp://h", "--database", &site.url]), vec!["two of the databases", "NAME=URL"]),
+        (
+            relay(&["--broker", "amqp://h", "--database", "other=oracle://me:hunter2@h"]),
+            vec!["`oracle`", "`postgres://`"],
+        ),
+        ("relay\n--broker\namqp://h\n--database\n ".to_owned(), vec!["`--database` is empty"]),
         (relay(&["--broker", "amqp://h", "--linger", "5ms"]), vec!["--linger", "Kafka"]),
         (
             relay(&["--broker", "amqp://h", "--lease", "1s"]),
@@ -174,7 +180,7 @@ async fn waits() {
     broker.kill().unwrap();
     let broker_url = broker.url().to_owned();
     let mut relay = Relay::spawn_warning(&["--database", &site.url, "--broker", &broker_url]);
-    relay.warns(&["the database cannot be reached", &site.shown()]).await;
+    relay.warns(&["the outbox's database cannot be reached", &site.shown()]).await;
     let database = tokio::task::spawn_blocking(move || {
         database.start_again().unwrap();
         database

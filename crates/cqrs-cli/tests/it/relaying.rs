@@ -7,7 +7,7 @@ use std::time::Duration;
 use cqrs::app::connect_broker;
 use cqrs::broker::{SubscribeOptions, Subscription};
 use cqrs::{ErrorClass, Message, MessageBroker};
-use cqrs_testing::services::{Service, trial, trial_with};
+use cqrs_testing::services::{Server, Service, trial, trial_with, trial_with_own};
 use libtest_mimic::Trial;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -27,6 +27,21 @@ pub(crate) fn trials() -> Vec<Trial> {
     for kind in [Kind::Postgres, Kind::MySql] {
         trials.push(with_rabbitmq(kind, "two_relays_share_the_groups", shared));
     }
+    for kind in [Kind::Postgres, Kind::MySql] {
+        trials.push(with_rabbitmq(kind, "two_databases_of_different_kinds_are_served", two_databases));
+        trials.push(with_rabbitmq(
+            kind,
+            "a_database_without_tables_keeps_no_other_one_waiting",
+            one_without_tables,
+        ));
+    }
+    trials.push(with_rabbitmq(Kind::Postgres, "two_schemas_are_served", two_schemas));
+    trials.push(trial_with_own(
+        &[Service::Postgres, Service::Amqp],
+        &[Service::Postgres],
+        "a_database_that_goes_away_keeps_no_other_one_waiting",
+        || run(one_goes_away()),
+    ));
     trials.push(with_rabbitmq(Kind::Postgres, "a_notification_wakes_the_relay", notified));
     trials
         .push(trial(Service::Amqp, "rabbitmq::a_topology_of_others_is_met", |broker| run(topology(broker))));
@@ -136,6 +151,118 @@ async fn kept(site: Site, mut road: Road) {
     tokio::time::timeout(Duration::from_secs(60), left).await.expect("what is old does not go");
     relay.stop().await;
     assert_eq!(site.count("cqrs_outbox_sent WHERE sent_at > '2026-02-01 08:00:00'").await, 1);
+}
+
+async fn sqlite() -> Site {
+    let site = Site::new(Kind::Sqlite, String::new()).await;
+    site.migrate().await;
+    site
+}
+
+/// The other one is of SQLite.
+async fn two_databases(site: Site, mut road: Road) {
+    let other = sqlite().await;
+    site.insert(&road.topic, "room 5", "one").await;
+    other.insert(&road.topic, "room 5", "one").await;
+    let both = ["relay", "--until-empty", "--json", "--database", &other.url];
+    let arguments = [&both[..], &road.arguments(&site, &[])].concat();
+    let said = cqrs(&arguments).await.expect_code(0);
+    road.expect("one").await;
+    road.expect("one").await;
+    let said: Vec<Value> = said.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    for shown in [&other.shown(), &site.shown()] {
+        let line = said.iter().find(|line| line["event"] == "stopped" && line["database"] == **shown);
+        assert_eq!(line.unwrap_or_else(|| panic!("{said:?}"))["settled"], 1);
+    }
+    // By a variable, as a service has it; and a stop.
+    let mut relay = crate::support::program();
+    let urls = format!("here={}\n{}\n", other.url, site.url);
+    relay.args(["relay", "--broker", &road.broker_url]).env("CQRS_DATABASE_URL", urls);
+    let mut relay = Relay::from_command(relay);
+    let mut ready = vec![relay.is_ready().await, relay.is_ready().await];
+    ready.sort_by_key(|line| !line.contains("here ("));
+    assert!(ready[0].contains(&format!("here ({})", other.shown())), "{ready:?}");
+    assert!(ready[1].contains(&site.shown()), "{ready:?}");
+    other.insert(&road.topic, "room 5", "two").await;
+    road.expect("two").await;
+    site.insert(&road.topic, "room 5", "three").await;
+    road.expect("three").await;
+    relay.stop().await;
+}
+
+async fn two_schemas(site: Site, mut road: Road) {
+    let mut urls = Vec::new();
+    for schema in ["orders", "billing"] {
+        site.sql(&format!("CREATE SCHEMA {schema}")).await;
+        let url = format!("{}?options=-csearch_path%3D{schema}", site.url);
+        cqrs(&["outbox", "migrate", "--database", &url]).await.expect_code(0);
+        site.sql(&format!(
+            "INSERT INTO {schema}.cqrs_outbox (event_name, topic, payload_text) VALUES ('closed', '{}', 'x')",
+            road.topic
+        ))
+        .await;
+        urls.push((schema, url));
+    }
+    let named: Vec<_> = urls.iter().map(|(schema, url)| format!("{schema}={url}")).collect();
+    let relay =
+        ["relay", "--until-empty", "--broker", &road.broker_url, "--database", &named[0], "--database"];
+    cqrs(&[&relay[..], &[&*named[1]]].concat()).await.expect_code(0);
+    road.expect("x").await;
+    road.expect("x").await;
+    // Without names nobody could tell them apart.
+    let unnamed = ["relay", "--broker", &road.broker_url, "--database", &urls[0].1, "--database", &urls[1].1];
+    cqrs(&unnamed).await.expect_error(2, &["two of the databases are", &site.shown(), "NAME=URL"]);
+}
+
+/// Somebody is about to migrate it.
+async fn one_without_tables(site: Site, mut road: Road) {
+    let other = Site::new(site.kind, site.server()).await;
+    let (name, broker_url) = (format!("other={}", other.url), road.broker_url.clone());
+    let arguments =
+        ["--broker", &broker_url, "--database", &site.url, "--database", &name, "--max-backoff", "200ms"];
+    let mut relay = Relay::spawn_warning(&arguments);
+    relay.is_ready().await;
+    relay.warns(&["cannot go on", "other", "tables are missing", "tried again"]).await;
+    site.insert(&road.topic, "room 5", "one").await;
+    road.expect("one").await;
+    other.migrate().await;
+    other.insert(&road.topic, "room 5", "two").await;
+    road.expect("two").await;
+    assert!(relay.is_ready().await.contains("other"));
+    relay.stop().await;
+
+    // Until empty nobody waits for a migration, and the exit code says that there is one to run.
+    other.sql("DROP TABLE cqrs_outbox_meta").await;
+    site.insert(&road.topic, "room 5", "three").await;
+    let until_empty = [&["relay", "--until-empty"], &arguments[..]].concat();
+    cqrs(&until_empty).await.expect_error(3, &["the relay of other cannot go on"]);
+    road.expect("three").await;
+}
+
+async fn one_goes_away() {
+    let own = tokio::task::spawn_blocking(|| Server::start(Service::Postgres).unwrap()).await.unwrap();
+    let (site, other) = (Site::new(Kind::Postgres, own.url().to_owned()).await, sqlite().await);
+    site.migrate().await;
+    let mut road = Road::to(Service::Amqp.given().unwrap()).await;
+    let both = ["--max-backoff", "200ms", "--database", &other.url];
+    let mut relay = Relay::spawn_warning(&road.arguments(&site, &both));
+    relay.is_ready().await;
+    relay.is_ready().await;
+    own.kill().unwrap();
+    relay.warns(&["the outbox's database failed", &site.shown()]).await;
+    for payload in ["one", "two"] {
+        other.insert(&road.topic, "room 5", payload).await;
+        road.expect(payload).await;
+    }
+    let own = tokio::task::spawn_blocking(move || {
+        own.start_again().unwrap();
+        own
+    });
+    let own = own.await.unwrap();
+    site.insert(&road.topic, "room 5", "three").await;
+    road.expect("three").await;
+    relay.stop().await;
+    drop(own);
 }
 
 /// It would poll in an hour.

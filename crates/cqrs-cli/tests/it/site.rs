@@ -77,6 +77,14 @@ impl Site {
         Self { kind, url: url.into(), place: Place::Server { url: server, name } }
     }
 
+    /// Where another one can be made beside it.
+    pub(crate) fn server(&self) -> String {
+        match &self.place {
+            Place::Folder(_) => String::new(),
+            Place::Server { url, .. } => url.clone(),
+        }
+    }
+
     /// Its URL without the password.
     pub(crate) fn shown(&self) -> String {
         match url::Url::parse(&self.url).unwrap().password() {

@@ -34,7 +34,14 @@ pub(crate) struct Relay {
 impl Relay {
     /// Starts one; it may not be ready yet.
     pub(crate) fn spawn(arguments: &[&str]) -> Self {
-        let mut process = program().arg("relay").args(arguments).stdout(Stdio::piped()).spawn().unwrap();
+        let mut command = program();
+        command.arg("relay").args(arguments);
+        Self::from_command(command)
+    }
+
+    /// Starts one as it was put together.
+    pub(crate) fn from_command(mut command: Command) -> Self {
+        let mut process = command.stdout(Stdio::piped()).spawn().unwrap();
         let output = process.stdout.take().unwrap();
         Self { process, output: BufReader::new(output).lines(), warnings: None }
     }

@@ -3,7 +3,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use cqrs_consumer::OnFailure;
-use cqrs_core::{Error, EventMap};
+use cqrs_core::{Error, ErrorKind, EventMap};
 use tokio::time::{Instant, sleep};
 
 use crate::support::{RoomClosed, Script, consumer, mediator, message, on, retry, run, undecodable, until};
@@ -185,9 +185,21 @@ async fn for_ever_keeps_what_cannot_be_decoded_at_the_longest_delay() {
 
 #[tokio::test(start_paused = true)]
 async fn a_database_that_is_away_takes_no_message_to_the_dead_letters() {
+    takes_no_message_to_the_dead_letters(|| {
+        Error::new(ErrorKind::Store, "connection refused").with_retryable(true)
+    })
+    .await;
+}
+
+/// The message may have been handled, which its inbox knows.
+#[tokio::test(start_paused = true)]
+async fn a_commit_in_doubt_takes_no_message_to_the_dead_letters() {
+    takes_no_message_to_the_dead_letters(|| Error::new(ErrorKind::CommitUnknown, "cut")).await;
+}
+
+async fn takes_no_message_to_the_dead_letters(error: fn() -> Error) {
     let broker = Script::new();
-    let (events, attempts) =
-        failing(8, || Error::new(cqrs_core::ErrorKind::Store, "connection refused").with_retryable(true));
+    let (events, attempts) = failing(8, error);
     let consumer = consumer(&broker, events).build().unwrap();
     broker.deliver([message(0, Some("a"))]);
     let running = run(&consumer);

@@ -132,7 +132,7 @@ impl MySqlBuilder {
     }
 
     /// Whether what was sent is kept, in `cqrs_outbox_sent`, with the partition and the offset of its receipt and the time;
-    /// [`Outbox::purge_sent`] removes what is old, and [`Outbox::purge_sent_for_ever`] does it beside the relay. Default
+    /// [`Outbox::purge_sent`] removes what is old, and [`Outbox::purge_for_ever`] does it beside the relay. Default
     /// `false`: it is removed. This is a setting of the relay, so each outbox that one runs on wants it.
     pub fn keep_sent(mut self, keep_sent: bool) -> Self {
         self.keep_sent = keep_sent;
@@ -152,6 +152,23 @@ impl MySqlBuilder {
     ///
     /// As for [`Outbox::connect`]; [`ErrorKind::Configuration`], too, if the tables cannot have such names.
     pub async fn connect(self) -> Result<Outbox<MySql>> {
+        let outbox = self.connect_lazily()?;
+        match outbox.acquire().await {
+            Ok(_) => Ok(outbox),
+            Err(error) => {
+                let what = format!("cannot connect: {error}");
+                Err(StoreError::new(error.kind(), what).at(outbox.place()).into_error())
+            }
+        }
+    }
+
+    /// Connects when a connection is first needed: for a process that serves other databases, too, and starts whether this one
+    /// is there or not. A refused login is then told by the first call.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Configuration`] if the URL is not one of MySQL or names no database, or the tables cannot have such names.
+    pub fn connect_lazily(self) -> Result<Outbox<MySql>> {
         let shown = without_password(&self.url);
         let wrong = |what: String| cqrs_core::Error::new(ErrorKind::Configuration, what);
         let rest = ["mysql://", "mariadb://"].iter().find_map(|scheme| self.url.strip_prefix(scheme));
@@ -229,15 +246,7 @@ impl MySqlBuilder {
             }))
             .build()
             .map_err(misconfigured)?;
-        let outbox =
-            Outbox::from_parts(shown, Pools { application, relay }, None, None, self.names, self.keep_sent);
-        match outbox.acquire().await {
-            Ok(_) => Ok(outbox),
-            Err(error) => {
-                let what = format!("cannot connect: {error}");
-                Err(StoreError::new(error.kind(), what).at(outbox.place()).into_error())
-            }
-        }
+        Ok(Outbox::from_parts(shown, Pools { application, relay }, None, None, self.names, self.keep_sent))
     }
 }
 

@@ -492,13 +492,13 @@ pub(super) const DIALECT: Dialect = Dialect {
     dead_letters_in_full: "\
         SELECT id, unhex(replace(event_id, '-', '')) AS event_id, event_name, event_kind, event_version, topic, message_key, headers, \
             content_type, payload, payload_text, date_format(occurred_at, '%Y-%m-%dT%H:%i:%s.%fZ') AS occurred_at, \
-            attempts, size, 0 AS group_no, false AS gated, error, errors, date_format(dead_at, '%Y-%m-%dT%H:%i:%s.%fZ') AS dead_at \
+            attempts, size, 0 AS group_no, false AS gated, NULL AS lane, error, errors, date_format(dead_at, '%Y-%m-%dT%H:%i:%s.%fZ') AS dead_at \
         FROM cqrs_outbox_dead",
     event_id_is: "event_key = ?",
     scheduled: "\
         SELECT id, unhex(replace(event_id, '-', '')) AS event_id, event_name, event_kind, event_version, topic, message_key, \
             headers, content_type, payload, payload_text, \
-            date_format(occurred_at, '%Y-%m-%dT%H:%i:%s.%fZ') AS occurred_at, attempts, 0 AS size, group_no, 0 AS gated, \
+            date_format(occurred_at, '%Y-%m-%dT%H:%i:%s.%fZ') AS occurred_at, attempts, 0 AS size, group_no, 0 AS gated, NULL AS lane, \
             timestampdiff(MICROSECOND, '1970-01-01', deliver_at) AS deliver_micros \
         FROM cqrs_outbox_scheduled",
     key_is: "message_key = ?",

@@ -125,7 +125,7 @@ impl PgBuilder {
     }
 
     /// Whether what was sent is kept, in `cqrs_outbox_sent`, with the partition and the offset of its receipt and the time;
-    /// [`Outbox::purge_sent`] removes what is old, and [`Outbox::purge_sent_for_ever`] does it beside the relay. Default
+    /// [`Outbox::purge_sent`] removes what is old, and [`Outbox::purge_for_ever`] does it beside the relay. Default
     /// `false`: it is removed. This is a setting of the relay, so each outbox that one runs on wants it.
     pub fn keep_sent(mut self, keep_sent: bool) -> Self {
         self.keep_sent = keep_sent;
@@ -145,6 +145,23 @@ impl PgBuilder {
     ///
     /// As for [`Outbox::connect`]; [`ErrorKind::Configuration`], too, if the tables cannot have such names.
     pub async fn connect(self) -> Result<Outbox<Pg>> {
+        let outbox = self.connect_lazily()?;
+        match outbox.acquire().await {
+            Ok(_) => Ok(outbox),
+            Err(error) => {
+                let what = format!("cannot connect: {error}");
+                Err(StoreError::new(error.kind(), what).at(outbox.place()).into_error())
+            }
+        }
+    }
+
+    /// Connects when a connection is first needed: for a process that serves other databases, too, and starts whether this one
+    /// is there or not. A refused login is then told by the first call.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Configuration`] if the URL is not one of PostgreSQL, or the tables cannot have such names.
+    pub fn connect_lazily(self) -> Result<Outbox<Pg>> {
         let shown = without_password(&self.url);
         if !self.url.starts_with("postgres://") && !self.url.starts_with("postgresql://") {
             return Err(cqrs_core::Error::new(
@@ -186,14 +203,7 @@ impl PgBuilder {
                 format!("\"{channel}\""),
             )) as Arc<dyn Elsewhere>
         });
-        let outbox = Outbox::from_parts(shown, pool, None, notifications, self.names, self.keep_sent);
-        match outbox.acquire().await {
-            Ok(_) => Ok(outbox),
-            Err(error) => {
-                let what = format!("cannot connect: {error}");
-                Err(StoreError::new(error.kind(), what).at(outbox.place()).into_error())
-            }
-        }
+        Ok(Outbox::from_parts(shown, pool, None, notifications, self.names, self.keep_sent))
     }
 }
 

@@ -14,7 +14,9 @@ use chrono::{DateTime, Utc};
 use cqrs_core::{Database, MessageId};
 use cqrs_outbox::table::{self, OutboxRecord, TableNames};
 use cqrs_outbox::{Confirmed, Lane, LaterEvents, Lease, ReadRequest, Rejection, RelayId, StoreError};
+use diesel::connection::{TransactionDepthChange, TransactionManagerStatus};
 use diesel::query_builder::{BoxedSqlQuery, SqlQuery};
+use diesel::result::Error as DieselError;
 use diesel::sql_types::{Array, BigInt, Binary, Bool, Double, Integer, Text, Timestamptz, Uuid as SqlUuid};
 use diesel::{OptionalExtension, QueryResult, QueryableByName, sql_query};
 use diesel_async::pooled_connection::deadpool::{Object, Pool};
@@ -83,6 +85,18 @@ impl Statements for Pg {
 
     async fn begin_short(conn: &mut AsyncPgConnection) -> QueryResult<()> {
         AnsiTransactionManager::begin_transaction_sql(conn, sql::BEGIN_SHORT).await
+    }
+
+    /// In a transaction in which a statement has failed, COMMIT rolls back and calls that a success. Any other statement is refused
+    /// there, and what comes behind it in the same message is not run.
+    async fn commit(conn: &mut AsyncPgConnection) -> QueryResult<()> {
+        conn.batch_execute(sql::COMMIT).await?;
+        match AnsiTransactionManager::transaction_manager_status_mut(conn) {
+            TransactionManagerStatus::Valid(books) => {
+                books.change_transaction_depth(TransactionDepthChange::DecreaseDepth)
+            }
+            TransactionManagerStatus::InError => Err(DieselError::BrokenTransactionManager),
+        }
     }
 
     async fn limit_statements(conn: &mut AsyncPgConnection, limit: Duration) -> QueryResult<()> {

@@ -97,6 +97,8 @@ pub(super) const BEGIN_SHORT: &str = "\
     BEGIN; SET LOCAL lock_timeout = '3s'; SET LOCAL statement_timeout = '5s'; \
     SET LOCAL idle_in_transaction_session_timeout = '5s'";
 
+pub(super) const COMMIT: &str = "SELECT 1; COMMIT";
+
 pub(super) const SET_HOLD: &str = "UPDATE cqrs_outbox_meta SET hold = $1";
 
 pub(super) const SEEN: &str = "\
@@ -139,8 +141,8 @@ pub(super) const CENSUS: &str = "\
         (SELECT count(*) FROM cqrs_outbox_relay \
             WHERE seen_at > clock_timestamp() - make_interval(secs => $1)) AS relays, \
         coalesce((SELECT hold FROM cqrs_outbox_meta), true) AS hold, \
-        (SELECT lane FROM cqrs_outbox_gate LIMIT 1) IS NULL AS nothing_aside, \
-        (SELECT id FROM cqrs_outbox_scheduled LIMIT 1) IS NULL AS nothing_scheduled";
+        (SELECT lane FROM cqrs_outbox_gate ORDER BY lane LIMIT 1) IS NULL AS nothing_aside, \
+        (SELECT id FROM cqrs_outbox_scheduled ORDER BY id LIMIT 1) IS NULL AS nothing_scheduled";
 
 /// A heartbeat as most are. It waits for nobody: what somebody has locked, a refusal that is just being written say, is left for the
 /// steps one by one, which have limits of time. All parts but the first two see the tables as they were before.
@@ -162,8 +164,8 @@ pub(super) const PULSE: &str = "\
             (SELECT count(*) FROM cqrs_outbox_relay \
                 WHERE incarnation = $1 OR seen_at > clock_timestamp() - make_interval(secs => $2)) AS relays, \
             coalesce((SELECT hold FROM cqrs_outbox_meta), true) AS hold, \
-            (SELECT lane FROM cqrs_outbox_gate LIMIT 1) IS NULL AS nothing_aside, \
-            (SELECT id FROM cqrs_outbox_scheduled LIMIT 1) IS NULL AS nothing_scheduled, \
+            (SELECT lane FROM cqrs_outbox_gate ORDER BY lane LIMIT 1) IS NULL AS nothing_aside, \
+            (SELECT id FROM cqrs_outbox_scheduled ORDER BY id LIMIT 1) IS NULL AS nothing_scheduled, \
             EXISTS (SELECT 1 FROM cqrs_outbox_group WHERE incarnation IS NULL OR expires_at <= clock_timestamp() \
                 OR expires_at > clock_timestamp() + 2 * make_interval(secs => $2)) AS has_free, \
             EXISTS (SELECT 1 FROM seen) \
@@ -662,14 +664,14 @@ pub(super) const DIALECT: Dialect = Dialect {
     dead_letters_in_full: "\
         SELECT id, uuid_send(event_id) AS event_id, event_name, event_kind, event_version, topic, message_key, headers, \
             content_type, payload, payload_text, to_char(occurred_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') AS occurred_at, \
-            attempts, size, 0 AS group_no, false AS gated, error, errors, to_char(dead_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') AS dead_at \
+            attempts, size, 0 AS group_no, false AS gated, NULL::bytea AS lane, error, errors, to_char(dead_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') AS dead_at \
         FROM cqrs_outbox_dead",
     event_id_is: "event_id = encode(?, 'hex')::uuid",
     scheduled: "\
         SELECT id, uuid_send(event_id) AS event_id, event_name, event_kind, event_version, topic, message_key, headers, \
             content_type, payload, payload_text, \
             to_char(occurred_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') AS occurred_at, attempts, size, \
-            slot / 64 AS group_no, false AS gated, (extract(epoch FROM deliver_at) * 1000000)::bigint AS deliver_micros \
+            slot / 64 AS group_no, false AS gated, NULL::bytea AS lane, (extract(epoch FROM deliver_at) * 1000000)::bigint AS deliver_micros \
         FROM cqrs_outbox_scheduled",
     key_is: "message_key = ?",
     requests: "\

@@ -69,7 +69,7 @@ impl SqliteBuilder {
     }
 
     /// Whether what was sent is kept, in `cqrs_outbox_sent`, with the partition and the offset of its receipt and the time;
-    /// [`Outbox::purge_sent`] removes what is old, and [`Outbox::purge_sent_for_ever`] does it beside the relay. Default
+    /// [`Outbox::purge_sent`] removes what is old, and [`Outbox::purge_for_ever`] does it beside the relay. Default
     /// `false`: it is removed. This is a setting of the relay, so each outbox that one runs on wants it.
     pub fn keep_sent(mut self, keep_sent: bool) -> Self {
         self.keep_sent = keep_sent;

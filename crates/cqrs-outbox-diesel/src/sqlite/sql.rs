@@ -465,13 +465,13 @@ pub(super) const DIALECT: Dialect = Dialect {
     dead_letters_in_full: "\
         SELECT id, unhex(replace(event_id, '-', '')) AS event_id, event_name, event_kind, event_version, topic, CAST(message_key AS BLOB) AS message_key, headers, \
             content_type, payload, payload_text, occurred_at AS occurred_at, \
-            attempts, size, 0 AS group_no, 0 AS gated, error, errors, dead_at AS dead_at \
+            attempts, size, 0 AS group_no, 0 AS gated, NULL AS lane, error, errors, dead_at AS dead_at \
         FROM cqrs_outbox_dead",
     event_id_is: "lower(replace(event_id, '-', '')) = lower(hex(?))",
     scheduled: "\
         SELECT id, unhex(replace(event_id, '-', '')) AS event_id, event_name, event_kind, event_version, topic, \
             CAST(message_key AS BLOB) AS message_key, headers, content_type, payload, payload_text, occurred_at, attempts, \
-            0 AS size, 0 AS group_no, 0 AS gated, CAST(round(deliver_at * 1000000) AS INTEGER) AS deliver_micros \
+            0 AS size, 0 AS group_no, 0 AS gated, NULL AS lane, CAST(round(deliver_at * 1000000) AS INTEGER) AS deliver_micros \
         FROM cqrs_outbox_scheduled",
     key_is: "CAST(message_key AS BLOB) = ?",
     requests: "\

@@ -330,7 +330,7 @@ async fn on_postgres(site: &Site) {
         ),
         (
             "is gate closed",
-            any(&["FROM cqrs_outbox_gate WHERE lane = $1) AS found"], vec![bytes(78)]),
+            any(&["AS waits_for_dead FROM cqrs_outbox_gate WHERE lane = $1"], vec![bytes(78)]),
             vec![("_gate", 1)],
         ),
         (
@@ -351,7 +351,7 @@ async fn on_postgres(site: &Site) {
         (
             "pulse",
             any(&["WITH seen AS"], vec![json!(Uuid::nil().to_string()), json!(600.0)]),
-            vec![("_gate", 1)],
+            vec![("_gate", 2), ("_scheduled", 1)],
         ),
         ("next due", any(&["min(s.deliver_at)"], vec![json!(groups)]), vec![("_scheduled", 64)]),
         ("lock leases", any(&["FOR SHARE SKIP LOCKED"], vec![json!(groups), json!(vec![1; 64])]), vec![]),
@@ -514,7 +514,12 @@ async fn on_mysql(site: &Site) {
             some(vec![bytes(77), 1.into(), "no".into(), bytes(77), bytes(77), 1.into(), "no".into()]),
             10,
         ),
-        ("is gate closed", &["FROM cqrs_outbox_gate WHERE lane = ?) AS found"], some(vec![bytes(77)]), 4),
+        (
+            "is gate closed",
+            &["AS waits_for_dead FROM cqrs_outbox_gate WHERE lane = ?"],
+            some(vec![bytes(77)]),
+            4,
+        ),
         (
             "gate is needed",
             &["cqrs_outbox_parked WHERE lane = ?)", "until IS NULL) AS found"],
@@ -608,7 +613,7 @@ async fn on_sqlite(site: &Site) {
             &["INSERT INTO cqrs_outbox_parked", "FROM json_each(?1) CROSS JOIN cqrs_outbox o"],
             &[],
         ),
-        ("is gate closed", &["FROM cqrs_outbox_gate WHERE lane = ?) AS found"], &[]),
+        ("is gate closed", &["AS waits_for_dead FROM cqrs_outbox_gate WHERE lane = ?"], &[]),
         ("gate is needed", &["cqrs_outbox_parked WHERE lane = ?)", "until IS NULL) AS found"], &[]),
         ("open gate", &["DELETE FROM cqrs_outbox_gate WHERE lane = ?"], &[]),
         ("sweep", &["DELETE FROM cqrs_outbox_gate WHERE until"], &[]),

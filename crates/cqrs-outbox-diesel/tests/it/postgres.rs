@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use cqrs_core::{BeginTransaction, ErrorKind, Transaction};
+use cqrs_core::{BeginTransaction, ErrorKind, Message, Transaction};
 use cqrs_outbox::{Heartbeat, OutboxRelay, ReadRequest, RelayId};
 use cqrs_outbox_diesel::{Outbox, Pg};
 use cqrs_testing::history::History;
@@ -27,12 +27,48 @@ pub(crate) fn trials(trials: &mut Trials) {
         slots_are_spread_and_agree_with_the_groups,
         a_commit_elsewhere_wakes_the_relay,
         nobody_listens_unasked,
+        a_commit_of_what_had_failed_is_no_success,
         cut_connections_lose_nothing,
         writers_do_not_wait_for_a_relay,
         what_writers_run_stays_prepared,
         an_idle_relay_runs_little,
         a_lease_that_is_just_locked_is_renewed,
     }));
+}
+
+/// The server rolls back there, and answers the COMMIT all the same.
+async fn a_commit_of_what_had_failed_is_no_success(site: &Site) {
+    let outbox = site.outbox::<Pg>().await;
+    let message = || {
+        let mut message = Message::new("rooms", ".");
+        message.name = "room_opened".to_owned();
+        message.id = Some(Uuid::now_v7().into());
+        message
+    };
+    let refused = |error: cqrs_core::Error| {
+        assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Transaction, false), "{error}");
+        assert!(error.to_string().contains("current transaction is aborted"), "{error}");
+    };
+    for _ in 0..3 {
+        let mut tx = outbox.begin().await.unwrap();
+        tx.write(vec![message().into()]).await.unwrap();
+        tx.batch_execute("SELECT 1 / 0").await.unwrap_err();
+        refused(tx.commit().await.unwrap_err());
+    }
+    let handled = outbox.transaction(async |tx| {
+        tx.publish(message()).await?;
+        let _ignored = tx.batch_execute("SELECT 1 / 0").await;
+        Ok::<_, cqrs_core::Error>(())
+    });
+    refused(handled.await.unwrap_err());
+    // What a savepoint has caught is none of it.
+    let mut tx = outbox.begin().await.unwrap();
+    tx.write(vec![message().into()]).await.unwrap();
+    tx.batch_execute("SAVEPOINT here").await.unwrap();
+    tx.batch_execute("SELECT 1 / 0").await.unwrap_err();
+    tx.batch_execute("ROLLBACK TO SAVEPOINT here").await.unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(outbox.status().await.unwrap().waiting, 1);
 }
 
 /// Nothing that is printed of it may show the password.

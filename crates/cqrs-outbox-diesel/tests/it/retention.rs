@@ -7,7 +7,7 @@ use cqrs_core::broker::Receipt;
 use cqrs_core::{BeginTransaction, Message, MessageId, Transaction};
 use cqrs_outbox::engine::{Action, Engine, Input};
 use cqrs_outbox::{
-    Confirmed, Fenced, LaterEvents, OutboxRow, Ownership, Place, Rejection, RelaySettings, Verdict,
+    Confirmed, Fenced, LaterEvents, OutboxRow, Ownership, Place, Rejection, RelaySettings, Retention, Verdict,
 };
 use cqrs_outbox_diesel::Outbox;
 use diesel_async::SimpleAsyncConnection;
@@ -15,7 +15,7 @@ use tokio::time::timeout;
 
 use crate::backend::{Db, PlainSql, Site};
 use crate::dead_letters::{Owner, letter};
-use crate::events::statements_with;
+use crate::events::{closed, statements_with};
 use crate::harness::{OnEach, Test, tests};
 
 pub(crate) struct All;
@@ -33,6 +33,7 @@ impl OnEach for All {
             what_was_handled_and_what_was_asked_for_go_too,
             several_purge_at_once,
             a_purge_goes_on_for_ever,
+            each_kind_is_purged_by_itself,
         });
         if D::SERVICE.is_some() {
             tests.extend(tests!(retention<D> { a_purge_waits_for_nobody }));
@@ -270,7 +271,8 @@ async fn a_purge_goes_on_for_ever<D: Db>(site: &Site) {
     let owner = send(&outbox, &["a", "b"]).await;
     let purging = tokio::spawn({
         let outbox = outbox.clone();
-        async move { match outbox.purge_sent_for_ever(Duration::from_secs(5)).await {} }
+        let retention = Retention::default().sent(Duration::from_secs(5));
+        async move { match outbox.purge_for_ever(&retention).await {} }
     });
     let gone = async |left: &[&str]| {
         while sent(&outbox).await != left {
@@ -285,6 +287,38 @@ async fn a_purge_goes_on_for_ever<D: Db>(site: &Site) {
     }
     drop(owner);
     purging.abort();
+}
+
+/// Though one of them cannot be.
+async fn each_kind_is_purged_by_itself<D: Db>(site: &Site) {
+    let outbox = keeping::<D>(site).await;
+    let owner = send(&outbox, &["a"]).await;
+    admit(&outbox, &["a".to_owned()]).await;
+    let keyed = cqrs_core::Envelope::new(closed("a")).with_dedup_key("expired", HOUR);
+    outbox.transaction(async |tx| tx.publish(keyed).await).await.unwrap();
+    let rows = owner.bury_all(true, "no").await;
+    outbox.discard(rows[0].event_id).await.unwrap();
+    owner.beat().await;
+    age(&outbox, "cqrs_outbox_request", "done_at", 2, "1 = 1").await;
+    age(&outbox, "cqrs_inbox", "handled_at", 2, "1 = 1").await;
+    if D::NAME == "sqlite" {
+        outbox.sql("UPDATE cqrs_outbox_dedup SET expires_at = 1").await.unwrap();
+    } else {
+        age(&outbox, "cqrs_outbox_dedup", "expires_at", 2, "1 = 1").await;
+    }
+    outbox.sql("DROP TABLE cqrs_outbox_sent").await.unwrap();
+    let retention = Retention::default().sent(HOUR).inbox(HOUR).requests(HOUR);
+    let gone = async {
+        for table in ["cqrs_inbox", "cqrs_outbox_request", "cqrs_outbox_dedup"] {
+            while outbox.count(table).await > 0 {
+                tokio::task::yield_now().await;
+            }
+        }
+    };
+    tokio::select! {
+        never = outbox.purge_for_ever(&retention) => match never {},
+        gone = timeout(Duration::from_secs(30), gone) => gone.expect("it is kept"),
+    }
 }
 
 async fn a_purge_leaves_what_waits_and_what_is_young<D: Db>(site: &Site) {

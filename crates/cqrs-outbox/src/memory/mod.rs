@@ -5,6 +5,7 @@ mod tx;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use cqrs_core::{BeginTransaction, Correlation, Database, Encoder, IntoMessage, Result};
@@ -15,6 +16,7 @@ use uuid::Uuid;
 pub use self::tables::{DeadLetter, MemoryTables, Scheduled};
 use self::tx::Locks;
 pub use self::tx::MemoryTx;
+use crate::retention::Kept;
 use crate::row::{Confirmed, Lane, OutboxRow};
 use crate::store::{
     Fenced, Heartbeat, LaterEvents, Lease, OutboxStore, Ownership, Promoted, ReadRequest, Rejection, RelayId,
@@ -197,6 +199,11 @@ impl OutboxStore for MemoryOutbox {
     async fn record_suspects(&self, relay: &RelayId, ids: &[i64]) -> Result<(), StoreError> {
         self.tables().record_suspects(relay, ids);
         Ok(())
+    }
+
+    async fn purge(&self, kept: Kept, _older_than: Duration) -> Result<u64, StoreError> {
+        // It keeps nothing else for a time only.
+        Ok(if kept == Kept::DedupKeys { self.purge_dedup() as u64 } else { 0 })
     }
 
     async fn leave(&self, relay: &RelayId) -> Result<(), StoreError> {

@@ -13,7 +13,7 @@ use cqrs_core::{
     MessageId, Outgoing, Result, ScheduleChange, Transaction, VersionConflict,
 };
 use cqrs_outbox::{
-    Confirmed, Fenced, GroupNo, Heartbeat, Lane, LaterEvents, Lease, OutboxRow, OutboxStore, Ownership,
+    Confirmed, Fenced, GroupNo, Heartbeat, Kept, Lane, LaterEvents, Lease, OutboxRow, OutboxStore, Ownership,
     Place, Promoted, ReadRequest, Rejection, RelayId, StoreError, SuspendedTopic, Verdict,
 };
 use cqrs_testing::store::{Asked, DeadLetter, Request, StoreUnderTest};
@@ -169,6 +169,10 @@ pub(crate) enum Fault {
     IgnoresReschedule,
     AlwaysDone,
     ChangesCommittedOnly,
+    PurgesWhatWaits,
+    PurgesWhatWaitsAside,
+    PurgesDeadLetters,
+    PurgesAllKeys,
     AdmitsAll,
     AdmitsWithoutWaiting,
     RefusesWithoutWaiting,
@@ -1039,6 +1043,20 @@ impl OutboxStore for Model {
         self.round_trip().await;
         let is_there = self.tables().relays.contains_key(&relay.incarnation);
         Ok(is_there || self.has(Fault::RecordsOfTheGone))
+    }
+
+    async fn purge(&self, kept: Kept, _older_than: Duration) -> Result<u64, StoreError> {
+        self.round_trip().await;
+        let (mut tables, now) = (self.tables(), self.now());
+        match kept {
+            Kept::DedupKeys if self.has(Fault::PurgesAllKeys) => tables.dedup.clear(),
+            Kept::DedupKeys => tables.dedup.retain(|_, (_, until)| *until > now),
+            Kept::Sent if self.has(Fault::PurgesWhatWaits) => tables.hot.clear(),
+            Kept::Sent if self.has(Fault::PurgesWhatWaitsAside) => tables.parked.clear(),
+            Kept::Requests if self.has(Fault::PurgesDeadLetters) => tables.dead.clear(),
+            _ => {}
+        }
+        Ok(0)
     }
 
     async fn leave(&self, relay: &RelayId) -> Result<(), StoreError> {

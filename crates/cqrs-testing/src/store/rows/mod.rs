@@ -9,6 +9,7 @@ mod inbox;
 mod leases;
 mod reading;
 mod relay;
+mod retention;
 mod schedule;
 mod writing;
 
@@ -103,6 +104,8 @@ rows! {
     "replay-several", "dead letters of one lane go again in their order, whichever was asked for first" => dead::replay_several;
     "replay-waits", "a lane that waits for several dead letters goes on when the last one is replayed or discarded" => dead::replay_waits;
     "discard", "a dead letter that is given up is gone, and its lane goes on" => dead::discard;
+
+    "purge", "what waits, dead letters, and deduplication keys within their window outlive every purge" => retention::purge;
 
     "relay", "through relays that start and stop gracefully each event goes once, in order per key" => relay::graceful;
     "relay-killed", "what a relay that was killed leaves is sent by the next one, in order per key" => relay::killed;
