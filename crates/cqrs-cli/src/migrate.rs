@@ -23,7 +23,7 @@ pub(crate) async fn run(args: Args, json: bool) -> Result<(), Failure> {
     let url = &args.database.database.database;
     if args.print {
         for migration in database::migrations(url)? {
-            print(&migration.with_names(&args.database.database.names())?)?;
+            print(&migration.with_names(&args.database.database.names.names())?)?;
         }
         return Ok(());
     }

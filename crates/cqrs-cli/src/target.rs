@@ -17,19 +17,12 @@ pub(crate) struct DatabaseArgs {
     pub(crate) database: String,
 
     #[command(flatten)]
-    names: NameArgs,
+    pub(crate) names: NamesArgs,
 }
 
-impl DatabaseArgs {
-    /// How the tables are called.
-    pub(crate) fn names(&self) -> TableNames {
-        self.names.names()
-    }
-}
-
-/// How the outbox's tables are called, and where they are.
+/// How the tables are called.
 #[derive(Debug, clap::Args)]
-pub(crate) struct NameArgs {
+pub(crate) struct NamesArgs {
     /// What the names of the outbox's tables begin with, in place of `cqrs_`
     #[arg(long, value_name = "PREFIX", env = "CQRS_TABLE_PREFIX")]
     table_prefix: Option<String>,
@@ -39,8 +32,7 @@ pub(crate) struct NameArgs {
     schema: Option<String>,
 }
 
-impl NameArgs {
-    /// How the tables are called.
+impl NamesArgs {
     pub(crate) fn names(&self) -> TableNames {
         let names = self.table_prefix.iter().fold(TableNames::new(), TableNames::prefix);
         self.schema.iter().fold(names, TableNames::schema)
@@ -64,7 +56,7 @@ pub(crate) struct NamedDatabases {
     databases: Vec<String>,
 
     #[command(flatten)]
-    names: NameArgs,
+    names: NamesArgs,
 }
 
 /// A database, and the name by which people know it.
@@ -93,7 +85,7 @@ impl NamedDatabase {
 }
 
 impl NamedDatabases {
-    /// How the tables are called, in all of them.
+    /// The same for all of them.
     pub(crate) fn names(&self) -> TableNames {
         self.names.names()
     }
@@ -138,14 +130,14 @@ impl PatientDatabaseArgs {
 
     /// Connects, with few connections; makes a file of SQLite that is not there only if it is to.
     pub(crate) async fn connect(&self, create: bool) -> Result<Box<dyn Database>> {
-        let (url, names) = (&self.database.database, self.database.names());
+        let url = &self.database.database;
         let how = Connecting {
             connections: 2,
             notifications: false,
             keep_sent: false,
             create,
             lazily: false,
-            names,
+            names: self.database.names.names(),
         };
         if !self.wait.0.is_zero()
             && let Ok(connected) = tokio::time::timeout(self.wait.0, connect(url, &how)).await

@@ -167,7 +167,7 @@ impl MySqlBuilder {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Configuration`] if the URL is not one of MySQL or names no database.
+    /// [`ErrorKind::Configuration`] if the URL is not one of MySQL or names no database, or the tables cannot have such names.
     pub fn connect_lazily(self) -> Result<Outbox<MySql>> {
         let shown = without_password(&self.url);
         let wrong = |what: String| cqrs_core::Error::new(ErrorKind::Configuration, what);

@@ -160,7 +160,7 @@ impl PgBuilder {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Configuration`] if the URL is not one of PostgreSQL.
+    /// [`ErrorKind::Configuration`] if the URL is not one of PostgreSQL, or the tables cannot have such names.
     pub fn connect_lazily(self) -> Result<Outbox<Pg>> {
         let shown = without_password(&self.url);
         if !self.url.starts_with("postgres://") && !self.url.starts_with("postgresql://") {
