@@ -173,7 +173,9 @@ impl OutboxRelay {
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> cqrs_core::Result<()> {
     /// let outbox = MemoryOutbox::new();
     /// for room in ["1", "2", "3"] {
-    ///     outbox.add(Message::new("rooms", room))?;
+    ///     let mut message = Message::new("rooms", room);
+    ///     message.name = "room_opened".to_owned();
+    ///     outbox.add(message)?;
     /// }
     /// let relay = OutboxRelay::builder(Arc::new(outbox.clone()), Arc::new(MemoryBroker::new())).build()?;
     /// assert_eq!(relay.produce_batch(2).await?, 2);
