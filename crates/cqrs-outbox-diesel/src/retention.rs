@@ -48,10 +48,10 @@ impl<B: Backend> Outbox<B> {
     /// use cqrs_outbox::Retention;
     ///
     /// let outbox = Outbox::<Pg>::builder("postgres://localhost/meetings").keep_sent(true).connect().await?;
-    /// let week = Duration::from_secs(7 * 24 * 3_600);
+    /// let a_week = Retention::default().sent(Duration::from_secs(7 * 24 * 3_600));
     /// tokio::select! {
     ///     ended = serve() => ended, // the relay
-    ///     never = outbox.purge_for_ever(&Retention::default().sent(week)) => match never {},
+    ///     never = outbox.purge_for_ever(&a_week) => match never {},
     /// }
     /// # }
     /// ```

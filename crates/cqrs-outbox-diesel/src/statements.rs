@@ -387,7 +387,8 @@ pub trait Statements: Sized {
         ids: &[i64],
     ) -> impl Future<Output = QueryResult<()>> + Send;
 
-    /// Moves the first rows of a lane that stand aside, so many at most, to the dead letters, as ones that follow another.
+    /// Moves the first rows of a lane that stand aside behind its first dead letter, so many at most, to the dead letters, as ones that
+    /// follow another. What stands before that one has been sent, and waits only to be settled.
     fn follow(on: &mut On<'_, Self>, lane: &Lane, max: usize)
     -> impl Future<Output = QueryResult<()>> + Send;
 

@@ -601,6 +601,7 @@ impl Statements for MySql {
         let locked: Vec<Number> = on
             .query(sql::LOCK_FOLLOWERS)
             .bind::<Binary, _>(lane.as_bytes())
+            .bind::<Binary, _>(lane.as_bytes())
             .bind::<BigInt, _>(limit(max))
             .load(on.conn)
             .await?;

@@ -372,8 +372,9 @@ pub(super) const BURY_PARKED: [&str; 2] = [
     ),
 ];
 
-pub(super) const LOCK_FOLLOWERS: &str =
-    "SELECT id AS value FROM cqrs_outbox_parked WHERE lane = ? ORDER BY id LIMIT ? FOR UPDATE";
+pub(super) const LOCK_FOLLOWERS: &str = "\
+    SELECT id AS value FROM cqrs_outbox_parked \
+    WHERE lane = ? AND id > (SELECT min(id) FROM cqrs_outbox_dead WHERE lane = ?) ORDER BY id LIMIT ? FOR UPDATE";
 
 /// Followed by the ids.
 pub(super) const FOLLOW: [&str; 2] = [

@@ -548,7 +548,9 @@ pub(super) const GATE: &str = "SELECT until IS NULL AS waits_for_dead FROM cqrs_
 /// `$2` is the error, `$3` how many at most.
 pub(super) const FOLLOW: &str = concat!(
     "WITH moved AS (DELETE FROM cqrs_outbox_parked WHERE id IN ( \
-        SELECT id FROM cqrs_outbox_parked WHERE lane = $1 ORDER BY id LIMIT $3) RETURNING *) \
+        SELECT id FROM cqrs_outbox_parked WHERE lane = $1 \
+            AND id > (SELECT min(id) FROM cqrs_outbox_dead WHERE lane = $1) \
+        ORDER BY id LIMIT $3) RETURNING *) \
      INSERT INTO cqrs_outbox_dead (id, ",
     carried!(),
     ", attempts, lane, error, errors) \

@@ -348,7 +348,8 @@ pub(super) const GATE: &str = "SELECT until IS NULL AS waits_for_dead FROM cqrs_
 
 macro_rules! followers {
     () => {
-        "(SELECT id FROM cqrs_outbox_parked WHERE lane = ?1 ORDER BY id LIMIT ?2)"
+        "(SELECT id FROM cqrs_outbox_parked WHERE lane = ?1 \
+            AND id > (SELECT min(id) FROM cqrs_outbox_dead WHERE lane = ?1) ORDER BY id LIMIT ?2)"
     };
 }
 

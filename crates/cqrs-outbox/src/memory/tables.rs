@@ -354,11 +354,16 @@ impl MemoryTables {
         Fenced::Done(true)
     }
 
-    /// What stands aside of a lane goes to its dead letters.
+    /// What stands aside of a lane behind its first dead letter follows it. What stands before that one has been sent, and waits only to
+    /// be settled.
     fn follow(&mut self, lane: &Lane) {
         let dead = &mut self.dead;
+        let Some(first) = dead.values().find(|letter| letter.row.lane == *lane).map(|letter| letter.row.id)
+        else {
+            return;
+        };
         self.parked.retain(|id, row| {
-            let follows = row.lane == *lane;
+            let follows = row.lane == *lane && *id > first;
             if follows {
                 dead.insert(*id, DeadLetter { row: row.clone(), error: LaterEvents::FOLLOWS.to_owned() });
             }

@@ -178,6 +178,7 @@ const FAULTS: &[(Fault, &[&str])] = &[
             "fence-open-gate",
             "park",
             "open-gate",
+            "bury-follow",
             "own-lane",
             "replay-several",
             "relay",
@@ -193,6 +194,7 @@ const FAULTS: &[(Fault, &[&str])] = &[
             "settle-moved",
             "parked-behind",
             "open-gate",
+            "bury-follow",
             "own-lane",
             "replay-several",
             "discard",
@@ -400,7 +402,7 @@ const FAULTS: &[(Fault, &[&str])] = &[
     (Fault::NeverOpens, &["open-gate", "replay-several", "discard"]),
     (Fault::OpensAllGates, &["open-gate", "relay-refused"]),
     (Fault::CountsRefusalsTwice, &["attempts", "relay-killed-by-event"]),
-    (Fault::ForgetsAttempts, &["attempts", "bury-follow", "relay-killed-by-event", "relay-unreadable"]),
+    (Fault::ForgetsAttempts, &["attempts", "relay-killed-by-event", "relay-unreadable"]),
     (Fault::KeepsFirstError, &["attempts"]),
     (
         Fault::BuryDrops,
@@ -426,6 +428,7 @@ const FAULTS: &[(Fault, &[&str])] = &[
     (Fault::BuryLeavesFollowers, &["bury-follow"]),
     (Fault::SetAsideNeverFollows, &["bury-follow"]),
     (Fault::FollowsTheParked, &["bury-follow"]),
+    (Fault::FollowsTheSent, &["bury-follow"]),
     (Fault::RejectsByKey, &["own-lane"]),
     (Fault::SeesNothingAside, &["side-tables"]),
     (Fault::SeesNothingScheduled, &["side-tables"]),
@@ -497,12 +500,17 @@ const FAULTS: &[(Fault, &[&str])] = &[
     (Fault::RunsConsumerAndIdTogether, &["inbox-consumers"]),
 ];
 
+/// What a fault may fail, too: whether it does depends on which of two tasks is first.
+const MAYBE: &[(Fault, &str)] = &[(Fault::IgnoresLeases, "relay-killed")];
+
 #[tokio::test(start_paused = true)]
 async fn every_fault_fails_its_rows() {
     let mut wrong = Vec::new();
     for (fault, rows) in FAULTS {
         let report = suite(*fault).await;
-        if report.failed() != *rows {
+        let mut failed = report.failed();
+        failed.retain(|row| rows.contains(row) || !MAYBE.contains(&(*fault, *row)));
+        if failed != *rows {
             wrong.push(format!("(Fault::{fault:?}, &{:?}),", report.failed()));
         }
     }

@@ -117,6 +117,7 @@ pub(crate) enum Fault {
     BuryLeavesFollowers,
     SetAsideNeverFollows,
     FollowsTheParked,
+    FollowsTheSent,
     RejectsByKey,
     SeesNothingAside,
     SeesNothingScheduled,
@@ -922,7 +923,7 @@ impl OutboxStore for Model {
                     tables.dead.insert(row.id, (row, error));
                 }
                 if later == LaterEvents::Follow && !self.has(Fault::BuryLeavesFollowers) {
-                    follow(&mut tables, &rejection.lane);
+                    follow(&mut tables, &rejection.lane, self.has(Fault::FollowsTheSent));
                 }
             }
         }
@@ -960,7 +961,7 @@ impl OutboxStore for Model {
         let is_dead = tables.gates.get(lane.as_bytes()).is_some_and(Option::is_none);
         let follows = later == LaterEvents::Follow && !self.has(Fault::SetAsideNeverFollows);
         if follows && (is_dead || self.has(Fault::FollowsTheParked)) {
-            follow(&mut tables, lane);
+            follow(&mut tables, lane, self.has(Fault::FollowsTheSent));
         }
         Ok(Fenced::Done(true))
     }
@@ -1076,9 +1077,10 @@ impl OutboxStore for Model {
 }
 
 /// What stands aside of a lane goes to the dead letters.
-fn follow(tables: &mut Tables, lane: &Lane) {
+fn follow(tables: &mut Tables, lane: &Lane, all: bool) {
+    let first = tables.dead.values().find(|(row, _)| row.lane == *lane).map_or(0, |(row, _)| row.id);
     for (id, parked) in std::mem::take(&mut tables.parked) {
-        if parked.row.lane == *lane {
+        if parked.row.lane == *lane && (all || id > first) {
             tables.dead.insert(id, (parked.row, LaterEvents::FOLLOWS.to_owned()));
         } else {
             tables.parked.insert(id, parked);
