@@ -388,9 +388,14 @@ pub trait Statements: Sized {
     ) -> impl Future<Output = QueryResult<()>> + Send;
 
     /// Moves the first rows of a lane that stand aside behind its first dead letter, so many at most, to the dead letters, as ones that
-    /// follow another. What stands before that one has been sent, and waits only to be settled.
-    fn follow(on: &mut On<'_, Self>, lane: &Lane, max: usize)
-    -> impl Future<Output = QueryResult<()>> + Send;
+    /// follow another: all, or those that were neither refused nor replayed. What stands before that one has been sent, and waits only
+    /// to be settled.
+    fn follow(
+        on: &mut On<'_, Self>,
+        lane: &Lane,
+        max: usize,
+        all: bool,
+    ) -> impl Future<Output = QueryResult<()>> + Send;
 
     // --- Gates.
 

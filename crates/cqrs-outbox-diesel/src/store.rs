@@ -119,7 +119,8 @@ impl<B: Backend> OutboxStore for Outbox<B> {
         };
         B::set_aside(&mut tx.on(), lane, ids).await.map_err(store_error)?;
         if gate.waits_for_dead && later == LaterEvents::Follow {
-            B::follow(&mut tx.on(), lane, FOLLOWERS).await.map_err(store_error)?;
+            // What somebody has replayed waits here for the others that are to go with it.
+            B::follow(&mut tx.on(), lane, FOLLOWERS, false).await.map_err(store_error)?;
         }
         commit(tx).await?;
         Ok(Fenced::Done(true))
@@ -382,8 +383,8 @@ async fn reject<B: Backend>(on: &mut On<'_, B>, rejection: &Rejection) -> QueryR
             if buried && later != LaterEvents::GoOn {
                 B::close_gate(on, rejection, None).await?;
             }
-            if later == LaterEvents::Follow {
-                B::follow(on, &rejection.lane, FOLLOWERS).await?;
+            if buried && later == LaterEvents::Follow {
+                B::follow(on, &rejection.lane, FOLLOWERS, true).await?;
             }
         }
     }

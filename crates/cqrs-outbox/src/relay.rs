@@ -201,7 +201,8 @@ impl OutboxRelay {
     /// Relays until the broker has confirmed this event, then leaves. It does not pass what waits before it: that of its key goes first, and
     /// of others what is with the broker at the same time. `false` if
     /// it does not wait in the groups that fall to this relay: it was sent before or by another one, waits behind a closed gate or for its
-    /// time, is a dead letter, or was never committed.
+    /// time, is a dead letter, or was never committed. That it does not is known when nothing else waits: with writers that never pause, bound
+    /// it by a time-out.
     ///
     /// # Errors
     ///

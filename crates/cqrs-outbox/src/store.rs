@@ -50,8 +50,9 @@ pub struct Ownership {
     pub relays: usize,
     /// Whether an operator has stopped all relaying.
     pub hold: bool,
-    /// No gate is closed in the groups of these leases: as long as this relay closes none itself, the side tables need not be looked
-    /// at before the next heartbeat. `false` if there may be one.
+    /// No gate is closed for a time in the groups of these leases, and none was made due by this call: as long as this relay closes none
+    /// itself, the side tables need not be looked at before the next heartbeat. `false` if there may be one. (One that waits for what
+    /// someone does about a dead letter counts when that is done.)
     pub nothing_aside: bool,
     /// No event is scheduled in these groups, whenever it is due: [`promote`](OutboxStore::promote) need not be called before the next
     /// heartbeat. `false` if there may be one.
@@ -207,7 +208,7 @@ pub trait OutboxStore: fmt::Debug + Send + Sync + 'static {
 
     /// Moves rows of the hot table aside, behind the closed gate of their lane. `Done(false)` if the gate is not closed:
     /// nothing was moved. Where the lane waits for what someone does about a dead letter, and `later` is to follow, they become dead
-    /// letters, too, behind those that stand aside already.
+    /// letters, too; what was replayed there stays.
     async fn set_aside(
         &self,
         lease: Lease,

@@ -597,11 +597,12 @@ impl Statements for MySql {
         Ok(())
     }
 
-    async fn follow(on: &mut On<'_, MySql>, lane: &Lane, max: usize) -> QueryResult<()> {
+    async fn follow(on: &mut On<'_, MySql>, lane: &Lane, max: usize, all: bool) -> QueryResult<()> {
         let locked: Vec<Number> = on
             .query(sql::LOCK_FOLLOWERS)
             .bind::<Binary, _>(lane.as_bytes())
             .bind::<Binary, _>(lane.as_bytes())
+            .bind::<Bool, _>(all)
             .bind::<BigInt, _>(limit(max))
             .load(on.conn)
             .await?;

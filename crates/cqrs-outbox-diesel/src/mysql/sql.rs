@@ -114,7 +114,7 @@ pub(super) const PULSE: &str = "\
         SELECT (SELECT count(*) FROM cqrs_outbox_group) AS all_groups, \
             (SELECT count(*) FROM cqrs_outbox_relay WHERE seen_at > utc_timestamp(6) - INTERVAL ? MICROSECOND) AS relays, \
             coalesce((SELECT hold FROM cqrs_outbox_meta), 1) AS hold, \
-            NOT EXISTS (SELECT 1 FROM cqrs_outbox_gate) AS nothing_aside, \
+            NOT EXISTS (SELECT 1 FROM cqrs_outbox_gate WHERE until IS NOT NULL) AS nothing_aside, \
             NOT EXISTS (SELECT 1 FROM cqrs_outbox_scheduled) AS nothing_scheduled, \
             EXISTS (SELECT 1 FROM cqrs_outbox_group WHERE incarnation IS NULL OR expires_at <= utc_timestamp(6) \
                 OR expires_at > utc_timestamp(6) + INTERVAL 2 * ? MICROSECOND) AS has_free, \
@@ -162,7 +162,7 @@ pub(super) const CENSUS: &str = "\
     SELECT (SELECT count(*) FROM cqrs_outbox_group) AS all_groups, \
         (SELECT count(*) FROM cqrs_outbox_relay WHERE seen_at > utc_timestamp(6) - INTERVAL ? MICROSECOND) AS relays, \
         coalesce((SELECT hold FROM cqrs_outbox_meta), 1) AS hold, \
-        NOT EXISTS (SELECT 1 FROM cqrs_outbox_gate) AS nothing_aside, \
+        NOT EXISTS (SELECT 1 FROM cqrs_outbox_gate WHERE until IS NOT NULL) AS nothing_aside, \
         NOT EXISTS (SELECT 1 FROM cqrs_outbox_scheduled) AS nothing_scheduled";
 
 pub(super) const FENCE: &str =
@@ -374,7 +374,8 @@ pub(super) const BURY_PARKED: [&str; 2] = [
 
 pub(super) const LOCK_FOLLOWERS: &str = "\
     SELECT id AS value FROM cqrs_outbox_parked \
-    WHERE lane = ? AND id > (SELECT min(id) FROM cqrs_outbox_dead WHERE lane = ?) ORDER BY id LIMIT ? FOR UPDATE";
+    WHERE lane = ? AND id > (SELECT min(id) FROM cqrs_outbox_dead WHERE lane = ?) AND (? OR error IS NULL) \
+    ORDER BY id LIMIT ? FOR UPDATE";
 
 /// Followed by the ids.
 pub(super) const FOLLOW: [&str; 2] = [

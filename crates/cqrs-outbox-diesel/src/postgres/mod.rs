@@ -513,11 +513,12 @@ impl Statements for Pg {
         Ok(())
     }
 
-    async fn follow(on: &mut On<'_, Pg>, lane: &Lane, max: usize) -> QueryResult<()> {
+    async fn follow(on: &mut On<'_, Pg>, lane: &Lane, max: usize, all: bool) -> QueryResult<()> {
         on.query(sql::FOLLOW)
             .bind::<Binary, _>(lane.as_bytes())
             .bind::<Text, _>(LaterEvents::FOLLOWS)
             .bind::<BigInt, _>(limit(max))
+            .bind::<Bool, _>(all)
             .execute(on.conn)
             .await?;
         Ok(())

@@ -141,7 +141,7 @@ pub(super) const CENSUS: &str = "\
         (SELECT count(*) FROM cqrs_outbox_relay \
             WHERE seen_at > clock_timestamp() - make_interval(secs => $1)) AS relays, \
         coalesce((SELECT hold FROM cqrs_outbox_meta), true) AS hold, \
-        (SELECT lane FROM cqrs_outbox_gate ORDER BY lane LIMIT 1) IS NULL AS nothing_aside, \
+        (SELECT until FROM cqrs_outbox_gate ORDER BY until LIMIT 1) IS NULL AS nothing_aside, \
         (SELECT id FROM cqrs_outbox_scheduled ORDER BY id LIMIT 1) IS NULL AS nothing_scheduled";
 
 /// A heartbeat as most are. It waits for nobody: what somebody has locked, a refusal that is just being written say, is left for the
@@ -164,7 +164,7 @@ pub(super) const PULSE: &str = "\
             (SELECT count(*) FROM cqrs_outbox_relay \
                 WHERE incarnation = $1 OR seen_at > clock_timestamp() - make_interval(secs => $2)) AS relays, \
             coalesce((SELECT hold FROM cqrs_outbox_meta), true) AS hold, \
-            (SELECT lane FROM cqrs_outbox_gate ORDER BY lane LIMIT 1) IS NULL AS nothing_aside, \
+            (SELECT until FROM cqrs_outbox_gate ORDER BY until LIMIT 1) IS NULL AS nothing_aside, \
             (SELECT id FROM cqrs_outbox_scheduled ORDER BY id LIMIT 1) IS NULL AS nothing_scheduled, \
             EXISTS (SELECT 1 FROM cqrs_outbox_group WHERE incarnation IS NULL OR expires_at <= clock_timestamp() \
                 OR expires_at > clock_timestamp() + 2 * make_interval(secs => $2)) AS has_free, \
@@ -545,17 +545,17 @@ pub(super) const CLOSE_GATE: &str = "\
 
 pub(super) const GATE: &str = "SELECT until IS NULL AS waits_for_dead FROM cqrs_outbox_gate WHERE lane = $1";
 
-/// `$2` is the error, `$3` how many at most.
+/// `$2` is the error, `$3` how many at most, `$4` whether those go, too, that were refused or replayed.
 pub(super) const FOLLOW: &str = concat!(
     "WITH moved AS (DELETE FROM cqrs_outbox_parked WHERE id IN ( \
         SELECT id FROM cqrs_outbox_parked WHERE lane = $1 \
-            AND id > (SELECT min(id) FROM cqrs_outbox_dead WHERE lane = $1) \
+            AND id > (SELECT min(id) FROM cqrs_outbox_dead WHERE lane = $1) AND ($4 OR error IS NULL) \
         ORDER BY id LIMIT $3) RETURNING *) \
      INSERT INTO cqrs_outbox_dead (id, ",
     carried!(),
     ", attempts, lane, error, errors) \
      SELECT ",
-    free_id!("row_number() OVER (ORDER BY id)", "cqrs_outbox_dead"),
+    free_ids!("SELECT min(id) FROM moved m WHERE (SELECT true FROM cqrs_outbox_dead t WHERE t.id = m.id)"),
     ", ",
     carried!(),
     ", attempts, lane, $2, \

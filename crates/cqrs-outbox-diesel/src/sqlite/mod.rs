@@ -521,16 +521,18 @@ impl Statements for Sqlite {
         Ok(())
     }
 
-    async fn follow(on: &mut On<'_, Sqlite>, lane: &Lane, max: usize) -> QueryResult<()> {
+    async fn follow(on: &mut On<'_, Sqlite>, lane: &Lane, max: usize, all: bool) -> QueryResult<()> {
         on.query(sql::FOLLOW)
             .bind::<Binary, _>(lane.as_bytes())
             .bind::<BigInt, _>(limit(max))
+            .bind::<Bool, _>(all)
             .bind::<Text, _>(LaterEvents::FOLLOWS)
             .execute(on.conn)
             .await?;
         on.query(sql::DELETE_FOLLOWERS)
             .bind::<Binary, _>(lane.as_bytes())
             .bind::<BigInt, _>(limit(max))
+            .bind::<Bool, _>(all)
             .execute(on.conn)
             .await?;
         Ok(())

@@ -110,7 +110,7 @@ pub(super) const CENSUS: &str = "\
     SELECT (SELECT count(*) FROM cqrs_outbox_group) AS all_groups, \
         (SELECT count(*) FROM cqrs_outbox_relay WHERE seen_at > unixepoch('now', 'subsec') - ?) AS relays, \
         coalesce((SELECT hold FROM cqrs_outbox_meta), 1) AS hold, \
-        NOT EXISTS (SELECT 1 FROM cqrs_outbox_gate) AS nothing_aside, \
+        NOT EXISTS (SELECT 1 FROM cqrs_outbox_gate WHERE until IS NOT NULL) AS nothing_aside, \
         NOT EXISTS (SELECT 1 FROM cqrs_outbox_scheduled) AS nothing_scheduled";
 
 /// Gates that are due and have nothing behind them.
@@ -349,11 +349,11 @@ pub(super) const GATE: &str = "SELECT until IS NULL AS waits_for_dead FROM cqrs_
 macro_rules! followers {
     () => {
         "(SELECT id FROM cqrs_outbox_parked WHERE lane = ?1 \
-            AND id > (SELECT min(id) FROM cqrs_outbox_dead WHERE lane = ?1) ORDER BY id LIMIT ?2)"
+            AND id > (SELECT min(id) FROM cqrs_outbox_dead WHERE lane = ?1) AND (?3 OR error IS NULL) ORDER BY id LIMIT ?2)"
     };
 }
 
-/// `?1` is the lane, `?2` how many at most, `?3` the error.
+/// `?1` is the lane, `?2` how many at most, `?3` whether those go, too, that were refused or replayed, `?4` the error.
 pub(super) const FOLLOW: &str = concat!(
     "INSERT INTO cqrs_outbox_dead (id, ",
     carried!(),
@@ -362,8 +362,8 @@ pub(super) const FOLLOW: &str = concat!(
     free_id!("row_number() OVER (ORDER BY id)", "cqrs_outbox_dead"),
     ", ",
     carried!(),
-    ", attempts, lane, ?3, \
-        json_insert(errors, '$[#]', json_object('at', strftime('%Y-%m-%dT%H:%M:%fZ', 'now'), 'error', ?3)) \
+    ", attempts, lane, ?4, \
+        json_insert(errors, '$[#]', json_object('at', strftime('%Y-%m-%dT%H:%M:%fZ', 'now'), 'error', ?4)) \
      FROM cqrs_outbox_parked o WHERE id IN ",
     followers!()
 );

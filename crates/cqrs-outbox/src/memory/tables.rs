@@ -267,7 +267,7 @@ impl MemoryTables {
             leases.map(|(group, lease)| (GroupNo(group as i32), lease))
         };
         let is_ours = |row: &OutboxRow| leases().any(|(group, _)| group == row.group);
-        let nothing_aside = self.gates.is_empty();
+        let nothing_aside = self.gates.values().all(|gate| gate.until.is_none());
         let nothing_scheduled = !self.scheduled.values().any(is_ours);
         let dirty = leases().filter_map(|(group, lease)| Some((group, lease.dirty.clone()?)));
         Ownership {
@@ -329,7 +329,7 @@ impl MemoryTables {
                 }
                 self.dead.insert(row.id, DeadLetter { row, error: rejection.error.clone() });
                 if later == LaterEvents::Follow {
-                    self.follow(&rejection.lane);
+                    self.follow(&rejection.lane, |_| true);
                 }
             }
         }
@@ -349,21 +349,22 @@ impl MemoryTables {
             }
         }
         if is_dead && later == LaterEvents::Follow {
-            self.follow(lane);
+            // What somebody has replayed waits here for the others that are to go with it.
+            self.follow(lane, |id| ids.contains(&id));
         }
         Fenced::Done(true)
     }
 
     /// What stands aside of a lane behind its first dead letter follows it. What stands before that one has been sent, and waits only to
     /// be settled.
-    fn follow(&mut self, lane: &Lane) {
+    fn follow(&mut self, lane: &Lane, which: impl Fn(i64) -> bool) {
         let dead = &mut self.dead;
         let Some(first) = dead.values().find(|letter| letter.row.lane == *lane).map(|letter| letter.row.id)
         else {
             return;
         };
         self.parked.retain(|id, row| {
-            let follows = row.lane == *lane && *id > first;
+            let follows = row.lane == *lane && *id > first && which(*id);
             if follows {
                 dead.insert(*id, DeadLetter { row: row.clone(), error: LaterEvents::FOLLOWS.to_owned() });
             }

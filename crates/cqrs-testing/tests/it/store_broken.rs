@@ -429,6 +429,7 @@ const FAULTS: &[(Fault, &[&str])] = &[
     (Fault::SetAsideNeverFollows, &["bury-follow"]),
     (Fault::FollowsTheParked, &["bury-follow"]),
     (Fault::FollowsTheSent, &["bury-follow"]),
+    (Fault::FollowsTheReplayed, &["bury-follow"]),
     (Fault::RejectsByKey, &["own-lane"]),
     (Fault::SeesNothingAside, &["side-tables"]),
     (Fault::SeesNothingScheduled, &["side-tables"]),

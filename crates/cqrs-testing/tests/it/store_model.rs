@@ -118,6 +118,7 @@ pub(crate) enum Fault {
     SetAsideNeverFollows,
     FollowsTheParked,
     FollowsTheSent,
+    FollowsTheReplayed,
     RejectsByKey,
     SeesNothingAside,
     SeesNothingScheduled,
@@ -788,7 +789,7 @@ impl OutboxStore for Model {
             groups: tables.leases.len(),
             relays,
             hold: false,
-            nothing_aside: tables.gates.is_empty() || self.has(Fault::SeesNothingAside),
+            nothing_aside: tables.gates.values().all(Option::is_none) || self.has(Fault::SeesNothingAside),
             nothing_scheduled: tables.scheduled.is_empty() || self.has(Fault::SeesNothingScheduled),
             dirty,
         })
@@ -923,7 +924,7 @@ impl OutboxStore for Model {
                     tables.dead.insert(row.id, (row, error));
                 }
                 if later == LaterEvents::Follow && !self.has(Fault::BuryLeavesFollowers) {
-                    follow(&mut tables, &rejection.lane, self.has(Fault::FollowsTheSent));
+                    follow(&mut tables, &rejection.lane, self.has(Fault::FollowsTheSent), true);
                 }
             }
         }
@@ -961,7 +962,9 @@ impl OutboxStore for Model {
         let is_dead = tables.gates.get(lane.as_bytes()).is_some_and(Option::is_none);
         let follows = later == LaterEvents::Follow && !self.has(Fault::SetAsideNeverFollows);
         if follows && (is_dead || self.has(Fault::FollowsTheParked)) {
-            follow(&mut tables, lane, self.has(Fault::FollowsTheSent));
+            let (the_sent, the_replayed) =
+                (self.has(Fault::FollowsTheSent), self.has(Fault::FollowsTheReplayed));
+            follow(&mut tables, lane, the_sent, the_replayed);
         }
         Ok(Fenced::Done(true))
     }
@@ -1077,10 +1080,10 @@ impl OutboxStore for Model {
 }
 
 /// What stands aside of a lane goes to the dead letters.
-fn follow(tables: &mut Tables, lane: &Lane, all: bool) {
+fn follow(tables: &mut Tables, lane: &Lane, the_sent: bool, the_replayed: bool) {
     let first = tables.dead.values().find(|(row, _)| row.lane == *lane).map_or(0, |(row, _)| row.id);
     for (id, parked) in std::mem::take(&mut tables.parked) {
-        if parked.row.lane == *lane && (all || id > first) {
+        if parked.row.lane == *lane && (the_sent || id > first) && (the_replayed || parked.error.is_empty()) {
             tables.dead.insert(id, (parked.row, LaterEvents::FOLLOWS.to_owned()));
         } else {
             tables.parked.insert(id, parked);

@@ -180,9 +180,6 @@ pub(super) async fn side_tables<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Chec
     owner.park(&row, LONG).await?;
     let beaten = owner.beat(LONG, 0, Vec::new()).await?;
     ensure(!beaten.nothing_aside, || "a gate was closed, and nothing stands aside".to_owned())?;
-    owner.bury(&row, LaterEvents::Wait, "not readable").await?;
-    let beaten = owner.beat(LONG, 0, Vec::new()).await?;
-    ensure(!beaten.nothing_aside, || "a gate was closed for good, and nothing stands aside".to_owned())?;
     // Nothing of it is aside before the heartbeat that carries the request out.
     let mut owner = bench.owned().await?;
     owner.commit([event(Some("a"), "1")]).await?;
