@@ -164,7 +164,7 @@ impl OutboxRelay {
     }
 
     /// Relays so many events at most, then leaves; says how many the broker has confirmed. Fewer, if nothing more waits in the groups that
-    /// fall to it. Which: the first that may go, in order per key.
+    /// fall to it. Which: the first that may go, in order per key. On hold it waits until that is over.
     ///
     /// ```
     /// # use std::sync::Arc;
@@ -202,7 +202,7 @@ impl OutboxRelay {
     /// of others what is with the broker at the same time. `false` if
     /// it does not wait in the groups that fall to this relay: it was sent before or by another one, waits behind a closed gate or for its
     /// time, is a dead letter, or was never committed. That it does not is known when nothing else waits: with writers that never pause, bound
-    /// it by a time-out.
+    /// it by a time-out. On hold it waits until that is over. The id is that of the event, as `publish` gives it ([`MessageId::to_uuid`](cqrs_core::MessageId::to_uuid)).
     ///
     /// # Errors
     ///
