@@ -52,7 +52,7 @@ pub(crate) struct Args {
     #[arg(long)]
     until_empty: bool,
 
-    /// How many connections to each database there are at most; on MySQL the relay has four of its own instead
+    /// How many connections to each database there are at most; on MySQL the relay has seven of its own instead
     #[arg(long, value_name = "COUNT", env = "CQRS_RELAY_CONNECTIONS", default_value_t = 8,
         value_parser = clap::value_parser!(u32).range(2..))]
     connections: u32,
