@@ -93,6 +93,17 @@ impl<B: Backend> Outbox<B> {
         }
     }
 
+    /// This, if its database answers.
+    pub(crate) async fn reached(self) -> Result<Self> {
+        match self.acquire().await {
+            Ok(_) => Ok(self),
+            Err(error) => {
+                let what = format!("cannot connect: {error}");
+                Err(StoreError::new(error.kind(), what).at(self.place()).into_error())
+            }
+        }
+    }
+
     /// The same connections with another wire format or size limit. Call it before the outbox is shared: clones that
     /// were made before keep theirs, and do not wake this one's relay.
     #[must_use]

@@ -42,16 +42,16 @@ impl<B: Backend> OutboxStore for Outbox<B> {
             }
         };
         // It costs no lease: that is renewed, and whoever waits for the answer has to hear of it in time.
-        match timeout(CARRY_OUT, self.carry_out(&ownership.leases)).await {
-            Ok(Ok(was_asked)) => ownership.nothing_aside &= !was_asked,
+        let carried_out = timeout(CARRY_OUT, self.carry_out(&ownership.leases)).await;
+        // What has failed may have been carried out all the same.
+        ownership.nothing_aside &= matches!(carried_out, Ok(Ok(false)));
+        match carried_out {
+            Ok(Ok(_)) => {}
             Ok(Err(error)) => {
-                // It may have been carried out all the same.
-                ownership.nothing_aside = false;
                 self.portion().has_failed();
                 tracing::warn!(%error, "what operators asked for is tried again with the next heartbeat");
             }
             Err(_) => {
-                ownership.nothing_aside = false;
                 self.portion().has_failed();
                 tracing::warn!(
                     "what operators asked for took more than {CARRY_OUT:?}: less of it is tried with the next heartbeat"

@@ -3,7 +3,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cqrs_core::{ErrorKind, Result, without_password};
-use cqrs_outbox::StoreError;
 use cqrs_outbox::table::{Dialect, TableNames};
 use deadpool::Runtime;
 use diesel::{ConnectionError, ConnectionResult};
@@ -145,14 +144,7 @@ impl PgBuilder {
     ///
     /// As for [`Outbox::connect`]; [`ErrorKind::Configuration`], too, if the tables cannot have such names.
     pub async fn connect(self) -> Result<Outbox<Pg>> {
-        let outbox = self.connect_lazily()?;
-        match outbox.acquire().await {
-            Ok(_) => Ok(outbox),
-            Err(error) => {
-                let what = format!("cannot connect: {error}");
-                Err(StoreError::new(error.kind(), what).at(outbox.place()).into_error())
-            }
-        }
+        self.connect_lazily()?.reached().await
     }
 
     /// Connects when a connection is first needed: for a process that serves other databases, too, and starts whether this one
