@@ -16,7 +16,7 @@ use cqrs_outbox::{
 use cqrs_testing::history::History;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
 
 /// A broker that notes what it took.
@@ -466,10 +466,10 @@ async fn later_events_follow_a_dead_letter_and_come_back_with_it() {
     settings.max_attempts = 2;
     settings.later_events = LaterEvents::Follow;
     let (stop, task) = bench.start(settings);
-    bench.drained().await;
+    timeout(Duration::from_secs(60), bench.drained()).await.unwrap();
     let late = one(bench.message("."));
     bench.commit(vec![late]).await;
-    bench.drained().await;
+    timeout(Duration::from_secs(60), bench.drained()).await.unwrap();
     let errors: Vec<_> = bench.outbox.dead_letters().into_iter().map(|letter| letter.error).collect();
     assert_eq!(errors.len(), 3);
     assert!(errors[1..].iter().all(|error| error == LaterEvents::FOLLOWS), "{errors:?}");
@@ -480,7 +480,7 @@ async fn later_events_follow_a_dead_letter_and_come_back_with_it() {
             assert!(bench.outbox.replay(letter.row.event_id));
         }
     }
-    bench.drained().await;
+    timeout(Duration::from_secs(60), bench.drained()).await.unwrap();
     assert_eq!((bench.outbox.dead_letters().len(), bench.publishes()), (0, 4));
     stop.notify_one();
     task.await.unwrap();
