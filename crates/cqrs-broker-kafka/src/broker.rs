@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use cqrs_core::broker::{
-    BrokerError, Capabilities, Confirm, ErrorClass, MessageBroker, SubscribeOptions, Subscription,
+    BrokerError, Capabilities, Confirm, ErrorClass, MessageBroker, PublishSession, SubscribeOptions,
+    Subscription,
 };
 use cqrs_core::{Message, without_password};
 use tokio_util::sync::CancellationToken;
@@ -65,12 +66,18 @@ impl MessageBroker for KafkaBroker {
         capabilities.replays = true;
         capabilities.durable = true;
         capabilities.tombstones = true;
+        capabilities.publish_sessions = true;
         capabilities.max_message_bytes = Some(self.config.max_message_bytes());
         capabilities
     }
 
     async fn enqueue(&self, message: &Message) -> Result<Confirm, BrokerError> {
         self.producer.enqueue(message).await.map_err(|error| error.at(&self.config))
+    }
+
+    fn publish_session(&self) -> Result<Arc<dyn PublishSession>, BrokerError> {
+        let session = self.producer.open_session().map_err(|error| error.at(&self.config))?;
+        Ok(Arc::new(session))
     }
 
     async fn subscribe(&self, options: SubscribeOptions) -> Result<Box<dyn Subscription>, BrokerError> {

@@ -29,6 +29,15 @@ const PRODUCER: &[(&str, &str)] = &[
 /// What the producer always is.
 const PRODUCER_ALWAYS: &[(&str, &str)] = &[("acks", "all"), ("enable.idempotence", "true")];
 
+/// What the producer of a publish session always is, too.
+const SESSION_ALWAYS: &[(&str, &str)] = &[
+    ("acks", "all"),
+    ("enable.idempotence", "true"),
+    ("enable.gapless.guarantee", "true"),
+    // One that is given up in the queue leaves a gap of which that guarantee knows nothing.
+    ("message.timeout.ms", "0"),
+];
+
 /// What a consumer is, unless the user says otherwise.
 const CONSUMER: &[(&str, &str)] = &[("auto.commit.interval.ms", "1000")];
 
@@ -156,6 +165,11 @@ impl Config {
     /// A producer.
     pub(crate) fn producer<T: FromClientConfigAndContext<Log>>(&self, log: Log) -> Result<T, BrokerError> {
         self.client(PRODUCER, PRODUCER_ALWAYS).create_with_context(log).map_err(client_failed)
+    }
+
+    /// The producer of a publish session.
+    pub(crate) fn session<T: FromClientConfigAndContext<Log>>(&self, log: Log) -> Result<T, BrokerError> {
+        self.client(PRODUCER, SESSION_ALWAYS).create_with_context(log).map_err(client_failed)
     }
 
     /// A consumer.

@@ -35,6 +35,7 @@
 //! | tombstones | yes |
 //! | headers | yes: bytes, in order, repeated names too; the record's timestamp is the message's, in milliseconds |
 //! | receipts | partition and offset |
+//! | publish sessions | yes: a producer of their own each, with `enable.gapless.guarantee` |
 //! | counts attempts | while the member holds the partition; from 1 again after a rebalance or a restart |
 //!
 //! # Publishing
@@ -78,6 +79,7 @@ mod consumer;
 mod error;
 mod producer;
 mod record;
+mod session;
 mod watermark;
 
 pub use broker::{KafkaBroker, KafkaBrokerBuilder};

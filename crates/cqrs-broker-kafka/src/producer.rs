@@ -1,6 +1,6 @@
 //! Publishing: one idempotent producer, replaced when it is beyond repair.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
 
 use cqrs_core::Message;
@@ -12,6 +12,7 @@ use rdkafka::types::RDKafkaErrorCode as Code;
 
 use crate::config::{Config, Log};
 use crate::error::{code, failed, refused, undelivered};
+use crate::session::{Session, SessionHandle};
 use crate::{blocking, record};
 
 pub(crate) type Client = FutureProducer<Log>;
@@ -27,6 +28,8 @@ pub(crate) struct Producer {
     log: Log,
     /// Sending holds the lock for reading, so that nothing is sent behind the flush of a close. `None`: closed.
     client: RwLock<Option<Arc<Client>>>,
+    /// For a close: they have clients of their own.
+    sessions: Mutex<Vec<Weak<Session>>>,
 }
 
 enum Handover {
@@ -39,7 +42,33 @@ impl Producer {
     pub(crate) fn new(config: Config) -> Result<Arc<Self>, BrokerError> {
         let log = Log::default();
         let client = config.producer(log.clone())?;
-        Ok(Arc::new(Self { config, log, client: RwLock::new(Some(Arc::new(client))) }))
+        Ok(Arc::new(Self {
+            config,
+            log,
+            client: RwLock::new(Some(Arc::new(client))),
+            sessions: Mutex::default(),
+        }))
+    }
+
+    pub(crate) fn config(&self) -> &Config {
+        &self.config
+    }
+
+    pub(crate) fn log(&self) -> &Log {
+        &self.log
+    }
+
+    pub(crate) fn open_session(self: &Arc<Self>) -> Result<SessionHandle, BrokerError> {
+        self.client()?;
+        let session = Session::open(Arc::clone(self))?;
+        let mut sessions = self.sessions();
+        sessions.retain(|session| session.strong_count() > 0);
+        sessions.push(Arc::downgrade(&session));
+        Ok(SessionHandle(session))
+    }
+
+    fn sessions(&self) -> MutexGuard<'_, Vec<Weak<Session>>> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn client(&self) -> Result<Arc<Client>, BrokerError> {
@@ -121,7 +150,31 @@ impl Producer {
         Ok((Arc::clone(client), handover))
     }
 
-    fn not_taken(&self, message: &Message, error: KafkaError) -> BrokerError {
+    /// What became of a message that was handed over.
+    pub(crate) async fn delivered(
+        &self,
+        topic: &str,
+        delivery: DeliveryFuture,
+    ) -> Result<Receipt, BrokerError> {
+        match delivery.await {
+            Ok(Ok(delivery)) => {
+                self.log.accepted();
+                Ok(receipt(&delivery))
+            }
+            Ok(Err((error, _))) => Err(failed(
+                undelivered(code(&error)),
+                format!("the message for `{topic}` was not confirmed"),
+                error,
+            )),
+            Err(_) => Err(failed(
+                ErrorClass::Unknown,
+                format!("the client was closed before the message for `{topic}` was confirmed"),
+                KafkaError::Canceled,
+            )),
+        }
+    }
+
+    pub(crate) fn not_taken(&self, message: &Message, error: KafkaError) -> BrokerError {
         let what = if code(&error) == Code::MessageSizeTooLarge {
             format!(
                 "the message for `{}` has {} bytes, and the limit `message.max.bytes` is {}",
@@ -157,9 +210,12 @@ impl Producer {
         let Some(client) = self.client.write().unwrap_or_else(PoisonError::into_inner).take() else {
             return Ok(());
         };
+        let sessions = std::mem::take(&mut *self.sessions());
         // Longer than a message may take: by then each was delivered or given up.
         let patience = self.config.message_timeout() + Duration::from_secs(2);
         blocking::run(move || {
+            let sessions = sessions.iter().filter_map(Weak::upgrade);
+            let flushed_sessions = sessions.map(|session| session.flush(patience)).fold(Ok(()), Result::and);
             let flushed = client.flush(patience);
             let left = client.in_flight_count();
             client.purge(PurgeConfig::default().queue().inflight());
@@ -169,7 +225,8 @@ impl Producer {
                     format!("{left} messages were not confirmed within {patience:?} of closing"),
                     error,
                 )
-            })
+            })?;
+            flushed_sessions
         })
         .await
     }
@@ -187,25 +244,13 @@ async fn outcome(
     delivery: DeliveryFuture,
     topic: String,
 ) -> Result<Receipt, BrokerError> {
-    let error = match delivery.await {
-        Ok(Ok(delivery)) => {
-            producer.log.accepted();
-            return Ok(receipt(&delivery));
+    let outcome = producer.delivered(&topic, delivery).await;
+    outcome.map_err(|error| {
+        if error.class() == ErrorClass::Fatal || client.client().fatal_error().is_some() {
+            producer.replace(&client);
         }
-        Ok(Err((error, _))) => {
-            let class = undelivered(code(&error));
-            if class == ErrorClass::Fatal || client.client().fatal_error().is_some() {
-                producer.replace(&client);
-            }
-            failed(class, format!("the message for `{topic}` was not confirmed"), error)
-        }
-        Err(_) => failed(
-            ErrorClass::Unknown,
-            format!("the client was closed before the message for `{topic}` was confirmed"),
-            KafkaError::Canceled,
-        ),
-    };
-    Err(error.at(&producer.config))
+        error.at(&producer.config)
+    })
 }
 
 fn receipt(delivery: &Delivery) -> Receipt {

@@ -33,6 +33,7 @@ const MOCK: &[&[&str]] = &[
     &["envelope", "headers", "keys", "payloads"],
     &["prefetch", "lost", "cancelled-next", "stale-tag"],
     &["closed", "publisher-closed", "oversize", "missing-destination"],
+    &["session-order", "session-gap", "session-abort"],
 ];
 
 pub(crate) const MOCK_PARTS: usize = MOCK.len();

@@ -7,6 +7,7 @@ mod login;
 mod mock;
 mod private;
 mod scenarios;
+mod sessions;
 
 use std::future::Future;
 use std::time::Duration;
@@ -40,6 +41,7 @@ fn main() {
     }
     trials
         .push(trial(Service::Kafka, "real::conforms", |servers| run(SUITE, conformance::conforms(servers))));
+    trials.extend(sessions::trials());
     trials.extend(login::trials());
     trials.extend(private::trials());
     libtest_mimic::run(&Arguments::from_args(), trials).exit();

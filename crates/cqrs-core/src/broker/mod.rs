@@ -5,14 +5,17 @@ mod delivery;
 mod error;
 pub mod memory;
 mod publish;
+mod session;
 
 use std::fmt::Debug;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 
 pub use delivery::{Acknowledge, Acknowledged, Delivery, DeliveryTag};
 pub use error::{BrokerError, ErrorClass};
 pub use publish::{Confirm, Receipt};
+pub use session::PublishSession;
 
 use crate::message::Message;
 
@@ -35,6 +38,22 @@ pub trait MessageBroker: Debug + Send + Sync + 'static {
     /// A dropped future leaves it unknown whether the message was handed over; dropping the [`Confirm`] leaves it
     /// unknown whether it arrived. Neither takes anything back.
     async fn enqueue(&self, message: &Message) -> Result<Confirm, BrokerError>;
+
+    /// Opens a session, on which several messages of a key may be under way. It does not wait for the broker.
+    ///
+    /// # Errors
+    ///
+    /// A [`BrokerError`] of class [`ErrorClass::Fatal`] if it [has none](Capabilities::publish_sessions), which is the default;
+    /// one of class [`ErrorClass::Outage`] if the broker was closed.
+    fn publish_session(&self) -> Result<Arc<dyn PublishSession>, BrokerError> {
+        Err(BrokerError::new(
+            ErrorClass::Fatal,
+            format!(
+                "the broker `{}` has no publish sessions: send the events of a key one after the other",
+                self.capabilities().name
+            ),
+        ))
+    }
 
     /// Joins a consumer group.
     ///
@@ -161,6 +180,8 @@ pub struct Capabilities {
     pub tombstones: bool,
     /// A delivery knows how often it was delivered before.
     pub counts_attempts: bool,
+    /// It has [sessions](MessageBroker::publish_session), on which several messages of a key may be under way.
+    pub publish_sessions: bool,
     /// The largest message in bytes, if the broker has a limit that is known here.
     pub max_message_bytes: Option<usize>,
 }
@@ -175,6 +196,7 @@ impl Capabilities {
             durable: false,
             tombstones: false,
             counts_attempts: false,
+            publish_sessions: false,
             max_message_bytes: None,
         }
     }

@@ -23,7 +23,7 @@ macro_rules! fails {
 fails! {
     drops_a_header_of_the_codec: Fault::DropsHeader("cqrs-version") => ["envelope"];
     drops_an_empty_header: Fault::DropsHeader("empty") => ["headers"];
-    loses_the_key: Fault::LosesKey => ["keys"];
+    loses_the_key: Fault::LosesKey => ["keys", "session-order"];
     cuts_large_payloads: Fault::CutsPayload(65_535) => ["payloads"];
     fills_tombstones: Fault::FillsTombstones => ["tombstones"];
 
@@ -33,7 +33,8 @@ fails! {
 
     takes_a_release_for_an_ack: Fault::ReleaseIsAck => ["release", "attempts"];
     takes_the_first_ack_for_a_release: Fault::FirstAckIsRelease =>
-        ["headers", "keys", "payloads", "acknowledged", "stale-tag", "cancelled-next", "within-a-group", "reopen"];
+        ["headers", "keys", "payloads", "acknowledged", "stale-tag", "cancelled-next", "within-a-group", "session-order",
+         "session-gap", "session-abort", "reopen"];
     puts_what_was_released_at_the_end: Fault::ReleasesToTheEnd => ["release", "attempts"];
     does_not_count_attempts: Fault::AttemptIsOne => ["attempts"];
     ignores_the_prefetch: Fault::IgnoresPrefetch => ["prefetch"];
@@ -58,6 +59,10 @@ fails! {
     swallows_what_is_too_large: Fault::SwallowsOversize => ["oversize"];
     keeps_the_limit_to_itself: Fault::HidesLimit => ["oversize"];
     swallows_what_has_no_topic: Fault::SwallowsUnroutable => ["missing-destination"];
+
+    swaps_in_a_session: Fault::SessionSwaps => ["session-order", "session-gap", "session-abort"];
+    goes_on_in_a_session: Fault::SessionGoesOn => ["session-gap"];
+    cannot_abort_a_session: Fault::SessionCannotBeAborted => ["session-abort"];
 }
 
 #[tokio::test(start_paused = true)]

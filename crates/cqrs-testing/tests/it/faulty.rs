@@ -9,8 +9,8 @@ use std::{future, mem};
 use async_trait::async_trait;
 use cqrs_core::broker::memory::MemoryBroker;
 use cqrs_core::broker::{
-    Acknowledge, Acknowledged, Capabilities, Confirm, Delivery, DeliveryTag, Receipt, SubscribeOptions,
-    Subscription,
+    Acknowledge, Acknowledged, Capabilities, Confirm, Delivery, DeliveryTag, PublishSession, Receipt,
+    SubscribeOptions, Subscription,
 };
 use cqrs_core::{BrokerError, ErrorClass, Message, MessageBroker};
 use cqrs_testing::broker::BrokerUnderTest;
@@ -52,6 +52,12 @@ pub(crate) enum Fault {
     SwallowsOversize,
     HidesLimit,
     SwallowsUnroutable,
+    /// Every seventh message of a session goes behind the next one.
+    SessionSwaps,
+    /// A session takes more after one was refused.
+    SessionGoesOn,
+    /// And after it was aborted.
+    SessionCannotBeAborted,
     NeverConfirms,
     HangsInOpen,
     PanicsInOpen,
@@ -201,6 +207,16 @@ impl MessageBroker for Faulty {
         }
     }
 
+    fn publish_session(&self) -> Result<Arc<dyn PublishSession>, BrokerError> {
+        Ok(Arc::new(FaultySession {
+            broker: self.inner.clone(),
+            inner: Mutex::new(self.inner.publish_session()?),
+            fault: self.fault,
+            sent: AtomicUsize::new(0),
+            late: Mutex::default(),
+        }))
+    }
+
     async fn subscribe(&self, options: SubscribeOptions) -> Result<Box<dyn Subscription>, BrokerError> {
         let SubscribeOptions { topics, .. } = &options;
         if self.fault == Fault::OneGroupOnly {
@@ -234,6 +250,40 @@ impl MessageBroker for Faulty {
         self.held.closes().await?;
         self.closed.store(true, Ordering::SeqCst);
         self.inner.close().await
+    }
+}
+
+#[derive(Debug)]
+struct FaultySession {
+    broker: MemoryBroker,
+    inner: Mutex<Arc<dyn PublishSession>>,
+    fault: Fault,
+    sent: AtomicUsize,
+    late: Mutex<Option<Message>>,
+}
+
+impl PublishSession for FaultySession {
+    fn enqueue(&self, message: &Message, after: Option<&Receipt>) -> Result<Confirm, BrokerError> {
+        let number = self.sent.fetch_add(1, Ordering::SeqCst) + 1;
+        let mut inner = self.inner.lock().unwrap();
+        if self.fault == Fault::SessionSwaps && number.is_multiple_of(7) {
+            *self.late.lock().unwrap() = Some(message.clone());
+            return Ok(Confirm::ready(Ok(Receipt::new())));
+        }
+        let confirm = inner.enqueue(message, after);
+        if let Some(late) = self.late.lock().unwrap().take() {
+            drop(inner.enqueue(&late, after)?);
+        }
+        if confirm.is_err() && self.fault == Fault::SessionGoesOn {
+            *inner = self.broker.publish_session()?;
+        }
+        confirm
+    }
+
+    fn abort(&self) {
+        if self.fault != Fault::SessionCannotBeAborted {
+            self.inner.lock().unwrap().abort();
+        }
     }
 }
 

@@ -21,6 +21,7 @@
 
 mod faults;
 mod lane;
+mod session;
 mod state;
 mod subscription;
 #[cfg(test)]
@@ -36,11 +37,12 @@ use tokio::task::coop;
 
 pub use faults::Faults;
 
+use self::session::MemorySession;
 use self::state::{Enqueued, State};
 use self::subscription::MemorySubscription;
 use super::error::{BrokerError, ErrorClass};
 use super::publish::Confirm;
-use super::{Capabilities, MessageBroker, SubscribeOptions, Subscription};
+use super::{Capabilities, MessageBroker, PublishSession, SubscribeOptions, Subscription};
 use crate::message::Message;
 
 /// A connection to a broker in memory. A clone is the same connection; [`connect`](Self::connect) opens another to the
@@ -131,6 +133,7 @@ impl MessageBroker for MemoryBroker {
             orders_by_key: true,
             tombstones: true,
             counts_attempts: true,
+            publish_sessions: true,
             max_message_bytes: self.shared.settings.max_message_bytes,
             ..Capabilities::new("memory")
         }
@@ -148,6 +151,11 @@ impl MessageBroker for MemoryBroker {
                 Enqueued::Full => room.await,
             }
         }
+    }
+
+    fn publish_session(&self) -> Result<Arc<dyn PublishSession>, BrokerError> {
+        self.shared.lock().check_open(self.connection)?;
+        Ok(Arc::new(MemorySession::new(Arc::clone(&self.shared), self.connection)))
     }
 
     async fn subscribe(&self, options: SubscribeOptions) -> Result<Box<dyn Subscription>, BrokerError> {

@@ -99,13 +99,18 @@ impl State {
         id
     }
 
-    pub(super) fn check(&self, connection: u64) -> Result<(), BrokerError> {
+    pub(super) fn check_open(&self, connection: u64) -> Result<(), BrokerError> {
         if !self.connections.contains(&connection) {
             return Err(BrokerError::new(
                 ErrorClass::Outage,
                 "this connection to the in-memory broker was closed: open another with `MemoryBroker::connect`",
             ));
         }
+        Ok(())
+    }
+
+    pub(super) fn check(&self, connection: u64) -> Result<(), BrokerError> {
+        self.check_open(connection)?;
         if self.plan.down {
             return Err(BrokerError::new(
                 ErrorClass::Outage,

@@ -5,6 +5,7 @@ mod delivery;
 mod errors;
 mod groups;
 mod lifecycle;
+mod sessions;
 mod volume;
 
 use std::future::Future;
@@ -47,6 +48,10 @@ pub(super) const ALL: &[Entry] = rows! {
     "groups", "every group gets every message" => groups::each_gets_all;
     "within-a-group", "within a group every message goes to one member, once" => groups::once_within;
     "late-group", "a group that joins later gets what was published before" => groups::late;
+
+    "session-order", "several messages of a key in a session arrive in their order" => sessions::order;
+    "session-gap", "nothing that was behind a refused message in its session arrives" => sessions::gap;
+    "session-abort", "of a session that was aborted the first messages arrive, and none behind one that did not" => sessions::abort;
 
     "reopen", "what was not acknowledged comes again after a reopen, what was does not" => lifecycle::reopen;
     "reopen-mid-stream", "nothing is lost by closing and opening again in the middle of a stream" => lifecycle::reopen_mid_stream;
