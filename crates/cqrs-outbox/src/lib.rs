@@ -48,6 +48,7 @@ mod relay;
 mod relays;
 mod retention;
 mod row;
+mod session;
 mod settings;
 mod stats;
 mod store;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use cqrs_core::broker::{BrokerError, ErrorClass, MessageBroker};
 use cqrs_core::codec::header;
-use cqrs_core::{Result, WithCauses};
+use cqrs_core::{Error, ErrorKind, Result, WithCauses};
 use futures_util::future::{Fuse, FusedFuture, FutureExt};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::watch;
@@ -18,6 +18,7 @@ use uuid::Uuid;
 use crate::engine::{Action, Engine, Failed, Input, PublishFailure};
 use crate::meters::{Meters, Sent};
 use crate::row::OutboxRow;
+use crate::session::{InSession, NotConfirmed, Session};
 use crate::settings::RelaySettings;
 use crate::stats::RelayStats;
 use crate::store::{OutboxStore, RelayId, StoreError};
@@ -92,9 +93,21 @@ impl OutboxRelayBuilder {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Configuration`](cqrs_core::ErrorKind::Configuration) if the settings do not fit each other.
+    /// [`ErrorKind::Configuration`](cqrs_core::ErrorKind::Configuration) if the settings do not fit each other,
+    /// or ask for more than the broker can do.
     pub fn build(self) -> Result<OutboxRelay> {
         self.settings.validate()?;
+        let can = self.broker.capabilities();
+        if self.settings.max_in_flight_per_key > 1 && !can.publish_sessions {
+            return Err(Error::new(
+                ErrorKind::Configuration,
+                format!(
+                    "the broker `{}` keeps no order among events of a key that are with it at the same time: \
+                     leave `max_in_flight_per_key` at 1, or give the order up with `unordered`",
+                    can.name
+                ),
+            ));
+        }
         let name = self.name.unwrap_or_else(|| format!("process {}", std::process::id()));
         let database = self.database.unwrap_or_else(|| self.store.place().unwrap_or("outbox").to_owned());
         Ok(OutboxRelay {
@@ -275,6 +288,7 @@ impl OutboxRelay {
         let mut give_up_at = None::<Instant>;
         let mut changed = self.store.changed();
         let mut hears = false;
+        let mut session = Session::default();
         loop {
             let now = started.elapsed();
             if self.store.hears_commits() != hears {
@@ -287,7 +301,7 @@ impl OutboxRelay {
                     self.suspended.retain(|topic| engine.is_suspended(topic));
                     telling.set(self.tell_suspended(&relay).fuse());
                 }
-                pending.push(self.carry_out(&relay, until, action));
+                pending.push(self.carry_out(&relay, until, &mut session, action));
             }
             let stats = engine.stats();
             self.meters.tell(&stats);
@@ -408,6 +422,7 @@ impl OutboxRelay {
         &'a self,
         relay: &'a RelayId,
         until: Until<'a>,
+        session: &mut Session,
         action: Action,
     ) -> Pin<Box<dyn Future<Output = Answer> + Send + 'a>> {
         let store = &*self.store;
@@ -420,6 +435,15 @@ impl OutboxRelay {
                 }
                 Ok(published)
             }),
+            Action::PublishInSession { row, session: number, after } => {
+                // Not when the future is polled: what is told first goes first.
+                let span = publish_span(&row);
+                let taken =
+                    span.in_scope(|| session.enqueue(&*self.broker, number, &row.message, after.as_ref()));
+                Box::pin(
+                    async move { Ok(self.publish_in_session(until, &row, taken).instrument(span).await) },
+                )
+            }
             Action::Heartbeat(heartbeat) => Box::pin(async move {
                 self.answer("heartbeat", store.heartbeat(relay, &heartbeat)).await.map(Input::Heartbeat)
             }),
@@ -510,12 +534,8 @@ impl OutboxRelay {
             return Input::Published { id: row.id, outcome: Err(failure) };
         }
         let message = &row.message;
-        let span = tracing::debug_span!(
-            "publish", row = row.id, event = %row.event_id, topic = message.topic,
-            traceparent = message.headers.get_str(header::TRACEPARENT)
-        );
         let sent = Sent::now(&row);
-        let publish = async { self.broker.enqueue(message).await?.await }.instrument(span);
+        let publish = async { self.broker.enqueue(message).await?.await }.instrument(publish_span(&row));
         let error = match timeout(self.settings.publish_timeout, publish).await {
             Ok(Ok(receipt)) => {
                 sent.confirmed(&self.meters);
@@ -535,6 +555,42 @@ impl OutboxRelay {
         }
         Input::Published { id: row.id, outcome: Err(failure) }
     }
+
+    async fn publish_in_session(
+        &self,
+        until: Until<'_>,
+        row: &OutboxRow,
+        taken: Result<InSession, NotConfirmed>,
+    ) -> Input {
+        let sent = Sent::now(row);
+        let confirmed = async { taken?.confirmed(self.settings.publish_timeout).await };
+        let NotConfirmed { error, is_first } = match confirmed.await {
+            Ok(receipt) => {
+                sent.confirmed(&self.meters);
+                until.has_sent(row.event_id);
+                return Input::Published { id: row.id, outcome: Ok(receipt) };
+            }
+            Err(not_confirmed) => not_confirmed,
+        };
+        let (id, topic, class) = (row.id, &row.message.topic, error.class());
+        let error = WithCauses(&error).to_string();
+        if is_first {
+            tracing::warn!(
+                row = id, topic, %class, error,
+                "a publish in a session failed; what was in it and not confirmed goes again, one by one"
+            );
+        } else {
+            tracing::debug!(row = id, topic, %class, error, "a publish failed with its session");
+        }
+        Input::Published { id, outcome: Err(PublishFailure { class, error }) }
+    }
+}
+
+fn publish_span(row: &OutboxRow) -> tracing::Span {
+    tracing::debug_span!(
+        "publish", row = row.id, event = %row.event_id, topic = row.message.topic,
+        traceparent = row.message.headers.get_str(header::TRACEPARENT)
+    )
 }
 
 /// When a run is over by itself.

@@ -33,6 +33,14 @@ pub struct RelaySettings {
     pub max_bytes: usize,
     /// How many rows are with the broker at the same time, each of another key. Default 1,000.
     pub max_in_flight: usize,
+    /// How many rows of one key are with the broker at the same time. Default 1: the next one follows when the broker has
+    /// confirmed the last.
+    ///
+    /// With more, a key with a backlog goes as fast as the broker takes it. That wants a broker with
+    /// [publish sessions](cqrs_core::broker::PublishSession) (Kafka, and the one in memory), on which nothing overtakes what
+    /// went before. Only events for the same topic follow each other so, and none that was refused before or waits behind a
+    /// gate. The price: when one event is not confirmed, those of all keys that are in the session with it may be sent again.
+    pub max_in_flight_per_key: usize,
     /// How long one publish may take until it counts as unknown. Default 7 s; lease minus margin at most.
     ///
     /// The broker's own limit should be below it (`message.timeout.ms` of Kafka and `confirm_timeout` of RabbitMQ, 6 s each
@@ -100,6 +108,7 @@ impl Default for RelaySettings {
             max_rows: 4_000,
             max_bytes: 16 * 1024 * 1024,
             max_in_flight: 1_000,
+            max_in_flight_per_key: 1,
             publish_timeout: Duration::from_secs(7),
             store_timeout: Duration::from_secs(5),
             settle_linger: Duration::from_millis(5),
@@ -139,6 +148,7 @@ impl RelaySettings {
             ("max_rows", self.max_rows),
             ("max_bytes", self.max_bytes),
             ("max_in_flight", self.max_in_flight),
+            ("max_in_flight_per_key", self.max_in_flight_per_key),
             ("max_attempts", self.max_attempts as usize),
         ] {
             if value == 0 {

@@ -26,6 +26,7 @@ impl Hash for Engine {
             doubtful,
             pace,
             destinations,
+            sessions,
             suspects,
             broker_answers,
             in_flight,
@@ -64,7 +65,7 @@ impl Hash for Engine {
         (left, phase, hold, active, lanes, ready, delayed, gates, doubtful).hash(state);
         (in_flight, pace, destinations, confirmed, settle_at, settling, fenced, fenced_busy).hash(state);
         (heartbeat_sent, heartbeat_failures, next_heartbeat).hash(state);
-        (suspects, broker_answers).hash(state);
+        (sessions, suspects, broker_answers).hash(state);
         (reading, parked_last, read_now, read_parked_now, next_read, next_read_parked, top_up_at).hash(state);
         (quiet, hears).hash(state);
         (promoting, promote_now, next_promotion, store_failures, store_resumes).hash(state);
@@ -91,6 +92,7 @@ impl Engine {
         self.delayed = delayed.map(|(at, lane)| (at.saturating_sub(now), lane)).collect::<BTreeSet<_>>();
         self.pace.rebase(now);
         self.destinations.rebase(now);
+        self.sessions.rebase(now);
         self.suspects.rebase(now);
         let known =
             [&mut self.first_answer, &mut self.counted, &mut self.heartbeat_sent, &mut self.next_promotion];

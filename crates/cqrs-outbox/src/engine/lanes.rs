@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::mem;
 
+use super::sessions::Course;
 use super::{Engine, FencedChange, GateState, LaneState};
 use crate::row::{GroupNo, Lane};
 
@@ -87,7 +88,16 @@ impl Engine {
 
 impl LaneState {
     pub(super) fn new(group: GroupNo) -> Self {
-        Self { group, queue: VecDeque::new(), busy: false, scheduled: false, unsettled: 0, doubts: 0 }
+        Self {
+            group,
+            queue: VecDeque::new(),
+            busy: false,
+            course: Course::Alone,
+            alone_up_to: None,
+            scheduled: false,
+            unsettled: 0,
+            doubts: 0,
+        }
     }
 
     pub(super) fn insert(&mut self, id: i64) {
@@ -101,7 +111,7 @@ impl LaneState {
 
     /// Everything of it that is in memory has been sent and settled.
     pub(super) fn is_drained(&self) -> bool {
-        self.queue.is_empty() && !self.busy && self.unsettled == 0
+        self.queue.is_empty() && !self.busy && self.in_session() == 0 && self.unsettled == 0
     }
 
     /// Nothing refers to it.

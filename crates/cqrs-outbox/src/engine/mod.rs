@@ -4,8 +4,8 @@
 //! # Why it keeps the order of a key
 //!
 //! Event *i + 1* of a lane is sent only after this engine has a receipt for event *i*, or when a read no longer contains
-//! event *i*. Rows leave the table only by a receipt. So whoever sends *i + 1*, and whoever owns the group, *i* has been
-//! with the broker before. No lease is needed for that: leases bound the duplicates. Only what cannot be taken back by
+//! event *i*; or behind event *i* in a session that has no gaps. Rows leave the table only by a receipt. So whoever sends
+//! *i + 1*, and whoever owns the group, *i* has been with the broker before. No lease is needed for that: leases bound the duplicates. Only what cannot be taken back by
 //! sending again (parking, burying, moving aside, opening a gate) is fenced by the lease's epoch.
 
 mod equivalence;
@@ -16,6 +16,7 @@ mod pace;
 mod publishing;
 mod reading;
 mod scheduled;
+mod sessions;
 mod settling;
 mod suspects;
 
@@ -26,6 +27,7 @@ use std::time::Duration;
 use cqrs_core::broker::{ErrorClass, Receipt};
 
 use self::pace::{Destinations, Pace};
+use self::sessions::{Course, Sessions};
 use self::suspects::{Evidence, Suspects};
 use crate::row::{Confirmed, GroupNo, Lane, OutboxRow};
 use crate::settings::RelaySettings;
@@ -43,7 +45,7 @@ pub enum Input {
     ReadParked(Result<Vec<OutboxRow>, Failed>),
     /// The answer to [`Action::Promote`].
     Promoted(Result<Promoted, Failed>),
-    /// The answer to [`Action::Publish`].
+    /// The answer to [`Action::Publish`] and [`Action::PublishInSession`].
     Published {
         /// The row's id.
         id: i64,
@@ -87,7 +89,7 @@ pub struct PublishFailure {
     pub error: String,
 }
 
-/// What to do. Every action but [`Publish`](Self::Publish) is the only one of its kind until it is answered.
+/// What to do. Every action that does not publish is the only one of its kind until it is answered.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Action {
     /// Call [`OutboxStore::heartbeat`](crate::OutboxStore::heartbeat).
@@ -105,6 +107,16 @@ pub enum Action {
     },
     /// Publish the message of this row and wait for the confirm.
     Publish(Arc<OutboxRow>),
+    /// Hand the message of this row over to the publish session of this number, at once and in the order of these actions,
+    /// and wait for the confirm. Numbers only grow: with a new one, the last session takes nothing any more.
+    PublishInSession {
+        /// The row.
+        row: Arc<OutboxRow>,
+        /// Which session.
+        session: u64,
+        /// The receipt of an earlier event of its key in this session.
+        after: Option<Receipt>,
+    },
     /// Call [`OutboxStore::settle`](crate::OutboxStore::settle).
     Settle(Vec<Confirmed>),
     /// Call [`OutboxStore::reject`](crate::OutboxStore::reject).
@@ -161,6 +173,7 @@ pub struct Engine {
     doubtful: BTreeSet<Lane>,
     pace: Pace,
     destinations: Destinations,
+    sessions: Sessions,
     suspects: Suspects,
     broker_answers: bool,
     in_flight: usize,
@@ -231,8 +244,11 @@ struct LaneState {
     group: GroupNo,
     /// What waits, in ascending order.
     queue: VecDeque<i64>,
-    /// A row of it is with the broker or being rejected.
+    /// A row of it is with the broker, outside of a session, or being rejected.
     busy: bool,
+    course: Course,
+    /// Those up to this one go alone: they were not confirmed in a session.
+    alone_up_to: Option<i64>,
     /// It stands in `ready`, in `delayed` or with a suspended destination.
     scheduled: bool,
     /// Confirmed rows that still stand in the table.
@@ -282,6 +298,7 @@ impl Engine {
             doubtful: BTreeSet::new(),
             pace,
             destinations: Destinations::default(),
+            sessions: Sessions::default(),
             suspects: Suspects::default(),
             broker_answers: false,
             in_flight: 0,

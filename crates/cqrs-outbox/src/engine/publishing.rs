@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use cqrs_core::broker::{ErrorClass, Receipt};
 
+use super::sessions::Course;
 use super::{Action, Engine, FencedChange, Gate, GateState, PublishFailure};
 use crate::row::{Confirmed, Lane, OutboxRow};
 use crate::store::{LaterEvents, Lease, Rejection, Verdict};
@@ -46,23 +47,21 @@ impl Engine {
                 continue;
             }
             let row = Arc::clone(row);
+            // What it has in a session is answered first; then it is its turn again.
+            let Some(way) = self.way(&row, now) else { continue };
             if !self.is_above_suspicion(&lane, &row) {
                 continue;
             }
-            let admitted = self.destinations.admit(&row.message.topic, &lane, now);
-            if let Some(state) = self.lanes.get_mut(&lane) {
-                if admitted {
-                    state.queue.pop_front();
-                    state.busy = true;
-                } else {
+            if !self.destinations.admit(&row.message.topic, &lane, now) {
+                if let Some(state) = self.lanes.get_mut(&lane) {
                     state.scheduled = true;
-                    continue;
                 }
+                continue;
             }
             self.in_flight += 1;
             self.activate(group);
             self.stats.published += 1;
-            return Some(Action::Publish(row));
+            return Some(self.begin_publish(row, way));
         }
     }
 
@@ -75,9 +74,26 @@ impl Engine {
         let Some(row) = self.rows.get(&id).map(Arc::clone) else { return };
         self.in_flight -= 1;
         self.suspect_answered(&row);
-        match outcome {
-            Ok(receipt) => self.on_receipt(now, &row, receipt),
-            Err(failure) => self.on_failure(now, &row, failure),
+        let session = self.land(&row);
+        match (outcome, session) {
+            (Ok(receipt), None) => {
+                if let Some(lane) = self.lanes.get_mut(&row.lane) {
+                    lane.course = Course::Confirmed;
+                }
+                self.on_receipt(now, &row, receipt);
+            }
+            (Ok(receipt), Some(_)) => {
+                self.confirmed_in_session(&row, &receipt);
+                self.end_flight(now, &row.lane);
+                self.on_receipt(now, &row, receipt);
+            }
+            (Err(failure), None) => self.on_failure(now, &row, failure),
+            (Err(failure), Some(session)) => {
+                self.stats.count_failure(failure.class);
+                self.failed_in_session(now, &row, session);
+                self.end_flight(now, &row.lane);
+                self.drop_if_over(&row.lane);
+            }
         }
     }
 

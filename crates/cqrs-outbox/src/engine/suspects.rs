@@ -15,7 +15,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Action, Engine, Failed, Phase};
+use super::{Action, Engine, Failed, Owned, Phase};
 use crate::row::{GroupNo, Lane, OutboxRow};
 use crate::store::Lease;
 
@@ -141,6 +141,13 @@ impl Engine {
         {
             ids.remove(&row.id);
         }
+    }
+
+    /// What its last owner left may have ended it.
+    pub(super) fn is_watched(&self, group: GroupNo) -> bool {
+        let watches =
+            |owned: &Owned| owned.watched > 0 && self.broker_answers || owned.evidence != Evidence::None;
+        self.groups.get(&group).is_some_and(watches)
     }
 
     /// Meanwhile nothing else is recorded, and nobody else waits.

@@ -21,6 +21,10 @@ pub(crate) enum Mutant {
     Cursor,
     /// The store does not tell which rows stand behind a gate.
     GateIgnored,
+    /// A session takes more after one of its messages was lost.
+    SessionGoesOn,
+    /// What a session has sent behind a message that was refused arrives all the same.
+    SessionHasGaps,
 }
 
 pub(crate) fn kind(action: &Action) -> &'static str {
@@ -29,7 +33,7 @@ pub(crate) fn kind(action: &Action) -> &'static str {
         Action::Read(_) => "read",
         Action::ReadParked(_) => "read parked",
         Action::Promote { .. } => "promote",
-        Action::Publish(_) => "publish",
+        Action::Publish(_) | Action::PublishInSession { .. } => "publish",
         Action::Settle(_) => "settle",
         Action::Reject(_) => "reject",
         Action::SetAside { .. } => "set aside",
@@ -104,7 +108,7 @@ pub(crate) fn carry_out(
             tables.leave(relay);
             Input::Left
         }
-        Action::Publish(_) => unreachable!("that is for the broker"),
+        Action::Publish(_) | Action::PublishInSession { .. } => unreachable!("that is for the broker"),
     };
     Done { answer, by_former_owner: before.is_some_and(|before| before != *tables) }
 }

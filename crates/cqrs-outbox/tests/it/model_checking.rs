@@ -21,6 +21,8 @@ const CALM: Scope = Scope {
     max_attempts: 2,
     later: LaterEvents::Wait,
     unordered: false,
+    per_key: 1,
+    committed: 0,
     max_rows: 24,
     suspects: false,
     faults: Faults {
@@ -183,6 +185,21 @@ fn events_without_an_order_wait_for_none() {
     holds(Scope { faults, ..unordered }, &[Seen::Refused, Seen::Duplicate, Seen::Fenced]);
 }
 
+/// Four events of a key: the first goes alone, the second is the first in a session, and the others may go together.
+const TOGETHER: Scope = Scope { keys: &["a", "a", "a", "a"], per_key: 2, committed: 4, ..CALM };
+
+#[test]
+fn events_of_a_key_go_together() {
+    let seen = [Seen::Together, Seen::SessionEnded, Seen::Duplicate];
+    holds(TOGETHER, &[Seen::Together]);
+    let faults = Faults { losses: 2, ..CALM.faults };
+    holds(Scope { faults, ..TOGETHER }, &seen);
+    let faults = Faults { crashes: 1, expiries: 1, losses: 1, ..CALM.faults };
+    holds(Scope { faults, ..TOGETHER }, &seen);
+    let faults = Faults { refusals: 1, losses: 1, ..CALM.faults };
+    holds(Scope { faults, ..TOGETHER }, &seen);
+}
+
 #[test]
 fn relays_stop_with_work_in_flight() {
     let faults = Faults { stops: 1, losses: 1, ..CALM.faults };
@@ -194,6 +211,9 @@ fn relays_stop_with_work_in_flight() {
 #[test]
 #[ignore = "takes a quarter of an hour and 10 GiB: run it with `--ignored`, or `just model`"]
 fn scopes_for_the_night() {
+    let faults = Faults { expiries: 1, ..CALM.faults };
+    let seen = [Seen::Together, Seen::Duplicate, Seen::TakeOver];
+    holds_at_night(Scope { relays: 2, faults, ..TOGETHER }, &seen);
     let refused = [Seen::Refused, Seen::SetAside, Seen::GateOpened];
     let faults = Faults { expiries: 2, ..CALM.faults };
     let keys = &["a"];
@@ -249,4 +269,17 @@ fn an_ignored_gate_is_caught() {
 fn negative_outcomes_without_a_fence_are_caught() {
     let faults = Faults { crashes: 1, expiries: 1, refusals: 1, ..CALM.faults };
     is_caught(Mutant::Unfenced, Scope { faults, ..CALM }, "keeps its promises");
+}
+
+#[test]
+fn a_session_that_goes_on_after_a_loss_is_caught() {
+    let faults = Faults { refusals: 1, ..CALM.faults };
+    // The last one comes when the relay has not heard yet that the one before it was refused.
+    is_caught(Mutant::SessionGoesOn, Scope { committed: 3, faults, ..TOGETHER }, "keeps its promises");
+}
+
+#[test]
+fn a_session_with_gaps_is_caught() {
+    let faults = Faults { refusals: 1, ..CALM.faults };
+    is_caught(Mutant::SessionHasGaps, Scope { faults, ..TOGETHER }, "keeps its promises");
 }

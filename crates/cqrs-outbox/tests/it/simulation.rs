@@ -85,16 +85,19 @@ fn promises_hold_whatever_goes_wrong() {
         "followed",
         "gates kept",
         "gates opened",
+        "in a session",
         "killed by an event",
         "lost confirms",
         "outage errors",
         "pauses",
         "put off",
         "replayed",
+        "sessions that ended",
         "set aside",
         "stops",
         "taken over",
         "taken over in flight",
+        "together",
         "unknown",
     ] {
         assert!(counts.0.contains_key(what), "nothing of this happened: {what}; {:?}", counts.0);
@@ -151,4 +154,14 @@ fn a_cursor_is_caught() {
 #[test]
 fn an_ignored_gate_is_caught() {
     is_caught(Mutant::GateIgnored, 40, &[Fault::OutOfOrder]);
+}
+
+#[test]
+fn a_session_that_goes_on_after_a_loss_is_caught() {
+    is_caught(Mutant::SessionGoesOn, 400, &[Fault::OutOfOrder]);
+}
+
+#[test]
+fn a_session_with_gaps_is_caught() {
+    is_caught(Mutant::SessionHasGaps, 60, &[Fault::OutOfOrder]);
 }

@@ -39,6 +39,10 @@ pub(crate) struct Scope {
     pub(crate) later: LaterEvents,
     /// Whether no key has an order.
     pub(crate) unordered: bool,
+    /// How many events of a key may be with the broker.
+    pub(crate) per_key: usize,
+    /// So many events are committed from the start.
+    pub(crate) committed: i64,
     /// How many rows a relay has in memory at most.
     pub(crate) max_rows: usize,
     /// Whether a relay suspects events when another has ended. A model where it does has ten times as many states.
@@ -90,8 +94,9 @@ pub(crate) struct State {
     next_incarnation: u128,
     /// Calls that nobody waits for any more; the database may carry them out all the same.
     stray_calls: Vec<(u128, Action)>,
-    /// Messages that nobody waits for any more, by row; the broker may get them all the same.
-    stray_messages: Vec<i64>,
+    /// Messages that nobody waits for any more, by row; the broker may get them all the same. What was in one session is in one
+    /// line: none arrives before the first of it.
+    stray_messages: Vec<Vec<i64>>,
     committed: BTreeSet<i64>,
     delivered: BTreeSet<i64>,
     discarded: BTreeSet<i64>,
@@ -108,6 +113,12 @@ struct Relay {
     engine: Shared<Engine>,
     calls: BTreeMap<&'static str, Call>,
     messages: BTreeMap<i64, Sent>,
+    /// Of these messages, the session of those that are in one.
+    in_session: BTreeMap<i64, u64>,
+    /// Sessions with lower numbers are over.
+    first_open: u64,
+    /// Of which keys the broker has a message in which session.
+    known: BTreeSet<(u64, &'static str)>,
     told: Option<Told>,
     /// For a mutant.
     cursor: i64,
@@ -131,6 +142,8 @@ enum Sent {
     Confirmed,
     Refused,
     Unreachable,
+    /// With its session: what becomes of it is not known.
+    Lost,
 }
 
 /// What happens next. Relays are named by their number.
@@ -179,6 +192,8 @@ pub(crate) enum Seen {
     PutOff,
     SetAside,
     Followed,
+    Together,
+    SessionEnded,
     GateOpened,
     Buried,
     Convicted,
@@ -195,7 +210,7 @@ pub(crate) struct Outbox {
     scope: Scope,
     mutant: Option<Mutant>,
     settings: RelaySettings,
-    seen: [AtomicU64; 11],
+    seen: [AtomicU64; 13],
 }
 
 impl Outbox {
@@ -215,7 +230,8 @@ impl Outbox {
         settings.settle_linger = Duration::ZERO;
         settings.batch = scope.keys.len();
         settings.max_rows = scope.max_rows;
-        settings.max_in_flight = 2;
+        settings.max_in_flight = 2.max(scope.per_key);
+        settings.max_in_flight_per_key = scope.per_key;
         settings.max_attempts = scope.max_attempts;
         settings.later_events = scope.later;
         if scope.unordered {
@@ -265,6 +281,9 @@ impl Outbox {
             engine: Shared::new(engine),
             calls: BTreeMap::new(),
             messages: BTreeMap::new(),
+            in_session: BTreeMap::new(),
+            first_open: 0,
+            known: BTreeSet::new(),
             told: None,
             cursor: 0,
         })
@@ -280,6 +299,9 @@ impl Model for Outbox {
         for _ in self.scope.keys {
             tables.reserve_id();
         }
+        for id in 1..=self.scope.committed {
+            tables.insert(id, self.message(id));
+        }
         let relays = self.scope.relays;
         let mut state = State {
             tables: Shared::new(tables),
@@ -288,7 +310,7 @@ impl Model for Outbox {
             next_incarnation: relays as u128 + 1,
             stray_calls: Vec::new(),
             stray_messages: Vec::new(),
-            committed: BTreeSet::new(),
+            committed: (1..=self.scope.committed).collect(),
             delivered: BTreeSet::new(),
             discarded: BTreeSet::new(),
             passed: BTreeSet::new(),
@@ -331,6 +353,9 @@ impl Model for Outbox {
             }
             for (id, sent) in &relay.messages {
                 if *sent == Sent::UnderWay {
+                    if !relay.is_next(*id, self.key(*id), |other| self.key(other)) {
+                        continue;
+                    }
                     steps.push(Step::Deliver(number, *id));
                     if left.refusals > 0 {
                         steps.push(Step::Refuse(number, *id));

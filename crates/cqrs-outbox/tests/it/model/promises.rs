@@ -5,6 +5,16 @@ use cqrs_outbox::LaterEvents;
 use super::{Call, Faults, Outbox, SECOND, Seen, Sent, State, Step};
 
 impl Outbox {
+    /// The message of this row of a relay is with the broker.
+    pub(super) fn arrive(&self, state: &mut State, relay: usize, id: i64) {
+        let relay = &mut state.relays[relay];
+        if let Some(session) = relay.in_session.get(&id).copied() {
+            relay.known.insert((session, self.key(id)));
+        }
+        relay.messages.insert(id, Sent::Confirmed);
+        self.deliver(state, id);
+    }
+
     /// The message of this row is with the broker.
     pub(super) fn deliver(&self, state: &mut State, id: i64) {
         if !state.delivered.insert(id) {

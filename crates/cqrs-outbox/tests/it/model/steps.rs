@@ -1,5 +1,6 @@
 //! What each step does.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use cqrs_core::broker::{ErrorClass, Receipt};
@@ -7,7 +8,7 @@ use cqrs_outbox::engine::{Action, Input, PublishFailure};
 use cqrs_outbox::{GroupNo, LaterEvents, Promoted, RelayId};
 use uuid::Uuid;
 
-use super::{Call, LEASE, Outbox, SECOND, Seen, Sent, State, Step, Told};
+use super::{Call, LEASE, Outbox, Relay, SECOND, Seen, Sent, State, Step, Told};
 use crate::calls::{self, Mutant};
 
 impl Outbox {
@@ -31,6 +32,25 @@ impl Outbox {
                         state.broken = Some("two of a key are with the broker");
                     }
                     relay.messages.insert(row.id, Sent::UnderWay);
+                }
+                Action::PublishInSession { row, session, after } => {
+                    let of_key = |id: &i64| self.key(*id) == self.key(row.id);
+                    let others = relay.messages.keys().filter(|id| of_key(id));
+                    let others: Vec<_> = others.map(|id| relay.in_session.get(id)).collect();
+                    let is_first = others.is_empty() || self.scope.unordered;
+                    if others.iter().any(|other| *other != Some(&session))
+                        || others.len() >= self.scope.per_key
+                        || after.is_none() && !is_first
+                    {
+                        state.broken = Some("what is of a key is not in one session");
+                    }
+                    if !others.is_empty() {
+                        self.saw(Seen::Together);
+                    }
+                    let relay = &mut state.relays[number];
+                    relay.in_session.insert(row.id, session);
+                    let is_taken = session >= relay.first_open || self.mutant == Some(Mutant::SessionGoesOn);
+                    relay.messages.insert(row.id, if is_taken { Sent::UnderWay } else { Sent::Lost });
                 }
                 // No gate is ever closed then: there is nothing to find, whenever it is looked for.
                 Action::ReadParked(_) if !self.scope.has_gates() => {
@@ -145,13 +165,14 @@ impl Outbox {
         outcome: Result<Receipt, ErrorClass>,
     ) {
         state.relays[relay].messages.remove(&id);
+        state.relays[relay].in_session.remove(&id);
         let outcome = match (outcome, self.mutant) {
             (Err(ErrorClass::Unknown), Some(Mutant::OnAfterUnknown)) => Ok(Receipt::new()),
             (outcome, _) => outcome,
         };
         if outcome.is_ok() && self.mutant == Some(Mutant::BatchSettled) {
             while let Some((other, _)) = state.relays[relay].messages.pop_first() {
-                state.stray_messages.push(other);
+                state.stray_messages.push(vec![other]);
                 self.input(state, relay, Input::Published { id: other, outcome: Ok(Receipt::new()) });
             }
         }
@@ -187,26 +208,33 @@ impl Outbox {
                 self.input(state, relay, calls::failed(kind));
             }
             Step::Deliver(relay, id) => {
-                state.relays[relay].messages.insert(id, Sent::Confirmed);
-                self.deliver(state, id);
+                self.arrive(state, relay, id);
             }
             Step::Refuse(relay, id) => {
                 state.left.refusals -= 1;
+                if self.end_session(state, relay, id, true) {
+                    return;
+                }
                 state.relays[relay].messages.insert(id, Sent::Refused);
             }
             Step::Suspend(relay, id) => {
                 state.left.suspensions -= 1;
+                if self.end_session(state, relay, id, true) {
+                    return;
+                }
                 state.relays[relay].messages.insert(id, Sent::Unreachable);
             }
             Step::Hear(relay, id) => match state.relays[relay].messages.get(&id) {
+                Some(Sent::Lost) => self.hear(state, relay, id, Err(ErrorClass::Unknown)),
                 Some(Sent::Refused) => self.hear(state, relay, id, Err(ErrorClass::Event)),
                 Some(Sent::Unreachable) => self.hear(state, relay, id, Err(ErrorClass::Destination)),
                 _ => self.hear(state, relay, id, Ok(Receipt::new())),
             },
             Step::Lose(relay, id) => {
                 state.left.losses -= 1;
-                if state.relays[relay].messages.get(&id) == Some(&Sent::UnderWay) {
-                    state.stray_messages.push(id);
+                let was_in_session = self.end_session(state, relay, id, false);
+                if !was_in_session && state.relays[relay].messages.get(&id) == Some(&Sent::UnderWay) {
+                    state.stray_messages.push(vec![id]);
                 }
                 self.hear(state, relay, id, Err(ErrorClass::Unknown));
             }
@@ -215,7 +243,10 @@ impl Outbox {
                 self.carry_out(state, incarnation, &action);
             }
             Step::StrayMessage(at) => {
-                let id = state.stray_messages.remove(at);
+                let id = state.stray_messages[at].remove(0);
+                if state.stray_messages[at].is_empty() {
+                    state.stray_messages.remove(at);
+                }
                 self.deliver(state, id);
             }
             Step::Crash(relay) => {
@@ -226,11 +257,9 @@ impl Outbox {
                         stray(state, incarnation, action);
                     }
                 }
-                for (id, sent) in std::mem::take(&mut state.relays[relay].messages) {
-                    if sent == Sent::UnderWay {
-                        state.stray_messages.push(id);
-                    }
-                }
+                let messages = std::mem::take(&mut state.relays[relay].messages);
+                let under_way = messages.into_iter().filter(|(_, sent)| *sent == Sent::UnderWay);
+                self.go_astray(state, relay, under_way.map(|(id, _)| id).collect());
                 self.start(state, relay);
             }
             Step::Stop(relay) => {
@@ -266,6 +295,43 @@ impl Outbox {
         }
     }
 
+    /// A message of a session is not confirmed, so that it is over. If it was dropped, it was the first of its key that had not
+    /// arrived, and what was sent behind it does not arrive either; else all that is under way may. `false` if it is in none.
+    fn end_session(&self, state: &mut State, number: usize, id: i64, dropped: bool) -> bool {
+        let relay = &mut state.relays[number];
+        let Some(session) = relay.in_session.get(&id).copied() else { return false };
+        relay.first_open = relay.first_open.max(session + 1);
+        self.saw(Seen::SessionEnded);
+        let in_session = relay.in_session.clone();
+        let mut astray = Vec::new();
+        for (other, sent) in &mut relay.messages {
+            if *sent == Sent::UnderWay && in_session.get(other) == Some(&session) {
+                *sent = Sent::Lost;
+                let arrives = !dropped
+                    || self.key(*other) != self.key(id)
+                    || self.mutant == Some(Mutant::SessionHasGaps) && *other != id;
+                astray.extend(arrives.then_some(*other));
+            }
+        }
+        self.go_astray(state, number, astray);
+        true
+    }
+
+    /// Nobody waits for these messages of a relay any more. In a session each has its place behind the others of its key, from
+    /// the first on that the broker has.
+    fn go_astray(&self, state: &mut State, number: usize, ids: Vec<i64>) {
+        let relay = &state.relays[number];
+        let mut lines = BTreeMap::<_, Vec<i64>>::new();
+        for id in ids {
+            let session = relay.in_session.get(&id).map(|session| (*session, self.key(id)));
+            match session.filter(|of_key| relay.known.contains(of_key)) {
+                Some(of_key) => lines.entry((Some(of_key), None)).or_default().push(id),
+                None => lines.entry((None, Some(id))).or_default().push(id),
+            }
+        }
+        state.stray_messages.extend(lines.into_values());
+    }
+
     pub(super) fn carry_out_call(
         &self,
         state: &mut State,
@@ -280,6 +346,18 @@ impl Outbox {
             rows.retain(|row| Some(row.id) != without);
         }
         state.relays[relay].calls.insert(kind, Call::Answered(answer));
+    }
+}
+
+impl Relay {
+    /// Whether a message that is under way may be the next of its key to arrive: in a session, from the first on that the
+    /// broker has, only if none before it is under way.
+    pub(super) fn is_next(&self, id: i64, key: &'static str, of: impl Fn(i64) -> &'static str) -> bool {
+        let Some(session) = self.in_session.get(&id) else { return true };
+        let mut before = self.messages.range(..id).filter(|(other, sent)| {
+            **sent == Sent::UnderWay && of(**other) == key && self.in_session.get(other) == Some(session)
+        });
+        !self.known.contains(&(*session, key)) || before.next().is_none()
     }
 }
 

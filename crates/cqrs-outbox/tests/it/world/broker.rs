@@ -6,49 +6,13 @@ use cqrs_outbox::{LaterEvents, OutboxRow};
 use rand::Rng;
 use std::sync::Arc;
 
-use super::{Fault, Life, World};
+use super::{Fault, InFlight, Life, World};
 use crate::calls::Mutant;
 
 impl World {
     pub(super) fn publish(&mut self, life: Life, row: Arc<OutboxRow>) {
-        self.calls += 1;
-        let (number, id) = (self.calls, row.id);
-        // One that was scheduled has a new id.
-        self.by_id.insert(id, row.event_id);
-        let relay = &mut self.lives[life];
-        let now = relay.clock.read(self.now);
-        let has_lease = relay.leases.get(&row.group).is_some_and(|until| now < *until);
-        let alone = relay.in_flight.values().all(|(_, lane)| *lane != row.lane);
-        relay.in_flight.insert(id, (number, row.lane.clone()));
-        relay.outstanding.insert(id, row.group);
-        if !has_lease {
-            self.found(Fault::PublishedWithoutLease, format!("{life}: row {id}"));
-        }
-        if !alone {
-            self.found(Fault::NotAlone, format!("{life}: row {id} is not alone in its lane"));
-        }
-        if self.owners.get(&row.group).is_none_or(|(owner, _)| *owner != life) {
-            self.counts.add("sent by a former owner");
-            if !self.leases_end_early {
-                self.found(Fault::PublishedWithoutLease, format!("{life}: row {id}, of another relay"));
-            }
-            self.allow(id);
-        }
-        let event = self.events.get_mut(&row.event_id).unwrap();
-        match event.rights.checked_sub(1) {
-            Some(left) => event.rights = left,
-            None => self.found(Fault::Duplicate, format!("{life} sends row {id} again without a reason")),
-        }
-
-        if self.killer == Some(row.event_id) {
-            let pause = self.up_to(3);
-            return self.after(pause, move |world| {
-                if world.lives[life].alive {
-                    world.counts.add("killed by an event");
-                    world.crash(life);
-                }
-            });
-        }
+        let Some(number) = self.begin_publish(life, &row, None) else { return };
+        let id = row.id;
         let (there, back) = (self.way(), self.way());
         let there = if self.faulty && self.slow { there + self.up_to(500) } else { there };
         let lost_there = self.faulty && self.rng.random_bool(0.02);
@@ -73,6 +37,56 @@ impl World {
         self.after(self.settings.publish_timeout, move |world| {
             world.outcome(life, id, number, Err(ErrorClass::Unknown));
         });
+    }
+
+    /// What is to be said of every message that a relay sends. `None` if its process ends of it.
+    pub(super) fn begin_publish(&mut self, life: Life, row: &OutboxRow, session: Option<u64>) -> Option<u64> {
+        self.calls += 1;
+        let (number, id) = (self.calls, row.id);
+        // One that was scheduled has a new id.
+        self.by_id.insert(id, row.event_id);
+        let relay = &mut self.lives[life];
+        let now = relay.clock.read(self.now);
+        let has_lease = relay.leases.get(&row.group).is_some_and(|until| now < *until);
+        let others = relay.in_flight.values().filter(|other| other.lane == row.lane);
+        let together = others.clone().count();
+        let alone = others.clone().all(|other| session.is_some() && other.session == session)
+            && together < self.settings.max_in_flight_per_key;
+        relay.in_flight.insert(id, InFlight { call: number, lane: row.lane.clone(), session });
+        relay.outstanding.insert(id, row.group);
+        if !has_lease {
+            self.found(Fault::PublishedWithoutLease, format!("{life}: row {id}"));
+        }
+        if !alone {
+            self.found(Fault::NotAlone, format!("{life}: row {id} is not alone in its lane"));
+        }
+        if together > 0 {
+            self.counts.add("together");
+        }
+        if self.owners.get(&row.group).is_none_or(|(owner, _)| *owner != life) {
+            self.counts.add("sent by a former owner");
+            if !self.leases_end_early {
+                self.found(Fault::PublishedWithoutLease, format!("{life}: row {id}, of another relay"));
+            }
+            self.allow(id);
+        }
+        let event = self.events.get_mut(&row.event_id).unwrap();
+        match event.rights.checked_sub(1) {
+            Some(left) => event.rights = left,
+            None => self.found(Fault::Duplicate, format!("{life} sends row {id} again without a reason")),
+        }
+
+        if self.killer == Some(row.event_id) {
+            let pause = self.up_to(3);
+            self.after(pause, move |world| {
+                if world.lives[life].alive {
+                    world.counts.add("killed by an event");
+                    world.crash(life);
+                }
+            });
+            return None;
+        }
+        Some(number)
     }
 
     /// The message is at the broker.
@@ -114,7 +128,7 @@ impl World {
     }
 
     pub(super) fn outcome(&mut self, life: Life, id: i64, number: u64, outcome: Result<Receipt, ErrorClass>) {
-        if self.lives[life].in_flight.get(&id).is_none_or(|(known, _)| *known != number) {
+        if self.lives[life].in_flight.get(&id).is_none_or(|known| known.call != number) {
             return;
         }
         let mut outcome = outcome;
@@ -122,13 +136,8 @@ impl World {
             outcome = Ok(Receipt::new());
         }
         if self.mutant == Some(Mutant::BatchSettled) && outcome.is_ok() {
-            let others: Vec<(i64, u64)> = self.lives[life]
-                .in_flight
-                .iter()
-                .filter(|(other, _)| **other != id)
-                .map(|(other, (number, _))| (*other, *number))
-                .collect();
-            for (other, _) in others {
+            let others = self.lives[life].in_flight.keys().copied().filter(|other| *other != id);
+            for other in others.collect::<Vec<_>>() {
                 self.report(life, other, Ok(Receipt::new()));
             }
         }
@@ -161,8 +170,9 @@ impl World {
     }
 
     pub(super) fn allow(&mut self, id: i64) {
-        let event = self.by_id[&id];
-        if let Some(event) = self.events.get_mut(&event) {
+        // One that was put aside may never have been sent.
+        let Some(event) = self.by_id.get(&id) else { return };
+        if let Some(event) = self.events.get_mut(event) {
             event.rights += 1;
         }
     }

@@ -55,6 +55,12 @@ impl World {
                 world.counts.add("late releases");
                 world.leases_end_early = true;
             }
+            if given_up && let Action::Reject(rejection) = &action {
+                // The event may have been replayed and sent meanwhile; then it is a dead letter once more, of which nobody knows
+                // that it was sent.
+                world.counts.add("late refusals");
+                world.allow(rejection.id);
+            }
             let answer = world.carry_out(life, &action);
             let answer = if fails_after { failed } else { answer };
             world.after(back, move |world| world.answer(life, kind, number, answer));

@@ -8,6 +8,7 @@ mod broker;
 mod course;
 mod database;
 mod relays;
+mod sessions;
 mod trouble;
 mod writers;
 
@@ -23,6 +24,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use uuid::Uuid;
 
+use self::sessions::Session;
 use crate::calls::Mutant;
 
 const fn ms(millis: u64) -> Duration {
@@ -118,6 +120,7 @@ struct World {
 
     broker_down: bool,
     suspended: BTreeSet<&'static str>,
+    sessions: BTreeMap<(Life, u64), Session>,
     /// How often the event will be refused.
     poison: BTreeMap<Uuid, u32>,
     /// Ends the process of a relay that sends it.
@@ -166,13 +169,20 @@ struct Relay {
     late: Vec<Input>,
     wake: Option<Duration>,
     calls: BTreeMap<&'static str, u64>,
-    in_flight: BTreeMap<i64, (u64, Lane)>,
+    in_flight: BTreeMap<i64, InFlight>,
     confirmed: BTreeSet<i64>,
     /// Sent and, as far as this relay could tell, perhaps with the broker; not settled.
     outstanding: BTreeMap<i64, GroupNo>,
     heartbeat_sent: Duration,
     leases: BTreeMap<GroupNo, Duration>,
     cursor: i64,
+}
+
+/// A message that the relay waits for.
+struct InFlight {
+    call: u64,
+    lane: Lane,
+    session: Option<u64>,
 }
 
 /// A clock that starts anywhere and runs a little fast or slow.
@@ -207,6 +217,7 @@ impl World {
         settings.max_rows = rng.random_range(4..60);
         settings.max_bytes = rng.random_range(100..4_000);
         settings.max_in_flight = rng.random_range(1..16);
+        settings.max_in_flight_per_key = if rng.random_bool(0.5) { rng.random_range(2..8) } else { 1 };
         settings.publish_timeout = ms(600);
         settings.store_timeout = ms(400);
         settings.settle_linger = ms(rng.random_range(0..10));
@@ -225,7 +236,7 @@ impl World {
         settings.validate().unwrap();
         let groups = rng.random_range(1..7);
         let relays = rng.random_range(1..4);
-        let keys = rng.random_range(1..8);
+        let keys = rng.random_range(1..if settings.max_in_flight_per_key > 1 { 4 } else { 8 });
         Self {
             mutant,
             trace,
@@ -243,6 +254,7 @@ impl World {
             owners: BTreeMap::new(),
             broker_down: false,
             suspended: BTreeSet::new(),
+            sessions: BTreeMap::new(),
             poison: BTreeMap::new(),
             killer: rng.random_bool(0.3).then(|| Uuid::from_u128(rng.random_range(1..200))),
             slots: vec![None; relays],

@@ -52,6 +52,9 @@ impl World {
             }
             match action {
                 Action::Publish(row) => self.publish(life, row),
+                Action::PublishInSession { row, session, after } => {
+                    self.publish_in_session(life, row, session, after.is_none());
+                }
                 action => self.call(life, action),
             }
         }

@@ -15,7 +15,9 @@ impl World {
         }
         let mut events = Vec::new();
         let mut held = Vec::new();
-        for _ in 0..self.rng.random_range(1..4) {
+        // What is to go together has to wait together.
+        let most = if self.goes_together() { 8 } else { 4 };
+        for _ in 0..self.rng.random_range(1..most) {
             let (key, ordered) = match self.rng.random_range(0..10) {
                 0 => (None, false),
                 // Of these two keys several writers write at the same time: they have no order.
@@ -63,16 +65,23 @@ impl World {
         self.after(pause, Self::write);
     }
 
+    fn goes_together(&self) -> bool {
+        self.settings.max_in_flight_per_key > 1
+    }
+
     pub(super) fn message(&mut self, key: Option<Bytes>) -> Message {
         let event = Uuid::from_u128(self.next_event);
         self.next_event += 1;
-        match self.rng.random_range(0..40) {
+        // And to go well, for a while.
+        match self.rng.random_range(0..if self.goes_together() { 400 } else { 40 }) {
             0 => self.poison.insert(event, u32::MAX),
             1 | 2 => self.poison.insert(event, self.rng.random_range(1..4)),
             _ => None,
         };
         let payload = vec![b'.'; self.rng.random_range(1..150)];
-        let mut message = Message::new(TOPICS[self.rng.random_range(0..TOPICS.len())], payload);
+        let same = self.goes_together() && self.rng.random_bool(0.8);
+        let topic = if same { 0 } else { self.rng.random_range(0..TOPICS.len()) };
+        let mut message = Message::new(TOPICS[topic], payload);
         message.id = Some(event.into());
         message.key = key;
         message
