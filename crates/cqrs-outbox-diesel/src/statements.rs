@@ -9,6 +9,8 @@ use chrono::{DateTime, Utc};
 use cqrs_core::MessageId;
 use cqrs_outbox::table::{self, OutboxRecord, TableNames};
 use cqrs_outbox::{Confirmed, GroupNo, Lane, Lease, ReadRequest, Rejection, RelayId, StoreError};
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+use diesel::connection::{TransactionDepthChange, TransactionManagerStatus};
 use diesel::sql_types::{BigInt, Binary, Bool, Double, Integer, Nullable, Text};
 use diesel::{QueryResult, QueryableByName};
 use diesel_async::{AsyncConnection, TransactionManager};
@@ -672,6 +674,17 @@ impl Reach {
         const FEW: usize = 8;
         let few = (2 * request.limit).div_ceil(request.leases.len().max(1));
         Self::OfEachGroup(few.max(FEW).min(request.limit))
+    }
+}
+
+/// For diesel's books: the transaction has ended, by a statement of our own.
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+pub(crate) fn has_ended<C: AsyncConnection>(conn: &mut C) -> QueryResult<()> {
+    match C::TransactionManager::transaction_manager_status_mut(conn) {
+        TransactionManagerStatus::Valid(books) => {
+            books.change_transaction_depth(TransactionDepthChange::DecreaseDepth)
+        }
+        TransactionManagerStatus::InError => Err(diesel::result::Error::BrokenTransactionManager),
     }
 }
 

@@ -162,8 +162,10 @@ impl<B: Backend> Transaction for Tx<B> {
     async fn commit(mut self) -> Result<()> {
         // Until it has ended well the connection stays here, so that it is closed and not lent again if this future is
         // dropped.
-        let depth = Manager::<B>::transaction_manager_status_mut(self.deref_mut()).transaction_depth();
-        if depth.is_ok_and(|depth| depth.is_some_and(|depth| depth.get() > 1)) {
+        let depth = Manager::<B>::transaction_manager_status_mut(self.deref_mut())
+            .transaction_depth()
+            .map_err(commit_error)?;
+        if depth.is_some_and(|depth| depth.get() > 1) {
             // Diesel would take the commit for that of the savepoint.
             let what = "a savepoint was begun in this transaction and has not ended: commit it or roll it back before";
             return Err(Error::new(ErrorKind::Transaction, what));

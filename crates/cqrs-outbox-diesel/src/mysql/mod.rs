@@ -43,7 +43,8 @@ use crate::requests::{ARE_OPEN, DueRequest, Later, RequestRow};
 use crate::schedule::ScheduledRecord;
 use crate::statements::{
     Census, Due, Exists, Gate, GroupRow, LeaseRow, Micros, Number, PulseRow, ROWS_PER_INSERT, Statements,
-    TABLES, TakenKey, VersionRow, Versions, Wait, attempts, in_parts, joined, limit, places, receipts,
+    TABLES, TakenKey, VersionRow, Versions, Wait, attempts, has_ended, in_parts, joined, limit, places,
+    receipts,
 };
 use crate::status::StatusRow;
 use crate::tx::Tx;
@@ -123,8 +124,7 @@ impl Statements for MySql {
             }
             error => error,
         })?;
-        // It is committed: this is for diesel's books.
-        AnsiTransactionManager::commit_transaction(conn).await
+        has_ended(conn)
     }
 
     async fn rollback(conn: &mut Connection) -> QueryResult<()> {

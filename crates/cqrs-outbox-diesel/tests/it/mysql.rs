@@ -38,6 +38,7 @@ pub(crate) fn trials(trials: &mut Trials) {
         the_relays_settings_are_its_own,
         a_transaction_that_a_deadlock_ended_is_not_committed,
         a_transaction_that_ddl_ended_is_not_committed,
+        a_transaction_is_committed_once,
         after_a_transaction_statements_commit_by_themselves,
         an_answer_that_nobody_waited_for_is_nobody_elses,
         locks_that_are_not_to_be_had_are_worth_a_retry,
@@ -509,6 +510,22 @@ async fn a_transaction_that_ddl_ended_is_not_committed(site: &Site) {
     assert_eq!(error.kind(), ErrorKind::Transaction);
     assert!(error.to_string().contains("CREATE TABLE"), "{error}");
     assert_eq!(outbox.waiting().await, 0);
+}
+
+/// As the server counts them.
+async fn a_transaction_is_committed_once(site: &Site) {
+    let outbox = MySql::connect_with(site.empty().await, 1).await.unwrap();
+    outbox.migrate().await.unwrap();
+    let commits = "SELECT CAST(variable_value AS text) AS value FROM information_schema.session_status \
+        WHERE variable_name = 'Com_commit'";
+    let mut counts = Vec::new();
+    for _ in 0..3 {
+        let mut tx = outbox.begin().await.unwrap();
+        counts.push(MySql::values(&mut tx, commits).await.unwrap().remove(0).parse::<u64>().unwrap());
+        tx.publish(closed(1)).await.unwrap();
+        tx.commit().await.unwrap();
+    }
+    assert_eq!([counts[1] - counts[0], counts[2] - counts[1]], [1, 1], "on one connection");
 }
 
 async fn after_a_transaction_statements_commit_by_themselves(site: &Site) {
