@@ -4,20 +4,24 @@ use std::fmt::Debug;
 use std::pin::pin;
 
 use cqrs_core::{BeginTransaction, Error, ErrorKind, Transaction};
-use cqrs_outbox_diesel::{MySql, Outbox, Pg};
+use cqrs_outbox::OutboxRow;
+use cqrs_outbox_diesel::{Asking, DeadLetterFilter, MySql, Outbox, Page, Pg, RequestFilter, RequestOutcome};
 use cqrs_testing::proxy::{Point, Proxy};
 use diesel_async::SimpleAsyncConnection;
 use futures_util::FutureExt;
 use url::Url;
 
 use crate::backend::{Db, PlainSql, Site};
+use crate::dead_letters::Owner;
 use crate::events::{closed, read_all};
 use crate::harness::{Trials, tests};
 
 pub(crate) fn trials(trials: &mut Trials) {
     trials.on::<Pg>(tests!(cuts<Pg> { a_commit_that_is_cut_happens_whole_or_not_at_all }));
     trials.on::<Pg>(tests!(cuts<Pg> { a_commit_that_is_refused_is_not_in_doubt }));
+    trials.on::<Pg>(tests!(cuts<Pg> { what_is_asked_for_and_cut_may_be_asked_for_again }));
     trials.on::<MySql>(tests!(cuts<MySql> { a_commit_that_is_cut_happens_whole_or_not_at_all }));
+    trials.on::<MySql>(tests!(cuts<MySql> { what_is_asked_for_and_cut_may_be_asked_for_again }));
 }
 
 /// As it stands behind the statement that is refused where there is nothing to commit; unlike `READ COMMITTED`.
@@ -53,6 +57,43 @@ async fn a_commit_that_is_cut_happens_whole_or_not_at_all<D: Db>(site: &Site) {
     let rows = read_all(&D::store(&direct)).await;
     let keys: Vec<_> = rows.iter().map(|row| row.message.key.clone().unwrap()).collect();
     assert_eq!(keys, ["before", "unanswered", "after"], "the events are those of the rooms, in their order");
+}
+
+/// Nobody knows whether it was asked for at all, so it is in doubt; but to ask twice does no harm.
+async fn what_is_asked_for_and_cut_may_be_asked_for_again<D: Db>(site: &Site) {
+    let url = site.empty().await;
+    let direct = D::connect(url.clone()).await.unwrap();
+    direct.migrate().await.unwrap();
+    let owner = Owner::new(&direct).await;
+    direct.transaction(async |tx| tx.publish_all([closed("a"), closed("a")]).await).await.unwrap();
+    let dead = owner.bury_all(true, "not readable").await;
+    let (proxy, outbox) = through_a_proxy::<D>(&url).await;
+    let (filter, asking, requests) =
+        (DeadLetterFilter::new(), Asking::new(), RequestFilter::new().event_id(dead[0].event_id));
+    let all = RequestFilter::new();
+    let [request, answer] = [Point::request(COMMIT), Point::answer_to(COMMIT)];
+    let is_open = async |count: usize| {
+        while direct.requests(&all.clone().open(), Page::oldest_first()).await.unwrap().len() != count {}
+    };
+
+    in_doubt(cut(&proxy, request, outbox.replay_all(&filter, &asking)).await.unwrap_err());
+    is_open(0).await;
+    in_doubt(cut(&proxy, answer, outbox.replay_all(&filter, &asking)).await.unwrap_err());
+    is_open(2).await;
+    in_doubt(cut(&proxy, answer, outbox.cancel_requests(&all)).await.unwrap_err());
+    is_open(0).await;
+    assert_eq!(outbox.cancel_requests(&all).await.unwrap(), 0);
+
+    in_doubt(cut(&proxy, answer, outbox.replay_all(&filter, &asking)).await.unwrap_err());
+    is_open(2).await;
+    outbox.replay_all(&filter, &asking).await.unwrap();
+    is_open(4).await;
+    let ids = |rows: &[OutboxRow]| rows.iter().map(|row| row.event_id).collect::<Vec<_>>();
+    assert_eq!(ids(&owner.parked().await), ids(&dead), "each once, in their order");
+    let outcomes = direct.requests(&requests, Page::oldest_first()).await.unwrap();
+    let outcomes: Vec<_> = outcomes.iter().map(|request| request.done.unwrap().1).collect();
+    let [cancelled, replayed] = [RequestOutcome::Cancelled, RequestOutcome::Replayed];
+    assert_eq!(outcomes, [cancelled, replayed, replayed]);
 }
 
 /// An outbox at this URL whose connections can be cut.
