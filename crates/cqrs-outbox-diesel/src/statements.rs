@@ -181,7 +181,7 @@ pub trait Statements: Sized {
     /// Keeps others that lock this key out until the end of the transaction.
     fn lock_key(on: &mut On<'_, Self>, key: &[u8]) -> impl Future<Output = QueryResult<()>> + Send;
 
-    /// Removes a scheduled row; `false` if there is none with this event.
+    /// Removes a scheduled row, and frees its event's deduplication key; `false` if there is none with this event.
     fn cancel(on: &mut On<'_, Self>, event_id: Uuid) -> impl Future<Output = QueryResult<bool>> + Send;
 
     /// Gives a scheduled row another time; `false` if there is none with this event.

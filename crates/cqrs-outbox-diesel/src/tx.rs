@@ -98,7 +98,8 @@ impl<B: Backend> Tx<B> {
         Transaction::lock_key(self, key.as_ref()).await
     }
 
-    /// Cancels a scheduled event, in this transaction: with a commit it is not sent, with a rollback it is.
+    /// Cancels a scheduled event, in this transaction: with a commit it is not sent, with a rollback it is. Its deduplication key, if
+    /// it has one, is free at once for this transaction, and for others with the commit, for which they wait.
     ///
     /// On MariaDB and MySQL at REPEATABLE READ it is looked for in the snapshot of this transaction: what was scheduled
     /// after that is [`ScheduleChange::TooLate`].

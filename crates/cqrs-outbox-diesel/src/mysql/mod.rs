@@ -297,10 +297,20 @@ impl Statements for MySql {
 
     async fn cancel(on: &mut On<'_, MySql>, event_id: Uuid) -> QueryResult<bool> {
         let rows = lock_scheduled(on, event_id).await?;
-        if !rows.is_empty() {
-            on.query(sql::DELETE_DUE).bind::<Text, _>(ids(&rows)).execute(on.conn).await?;
+        if rows.is_empty() {
+            return Ok(false);
         }
-        Ok(!rows.is_empty())
+        on.query(sql::DELETE_DUE).bind::<Text, _>(ids(&rows)).execute(on.conn).await?;
+        let event_id = event_id.to_string();
+        let keys: Vec<Bytes> = on.query(sql::KEY_OF_EVENT).bind::<Text, _>(&event_id).load(on.conn).await?;
+        for key in keys {
+            on.query(sql::FREE_KEY)
+                .bind::<Binary, _>(key.value)
+                .bind::<Text, _>(&event_id)
+                .execute(on.conn)
+                .await?;
+        }
+        Ok(true)
     }
 
     async fn reschedule(on: &mut On<'_, MySql>, event_id: Uuid, at: DateTime<Utc>) -> QueryResult<bool> {

@@ -176,7 +176,9 @@ impl Statements for Pg {
     }
 
     async fn cancel(on: &mut On<'_, Pg>, event_id: Uuid) -> QueryResult<bool> {
-        Ok(on.query(sql::CANCEL).bind::<SqlUuid, _>(event_id).execute(on.conn).await? > 0)
+        let cancelled: Number =
+            on.query(sql::CANCEL).bind::<SqlUuid, _>(event_id).get_result(on.conn).await?;
+        Ok(cancelled.value > 0)
     }
 
     async fn reschedule(on: &mut On<'_, Pg>, event_id: Uuid, at: DateTime<Utc>) -> QueryResult<bool> {

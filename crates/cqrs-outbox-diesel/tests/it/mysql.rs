@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cqrs_consumer::Inbox;
-use cqrs_core::{BeginTransaction, Envelope, ErrorKind, MessageId, Transaction};
+use cqrs_core::{BeginTransaction, Envelope, ErrorKind, MessageId, ScheduleChange, Transaction};
 use cqrs_outbox::{Fenced, LaterEvents, OutboxRelay, ReadRequest, Rejection, RelayId, Verdict};
 use cqrs_outbox_diesel::{MySql, Outbox};
 use cqrs_testing::history::History;
@@ -48,6 +48,7 @@ pub(crate) fn trials(trials: &mut Trials) {
         writers_do_not_wait_for_a_relay,
         a_relay_does_not_wait_for_writers,
         writers_do_not_wait_for_what_a_relay_looked_for,
+        writers_do_not_wait_for_who_cancels,
         writers_meet_no_deadlock,
         what_writers_run_stays_prepared,
         a_take_over_does_not_wait_for_another_relay,
@@ -811,6 +812,25 @@ async fn writers_do_not_wait_for_what_a_relay_looked_for(site: &Site) {
 }
 
 /// Transactions of several rows and keys, at the server's own isolation level, against two relays at full speed.
+/// At REPEATABLE READ, as transactions of the application's are: what is looked for by the event's id must not be locked there.
+async fn writers_do_not_wait_for_who_cancels(site: &Site) {
+    let outbox = site.outbox::<MySql>().await;
+    let hour = Duration::from_secs(3_600);
+    let later = |key: &'static str| Envelope::new(closed(key)).with_dedup_key(key, hour).deliver_after(hour);
+    let events = vec![later("m"), Envelope::new(closed("none")).deliver_after(hour)];
+    let added = outbox.transaction(async |tx| tx.publish_all(events).await).await.unwrap();
+    let mut tx = outbox.begin().await.unwrap();
+    for id in added.ids() {
+        assert_eq!(tx.cancel(id.to_uuid().unwrap()).await.unwrap(), ScheduleChange::Done);
+    }
+    for key in ["a", "l", "n", "z"] {
+        let write = outbox.transaction(async |tx| tx.publish(later(key)).await);
+        timeout(Duration::from_secs(5), write).await.expect("a writer waited").unwrap();
+    }
+    tx.commit().await.unwrap();
+    assert_eq!(outbox.count("cqrs_outbox_dedup").await, 4);
+}
+
 async fn writers_meet_no_deadlock(site: &Site) {
     const WRITERS: u64 = 6;
     const TRANSACTIONS: u64 = 60;
