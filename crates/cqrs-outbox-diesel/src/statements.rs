@@ -77,6 +77,11 @@ pub trait Statements: Sized {
 
     /// Lets the server itself end a statement of this transaction that takes longer, where it can: nobody else does once the
     /// call is dropped.
+    ///
+    /// PostgreSQL has a limit that ends with the transaction. MariaDB's (`max_statement_time`) is the session's: it would have to be
+    /// taken back before the connection is lent again, and MySQL's is for SELECT only. There the 5 s that each statement of a relay
+    /// has anyway are the limit, from when it began: so long it may keep the rows of leases locked after it was given up, and
+    /// that is half a lease. SQLite's statements run in this process.
     fn limit_statements(
         conn: &mut Self::Conn,
         limit: Duration,
