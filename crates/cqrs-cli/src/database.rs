@@ -123,7 +123,7 @@ pub(crate) struct Connecting {
     pub(crate) keep_sent: bool,
     /// Whether to make a file of SQLite that is not there.
     pub(crate) create: bool,
-    /// Whether a server is connected to only when it is needed, and may be away until then.
+    /// Whether it is connected to only when it is needed, and may be away until then.
     pub(crate) lazily: bool,
     /// How the tables are called.
     pub(crate) names: TableNames,
@@ -160,6 +160,8 @@ pub(crate) async fn connect(url: &str, how: &Connecting) -> Result<Box<dyn Datab
         "mysql" | "mariadb" if lazily => Ok(Box::new(connect!(MySql).connect_lazily()?)),
         #[cfg(feature = "mysql")]
         "mysql" | "mariadb" => Ok(Box::new(connect!(MySql).connect().await?)),
+        #[cfg(feature = "sqlite")]
+        "sqlite" if lazily => Ok(Box::new(connect!(Sqlite, create).connect_lazily()?)),
         #[cfg(feature = "sqlite")]
         "sqlite" => Ok(Box::new(connect!(Sqlite, create).connect().await?)),
         other => Err(unknown(other)),

@@ -232,6 +232,9 @@ impl<E: IntegrationEvent> Envelope<E> {
     /// It is about *writing* twice: a command that is tried again, a timer that fires twice. That an event may be
     /// *delivered* twice is the consumer's inbox's matter.
     ///
+    /// A scheduled event that is [cancelled](crate::Transaction::cancel) frees its key, for it will not be sent. One that was given up
+    /// keeps it: it can be sent again.
+    ///
     /// Only an outbox can honour it: straight to a broker ([`direct`](crate::EventEmitter::direct)) the event is refused.
     pub fn with_dedup_key(mut self, key: impl Into<Bytes>, window: Duration) -> Self {
         self.options.dedup = Some(Dedup::new(key, window));

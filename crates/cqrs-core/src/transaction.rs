@@ -130,7 +130,7 @@ pub trait Transaction: Send + 'static {
         async { Err(unsupported("locks for keys")) }
     }
 
-    /// Cancels a scheduled event, as part of the transaction: it is not sent.
+    /// Cancels a scheduled event, as part of the transaction: it is not sent, and its deduplication key is free for another one.
     ///
     /// # Errors
     ///

@@ -15,7 +15,7 @@ use crate::backend::Backend;
 use crate::dead_letters::{DeadLetter, DeadLetterFilter, Page, time};
 use crate::error::store_error;
 use crate::on::On;
-use crate::outbox::{Outbox, commit};
+use crate::outbox::Outbox;
 use crate::query::Query;
 use crate::retention::LONGEST;
 use crate::statements::{ROWS_PER_INSERT, limit, places};
@@ -243,7 +243,8 @@ impl<B: Backend> Outbox<B> {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Store`]; [`ErrorKind::InvalidEvent`] if there is no dead letter with this id.
+    /// [`ErrorKind::Store`]; [`ErrorKind::InvalidEvent`] if there is no dead letter with this id; [`ErrorKind::CommitUnknown`] if the
+    /// connection broke meanwhile, and it may have been asked for: ask again, which is harmless.
     ///
     /// # Cancel safety
     ///
@@ -275,8 +276,9 @@ impl<B: Backend> Outbox<B> {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Store`]; [`ErrorKind::Configuration`] if the rate is not above zero, or next to nothing. None that fits is no
-    /// error.
+    /// [`ErrorKind::Store`]; [`ErrorKind::Configuration`] if the rate is not above zero, or next to nothing;
+    /// [`ErrorKind::CommitUnknown`] if the connection broke meanwhile, and all may have been asked for, or none: ask again, which is
+    /// harmless. None that fits is no error.
     ///
     /// # Cancel safety
     ///
@@ -323,7 +325,8 @@ impl<B: Backend> Outbox<B> {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Store`]; those of the thousands before stay taken back. None that fits is no error.
+    /// [`ErrorKind::Store`]; those of the thousands before stay taken back. [`ErrorKind::CommitUnknown`] if the connection broke
+    /// meanwhile, and the last thousand may be taken back, or not: do it again. None that fits is no error.
     ///
     /// # Cancel safety
     ///
@@ -335,7 +338,7 @@ impl<B: Backend> Outbox<B> {
             let mut tx = self.begin_short().await.map_err(|error| self.failed(error))?;
             let (found, some) =
                 take_back::<B>(&mut tx.on(), &open).await.map_err(|error| self.failed(store_error(error)))?;
-            commit(tx).await.map_err(|error| self.failed(error))?;
+            tx.commit().await?;
             cancelled += some as u64;
             if found < ROWS_PER_INSERT {
                 return Ok(cancelled);

@@ -145,7 +145,7 @@ impl<B: Backend> Outbox<B> {
 
     /// Cancels a scheduled event in a transaction of its own; [`Tx::cancel`](crate::Tx::cancel) does it within yours.
     ///
-    /// Its deduplication key, if it has one, stays taken for its window.
+    /// Its deduplication key, if it has one, is free then.
     ///
     /// # Errors
     ///

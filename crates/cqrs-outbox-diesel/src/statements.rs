@@ -9,6 +9,8 @@ use chrono::{DateTime, Utc};
 use cqrs_core::MessageId;
 use cqrs_outbox::table::{self, OutboxRecord, TableNames};
 use cqrs_outbox::{Confirmed, GroupNo, Lane, Lease, ReadRequest, Rejection, RelayId, StoreError};
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+use diesel::connection::{TransactionDepthChange, TransactionManagerStatus};
 use diesel::sql_types::{BigInt, Binary, Bool, Double, Integer, Nullable, Text};
 use diesel::{QueryResult, QueryableByName};
 use diesel_async::{AsyncConnection, TransactionManager};
@@ -75,6 +77,11 @@ pub trait Statements: Sized {
 
     /// Lets the server itself end a statement of this transaction that takes longer, where it can: nobody else does once the
     /// call is dropped.
+    ///
+    /// PostgreSQL has a limit that ends with the transaction. MariaDB's (`max_statement_time`) is the session's: it would have to be
+    /// taken back before the connection is lent again, and MySQL's is for SELECT only. There the 5 s that each statement of a relay
+    /// has anyway are the limit, from when it began: so long it may keep the rows of leases locked after it was given up, and
+    /// that is half a lease. SQLite's statements run in this process.
     fn limit_statements(
         conn: &mut Self::Conn,
         limit: Duration,
@@ -179,7 +186,7 @@ pub trait Statements: Sized {
     /// Keeps others that lock this key out until the end of the transaction.
     fn lock_key(on: &mut On<'_, Self>, key: &[u8]) -> impl Future<Output = QueryResult<()>> + Send;
 
-    /// Removes a scheduled row; `false` if there is none with this event.
+    /// Removes a scheduled row, and frees its event's deduplication key; `false` if there is none with this event.
     fn cancel(on: &mut On<'_, Self>, event_id: Uuid) -> impl Future<Output = QueryResult<bool>> + Send;
 
     /// Gives a scheduled row another time; `false` if there is none with this event.
@@ -672,6 +679,17 @@ impl Reach {
         const FEW: usize = 8;
         let few = (2 * request.limit).div_ceil(request.leases.len().max(1));
         Self::OfEachGroup(few.max(FEW).min(request.limit))
+    }
+}
+
+/// For diesel's books: the transaction has ended, by a statement of our own.
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+pub(crate) fn has_ended<C: AsyncConnection>(conn: &mut C) -> QueryResult<()> {
+    match C::TransactionManager::transaction_manager_status_mut(conn) {
+        TransactionManagerStatus::Valid(books) => {
+            books.change_transaction_depth(TransactionDepthChange::DecreaseDepth)
+        }
+        TransactionManagerStatus::InError => Err(diesel::result::Error::BrokenTransactionManager),
     }
 }
 

@@ -98,7 +98,8 @@ impl<B: Backend> Tx<B> {
         Transaction::lock_key(self, key.as_ref()).await
     }
 
-    /// Cancels a scheduled event, in this transaction: with a commit it is not sent, with a rollback it is.
+    /// Cancels a scheduled event, in this transaction: with a commit it is not sent, with a rollback it is. Its deduplication key, if
+    /// it has one, is free at once for this transaction, and for others with the commit, for which they wait.
     ///
     /// On MariaDB and MySQL at REPEATABLE READ it is looked for in the snapshot of this transaction: what was scheduled
     /// after that is [`ScheduleChange::TooLate`].
@@ -162,8 +163,10 @@ impl<B: Backend> Transaction for Tx<B> {
     async fn commit(mut self) -> Result<()> {
         // Until it has ended well the connection stays here, so that it is closed and not lent again if this future is
         // dropped.
-        let depth = Manager::<B>::transaction_manager_status_mut(self.deref_mut()).transaction_depth();
-        if depth.is_ok_and(|depth| depth.is_some_and(|depth| depth.get() > 1)) {
+        let depth = Manager::<B>::transaction_manager_status_mut(self.deref_mut())
+            .transaction_depth()
+            .map_err(commit_error)?;
+        if depth.is_some_and(|depth| depth.get() > 1) {
             // Diesel would take the commit for that of the savepoint.
             let what = "a savepoint was begun in this transaction and has not ended: commit it or roll it back before";
             return Err(Error::new(ErrorKind::Transaction, what));

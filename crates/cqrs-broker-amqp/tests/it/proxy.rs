@@ -1,4 +1,5 @@
-//! A network between client and server that can fail.
+//! A network between client and server that can fail, and is mended when a test says so. Not `cqrs_testing::proxy`, which fails at a
+//! point of a conversation or for a length of time, and loses what it swallows: here answers are held back, and come late.
 
 use std::sync::Arc;
 

@@ -203,7 +203,8 @@ impl Db for MySql {
     const NAME: &'static str = "mysql";
     const RELAYS_AT_WORK: usize = 2;
     const CUTS: Option<Cuts> = Some(Cuts {
-        in_commit: Point::answer_to(b"COMMIT"),
+        // And no `READ COMMITTED`.
+        in_commit: Point::answer_to(b"; COMMIT"),
         in_settle: Point::answer_to_prepared(b"DELETE o FROM"),
     });
 

@@ -212,7 +212,9 @@ CREATE TABLE IF NOT EXISTS cqrs_outbox_dedup (
     -- Who wrote it last: a new one for each statement, by which that finds out what it has written.
     claimed_by VARCHAR(36) CHARACTER SET ascii COLLATE ascii_bin NOT NULL DEFAULT (uuid()),
     expires_at DATETIME(6) NOT NULL,
-    INDEX cqrs_outbox_dedup_expires (expires_at)
+    INDEX cqrs_outbox_dedup_expires (expires_at),
+    -- To free the key of one that is cancelled.
+    INDEX cqrs_outbox_dedup_event (event_id)
 ) ENGINE = InnoDB ROW_FORMAT = DYNAMIC DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;
 
 -- The last version of each key, for those who want compare-and-set. -1: none yet; the row is a lock of its key.

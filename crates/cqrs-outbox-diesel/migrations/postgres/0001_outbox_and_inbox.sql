@@ -146,6 +146,8 @@ CREATE TABLE cqrs_outbox_dedup (
     expires_at timestamptz NOT NULL
 );
 CREATE INDEX cqrs_outbox_dedup_expires ON cqrs_outbox_dedup (expires_at);
+-- To free the key of one that is cancelled.
+CREATE INDEX cqrs_outbox_dedup_event ON cqrs_outbox_dedup (event_id);
 
 -- The last version of each key, for those who want compare-and-set. -1: none yet.
 CREATE TABLE cqrs_outbox_version (

@@ -43,7 +43,8 @@ use crate::requests::{ARE_OPEN, DueRequest, Later, RequestRow};
 use crate::schedule::ScheduledRecord;
 use crate::statements::{
     Census, Due, Exists, Gate, GroupRow, LeaseRow, Micros, Number, PulseRow, ROWS_PER_INSERT, Statements,
-    TABLES, TakenKey, VersionRow, Versions, Wait, attempts, in_parts, joined, limit, places, receipts,
+    TABLES, TakenKey, VersionRow, Versions, Wait, attempts, has_ended, in_parts, joined, limit, places,
+    receipts,
 };
 use crate::status::StatusRow;
 use crate::tx::Tx;
@@ -123,8 +124,7 @@ impl Statements for MySql {
             }
             error => error,
         })?;
-        // It is committed: this is for diesel's books.
-        AnsiTransactionManager::commit_transaction(conn).await
+        has_ended(conn)
     }
 
     async fn rollback(conn: &mut Connection) -> QueryResult<()> {
@@ -297,10 +297,20 @@ impl Statements for MySql {
 
     async fn cancel(on: &mut On<'_, MySql>, event_id: Uuid) -> QueryResult<bool> {
         let rows = lock_scheduled(on, event_id).await?;
-        if !rows.is_empty() {
-            on.query(sql::DELETE_DUE).bind::<Text, _>(ids(&rows)).execute(on.conn).await?;
+        if rows.is_empty() {
+            return Ok(false);
         }
-        Ok(!rows.is_empty())
+        on.query(sql::DELETE_DUE).bind::<Text, _>(ids(&rows)).execute(on.conn).await?;
+        let event_id = event_id.to_string();
+        let keys: Vec<Bytes> = on.query(sql::KEY_OF_EVENT).bind::<Text, _>(&event_id).load(on.conn).await?;
+        for key in keys {
+            on.query(sql::FREE_KEY)
+                .bind::<Binary, _>(key.value)
+                .bind::<Text, _>(&event_id)
+                .execute(on.conn)
+                .await?;
+        }
+        Ok(true)
     }
 
     async fn reschedule(on: &mut On<'_, MySql>, event_id: Uuid, at: DateTime<Utc>) -> QueryResult<bool> {

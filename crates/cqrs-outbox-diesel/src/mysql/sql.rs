@@ -56,6 +56,13 @@ pub(super) const CLAIMED: &str =
 
 pub(super) const RELEASE_CLAIM: &str = "DELETE FROM cqrs_outbox_dedup WHERE dedup_key = ?";
 
+/// No locking read: in a transaction of the application's it would lock the gap beside, into which others write.
+pub(super) const KEY_OF_EVENT: &str = "SELECT dedup_key AS value FROM cqrs_outbox_dedup WHERE event_id = ?";
+
+/// If it is still that event's.
+pub(super) const FREE_KEY: &str =
+    "DELETE d FROM cqrs_outbox_dedup d FORCE INDEX (PRIMARY) WHERE d.dedup_key = ? AND d.event_id = ?";
+
 pub(super) const EXPIRED_DEDUP: &str = "\
     SELECT dedup_key AS value FROM cqrs_outbox_dedup FORCE INDEX (cqrs_outbox_dedup_expires) \
     WHERE expires_at <= utc_timestamp(6) ORDER BY expires_at LIMIT ? FOR UPDATE SKIP LOCKED";

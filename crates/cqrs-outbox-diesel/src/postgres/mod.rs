@@ -14,9 +14,7 @@ use chrono::{DateTime, Utc};
 use cqrs_core::{Database, MessageId};
 use cqrs_outbox::table::{self, OutboxRecord, TableNames};
 use cqrs_outbox::{Confirmed, Lane, LaterEvents, Lease, ReadRequest, Rejection, RelayId, StoreError};
-use diesel::connection::{TransactionDepthChange, TransactionManagerStatus};
 use diesel::query_builder::{BoxedSqlQuery, SqlQuery};
-use diesel::result::Error as DieselError;
 use diesel::sql_types::{Array, BigInt, Binary, Bool, Double, Integer, Text, Timestamptz, Uuid as SqlUuid};
 use diesel::{OptionalExtension, QueryResult, QueryableByName, sql_query};
 use diesel_async::pooled_connection::deadpool::{Object, Pool};
@@ -41,7 +39,7 @@ use crate::requests::{ARE_OPEN, DueRequest, Later, RequestRow};
 use crate::schedule::ScheduledRecord;
 use crate::statements::{
     Census, Due, Exists, Gate, GroupRow, LeaseRow, Micros, Number, PulseRow, Reach, Statements, TABLES,
-    TakenKey, VersionRow, Versions, Wait, attempts, groups_of, limit,
+    TakenKey, VersionRow, Versions, Wait, attempts, groups_of, has_ended, limit,
 };
 use crate::status::StatusRow;
 use crate::tx::Tx;
@@ -91,12 +89,7 @@ impl Statements for Pg {
     /// there, and what comes behind it in the same message is not run.
     async fn commit(conn: &mut AsyncPgConnection) -> QueryResult<()> {
         conn.batch_execute(sql::COMMIT).await?;
-        match AnsiTransactionManager::transaction_manager_status_mut(conn) {
-            TransactionManagerStatus::Valid(books) => {
-                books.change_transaction_depth(TransactionDepthChange::DecreaseDepth)
-            }
-            TransactionManagerStatus::InError => Err(DieselError::BrokenTransactionManager),
-        }
+        has_ended(conn)
     }
 
     async fn limit_statements(conn: &mut AsyncPgConnection, limit: Duration) -> QueryResult<()> {
@@ -183,7 +176,9 @@ impl Statements for Pg {
     }
 
     async fn cancel(on: &mut On<'_, Pg>, event_id: Uuid) -> QueryResult<bool> {
-        Ok(on.query(sql::CANCEL).bind::<SqlUuid, _>(event_id).execute(on.conn).await? > 0)
+        let cancelled: Number =
+            on.query(sql::CANCEL).bind::<SqlUuid, _>(event_id).get_result(on.conn).await?;
+        Ok(cancelled.value > 0)
     }
 
     async fn reschedule(on: &mut On<'_, Pg>, event_id: Uuid, at: DateTime<Utc>) -> QueryResult<bool> {

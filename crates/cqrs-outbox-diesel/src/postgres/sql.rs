@@ -68,7 +68,10 @@ pub(super) const SET_VERSIONS: &str = "\
 pub(super) const LOCK_KEY: &str = "\
     SELECT pg_advisory_xact_lock('cqrs_outbox_version'::regclass::oid::int, ('x' || substr(md5($1), 1, 8))::bit(32)::int)";
 
-pub(super) const CANCEL: &str = "DELETE FROM cqrs_outbox_scheduled WHERE event_id = $1";
+pub(super) const CANCEL: &str = "\
+    WITH cancelled AS (DELETE FROM cqrs_outbox_scheduled WHERE event_id = $1 RETURNING event_id), \
+    freed AS (DELETE FROM cqrs_outbox_dedup d USING cancelled c WHERE d.event_id = c.event_id) \
+    SELECT count(*) AS value FROM cancelled";
 
 pub(super) const RESCHEDULE: &str = "UPDATE cqrs_outbox_scheduled SET deliver_at = $2 WHERE event_id = $1";
 

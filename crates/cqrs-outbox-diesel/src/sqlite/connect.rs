@@ -1,6 +1,7 @@
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use cqrs_core::{Error, ErrorKind, Result};
@@ -8,7 +9,7 @@ use cqrs_outbox::table::{Dialect, TableNames};
 use cqrs_outbox::{StoreError, StoreErrorKind};
 use deadpool::Runtime;
 use deadpool::managed::PoolError as Pooled;
-use diesel::{ConnectionError, QueryResult, SqliteConnection};
+use diesel::{ConnectionError, ConnectionResult, QueryResult, SqliteConnection};
 use diesel_async::pooled_connection::deadpool::Pool;
 use diesel_async::pooled_connection::{
     AsyncDieselConnectionManager, ManagerConfig, PoolError, RecyclingMethod,
@@ -89,6 +90,25 @@ impl SqliteBuilder {
     ///
     /// As for [`Outbox::connect`]; [`ErrorKind::Configuration`], too, if the tables cannot have such names.
     pub async fn connect(self) -> Result<Outbox<Sqlite>> {
+        let outbox = self.connect_lazily()?;
+        match outbox.acquire().await {
+            Ok(_) => Ok(outbox),
+            Err(error) => {
+                let what = format!("cannot open it: {error}");
+                Err(StoreError::new(error.kind(), what).at(outbox.place()).into_error())
+            }
+        }
+    }
+
+    /// Opens the file when a connection is first needed: for a process that serves other databases, too, and starts whether this one
+    /// is there or not. What is wrong with the file is then told by the first call. Without [`create`](Self::create) one that is not
+    /// there then may be there later.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Configuration`] if the URL is not one of SQLite, or of a database in memory, or the tables cannot have such
+    /// names.
+    pub fn connect_lazily(self) -> Result<Outbox<Sqlite>> {
         let wrong = |what: String| Error::new(ErrorKind::Configuration, what);
         let shown = shown(&self.url);
         let path = self
@@ -110,17 +130,28 @@ impl SqliteBuilder {
             )));
         }
         self.names.check(Dialect::Sqlite)?;
-        if !self.create && !path.starts_with("file:") && !Path::new(path).exists() {
-            let what = "the outbox's tables are missing, for there is no such file: run `cqrs outbox migrate`, or mend the path";
-            return Err(StoreError::new(StoreErrorKind::Schema, what).at(shown).into_error());
-        }
+        let create = self.create || path.starts_with("file:");
+        let was_open = Arc::new(AtomicBool::new(false));
         let mut config = ManagerConfig::default();
-        config.custom_setup = Box::new(|path| {
-            let path = path.to_owned();
+        config.custom_setup = Box::new(move |path| {
+            let (path, was_open) = (path.to_owned(), Arc::clone(&was_open));
             async move {
-                let mut conn = SyncConnectionWrapper::<SqliteConnection>::establish(&path).await?;
-                set_up(&mut conn).await.map_err(ConnectionError::CouldntSetupConfiguration)?;
-                Ok(conn)
+                if !create && !Path::new(&path).exists() {
+                    return Err(ConnectionError::BadConnection(NO_FILE.to_owned()));
+                }
+                let opened = open(&path).await;
+                match &opened {
+                    Ok(_) => was_open.store(true, Ordering::Relaxed),
+                    // Later it may pass (too many open files); at first it is the path.
+                    Err(error) if !was_open.load(Ordering::Relaxed) => {
+                        let what = described(error);
+                        if WRONG_FILE.iter().any(|wrong| what.contains(wrong)) {
+                            return Err(ConnectionError::InvalidConnectionUrl(what));
+                        }
+                    }
+                    Err(_) => {}
+                }
+                opened
             }
             .boxed()
         });
@@ -132,28 +163,8 @@ impl SqliteBuilder {
             .wait_timeout(Some(CONNECTION_TIMEOUT))
             .build()
             .map_err(|error| wrong(error.to_string()))?;
-        let outbox = Outbox::from_parts(
-            shown,
-            pool,
-            Some(Arc::new(Semaphore::new(1))),
-            None,
-            self.names,
-            self.keep_sent,
-        );
-        match outbox.acquire().await {
-            Ok(_) => Ok(outbox),
-            Err(error) => {
-                // Later it may pass (too many open files); now it is the path.
-                let said = error.to_string();
-                let kind = if WRONG_FILE.iter().any(|wrong| said.contains(wrong)) {
-                    StoreErrorKind::Configuration
-                } else {
-                    error.kind()
-                };
-                let what = format!("cannot open it: {error}");
-                Err(StoreError::new(kind, what).at(outbox.place()).into_error())
-            }
-        }
+        let writers = Some(Arc::new(Semaphore::new(1)));
+        Ok(Outbox::from_parts(shown, pool, writers, None, self.names, self.keep_sent))
     }
 }
 
@@ -178,11 +189,20 @@ fn shown(url: &str) -> String {
 /// How long to wait for a free connection.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(5);
 
+const NO_FILE: &str =
+    "the outbox's tables are missing, for there is no such file: run `cqrs outbox migrate`, or mend the path";
+
 const UNABLE_TO_OPEN: &str = "unable to open database file";
 
 /// What SQLite says of a file with which waiting does not help.
 const WRONG_FILE: [&str; 3] =
     [UNABLE_TO_OPEN, "file is not a database", "attempt to write a readonly database"];
+
+async fn open(path: &str) -> ConnectionResult<SyncConnectionWrapper<SqliteConnection>> {
+    let mut conn = SyncConnectionWrapper::<SqliteConnection>::establish(path).await?;
+    set_up(&mut conn).await.map_err(ConnectionError::CouldntSetupConfiguration)?;
+    Ok(conn)
+}
 
 /// Several that open a new file at once may find it locked while one of them switches it to WAL, for which SQLite does not
 /// wait by itself.
@@ -201,10 +221,25 @@ async fn set_up(conn: &mut SyncConnectionWrapper<SqliteConnection>) -> QueryResu
 
 pub(super) fn pool_error(error: Pooled<PoolError>) -> StoreError {
     let (kind, what) = match &error {
-        Pooled::Backend(PoolError::ConnectionError(ConnectionError::BadConnection(what))) => {
-            (StoreErrorKind::Unavailable, format!("{what}; does the folder exist, and may it be written?"))
+        Pooled::Backend(PoolError::ConnectionError(ConnectionError::BadConnection(what)))
+            if what == NO_FILE =>
+        {
+            (StoreErrorKind::Schema, what.clone())
         }
+        Pooled::Backend(PoolError::ConnectionError(ConnectionError::InvalidConnectionUrl(what))) => {
+            (StoreErrorKind::Configuration, what.clone())
+        }
+        Pooled::Backend(PoolError::ConnectionError(error)) => (StoreErrorKind::Unavailable, described(error)),
         _ => (StoreErrorKind::Unavailable, error.to_string()),
     };
     StoreError::new(kind, what)
+}
+
+fn described(error: &ConnectionError) -> String {
+    match error {
+        ConnectionError::BadConnection(what) => {
+            format!("{what}; does the folder exist, and may it be written?")
+        }
+        error => error.to_string(),
+    }
 }

@@ -174,7 +174,12 @@ impl Statements for Sqlite {
     }
 
     async fn cancel(on: &mut On<'_, Sqlite>, event_id: Uuid) -> QueryResult<bool> {
-        Ok(on.query(sql::CANCEL).bind::<Text, _>(event_id.to_string()).execute(on.conn).await? > 0)
+        let event_id = event_id.to_string();
+        let cancelled = on.query(sql::CANCEL).bind::<Text, _>(&event_id).execute(on.conn).await? > 0;
+        if cancelled {
+            on.query(sql::FREE_KEY).bind::<Text, _>(&event_id).execute(on.conn).await?;
+        }
+        Ok(cancelled)
     }
 
     async fn reschedule(on: &mut On<'_, Sqlite>, event_id: Uuid, at: DateTime<Utc>) -> QueryResult<bool> {

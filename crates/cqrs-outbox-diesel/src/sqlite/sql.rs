@@ -55,6 +55,8 @@ pub(super) const LOCK_FOR_WRITING: &str = "DELETE FROM cqrs_outbox_version WHERE
 
 pub(super) const CANCEL: &str = "DELETE FROM cqrs_outbox_scheduled WHERE event_id = ?";
 
+pub(super) const FREE_KEY: &str = "DELETE FROM cqrs_outbox_dedup WHERE event_id = ?";
+
 pub(super) const RESCHEDULE: &str = "UPDATE cqrs_outbox_scheduled SET deliver_at = ?2 WHERE event_id = ?1";
 
 pub(super) const ADMIT: &str =

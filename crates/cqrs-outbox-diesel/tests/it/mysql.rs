@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cqrs_consumer::Inbox;
-use cqrs_core::{BeginTransaction, Envelope, ErrorKind, MessageId, Transaction};
+use cqrs_core::{BeginTransaction, Envelope, ErrorKind, MessageId, ScheduleChange, Transaction};
 use cqrs_outbox::{Fenced, LaterEvents, OutboxRelay, ReadRequest, Rejection, RelayId, Verdict};
 use cqrs_outbox_diesel::{MySql, Outbox};
 use cqrs_testing::history::History;
@@ -38,6 +38,7 @@ pub(crate) fn trials(trials: &mut Trials) {
         the_relays_settings_are_its_own,
         a_transaction_that_a_deadlock_ended_is_not_committed,
         a_transaction_that_ddl_ended_is_not_committed,
+        a_transaction_is_committed_once,
         after_a_transaction_statements_commit_by_themselves,
         an_answer_that_nobody_waited_for_is_nobody_elses,
         locks_that_are_not_to_be_had_are_worth_a_retry,
@@ -47,6 +48,7 @@ pub(crate) fn trials(trials: &mut Trials) {
         writers_do_not_wait_for_a_relay,
         a_relay_does_not_wait_for_writers,
         writers_do_not_wait_for_what_a_relay_looked_for,
+        writers_do_not_wait_for_who_cancels,
         writers_meet_no_deadlock,
         what_writers_run_stays_prepared,
         a_take_over_does_not_wait_for_another_relay,
@@ -511,6 +513,22 @@ async fn a_transaction_that_ddl_ended_is_not_committed(site: &Site) {
     assert_eq!(outbox.waiting().await, 0);
 }
 
+/// As the server counts them.
+async fn a_transaction_is_committed_once(site: &Site) {
+    let outbox = MySql::connect_with(site.empty().await, 1).await.unwrap();
+    outbox.migrate().await.unwrap();
+    let commits = "SELECT CAST(variable_value AS text) AS value FROM information_schema.session_status \
+        WHERE variable_name = 'Com_commit'";
+    let mut counts = Vec::new();
+    for _ in 0..3 {
+        let mut tx = outbox.begin().await.unwrap();
+        counts.push(MySql::values(&mut tx, commits).await.unwrap().remove(0).parse::<u64>().unwrap());
+        tx.publish(closed(1)).await.unwrap();
+        tx.commit().await.unwrap();
+    }
+    assert_eq!([counts[1] - counts[0], counts[2] - counts[1]], [1, 1], "on one connection");
+}
+
 async fn after_a_transaction_statements_commit_by_themselves(site: &Site) {
     let url = site.empty().await;
     let (outbox, others) =
@@ -794,6 +812,25 @@ async fn writers_do_not_wait_for_what_a_relay_looked_for(site: &Site) {
 }
 
 /// Transactions of several rows and keys, at the server's own isolation level, against two relays at full speed.
+/// At REPEATABLE READ, as transactions of the application's are: what is looked for by the event's id must not be locked there.
+async fn writers_do_not_wait_for_who_cancels(site: &Site) {
+    let outbox = site.outbox::<MySql>().await;
+    let hour = Duration::from_secs(3_600);
+    let later = |key: &'static str| Envelope::new(closed(key)).with_dedup_key(key, hour).deliver_after(hour);
+    let events = vec![later("m"), Envelope::new(closed("none")).deliver_after(hour)];
+    let added = outbox.transaction(async |tx| tx.publish_all(events).await).await.unwrap();
+    let mut tx = outbox.begin().await.unwrap();
+    for id in added.ids() {
+        assert_eq!(tx.cancel(id.to_uuid().unwrap()).await.unwrap(), ScheduleChange::Done);
+    }
+    for key in ["a", "l", "n", "z"] {
+        let write = outbox.transaction(async |tx| tx.publish(later(key)).await);
+        timeout(Duration::from_secs(5), write).await.expect("a writer waited").unwrap();
+    }
+    tx.commit().await.unwrap();
+    assert_eq!(outbox.count("cqrs_outbox_dedup").await, 4);
+}
+
 async fn writers_meet_no_deadlock(site: &Site) {
     const WRITERS: u64 = 6;
     const TRANSACTIONS: u64 = 60;

@@ -15,6 +15,7 @@ pub(crate) fn trials(trials: &mut Trials) {
     trials.on::<Sqlite>(tests!(sqlite {
         urls_of_others_are_a_clear_error,
         a_folder_that_is_not_there_is_a_clear_error,
+        a_file_that_is_not_there_may_be_there_later,
         a_database_in_memory_is_refused,
         keys_of_any_type_share_a_lane_with_their_bytes,
         dead_letters_are_found_however_their_ids_are_written,
@@ -39,6 +40,29 @@ async fn a_folder_that_is_not_there_is_a_clear_error(site: &Site) {
     let error = Outbox::<Sqlite>::connect(&url).await.unwrap_err();
     assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Store, false));
     assert!(error.to_string().contains(&url) && error.to_string().contains("folder"), "{error}");
+}
+
+/// As a relay of several databases opens them.
+async fn a_file_that_is_not_there_may_be_there_later(site: &Site) {
+    let url = site.empty().await;
+    let lazily = |url: &str| Outbox::<Sqlite>::builder(url).create(false).connect_lazily().unwrap();
+    let outbox = lazily(&url);
+    for _ in 0..2 {
+        let error = outbox.check_schema().await.unwrap_err();
+        assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Store, false), "{error}");
+        for part in [&*url, "no such file", "cqrs outbox migrate"] {
+            assert!(error.to_string().contains(part), "{error}");
+        }
+    }
+    Outbox::<Sqlite>::connect(url).await.unwrap().migrate().await.unwrap();
+    outbox.check_schema().await.unwrap();
+    outbox.transaction(async |tx| tx.publish(closed(1)).await).await.unwrap();
+
+    // For this nobody has to wait.
+    let nowhere = site.empty().await.replace("/1.db", "/nowhere/1.db");
+    let outbox = Outbox::<Sqlite>::builder(nowhere).connect_lazily().unwrap();
+    let error = outbox.check_schema().await.unwrap_err();
+    assert!(!error.is_retryable() && error.to_string().contains("folder"), "{error}");
 }
 
 async fn a_database_in_memory_is_refused(_: &Site) {

@@ -23,7 +23,8 @@ use super::tables::Scheduled;
 pub struct MemoryTx {
     outbox: MemoryOutbox,
     written: Vec<Written>,
-    dedup: BTreeMap<Bytes, (MessageId, Duration)>,
+    /// Keys that were claimed, or freed.
+    dedup: BTreeMap<Bytes, Option<(MessageId, Duration)>>,
     versions: BTreeMap<Bytes, u64>,
     /// Scheduled events that were taken out of the tables, and when they are to go now.
     taken: Vec<(Scheduled, Option<Duration>)>,
@@ -95,7 +96,7 @@ impl MemoryTx {
     /// The first event with this key, if its window lasts.
     fn first(&self, key: &Bytes, now: Duration) -> Option<MessageId> {
         let (id, expires) = match self.dedup.get(key) {
-            Some(own) => own.clone(),
+            Some(own) => own.clone()?,
             None => self.outbox.tables().dedup.get(key).cloned()?,
         };
         (expires > now).then_some(id)
@@ -103,6 +104,18 @@ impl MemoryTx {
 
     fn version(&self, key: &Bytes) -> Option<u64> {
         self.versions.get(key).copied().or_else(|| self.outbox.tables().versions.get(key).copied())
+    }
+
+    /// The deduplication key of an event.
+    fn dedup_key(&self, id: &MessageId) -> Option<Bytes> {
+        let is_its = |claim: &(MessageId, Duration)| claim.0 == *id;
+        let own = self.dedup.iter().find(|(_, claim)| claim.as_ref().is_some_and(is_its));
+        if let Some((key, _)) = own {
+            return Some(key.clone());
+        }
+        let tables = self.outbox.tables();
+        let found = tables.dedup.iter().find(|(key, claim)| is_its(claim) && !self.dedup.contains_key(*key));
+        found.map(|(key, _)| key.clone())
     }
 
     /// Takes a scheduled event out, or gives it another time.
@@ -178,7 +191,7 @@ impl Transaction for MemoryTx {
                     added.events.push(AddedEvent::new(first, AddOutcome::Duplicate));
                     continue;
                 }
-                self.dedup.insert(dedup.key.clone(), (id.clone(), now + dedup.window));
+                self.dedup.insert(dedup.key.clone(), Some((id.clone(), now + dedup.window)));
             }
             if let (Some(wanted), Some(key)) = (outgoing.options.key_version, &outgoing.message.key) {
                 if let Some(stored) = self.version(key).filter(|stored| *stored >= wanted) {
@@ -202,7 +215,18 @@ impl Transaction for MemoryTx {
     }
 
     async fn cancel(&mut self, event_id: Uuid) -> Result<ScheduleChange> {
-        Ok(self.change(event_id, None))
+        let change = self.change(event_id, None);
+        let id = MessageId::from(event_id);
+        if change == ScheduleChange::Done
+            && let Some(key) = self.dedup_key(&id)
+        {
+            self.lock(Lock::Dedup(key.clone())).await?;
+            // Somebody may have taken it over meanwhile, after its window.
+            if self.dedup_key(&id).as_ref() == Some(&key) {
+                self.dedup.insert(key, None);
+            }
+        }
+        Ok(change)
     }
 
     async fn reschedule(&mut self, event_id: Uuid, at: DateTime<Utc>) -> Result<ScheduleChange> {
@@ -215,7 +239,12 @@ impl Transaction for MemoryTx {
 
     async fn commit(mut self) -> Result<()> {
         let mut tables = self.outbox.tables();
-        tables.dedup.append(&mut self.dedup);
+        for (key, claim) in std::mem::take(&mut self.dedup) {
+            match claim {
+                Some(claim) => drop(tables.dedup.insert(key, claim)),
+                None => drop(tables.dedup.remove(&key)),
+            }
+        }
         tables.versions.append(&mut self.versions);
         let changed = !self.written.is_empty() || !self.taken.is_empty();
         for (scheduled, due) in self.taken.drain(..) {

@@ -141,6 +141,11 @@ pub(crate) enum Fault {
     DedupFoldsCase,
     DedupTrims,
     DedupIsText,
+    CancelKeepsKey,
+    CancelFreesAtOnce,
+    CancelFreesWithoutWaiting,
+    CancelFreesWhatIsSent,
+    RescheduleFreesKey,
     IgnoresVersions,
     AllowsEqualVersion,
     ComparesFirstVersionOnly,
@@ -255,7 +260,8 @@ pub(crate) struct ModelTx {
     rows: Vec<OutboxRow>,
     inbox: Vec<InboxRow>,
     scheduled: BTreeMap<i64, (Duration, OutboxRow)>,
-    dedup: BTreeMap<Vec<u8>, (MessageId, Duration)>,
+    /// Claimed, or freed.
+    dedup: BTreeMap<Vec<u8>, Option<(MessageId, Duration)>>,
     versions: BTreeMap<Vec<u8>, u64>,
     /// Of committed scheduled rows: gone, or for another time.
     changes: BTreeMap<i64, Option<Duration>>,
@@ -472,7 +478,10 @@ impl Transaction for ModelTx {
             let key = message.key.as_ref().map(|key| key.to_vec());
             if let (Some(wish), false) = (&options.dedup, model.has(Fault::IgnoresDedup)) {
                 let name = model.dedup_key(&wish.key);
-                let first = dedup.get(&name).or_else(|| tables.dedup.get(&name)).cloned();
+                let first = match dedup.get(&name) {
+                    Some(own) => own.clone(),
+                    None => tables.dedup.get(&name).cloned(),
+                };
                 if let Some((first, _)) =
                     first.filter(|(_, until)| *until > now || model.has(Fault::DedupForEver))
                 {
@@ -488,7 +497,7 @@ impl Transaction for ModelTx {
                 let taken_over =
                     tables.dedup.contains_key(&name) && model.has(Fault::DedupTakesOverForNothing);
                 let window = if taken_over { Duration::ZERO } else { wish.window };
-                dedup.insert(name.clone(), (id.clone(), now + window));
+                dedup.insert(name.clone(), Some((id.clone(), now + window)));
                 if model.has(Fault::DedupForgetsRollback) {
                     tables.dedup.insert(name, (id.clone(), now + window));
                 }
@@ -558,11 +567,14 @@ impl Transaction for ModelTx {
     }
 
     async fn cancel(&mut self, event_id: Uuid) -> Result<ScheduleChange> {
-        Ok(if self.model.has(Fault::IgnoresCancel) {
-            ScheduleChange::Done
-        } else {
-            self.change(event_id, None)
-        })
+        if self.model.has(Fault::IgnoresCancel) {
+            return Ok(ScheduleChange::Done);
+        }
+        let change = self.change(event_id, None);
+        if change == ScheduleChange::Done || self.model.has(Fault::CancelFreesWhatIsSent) {
+            self.free_key(event_id).await;
+        }
+        Ok(change)
     }
 
     async fn reschedule(
@@ -571,6 +583,9 @@ impl Transaction for ModelTx {
         at: chrono::DateTime<chrono::Utc>,
     ) -> Result<ScheduleChange> {
         let due = self.model.now() + (at - chrono::Utc::now()).to_std().unwrap_or_default();
+        if self.model.has(Fault::RescheduleFreesKey) {
+            self.free_key(event_id).await;
+        }
         Ok(self.change(event_id, Some(due)))
     }
 
@@ -599,6 +614,26 @@ impl ModelTx {
         if self.keys.insert(lock.clone()) {
             let mutex = self.model.0.key_locks.lock().unwrap().entry(lock).or_default().clone();
             self.locks.push(mutex.lock_owned().await);
+        }
+    }
+
+    /// Nobody takes keys over meanwhile in this model.
+    async fn free_key(&mut self, event_id: Uuid) {
+        let (model, id) = (self.model.clone(), MessageId::from(event_id));
+        let own = self.dedup.iter().filter_map(|(key, claim)| Some((key, claim.as_ref()?)));
+        let own = own.map(|(key, claim)| (key.clone(), claim.clone())).collect::<Vec<_>>();
+        let committed: Vec<_> = model.tables().dedup.clone().into_iter().collect();
+        let committed = committed.into_iter().filter(|(key, _)| !self.dedup.contains_key(key));
+        let Some((key, _)) = own.into_iter().chain(committed).find(|(_, (first, _))| *first == id) else {
+            return;
+        };
+        if !model.has(Fault::CancelFreesWithoutWaiting) {
+            self.lock((b'd', key.clone())).await;
+        }
+        match model.0.fault {
+            Fault::CancelKeepsKey => {}
+            Fault::CancelFreesAtOnce => drop(model.tables().dedup.remove(&key)),
+            _ => drop(self.dedup.insert(key, None)),
         }
     }
 
@@ -640,7 +675,12 @@ impl ModelTx {
             }
         }
         tables.scheduled.append(&mut self.scheduled);
-        tables.dedup.append(&mut self.dedup);
+        for (key, claim) in std::mem::take(&mut self.dedup) {
+            match claim {
+                Some(claim) => drop(tables.dedup.insert(key, claim)),
+                None => drop(tables.dedup.remove(&key)),
+            }
+        }
         tables.versions.append(&mut self.versions);
     }
 

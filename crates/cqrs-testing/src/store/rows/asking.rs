@@ -3,11 +3,14 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use chrono::Utc;
 use cqrs_core::{
-    AddOutcome, Added, AddedEvent, Dedup, Error, ErrorKind, Message, Outgoing, Transaction, VersionConflict,
+    AddOutcome, Added, AddedEvent, Dedup, Deliver, Error, ErrorKind, Message, Outgoing, ScheduleChange,
+    Transaction, VersionConflict,
 };
 use tokio::task::JoinHandle;
 use tokio::time;
+use uuid::Uuid;
 
 use crate::store::StoreUnderTest;
 use crate::store::bench::{Bench, Checked, LONG, Table, ensure, ensure_eq, event, fail, labels, skip};
@@ -17,6 +20,18 @@ fn once(label: &str, key: impl Into<Bytes>, window: Duration) -> Outgoing {
     let mut outgoing = Outgoing::from(event(None, label));
     outgoing.options.dedup = Some(Dedup::new(key, window));
     outgoing
+}
+
+/// The same, for a time that does not come.
+fn later(label: &str, key: impl Into<Bytes>) -> Outgoing {
+    let mut outgoing = once(label, key, LONG);
+    outgoing.options.deliver = Some(Deliver::After(LONG));
+    outgoing
+}
+
+/// The id of the only event of a call.
+fn only(added: &Added) -> Uuid {
+    added.ids().next().and_then(|id| id.to_uuid()).unwrap_or_default()
 }
 
 /// An event with a version of its key.
@@ -44,6 +59,7 @@ fn conflict(written: Result<Added, Error>) -> Checked<VersionConflict> {
 
 const WRITTEN: AddOutcome = AddOutcome::Written;
 const DUPLICATE: AddOutcome = AddOutcome::Duplicate;
+const SCHEDULED: AddOutcome = AddOutcome::Scheduled;
 
 pub(super) async fn dedup<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Checked {
     let owner = bench.owned().await?;
@@ -143,6 +159,65 @@ pub(super) async fn dedup_window<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Che
     let fourth = owner.table.add([once("4", "a", LONG)]).await?;
     ensure_eq("the fourth", &fourth.events, &[AddedEvent::new(third.events[0].id.clone(), DUPLICATE)])?;
     ensure_eq("what was written", labels(&owner.read().await?), ["1", "2", "3"])
+}
+
+pub(super) async fn dedup_cancel<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Checked {
+    use ScheduleChange::{Done, TooLate};
+    let owner = bench.owned().await?;
+    let table = &owner.table;
+    let add = async |outgoing| Checked::Ok(outcomes(&table.add([outgoing]).await?));
+    let first = only(&table.add([later("1", "a")]).await?);
+    ensure_eq("a scheduled one with another key", add(later("2", "b")).await?, [SCHEDULED])?;
+
+    // Others wait for what becomes of it.
+    let mut tx = table.begin().await?;
+    match tx.cancel(first).await {
+        Err(error) if error.kind() == ErrorKind::Configuration => {
+            return skip(format!("{error} (`Transaction::cancel`)"));
+        }
+        done => ensure_eq("cancelling", done?, Done)?,
+    }
+    let waiting = spawn(table, later("3", "a"));
+    time::sleep(bench.settings.quiet).await;
+    ensure(!waiting.is_finished(), || "a writer did not wait for who cancels".to_owned())?;
+    tx.rollback().await?;
+    let waited = bench.bounded("writing after the rollback", waiting).await?;
+    let waited = waited.unwrap_or_else(|error| fail(format!("a task of this row failed: {error}")))??;
+    ensure_eq("when the cancelling was rolled back", outcomes(&waited), [DUPLICATE])?;
+
+    let mut tx = table.begin().await?;
+    ensure_eq("moving it", tx.reschedule(first, Utc::now() + LONG * 2).await?, Done)?;
+    tx.commit().await?;
+    ensure_eq("when it was moved", add(later("4", "a")).await?, [DUPLICATE])?;
+
+    // As whoever replaces it.
+    let mut tx = table.begin().await?;
+    ensure_eq("cancelling", tx.cancel(first).await?, Done)?;
+    let replaced = tx.write(table.outgoing([later("5", "a")])?).await?;
+    ensure_eq("in the transaction that cancels it", outcomes(&replaced), [SCHEDULED])?;
+    let other = tx.write(table.outgoing([later("6", "b")])?).await?;
+    ensure_eq("another key there", outcomes(&other), [DUPLICATE])?;
+    tx.commit().await?;
+    ensure_eq("when it was replaced", add(later("7", "a")).await?, [DUPLICATE])?;
+    let mut tx = table.begin().await?;
+    ensure_eq("cancelling the first again", tx.cancel(first).await?, TooLate)?;
+    tx.commit().await?;
+    ensure_eq("when the first was cancelled again", add(later("8", "a")).await?, [DUPLICATE])?;
+    let mut tx = table.begin().await?;
+    ensure_eq("cancelling the second", tx.cancel(only(&replaced)).await?, Done)?;
+    tx.commit().await?;
+    let sent = table.add([once("9", "a", LONG)]).await?;
+    ensure_eq("when the second was cancelled", outcomes(&sent), [WRITTEN])?;
+
+    // What is to be sent, or was, keeps it.
+    let mut tx = table.begin().await?;
+    ensure_eq("cancelling what was not scheduled", tx.cancel(only(&sent)).await?, TooLate)?;
+    let own = tx.write(table.outgoing([later("10", "c")])?).await?;
+    ensure_eq("cancelling what this transaction wrote", tx.cancel(only(&own)).await?, Done)?;
+    tx.commit().await?;
+    ensure_eq("when it was too late", add(later("11", "a")).await?, [DUPLICATE])?;
+    ensure_eq("when it was written and cancelled at once", add(later("12", "c")).await?, [SCHEDULED])?;
+    ensure_eq("what is to be sent", labels(&owner.read().await?), ["9"])
 }
 
 pub(super) async fn dedup_keys<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Checked {
