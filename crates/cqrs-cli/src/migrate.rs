@@ -41,7 +41,10 @@ pub(crate) async fn run(args: Args, json: bool) -> Result<(), Failure> {
              was on hold is lost, too: `cqrs outbox status` says whether it is now, and `cqrs outbox resume` ends it"
         ),
         Some(from) if from == to => {
-            format!("{shown}: the outbox's tables are of version {to}, nothing was to do")
+            format!(
+                "{shown}: the outbox's tables are of version {to}, nothing was to do; whether they were changed since they were \
+                 made, `cqrs outbox check` says"
+            )
         }
         Some(from) => format!("{shown}: the outbox's tables went from version {from} to {to}"),
         None => format!("{shown}: the outbox's tables were created, version {to}"),

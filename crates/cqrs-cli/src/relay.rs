@@ -1,13 +1,12 @@
 //! `cqrs relay`
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use cqrs::app::connect_broker;
-use cqrs::outbox::{OutboxRelay, OutboxStore, RelaySettings, RelayStats, Relays, Retention};
+use cqrs::outbox::{OutboxRelay, RelaySettings, RelayStats, Relays};
 use cqrs::without_password;
-use futures_util::future::{join_all, select_all};
+use futures_util::future::join_all;
 use serde_json::json;
 
 use crate::database::{self, Connecting};
@@ -87,8 +86,7 @@ pub(crate) async fn run(args: Args, json: bool) -> Result<(), Failure> {
     let broker = connect_broker(&broker_url(&args, &settings)?)?;
     let any_notifies = databases.iter().any(|database| database::notifies(&database.url));
     let mut relays = Vec::new();
-    let mut stores = Vec::new();
-    for NamedDatabase { name, url } in &databases {
+    for NamedDatabase { name, url, .. } in &databases {
         let how = Connecting {
             connections: args.connections as usize,
             // Where none can, that is an error.
@@ -100,9 +98,8 @@ pub(crate) async fn run(args: Args, json: bool) -> Result<(), Failure> {
             names: args.databases.names(),
         };
         let store = database::connect(url, &how).await?.store();
-        let relay = OutboxRelay::builder(Arc::clone(&store), Arc::clone(&broker));
+        let relay = OutboxRelay::builder(store, Arc::clone(&broker));
         relays.push(relay.name(args.name.clone()).database(name).settings(settings.clone()).build()?);
-        stores.push(store);
     }
     let relays = Relays::new(relays)?;
     let shown = databases.iter().map(NamedDatabase::shown);
@@ -131,7 +128,7 @@ pub(crate) async fn run(args: Args, json: bool) -> Result<(), Failure> {
     let retention = args.retention.retention();
     let ended = tokio::select! {
         ended = relaying => ended,
-        never = purging(&retention, &stores) => match never {},
+        never = relays.purge_for_ever(&retention) => match never {},
     };
     // The relays waited for what they had sent, or gave it up: that is still in the outbox, and the next relay's.
     if let Err(error) = broker.close().await {
@@ -145,11 +142,6 @@ pub(crate) async fn run(args: Args, json: bool) -> Result<(), Failure> {
         return Err(error.into());
     }
     report.all_stopped(&relays, &roads)
-}
-
-/// Removes what has passed its time, from each of them.
-async fn purging(retention: &Retention, stores: &[Arc<dyn OutboxStore>]) -> Infallible {
-    select_all(stores.iter().map(|store| Box::pin(retention.purge_for_ever(&**store)))).await.0
 }
 
 /// The broker's URL, with what has a flag of its own, and with what follows from the relay's settings unless the URL says
@@ -177,12 +169,21 @@ fn broker_url(args: &Args, settings: &RelaySettings) -> Result<String, Failure> 
     if args.broker.starts_with("amqp://") && !says("confirm_timeout_ms=") {
         set("confirm_timeout_ms", give_up);
     }
-    if url.starts_with("memory://") {
-        return Err(Failure::usage(
-            "a broker in memory is reached by its own process only: name one with kafka:// or amqp://",
-        ));
-    }
-    Ok(url)
+    let shown = match url.split_once("://") {
+        Some(("kafka" | "amqp" | "amqps", _)) => return Ok(url),
+        Some(("memory", _)) => {
+            return Err(Failure::usage(
+                "a broker in memory is reached by its own process only: name one with kafka:// or amqp://",
+            ));
+        }
+        Some(_) => format!("`{}`", without_password(&args.broker)),
+        // Not a word of it: what is no URL may still have a password in it.
+        None => "what is given".to_owned(),
+    };
+    // Not what the library says, which knows one that is of no use here.
+    Err(Failure::usage(format!(
+        "{shown} is no broker's URL: it begins with `kafka://`, `amqp://` or `amqps://`"
+    )))
 }
 
 /// What the relay says of itself on standard output.

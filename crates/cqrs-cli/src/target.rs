@@ -63,6 +63,8 @@ pub(crate) struct NamedDatabases {
 pub(crate) struct NamedDatabase {
     pub(crate) name: String,
     pub(crate) url: String,
+    /// Whether it was given one, and is not called by its URL.
+    is_named: bool,
 }
 
 impl NamedDatabase {
@@ -72,8 +74,10 @@ impl NamedDatabase {
                 && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte))
         };
         match text.split_once('=') {
-            Some((name, url)) if is_name(name) => Self { name: name.to_owned(), url: url.to_owned() },
-            _ => Self { name: without_password(text), url: text.to_owned() },
+            Some((name, url)) if is_name(name) => {
+                Self { name: name.to_owned(), url: url.to_owned(), is_named: true }
+            }
+            _ => Self { name: without_password(text), url: text.to_owned(), is_named: false },
         }
     }
 
@@ -94,12 +98,24 @@ impl NamedDatabases {
         // What is mounted from a file ends with a line break.
         let given = self.databases.iter().map(|text| text.trim()).filter(|text| !text.is_empty());
         let databases: Vec<_> = given.map(NamedDatabase::parse).collect();
-        for (nth, NamedDatabase { name, .. }) in databases.iter().enumerate() {
+        if databases.iter().any(|database| database.url.starts_with('=')) {
+            return Err(Failure::usage(
+                "the name before `=` is empty: `--database NAME=URL`, or the URL alone",
+            ));
+        }
+        for (nth, NamedDatabase { name, is_named, .. }) in databases.iter().enumerate() {
             if databases[..nth].iter().any(|earlier| earlier.name == *name) {
-                return Err(Failure::usage(format!(
-                    "two of the databases are `{name}`: leave one out or, if it is two (schemas, say), name each: \
-                     `--database NAME=URL`"
-                )));
+                let what = if *is_named {
+                    format!(
+                        "the name `{name}` is given to two databases: it is there to tell them apart, so give each its own"
+                    )
+                } else {
+                    format!(
+                        "two of the databases are `{name}`: leave one out or, if it is two (schemas, say), name each: \
+                         `--database NAME=URL`"
+                    )
+                };
+                return Err(Failure::usage(what));
             }
         }
         if databases.is_empty() {

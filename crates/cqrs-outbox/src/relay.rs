@@ -21,7 +21,7 @@ use crate::row::OutboxRow;
 use crate::session::{InSession, NotConfirmed, Session};
 use crate::settings::RelaySettings;
 use crate::stats::RelayStats;
-use crate::store::{OutboxStore, RelayId, StoreError};
+use crate::store::{LaterEvents, OutboxStore, Rejection, RelayId, StoreError, StoreErrorKind, Verdict};
 use crate::suspended::Suspended;
 
 /// Takes events from an outbox to a broker: at least once, in order per key.
@@ -48,6 +48,8 @@ pub struct OutboxRelay {
     meters: Meters,
     suspended: Suspended,
     at_work: watch::Sender<bool>,
+    /// Whether the database has answered in this run.
+    let_in: AtomicBool,
 }
 
 /// Says that the run is over, however it ends.
@@ -120,6 +122,7 @@ impl OutboxRelayBuilder {
             database,
             stats: watch::Sender::new(RelayStats::default()),
             at_work: watch::Sender::new(false),
+            let_in: AtomicBool::new(false),
         })
     }
 }
@@ -137,9 +140,10 @@ impl OutboxRelay {
     ///
     /// # Errors
     ///
-    /// What waiting does not mend: [`ErrorKind::Store`](cqrs_core::ErrorKind::Store) for missing tables, tables of another
-    /// version, a refused login; [`ErrorKind::Broker`](cqrs_core::ErrorKind::Broker) if the broker refuses the login before
-    /// it has ever accepted it. (Later that is taken for an outage: it was right once, and may be again.)
+    /// What waiting does not mend: [`ErrorKind::Store`](cqrs_core::ErrorKind::Store) for missing tables and tables of another
+    /// version, or if the database refuses the login; [`ErrorKind::Broker`](cqrs_core::ErrorKind::Broker) if the broker does. A login counts
+    /// as refused before it was ever accepted in this run. Later that is taken for an outage: it was right once, and may be again, as while
+    /// a password is changed.
     ///
     /// # Cancel safety
     ///
@@ -259,9 +263,24 @@ impl OutboxRelay {
         *self.stats.borrow()
     }
 
+    /// What stands before each line of the log that is about this relay: where a process has several, nobody could tell whose it is.
+    /// At the level of errors, so that it is there whenever anything is.
+    pub(crate) fn span(&self) -> tracing::Span {
+        tracing::error_span!("relay", relay = self.name, database = self.database)
+    }
+
     /// What it has done.
     async fn run(&self, shutdown: impl Future<Output = ()> + Send, until: Until<'_>) -> Result<RelayStats> {
+        self.run_unnamed(shutdown, until).instrument(self.span()).await
+    }
+
+    async fn run_unnamed(
+        &self,
+        shutdown: impl Future<Output = ()> + Send,
+        until: Until<'_>,
+    ) -> Result<RelayStats> {
         let at_work = AtWork(&self.at_work);
+        self.let_in.store(false, Ordering::Relaxed);
         let mut shutdown = std::pin::pin!(shutdown.fuse());
         let mut broker_is_there = tokio::select! {
             biased;
@@ -272,7 +291,7 @@ impl OutboxRelay {
         let mut knocking = std::pin::pin!(self.until_broker_answers());
         let mut refused = None::<cqrs_core::Error>;
         let relay = RelayId { name: self.name.clone(), incarnation: Uuid::new_v4() };
-        tracing::info!(relay = relay.name, %relay.incarnation, "the relay starts");
+        tracing::info!(%relay.incarnation, "the relay starts");
         let started = Instant::now();
         let mut engine = Engine::new(self.settings.clone());
         if let Until::Sent(events) = until {
@@ -283,6 +302,8 @@ impl OutboxRelay {
         }
         let _run = self.meters.run();
         self.suspended.reset();
+        // What another run has seen last is no news of this one's.
+        self.stats.send_replace(RelayStats::default());
         let mut pending = FuturesUnordered::<Pin<Box<dyn Future<Output = Answer> + Send + '_>>>::new();
         let mut telling = std::pin::pin!(Fuse::terminated());
         let mut give_up_at = None::<Instant>;
@@ -307,13 +328,11 @@ impl OutboxRelay {
             self.meters.tell(&stats);
             let was_held = self.stats.send_replace(stats).hold;
             if was_held != stats.hold {
-                let database = self.store.place().unwrap_or_default();
-                tracing::warn!(
-                    relay = relay.name,
-                    database,
-                    hold = stats.hold,
-                    "the hold on the outbox has changed"
-                );
+                if stats.hold {
+                    tracing::warn!("the outbox is on hold: nothing is sent until somebody ends that");
+                } else {
+                    tracing::warn!("the hold on the outbox has ended");
+                }
             }
             if !broker_is_there && stats.confirmed > 0 {
                 broker_is_there = true;
@@ -322,7 +341,7 @@ impl OutboxRelay {
             let is_at_work = stats.relays > 0 && broker_is_there;
             at_work.0.send_if_modified(|at_work| !std::mem::replace(at_work, is_at_work) && *at_work);
             if engine.is_finished() {
-                tracing::info!(relay = relay.name, "the relay has left");
+                tracing::info!("the relay has left");
                 return refused.map_or(Ok(stats), Err);
             }
             if until.is_reached(&engine) && give_up_at.is_none() {
@@ -335,12 +354,12 @@ impl OutboxRelay {
                 biased;
                 // First, for with a broker that never lets it wait there is always an answer.
                 () = &mut shutdown, if give_up_at.is_none() => {
-                    tracing::info!(relay = relay.name, "the relay stops");
+                    tracing::info!("the relay stops");
                     give_up_at = Some(Instant::now() + self.settings.stop_grace);
                     engine.step(now, Input::Stop);
                 }
                 () = wait_until(give_up_at) => {
-                    tracing::warn!(relay = relay.name, "what is in flight is left to the next relay");
+                    tracing::warn!("what is in flight is left to the next relay");
                     give_up_at = Some(Instant::now() + FAR_AWAY);
                     engine.step(started.elapsed(), Input::GiveUp);
                 }
@@ -378,12 +397,13 @@ impl OutboxRelay {
     /// tables is.
     async fn check_store(&self) -> Result<()> {
         match timeout(self.settings.store_timeout, self.store.check()).await {
-            Ok(checked) => {
-                checked.map_err(|error| self.at(error)).or_else(retryable).map_err(StoreError::into_error)
+            Ok(Ok(())) => {
+                self.let_in.store(true, Ordering::Relaxed);
+                Ok(())
             }
+            Ok(Err(error)) => retryable(self.at(error)).map_err(StoreError::into_error),
             Err(_) => {
-                let database = self.store.place().unwrap_or_default();
-                tracing::warn!(database, "the outbox's database does not answer; trying again");
+                tracing::warn!("the outbox's database does not answer; trying again");
                 Ok(())
             }
         }
@@ -437,7 +457,7 @@ impl OutboxRelay {
             }),
             Action::PublishInSession { row, session: number, after } => {
                 // Not when the future is polled: what is told first goes first.
-                let span = publish_span(&row);
+                let span = self.publish_span(&row);
                 let taken =
                     span.in_scope(|| session.enqueue(&*self.broker, number, &row.message, after.as_ref()));
                 Box::pin(
@@ -462,10 +482,7 @@ impl OutboxRelay {
                 )
             }
             Action::Reject(rejection) => Box::pin(async move {
-                tracing::warn!(
-                    relay = relay.name, row = rejection.id, lane = ?rejection.lane, verdict = ?rejection.verdict,
-                    error = rejection.error, "an event was refused"
-                );
+                log_rejection(&rejection);
                 self.answer("reject", store.reject(&rejection)).await.map(Input::Rejected)
             }),
             Action::SetAside { lease, lane, ids, later } => Box::pin(async move {
@@ -506,19 +523,26 @@ impl OutboxRelay {
     ) -> Result<Result<T, Failed>, StoreError> {
         let call = async { call.await.map_err(|error| self.at(error)) };
         match timeout(self.settings.store_timeout, call).await {
-            Ok(Ok(answer)) => Ok(Ok(answer)),
-            Ok(Err(error)) if error.is_retryable() => {
+            Ok(Ok(answer)) => {
+                self.let_in.store(true, Ordering::Relaxed);
+                Ok(Ok(answer))
+            }
+            Ok(Err(error)) if error.is_retryable() || self.was_right_once(&error) => {
                 tracing::warn!(what, error = %WithCauses(&error), "the outbox's database failed; trying again");
                 Ok(Err(Failed))
             }
             Ok(Err(error)) => Err(error),
             Err(_) => {
-                let (timeout, database) =
-                    (self.settings.store_timeout, self.store.place().unwrap_or_default());
-                tracing::warn!(what, ?timeout, database, "the outbox's database did not answer in time");
+                let timeout = self.settings.store_timeout;
+                tracing::warn!(what, ?timeout, "the outbox's database did not answer in time");
                 Ok(Err(Failed))
             }
         }
+    }
+
+    /// A password that is changed, or a privilege that is taken away, while the relay runs may be given back.
+    fn was_right_once(&self, error: &StoreError) -> bool {
+        error.kind() == StoreErrorKind::Configuration && self.let_in.load(Ordering::Relaxed)
     }
 
     fn at(&self, error: StoreError) -> StoreError {
@@ -535,7 +559,7 @@ impl OutboxRelay {
         }
         let message = &row.message;
         let sent = Sent::now(&row);
-        let publish = async { self.broker.enqueue(message).await?.await }.instrument(publish_span(&row));
+        let publish = async { self.broker.enqueue(message).await?.await }.instrument(self.publish_span(&row));
         let error = match timeout(self.settings.publish_timeout, publish).await {
             Ok(Ok(receipt)) => {
                 sent.confirmed(&self.meters);
@@ -548,12 +572,21 @@ impl OutboxRelay {
             ),
         };
         let error_and_causes = WithCauses(&error);
-        tracing::warn!(row = row.id, topic = row.message.topic, class = %error.class(), error = %error_and_causes, "a publish failed");
+        let key = message.key.as_deref().map(key_for_people);
+        tracing::warn!(row = row.id, key, topic = message.topic, class = %error.class(), error = %error_and_causes, "a publish failed");
         let failure = PublishFailure { class: error.class(), error: error_and_causes.to_string() };
         if failure.class == ErrorClass::Destination {
             self.suspended.failed(&row.message.topic, &failure.error);
         }
         Input::Published { id: row.id, outcome: Err(failure) }
+    }
+
+    /// The writer's trace is what it belongs to, and no span that lasts as long as the relay.
+    fn publish_span(&self, row: &OutboxRow) -> tracing::Span {
+        tracing::debug_span!(
+            parent: None, "publish", database = self.database, row = row.id, event = %row.event_id,
+            topic = row.message.topic, traceparent = row.message.headers.get_str(header::TRACEPARENT)
+        )
     }
 
     async fn publish_in_session(
@@ -586,10 +619,32 @@ impl OutboxRelay {
     }
 }
 
-fn publish_span(row: &OutboxRow) -> tracing::Span {
-    tracing::debug_span!(
-        "publish", row = row.id, event = %row.event_id, topic = row.message.topic,
-        traceparent = row.message.headers.get_str(header::TRACEPARENT)
+/// In words that an operator knows, and finds again in what the program `cqrs` says.
+fn log_rejection(rejection: &Rejection) {
+    let Rejection { id: row, attempts, error, verdict, .. } = rejection;
+    let key = rejection.lane.key().map(key_for_people);
+    match verdict {
+        Verdict::Park { retry_in } => {
+            let then = format!("tried again in {retry_in:?}");
+            tracing::warn!(row, key, attempts, then, error, "an event was put aside");
+        }
+        Verdict::Bury { later } => {
+            let then = match later {
+                _ if key.is_none() => "into the dead letters",
+                LaterEvents::Wait => "into the dead letters; the later events of its key wait",
+                LaterEvents::GoOn => "into the dead letters; the later events of its key go on",
+                LaterEvents::Follow => "into the dead letters; the later events of its key follow it",
+            };
+            tracing::warn!(row, key, attempts, then, error, "an event was given up");
+        }
+    }
+}
+
+/// Text, or digits for what is none.
+fn key_for_people(key: &[u8]) -> String {
+    std::str::from_utf8(key).map_or_else(
+        |_| key.iter().fold("hex:".to_owned(), |hex, byte| format!("{hex}{byte:02x}")),
+        str::to_owned,
     )
 }
 

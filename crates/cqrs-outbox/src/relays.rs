@@ -1,6 +1,7 @@
 //! Several relays in one process.
 
 use std::any::Any;
+use std::convert::Infallible;
 use std::error::Error as StdError;
 use std::fmt;
 use std::future::{Future, pending};
@@ -9,13 +10,15 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cqrs_core::{Error, ErrorKind, Result, WithCauses};
-use futures_util::future::FutureExt;
+use futures_util::future::{FutureExt, select_all};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use crate::relay::OutboxRelay;
+use crate::retention::Retention;
 use crate::stats::RelayStats;
 
 #[cfg(test)]
@@ -46,7 +49,7 @@ mod tests;
 /// # When one of them cannot go on
 ///
 /// A database that is away is waited for by its own relay; the others do not notice. What waiting does not mend (tables that are
-/// missing, a refused login, a panic) ends one relay. Then **the others go on**, and that one is tried again, after a back-off of its
+/// missing, a login that is refused from the start, a panic) ends one relay. Then **the others go on**, and that one is tried again, after a back-off of its
 /// settings: somebody is about to run the migration, and no database is to stand still because of another. It is said in the log, by
 /// the name of the database, each time; [`stats`](Self::stats) has it as long as it lasts, and `cqrs_relay_running` of the metrics is 0.
 /// Only when **none** is left that goes on, all end: then it is more likely the program that was set up wrongly, and whoever
@@ -180,6 +183,20 @@ impl Relays {
         self.run(shutdown, true).await
     }
 
+    /// Removes from each of the databases what has passed its time, now and then, for ever: beside a run of these relays. As
+    /// [`Retention::purge_for_ever`], but the log says by the names of the databases whose it is.
+    ///
+    /// # Cancel safety
+    ///
+    /// As for [`Retention::purge_for_ever`].
+    pub async fn purge_for_ever(&self, retention: &Retention) -> Infallible {
+        let purging = self
+            .iter()
+            .map(|relay| Box::pin(retention.purge_for_ever(relay.store()).instrument(relay.span())));
+        // There is one at least.
+        select_all(purging).await.0
+    }
+
     /// The relays, in the order in which they were given.
     pub fn iter(&self) -> impl Iterator<Item = &OutboxRelay> {
         self.members.iter().map(|member| &member.relay)
@@ -279,7 +296,7 @@ impl Member {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return Ok(()),
-                checked = self.check() => checked?,
+                checked = self.check().instrument(self.relay.span()) => checked?,
             }
             if until_empty {
                 self.relay.run_until_empty_or(stop.cancelled()).await
@@ -307,11 +324,10 @@ impl Member {
         let (store, settings) = (self.relay.store(), self.relay.settings());
         let mut failures = 0;
         loop {
-            let database = self.relay.database();
             match timeout(settings.store_timeout, store.check()).await {
                 Ok(Ok(())) => return Ok(()),
                 Ok(Err(error)) if error.is_retryable() => {
-                    tracing::warn!(database, error = %WithCauses(&error), "the outbox's database cannot be reached; trying again");
+                    tracing::warn!(error = %WithCauses(&error), "the outbox's database cannot be reached; trying again");
                 }
                 Ok(Err(error)) => {
                     return Err(match store.place() {
@@ -320,7 +336,7 @@ impl Member {
                     }
                     .into_error());
                 }
-                Err(_) => tracing::warn!(database, "the outbox's database does not answer; trying again"),
+                Err(_) => tracing::warn!("the outbox's database does not answer; trying again"),
             }
             failures += 1;
             sleep(settings.backoff_after(failures)).await;

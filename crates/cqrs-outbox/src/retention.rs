@@ -124,14 +124,17 @@ impl Retention {
     pub async fn purge_for_ever(&self, store: &dyn OutboxStore) -> Infallible {
         loop {
             for (kept, time) in self.times() {
-                let database = store.place().unwrap_or_default();
                 match store.purge(kept, time).await {
                     Ok(0) => {}
                     Ok(removed) => {
-                        tracing::debug!(database, removed, "{kept} has passed its time and was removed")
+                        tracing::debug!(
+                            store = store.place(),
+                            removed,
+                            "{kept} has passed its time and was removed"
+                        )
                     }
                     Err(error) => {
-                        tracing::warn!(database, error = %WithCauses(&error), "{kept} cannot be removed; trying again");
+                        tracing::warn!(store = store.place(), error = %WithCauses(&error), "{kept} cannot be removed; trying again");
                     }
                 }
             }

@@ -37,6 +37,11 @@ impl Lane {
         self.0.first() == Some(&b'k')
     }
 
+    /// The key, if it is the lane of one.
+    pub fn key(&self) -> Option<&[u8]> {
+        self.0.strip_prefix(b"k")
+    }
+
     /// As it stands in the database.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0

@@ -66,6 +66,14 @@ async fn arguments() {
             relay(&["--broker", "amqp://h", "--database", "other=oracle://me:hunter2@h"]),
             vec!["`oracle`", "`postgres://`"],
         ),
+        (
+            "relay\n--broker\namqp://h\n--database\na=sqlite://x\n--database\na=sqlite://y".to_owned(),
+            vec!["the name `a` is given to two databases", "its own"],
+        ),
+        (
+            "relay\n--broker\namqp://h\n--database\n=postgres://me:hunter2@h/d".to_owned(),
+            vec!["the name before `=` is empty"],
+        ),
         ("relay\n--broker\namqp://h\n--database\n ".to_owned(), vec!["`--database` is empty"]),
         (relay(&["--broker", "amqp://h", "--linger", "5ms"]), vec!["--linger", "Kafka"]),
         (
@@ -91,6 +99,8 @@ async fn arguments() {
     ] {
         cqrs(&arguments.split('\n').collect::<Vec<_>>()).await.expect_error(2, &parts);
     }
+    let ran = cqrs(&["relay", "--database", &site.url, "--broker", "nats://h"]).await;
+    assert!(!ran.err.contains("memory://"), "what is refused is not offered: {ran:?}");
     // The same by variables.
     let variables = [
         ("CQRS_DATABASE_URL", &*site.url),
@@ -137,7 +147,18 @@ async fn refused(server: String) {
     wrong.set_password(Some("hunter2")).unwrap();
     let mut nowhere = Url::parse(&server).unwrap();
     nowhere.set_path("/cqrs_no_such_database");
-    for (url, part) in [(wrong, "***@"), (nowhere, "cqrs_no_such_database")] {
+    let mut silent = Url::parse(&server).unwrap();
+    silent.set_password(None).unwrap();
+    let mut urls = vec![(wrong, "***@"), (nowhere, "cqrs_no_such_database")];
+    // The client library has no TLS, and says of itself that a password is wanted.
+    if server.starts_with("postgres") {
+        urls.push((silent, "password missing"));
+        urls.push((Url::parse(&format!("{server}?sslmode=require")).unwrap(), "TLS"));
+    } else {
+        urls.push((silent, "Access denied"));
+        urls.push((Url::parse(&format!("{server}?require_ssl=true")).unwrap(), "SSL"));
+    }
+    for (url, part) in urls {
         cqrs(&["outbox", "status", "--database", url.as_str()])
             .await
             .expect_error(2, &[part, "check the URL"]);

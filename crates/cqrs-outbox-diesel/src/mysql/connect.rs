@@ -12,7 +12,7 @@ use diesel_async::pooled_connection::deadpool::Pool;
 use diesel_async::pooled_connection::{AsyncDieselConnectionManager, ManagerConfig, RecyclingMethod};
 use diesel_async::{AsyncMysqlConnection, SimpleAsyncConnection};
 use futures_util::future::{BoxFuture, FutureExt, ready};
-use mysql_async::{Conn, Opts, OptsBuilder};
+use mysql_async::{Conn, DriverError, Opts, OptsBuilder};
 use tokio::time::timeout;
 
 use super::watch::{is_at_rest, watch};
@@ -98,7 +98,8 @@ impl MySqlBuilder {
     }
 
     /// Makes connections with a function of yours, which gets the URL, as `mysql://`: the way to TLS, since the choice of a
-    /// TLS library is left to you (a feature of `mysql_async`).
+    /// TLS library is left to you (a feature of `mysql_async`). What waiting does not mend (a wrong password, a certificate that is
+    /// refused) it tells as `ConnectionError::InvalidConnectionUrl`, which ends a relay at its start; any other error is tried again.
     ///
     /// ```no_run
     /// use cqrs_outbox_diesel::{MySql, Outbox};
@@ -258,13 +259,19 @@ async fn without_tls(url: &str) -> ConnectionResult<AsyncMysqlConnection> {
         // Diesel has its own.
         .stmt_cache_size(0);
     let conn = Conn::new(opts).await.map_err(|error| match error {
-        // What waiting does not mend: a login that is refused, a database that is not there.
+        // What waiting does not mend: a login that is refused, or whose password has expired; a database that is not there.
         mysql_async::Error::Server(error)
-            if matches!(error.code, 1044 | 1045 | 1049 | 1130 | 1251 | 1698) =>
+            if matches!(error.code, 1044 | 1045 | 1049 | 1130 | 1251 | 1698 | 1862) =>
         {
             ConnectionError::InvalidConnectionUrl(error.message)
         }
         mysql_async::Error::Url(error) => invalid(error),
+        // A way to log in that the client library does not know, or not without TLS.
+        mysql_async::Error::Driver(
+            error @ (DriverError::UnknownAuthPlugin { .. }
+            | DriverError::CleartextPluginDisabled
+            | DriverError::NoClientSslFlagFromServer),
+        ) => ConnectionError::InvalidConnectionUrl(error.to_string()),
         mysql_async::Error::Server(error) => ConnectionError::BadConnection(error.message),
         error => ConnectionError::BadConnection(error.to_string()),
     })?;

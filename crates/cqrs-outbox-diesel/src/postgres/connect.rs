@@ -95,7 +95,8 @@ impl PgBuilder {
     }
 
     /// Makes connections with a function of yours, which gets the URL: the way to TLS, since the client library leaves
-    /// the choice of a TLS library to you.
+    /// the choice of a TLS library to you. What waiting does not mend (a wrong password, a certificate that is refused) it tells as
+    /// `ConnectionError::InvalidConnectionUrl`, which ends a relay at its start; any other error is tried again.
     ///
     /// ```no_run
     /// use cqrs_outbox_diesel::{Outbox, Pg};
@@ -215,6 +216,9 @@ async fn without_tls(url: &str) -> ConnectionResult<AsyncPgConnection> {
             {
                 ConnectionError::InvalidConnectionUrl(what)
             }
+            None if MISCONFIGURED.iter().any(|known| what.starts_with(known)) => {
+                ConnectionError::InvalidConnectionUrl(what)
+            }
             _ => ConnectionError::BadConnection(what),
         }
     };
@@ -231,6 +235,11 @@ async fn without_tls(url: &str) -> ConnectionResult<AsyncPgConnection> {
     let (client, connection) = config.connect(tokio_postgres::NoTls).await.map_err(refused)?;
     AsyncPgConnection::try_from_client_and_connection(client, connection).await
 }
+
+/// What the client library finds itself: no password where the server wants one, a way to log in that it does not know, TLS where one side
+/// has none. It keeps the kinds of its errors for itself.
+const MISCONFIGURED: [&str; 3] =
+    ["invalid configuration", "authentication error", "error performing TLS handshake"];
 
 fn with_source(error: &tokio_postgres::Error) -> String {
     let said = match std::error::Error::source(error) {

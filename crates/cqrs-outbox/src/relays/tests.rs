@@ -1,3 +1,4 @@
+use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -6,19 +7,26 @@ use cqrs_core::broker::memory::MemoryBroker;
 use cqrs_core::{ErrorKind, Message};
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
+use tracing::Level;
+use tracing::subscriber::DefaultGuard;
 use uuid::Uuid;
 
 use super::{Relays, RelaysFailed};
 use crate::{
-    Confirmed, Fenced, Heartbeat, Lane, LaterEvents, Lease, MemoryOutbox, OutboxRelay, OutboxRow,
-    OutboxStore, Ownership, ReadRequest, Rejection, RelayId, StoreError, StoreErrorKind,
+    Confirmed, Fenced, Heartbeat, Kept, Lane, LaterEvents, Lease, MemoryOutbox, OutboxRelay, OutboxRow,
+    OutboxStore, Ownership, ReadRequest, Rejection, RelayId, RelaySettings, Retention, StoreError,
+    StoreErrorKind,
 };
 
 #[derive(Clone, Copy, Debug)]
 enum State {
     Well,
+    /// An operator has stopped all relaying.
+    OnHold,
     Away,
     WithoutTables,
+    /// The password is another one.
+    Refusing,
     /// Tables of a version that this relay must not touch, which only a look at them shows.
     TooNew,
     /// A driver with a bug.
@@ -44,9 +52,10 @@ impl Site {
     fn answers(&self) -> Result<(), StoreError> {
         let state = *self.state.lock().unwrap();
         match state {
-            State::Well | State::TooNew => Ok(()),
+            State::Well | State::OnHold | State::TooNew => Ok(()),
             State::Away => Err(StoreError::new(StoreErrorKind::Unavailable, "away")),
             State::WithoutTables => Err(StoreError::new(StoreErrorKind::Schema, "no tables")),
+            State::Refusing => Err(StoreError::new(StoreErrorKind::Configuration, "refused")),
             State::Panicking => panic!("a bug"),
         }
     }
@@ -75,7 +84,9 @@ impl OutboxStore for Site {
 
     async fn heartbeat(&self, relay: &RelayId, heartbeat: &Heartbeat) -> Result<Ownership, StoreError> {
         self.answers()?;
-        self.outbox.heartbeat(relay, heartbeat).await
+        let mut ownership = self.outbox.heartbeat(relay, heartbeat).await?;
+        ownership.hold = matches!(*self.state.lock().unwrap(), State::OnHold);
+        Ok(ownership)
     }
 
     async fn read(&self, request: &ReadRequest) -> Result<Vec<OutboxRow>, StoreError> {
@@ -109,6 +120,10 @@ impl OutboxStore for Site {
         self.outbox.open_gate(lease, lane).await
     }
 
+    async fn purge(&self, _: Kept, _: Duration) -> Result<u64, StoreError> {
+        self.answers().map(|()| 0)
+    }
+
     async fn leave(&self, relay: &RelayId) -> Result<(), StoreError> {
         self.outbox.leave(relay).await
     }
@@ -121,6 +136,42 @@ fn relays(sites: &[(&str, &Site)]) -> Relays {
         OutboxRelay::builder(site, broker.clone()).database(*name).build().unwrap()
     }))
     .unwrap()
+}
+
+/// What is logged on this thread.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    /// As long as the guard lives.
+    fn listen(&self) -> DefaultGuard {
+        let log = self.clone();
+        let format = tracing_subscriber::fmt().with_ansi(false).with_max_level(Level::WARN);
+        tracing::subscriber::set_default(format.with_writer(move || log.clone()).finish())
+    }
+
+    fn lines(&self) -> Vec<String> {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap().lines().map(str::to_owned).collect()
+    }
+
+    /// The lines with these words, of which there has to be one.
+    #[track_caller]
+    fn with(&self, words: &str) -> Vec<String> {
+        let mut lines = self.lines();
+        lines.retain(|line| line.contains(words));
+        assert!(!lines.is_empty(), "{words:?} is not in {:#?}", self.lines());
+        lines
+    }
+}
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Until it is so, by a clock that does not tick.
@@ -263,6 +314,47 @@ async fn one_alone_ends_as_it_does_by_itself() {
     assert_eq!(error.downcast_ref::<StoreError>().unwrap().kind(), StoreErrorKind::Schema);
 }
 
+/// So a wrong URL is told at once, and a password that is changed is no reason to end.
+#[tokio::test(start_paused = true)]
+async fn a_login_that_is_refused_ends_a_relay_only_if_it_was_never_accepted() {
+    let [orders, shop] = [Site::new(State::Refusing), Site::new(State::Well)];
+    let alone = relays(&[("orders", &orders)]);
+    let error = alone.run_until(std::future::pending()).await.unwrap_err();
+    assert_eq!(error.downcast_ref::<StoreError>().unwrap().kind(), StoreErrorKind::Configuration);
+    // It comes up, and refuses.
+    for without_company in [false, true] {
+        orders.becomes(State::Away);
+        let running = async {
+            match without_company {
+                true => alone.iter().next().unwrap().run_until(std::future::pending()).await,
+                false => alone.run_until(std::future::pending()).await,
+            }
+        };
+        let course = async {
+            sleep(Duration::from_secs(60)).await;
+            orders.becomes(State::Refusing);
+        };
+        let (ended, ()) = tokio::join!(timeout(Duration::from_secs(600), running), course);
+        ended.expect("it goes on").unwrap_err();
+    }
+
+    let both = relays(&[("orders", &orders), ("shop", &shop)]);
+    let course = async {
+        assert!(fails(&both, "orders", true).await.unwrap().contains("refused"));
+        orders.becomes(State::Well);
+        fails(&both, "orders", false).await;
+        for _ in 0..2 {
+            orders.becomes(State::Refusing);
+            orders.add();
+            sleep(Duration::from_secs(60)).await;
+            assert_eq!((orders.outbox.waiting(), both.stats()[0].failure.clone()), (1, None));
+            orders.becomes(State::Well);
+            orders.drained().await;
+        }
+    };
+    both.run_until(course).await.unwrap();
+}
+
 /// Like a crash.
 #[tokio::test(start_paused = true)]
 async fn none_runs_on_when_the_run_is_dropped() {
@@ -279,6 +371,78 @@ async fn none_runs_on_when_the_run_is_dropped() {
     site.add();
     sleep(Duration::from_secs(60)).await;
     assert_eq!(site.outbox.waiting(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_line_of_the_log_says_whose_it_is_and_what_becomes_of_an_event() {
+    let (log, site) = (Log::default(), Site::new(State::Well));
+    let _guard = log.listen();
+    let broker = Arc::new(MemoryBroker::builder().max_message_bytes(100).build());
+    let settings =
+        RelaySettings { max_attempts: 2, backoff: Duration::from_secs(2), ..RelaySettings::default() };
+    let relay = OutboxRelay::builder(Arc::new(site.clone()), broker).settings(settings).database("orders");
+    let relays = Relays::new([relay.build().unwrap()]).unwrap();
+    for key in [Some(&b"r\xc3\xb6m 5"[..]), Some(b"\x00\xff"), None] {
+        let mut message = Message::new("rooms", vec![b'.'; 200]);
+        message.id = Some(Uuid::new_v4().into());
+        message.name = "room_closed".to_owned();
+        message.key = key.map(Into::into);
+        site.outbox.add(message).unwrap();
+    }
+    let course = async {
+        at_last("all are dead", || (site.outbox.dead_letters().len() == 3).then_some(())).await;
+        site.becomes(State::OnHold);
+        at_last("it is on hold", || relays.stats()[0].stats.hold.then_some(())).await;
+        site.becomes(State::Away);
+        at_last("it is told", || log.lines().iter().any(|line| line.contains("removed")).then_some(())).await;
+    };
+    let retention = Retention::default();
+    tokio::select! {
+        ended = relays.run_until(course) => ended.unwrap(),
+        _ = relays.purge_for_ever(&retention) => {}
+    }
+    let all = log.lines();
+    assert!(all.iter().all(|line| line.contains("database=\"orders\"")), "{all:#?}");
+    for words in ["a publish failed", "is on hold", "the outbox's database failed", "cannot be removed"] {
+        log.with(words);
+    }
+    let (aside, given_up) = (log.with("an event was put aside"), log.with("an event was given up"));
+    for (lines, then) in [(&aside, "then=\"tried again in 2s\""), (&given_up, "then=\"into the dead letters")]
+    {
+        assert_eq!(lines.len(), 3);
+        assert!(lines.iter().all(|line| line.contains(then)), "{lines:#?}");
+        for key in ["key=\"röm 5\"", "key=\"hex:00ff\""] {
+            assert!(lines.iter().any(|line| line.contains(key)), "{key}: {lines:#?}");
+        }
+    }
+    // Nothing comes behind an event without a key.
+    let waits = given_up.iter().filter(|line| line.contains("the later events of its key wait"));
+    assert_eq!(waits.count(), 2, "{given_up:#?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hold_is_told_once_in_each_run_and_its_end_when_it_ends() {
+    let (log, site) = (Log::default(), Site::new(State::OnHold));
+    let _guard = log.listen();
+    let relays = relays(&[("orders", &site)]);
+    let is_held = |held: bool| {
+        let relays = &relays;
+        async move {
+            relays.iter().next().unwrap().started().await;
+            at_last("it knows", || (relays.stats()[0].stats.hold == held).then_some(())).await
+        }
+    };
+    for _ in 0..2 {
+        relays.run_until(is_held(true)).await.unwrap();
+    }
+    assert_eq!((log.with("is on hold").len(), log.lines().len()), (2, 2), "{:#?}", log.lines());
+    let course = async {
+        is_held(true).await;
+        site.becomes(State::Well);
+        is_held(false).await;
+    };
+    relays.run_until(course).await.unwrap();
+    assert_eq!((log.with("has ended").len(), log.lines().len()), (1, 4), "{:#?}", log.lines());
 }
 
 #[test]
