@@ -65,7 +65,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use cqrs_core::{
     Correlation, Encoder, Error, ErrorKind, EventKind, Headers, IntoMessage, Message, Outgoing, Result,
 };
-use serde_json::json;
+use serde::Serialize;
 use uuid::Uuid;
 
 pub use crate::names::TableNames;
@@ -200,12 +200,11 @@ impl OutboxRecord {
     /// What is bound, in the order of [`COLUMNS`](Self::COLUMNS) and in the form that this database stores.
     pub fn into_values(self, dialect: Dialect) -> [Value; 11] {
         let tombstone = i32::from(self.payload.is_none());
+        let occurred_at = self.occurred_at.to_rfc3339_opts(SecondsFormat::Micros, true);
         let occurred_at = match dialect {
             // UTC without saying so: the column has no time zone.
-            Dialect::MySql => self.occurred_at.format("%Y-%m-%d %H:%M:%S%.6f").to_string(),
-            Dialect::Postgres | Dialect::Sqlite => {
-                self.occurred_at.to_rfc3339_opts(SecondsFormat::Micros, true)
-            }
+            Dialect::MySql => occurred_at.trim_end_matches('Z').replacen('T', " ", 1),
+            Dialect::Postgres | Dialect::Sqlite => occurred_at,
         };
         [
             Value::Text(self.event_id.to_string()),
@@ -246,7 +245,8 @@ impl TryFrom<Message> for OutboxRecord {
             event_name: message.name,
             topic: message.topic,
             message_key: message.key.map(Into::into),
-            headers: headers_to_json(&message.headers),
+            headers: headers_to_json(&message.headers)
+                .map_err(|error| refused(format!("the headers cannot be written as JSON: {error}")))?,
             content_type: message.content_type.unwrap_or_else(|| "application/json".to_owned()),
             payload: message.payload.map(Into::into),
             occurred_at: message.timestamp.unwrap_or_else(Utc::now),
@@ -313,14 +313,24 @@ fn insert_sql(dialect: Dialect, rows: usize) -> String {
     format!("INSERT INTO cqrs_outbox ({}) VALUES {}", OutboxRecord::COLUMNS.join(", "), rows.join(", "))
 }
 
-/// Pairs in their order; a value that is not UTF-8, or has a NUL, which PostgreSQL's JSON cannot hold, as
-/// `{"hex": ".."}`.
-fn headers_to_json(headers: &Headers) -> String {
-    let pairs = headers.iter().map(|(name, value)| match std::str::from_utf8(value) {
-        Ok(value) if !value.contains('\0') => json!([name, value]),
-        _ => json!([name, { "hex": to_hex(value) }]),
-    });
-    serde_json::Value::Array(pairs.collect()).to_string()
+/// The value of a header; one that is not UTF-8, or has a NUL, which PostgreSQL's JSON cannot hold, as `{"hex": ".."}`.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum HeaderValue<'a> {
+    Text(&'a str),
+    Bytes { hex: String },
+}
+
+/// Pairs in their order.
+fn headers_to_json(headers: &Headers) -> serde_json::Result<String> {
+    let pairs: Vec<(&str, HeaderValue<'_>)> = headers
+        .iter()
+        .map(|(name, value)| match std::str::from_utf8(value) {
+            Ok(value) if !value.contains('\0') => (name, HeaderValue::Text(value)),
+            _ => (name, HeaderValue::Bytes { hex: to_hex(value) }),
+        })
+        .collect();
+    serde_json::to_string(&pairs)
 }
 
 fn to_hex(bytes: &[u8]) -> String {

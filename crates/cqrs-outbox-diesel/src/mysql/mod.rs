@@ -525,7 +525,7 @@ impl Statements for MySql {
     }
 
     async fn settle_hot(on: &mut On<'_, MySql>, rows: &[i64]) -> QueryResult<usize> {
-        on.query(sql::SETTLE_HOT).bind::<Text, _>(ids(rows)).execute(on.conn).await
+        kept(on.sql(sql::SETTLE_HOT), [Parameter::Text(&ids(rows))]).execute(on.conn).await
     }
 
     async fn settle_parked(on: &mut On<'_, MySql>, confirmed: &[&Confirmed]) -> QueryResult<()> {

@@ -218,17 +218,19 @@ macro_rules! is_of_lane {
     };
 }
 
-/// The columns of a waiting row of the table `o`, but for `group_no`; and how many bytes come before it in this order.
+/// The columns of a waiting row of the table `o`, of this group; and how many bytes come before it in this order.
 ///
 /// Whether a lane is gated is asked row by row. For an `EXISTS`, all gates would be read into a table first where there are
 /// some thousands.
 macro_rules! waiting {
-    ($order:literal) => {
+    ($group:literal, $order:literal) => {
         concat!(
             "o.id, uuid_send(o.event_id) AS event_id, o.event_name, o.event_kind, o.event_version, o.topic, \
              o.message_key, o.headers, o.content_type, o.payload, o.payload_text, \
              to_char(o.occurred_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') AS occurred_at, \
-             o.attempts, o.size, coalesce((SELECT true FROM cqrs_outbox_gate g WHERE g.lane = ",
+             o.attempts, o.size, ",
+            $group,
+            " AS group_no, coalesce((SELECT true FROM cqrs_outbox_gate g WHERE g.lane = ",
             lane!("o"),
             "), false) AS gated, NULL::bytea AS lane, sum(o.size) OVER (ORDER BY ",
             $order,
@@ -275,8 +277,8 @@ pub(super) const READ_ALL: &str = concat!(
     "WITH floors AS MATERIALIZED (",
     floors_hold!("$1", "$2", "$3"),
     ") SELECT *, (SELECT hold FROM floors) AS floors_hold FROM (SELECT ",
-    waiting!("o.id"),
-    ", (o.slot / 64)::int AS group_no FROM ( \
+    waiting!("(o.slot / 64)::int", "o.id"),
+    " FROM ( \
             SELECT * FROM cqrs_outbox o \
             WHERE o.id > (CASE WHEN (SELECT hold FROM floors) THEN $4 ELSE -9223372036854775808 END) \
                 AND o.id NOT IN (SELECT unnest($5::bigint[])) \
@@ -293,9 +295,8 @@ macro_rules! read_groups {
             "WITH floors AS MATERIALIZED (",
             floors_hold!("$1", "$2", "$3"),
             ") SELECT *, (SELECT hold FROM floors) AS floors_hold FROM (SELECT ",
-            waiting!($order),
-            ", grp.no AS group_no \
-                FROM unnest($4::int[], $5::bigint[]) AS grp(no, floor) CROSS JOIN LATERAL ( \
+            waiting!("grp.no", $order),
+            " FROM unnest($4::int[], $5::bigint[]) AS grp(no, floor) CROSS JOIN LATERAL ( \
                     SELECT ",
             $columns,
             " FROM cqrs_outbox o \

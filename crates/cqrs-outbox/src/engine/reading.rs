@@ -13,9 +13,6 @@ impl Engine {
         if self.reading.is_some() || self.hold || now < self.store_resumes {
             return None;
         }
-        let leases: Vec<Lease> = self.valid_leases(now).collect();
-        let room = self.settings.max_rows.saturating_sub(self.rows.len());
-        let bytes = self.settings.max_bytes.saturating_sub(self.bytes);
         let is_full = !self.has_room(8);
         // Each read has to step over what is in memory. But what is in memory may all be of a few keys that are slow.
         let waits = is_full || (now < self.top_up_at && !self.has_room(2));
@@ -24,6 +21,7 @@ impl Engine {
         if !hot_is_due && !parked_is_due {
             return None;
         }
+        let leases: Vec<Lease> = self.valid_leases(now).collect();
         if leases.is_empty() || waits {
             // Owed until there is room, or leases.
             (self.read_now, self.read_parked_now) = (hot_is_due, parked_is_due);
@@ -38,6 +36,8 @@ impl Engine {
         // In turns, so that neither waits for ever where a read takes as long as a heartbeat's interval.
         self.parked_last = parked_is_due && !(hot_is_due && self.parked_last);
         self.doubtful.clear();
+        let room = self.settings.max_rows.saturating_sub(self.rows.len());
+        let bytes = self.settings.max_bytes.saturating_sub(self.bytes);
         let request = ReadRequest {
             leases,
             known: self.rows.keys().copied().collect(),
