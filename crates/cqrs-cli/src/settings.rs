@@ -100,6 +100,11 @@ pub(crate) struct SettingsArgs {
     /// How many events are with the broker at the same time, each of another key
     #[arg(long, value_name = "COUNT", env = "CQRS_RELAY_MAX_IN_FLIGHT", default_value_t = default().max_in_flight)]
     max_in_flight: usize,
+    /// How many events of one key are with the broker at the same time, in their order: with more than 1 a key that has a backlog
+    /// goes as fast as the broker takes it. Kafka only
+    #[arg(long, value_name = "COUNT", env = "CQRS_RELAY_MAX_IN_FLIGHT_PER_KEY",
+        default_value_t = default().max_in_flight_per_key)]
+    max_in_flight_per_key: usize,
     /// How long one publish may take until its outcome counts as unknown
     #[arg(long, value_name = "TIME", env = "CQRS_RELAY_PUBLISH_TIMEOUT",
         default_value_t = Span(default().publish_timeout))]
@@ -143,6 +148,7 @@ impl From<&SettingsArgs> for RelaySettings {
         settings.max_rows = args.max_rows;
         settings.max_bytes = args.max_bytes;
         settings.max_in_flight = args.max_in_flight;
+        settings.max_in_flight_per_key = args.max_in_flight_per_key;
         settings.publish_timeout = args.publish_timeout.0;
         settings.store_timeout = args.store_timeout.0;
         settings.settle_linger = args.settle_linger.0;

@@ -42,6 +42,7 @@ impl Session {
         if self.present.as_ref().is_none_or(|(present, _)| *present != number) {
             self.present = Some((number, None));
             let session = broker.publish_session().map_err(NotConfirmed::first)?;
+            tracing::info!(number, "opened a publish session");
             self.present =
                 Some((number, Some(Arc::new(Open { session, has_failed: AtomicBool::new(false) }))));
         }

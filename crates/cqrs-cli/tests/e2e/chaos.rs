@@ -10,9 +10,13 @@
 //! itself, each where the server has done it and nobody hears of it. Once it swallows everything for a while and closes
 //! nothing.
 //!
+//! Once more with Kafka, its relays have several events of a key with the broker at the same time. They live longer then: of what a
+//! relay that died had in memory, each event goes alone.
+//!
 //! `CQRS_CHAOS_ROWS` says how many transactions there are; 4,000 unless set, and 100,000 in `just chaos`.
 
 use std::collections::HashSet;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -38,7 +42,6 @@ use crate::support::Relay;
 const KEYS: u64 = 64;
 const WRITERS: u64 = 8;
 const RELAYS: usize = 4;
-const KILL_EVERY: Duration = Duration::from_millis(200);
 const CUT_EVERY: Duration = Duration::from_millis(200);
 
 /// Of the relays of a [`Road`].
@@ -62,7 +65,29 @@ struct Written {
 /// How each of them begins on the wire.
 const PAYLOAD: &[u8] = br#"{"key":"key-"#;
 
+/// How the relays of a run send, and how long they live.
+#[derive(Clone, Copy)]
+pub(crate) struct Manner {
+    pub(crate) name: &'static str,
+    settings: &'static [&'static str],
+    kill_every: Duration,
+    in_sessions: bool,
+}
+
+impl Manner {
+    pub(crate) const ONE_BY_ONE: Self =
+        Self { name: "chaos", settings: &[], kill_every: Duration::from_millis(200), in_sessions: false };
+
+    pub(crate) const TOGETHER: Self = Self {
+        name: "chaos_together",
+        settings: &["--max-in-flight-per-key", "16", "--max-rows", "200"],
+        kill_every: Duration::from_millis(800),
+        in_sessions: true,
+    };
+}
+
 pub(crate) async fn drive<D: Db>(
+    manner: Manner,
     site: &Site,
     database: Option<&RealServer>,
     broker: &RealBroker,
@@ -84,7 +109,9 @@ pub(crate) async fn drive<D: Db>(
         in_doubt: AtomicUsize::new(0),
     });
     let network = Network::before::<D>(database, broker)?;
-    let fleet = Fleet::start(network.road(site, broker)?);
+    let logs = tempfile::tempdir()?;
+    let log = logs.path().join("relays");
+    let fleet = Fleet::start(network.road(site, broker, manner, log.clone())?);
 
     let progress = Progress(writers.progress.subscribe());
     let over = CancellationToken::new();
@@ -98,7 +125,7 @@ pub(crate) async fn drive<D: Db>(
     };
     let cut = async { Ok(network.cut_until(&over).await) };
     let (committed, kills, cuts) = tokio::select! {
-        done = async { tokio::try_join!(work, fleet.kill_until(&over), cut) } => done?,
+        done = async { tokio::try_join!(work, fleet.kill_until(&over, manner.kill_every), cut) } => done?,
         ended = audit.ended() => return Err(ended),
     };
     let written = began.elapsed();
@@ -137,9 +164,14 @@ pub(crate) async fn drive<D: Db>(
     let settled = timeout(PATIENCE, settled).await;
     settled.map_err(|_| Error::handler("what has arrived is still in the outbox"))??;
     fleet.stop().await;
+    let sessions = match std::fs::read_to_string(&log) {
+        Ok(logged) => logged.matches("opened a publish session").count(),
+        Err(_) => 0,
+    };
+    assert_eq!(sessions > 0, manner.in_sessions, "{sessions} publish sessions");
     connected.close().await?;
     println!(
-        "{version} x {}: {committed} committed, {in_doubt} in doubt for a while; {kills} relays killed, {convicted} events convicted of it and replayed; connections cut {}; {verdict}; written in {written:.1?}, all in {:.1?}",
+        "{version} x {}: {committed} committed, {in_doubt} in doubt for a while; {kills} relays killed, {convicted} events convicted of it and replayed; {sessions} publish sessions; connections cut {}; {verdict}; written in {written:.1?}, all in {:.1?}",
         broker.kind.name(),
         cuts.iter().map(|cut| format!("{} x {}", cut.times, cut.at)).collect::<Vec<_>>().join(", "),
         began.elapsed(),
@@ -366,9 +398,9 @@ impl Fleet {
     }
 
     /// Gives how many were killed.
-    async fn kill_until(&self, over: &CancellationToken) -> Result<usize> {
+    async fn kill_until(&self, over: &CancellationToken, every: Duration) -> Result<usize> {
         let mut kills = 0;
-        while timeout(KILL_EVERY, over.cancelled()).await.is_err() {
+        while timeout(every, over.cancelled()).await.is_err() {
             let nth = Uuid::new_v4().as_u128() as usize % RELAYS;
             let Ok(mut member) = self.relays[nth].try_lock() else { continue };
             assert!(member.relay.is_alive(), "a relay ended by itself");
@@ -415,12 +447,14 @@ impl Network {
         Ok(Self { database, broker: (broker.server.proxy()?, vec![confirm]) })
     }
 
-    fn road(&self, site: &Site, broker: &RealBroker) -> Result<Road> {
+    fn road(&self, site: &Site, broker: &RealBroker, manner: Manner, log: PathBuf) -> Result<Road> {
         let database = match &self.database {
             Some((proxy, _)) => through(&site.url, proxy)?,
             None => site.url.clone(),
         };
-        Ok(Road { database, broker: broker.url_through(&self.broker.0)? })
+        let broker = broker.url_through(&self.broker.0)?;
+        let log = manner.in_sessions.then_some(log);
+        Ok(Road { database, broker, settings: manner.settings, log })
     }
 
     async fn cut_until(&self, over: &CancellationToken) -> Vec<Cut> {

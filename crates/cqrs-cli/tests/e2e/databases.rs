@@ -9,6 +9,7 @@ use diesel_async::{RunQueryDsl, SimpleAsyncConnection};
 use tempfile::TempDir;
 use uuid::Uuid;
 
+use crate::chaos::Manner;
 use crate::servers::{RealBroker, RealServer};
 use crate::{chaos, in_memory, road};
 
@@ -77,11 +78,15 @@ pub(crate) trait Db: Backend {
     }
 
     /// Everything is killed, the database too if it is a server.
-    fn in_chaos(server: Option<RealServer>, broker: RealBroker) -> impl Future<Output = Result<()>> {
+    fn in_chaos(
+        server: Option<RealServer>,
+        broker: RealBroker,
+        manner: Manner,
+    ) -> impl Future<Output = Result<()>> {
         async move {
             let site = Self::site(server.as_ref().map_or_else(String::new, |server| server.url().to_owned()))
                 .await?;
-            let ended = chaos::drive::<Self>(&site, server.as_ref(), &broker).await;
+            let ended = chaos::drive::<Self>(manner, &site, server.as_ref(), &broker).await;
             site.clean_up::<Self>().await?;
             ended
         }

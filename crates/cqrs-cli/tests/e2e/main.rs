@@ -25,6 +25,7 @@ use cqrs::diesel::{MySql, Pg, Sqlite};
 use cqrs_testing::services::{Service, trial_with_own};
 use libtest_mimic::{Arguments, Failed, Trial};
 
+use self::chaos::Manner;
 use self::databases::Db;
 use self::servers::{Kind, Servers};
 
@@ -55,13 +56,21 @@ fn cells<D: Db>(trials: &mut Vec<Trial>, servers: &Arc<Servers>, database: Optio
             block_on(D::with_processes(url, broker))
         });
         trials.push(on(database, broker, &[kind.service()], format!("{}_x_{}", D::NAME, kind.name()), cell));
-        let own = Arc::clone(servers);
-        let cell: Cell = Box::new(move |_| {
-            let database = database.map(|database| own.of(database)).transpose()?;
-            block_on(D::in_chaos(database, own.broker(kind)?))
-        });
-        let killed: Vec<_> = database.into_iter().chain(broker).collect();
-        trials.push(on(database, broker, &killed, format!("chaos_{}_x_{}", D::NAME, kind.name()), cell));
+        let mut manners = vec![Manner::ONE_BY_ONE];
+        // Once: which database it is makes no difference to the way to the broker.
+        if matches!((kind, database), (Kind::Kafka, Some(Service::Postgres))) {
+            manners.push(Manner::TOGETHER);
+        }
+        for manner in manners {
+            let own = Arc::clone(servers);
+            let cell: Cell = Box::new(move |_| {
+                let database = database.map(|database| own.of(database)).transpose()?;
+                block_on(D::in_chaos(database, own.broker(kind)?, manner))
+            });
+            let killed: Vec<_> = database.into_iter().chain(broker).collect();
+            let name = format!("{}_{}_x_{}", manner.name, D::NAME, kind.name());
+            trials.push(on(database, broker, &killed, name, cell));
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! The two services and the audit; and a cell whose relays and broker are processes.
 
+use std::fs::OpenOptions;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -19,7 +21,7 @@ use uuid::Uuid;
 
 use crate::databases::{Db, Site, effects};
 use crate::servers::RealBroker;
-use crate::support::Relay;
+use crate::support::{Relay, program};
 
 pub(crate) const COMMANDS: u64 = 2_000;
 pub(crate) const KEYS: u64 = 32;
@@ -238,6 +240,10 @@ impl Services {
 pub(crate) struct Road {
     pub(crate) database: String,
     pub(crate) broker: String,
+    /// Settings of its relays beyond those below.
+    pub(crate) settings: &'static [&'static str],
+    /// Where its relays log, if somebody wants to know.
+    pub(crate) log: Option<PathBuf>,
 }
 
 impl Road {
@@ -250,7 +256,8 @@ impl Road {
 
     /// A relay that may not be ready yet.
     pub(crate) fn spawn(&self, name: &str) -> Relay {
-        Relay::spawn(&[
+        let mut command = program();
+        command.arg("relay").args([
             "--database",
             &self.database,
             "--broker",
@@ -270,7 +277,13 @@ impl Road {
             "50ms",
             "--max-backoff",
             "1s",
-        ])
+        ]);
+        command.args(self.settings);
+        if let Some(log) = &self.log {
+            let log = OpenOptions::new().create(true).append(true).open(log).unwrap();
+            command.stderr(log).env("RUST_LOG", "error,cqrs_outbox=info,lapin=off,librdkafka=off");
+        }
+        Relay::from_command(command)
     }
 }
 
@@ -278,7 +291,7 @@ impl Road {
 pub(crate) async fn drive<D: Db>(site: &Site, broker: &RealBroker) -> Result<()> {
     let outbox = site.prepare::<D>(KEYS).await?;
     let topic = format!("counts-{}", Uuid::new_v4().simple());
-    let road = Road { database: site.url.clone(), broker: broker.url() };
+    let road = Road { database: site.url.clone(), broker: broker.url(), settings: &[], log: None };
     let connected = cqrs::app::connect_broker(&broker.url())?;
     let services = Services::start(&outbox, Arc::clone(&connected), &topic).await?;
     let (committed, relays) =
