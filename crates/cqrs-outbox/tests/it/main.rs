@@ -8,4 +8,5 @@ mod model;
 mod model_checking;
 mod relay;
 mod simulation;
+mod together;
 mod world;
