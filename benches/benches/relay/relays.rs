@@ -13,17 +13,18 @@ use uuid::Uuid;
 use crate::brokers::Broker;
 use crate::databases::{Database, Footing, Site};
 use crate::measure::{Cost, Measured};
+use crate::throughput::Manner;
 
 /// From the commit of all events to the last that is settled, with relays that share the groups already.
 pub(crate) async fn drain(
     database: &Database,
     site: &Site,
     broker: &Broker,
-    relays: usize,
+    manner: Manner,
     keys: u64,
     events: u64,
 ) -> Measured {
-    let relays = Relays::start(database, site, broker, relays).await;
+    let relays = Relays::start(database, site, broker, manner).await;
     // The first receipts open the window.
     site.fill(relays.topic(), 256, 256).await;
     relays.settle(256).await;
@@ -46,11 +47,12 @@ pub(crate) struct Relays {
 
 impl Relays {
     /// Returns when they share the groups. They renew their leases every 200 ms, so that this is soon.
-    pub(crate) async fn start(database: &Database, site: &Site, broker: &Broker, relays: usize) -> Self {
+    pub(crate) async fn start(database: &Database, site: &Site, broker: &Broker, manner: Manner) -> Self {
         let mut settings = RelaySettings::default();
         settings.heartbeat_interval = Duration::from_millis(200);
+        settings.max_in_flight_per_key = manner.per_key;
         let mut footings = Vec::new();
-        for _ in 0..relays {
+        for _ in 0..manner.relays {
             footings.push(database.footing(site).await);
         }
         Self::on(footings, broker.connect().await, settings).await

@@ -23,6 +23,30 @@ pub(crate) async fn measure(pairs: &[(Database, Broker)], size: Size) {
     }
 }
 
+/// How many relays there are, and how many events of a key each may have with the broker.
+#[derive(Clone, Copy)]
+pub(crate) struct Manner {
+    pub(crate) relays: usize,
+    pub(crate) per_key: usize,
+}
+
+impl Manner {
+    const TOGETHER: Self = Self { relays: 1, per_key: 256 };
+
+    fn suits(self, line: &Line<'_>) -> bool {
+        let shares = self.relays == 1 || line.database.shares() && line.keys > 1;
+        let has_sessions = self.per_key == 1 || matches!(line.broker, Broker::Kafka(_));
+        shares && has_sessions
+    }
+
+    fn name(self) -> String {
+        match self.per_key {
+            1 => self.relays.to_string(),
+            together => format!("{}, {together} of a key", self.relays),
+        }
+    }
+}
+
 struct Line<'a> {
     database: &'a Database,
     broker: &'a Broker,
@@ -33,7 +57,12 @@ struct Line<'a> {
 impl Line<'_> {
     async fn measure(&self, runs: u64) {
         let (mut read, mut produced, mut chained) = (Vec::new(), Vec::new(), Vec::new());
-        let mut relayed = [1, 4].map(|relays| (relays, Vec::new()));
+        let manners = [Manner { relays: 1, per_key: 1 }, Manner { relays: 4, per_key: 1 }, Manner::TOGETHER];
+        let mut relayed: Vec<_> = manners
+            .into_iter()
+            .filter(|manner| manner.suits(self))
+            .map(|manner| (manner, Vec::new()))
+            .collect();
         // In turns, so that what else the machine does meets all of them.
         for _ in 0..runs {
             let site = self.database.site().await;
@@ -41,24 +70,21 @@ impl Line<'_> {
             read.push(site.read_and_delete(self.events).await);
             produced.push(self.broker.produce(self.keys, self.events).await);
             chained.push(self.broker.produce_in_order(self.keys, self.events).await);
-            for (relays, costs) in &mut relayed {
-                if *relays == 1 || (self.database.shares() && self.keys > 1) {
-                    costs.push(
-                        drain(self.database, &site, self.broker, *relays, self.keys, self.events).await,
-                    );
-                }
+            for (manner, costs) in &mut relayed {
+                costs.push(drain(self.database, &site, self.broker, *manner, self.keys, self.events).await);
             }
         }
         let (read, produced, chained) = (median(read), median(produced), median(chained));
         let both = 1.0 / (1.0 / read.rate + 1.0 / produced.rate);
         let possible = both.min(chained.rate);
-        for (relays, costs) in relayed.into_iter().filter(|(_, costs)| !costs.is_empty()) {
+        for (manner, costs) in relayed {
             let relay = median(costs);
             println!(
-                "| {} to {} | {} | {relays} | {:.0} | {:.0} | {:.0} | {both:.0} | {:.0} | {:.0} % | {:.2} |",
+                "| {} to {} | {} | {} | {:.0} | {:.0} | {:.0} | {both:.0} | {:.0} | {:.0} % | {:.2} |",
                 self.database.name(),
                 self.broker.name(),
                 self.keys,
+                manner.name(),
                 relay.rate,
                 read.rate,
                 produced.rate,

@@ -30,6 +30,7 @@ struct Counts {
     in_session: AtomicUsize,
     now: AtomicUsize,
     most: AtomicUsize,
+    aborted: AtomicUsize,
 }
 
 #[derive(Debug)]
@@ -62,6 +63,7 @@ impl PublishSession for SlowSession {
     }
 
     fn abort(&self) {
+        self.counts.aborted.fetch_add(1, Ordering::Relaxed);
         self.session.abort();
     }
 }
@@ -212,6 +214,7 @@ async fn a_session_that_does_not_answer_is_given_up() {
     let (arrived, again) = bench.arrived().await;
     assert_eq!(arrived, all());
     assert!((1..=20).contains(&again), "{again} came again");
+    assert!(bench.count(|counts| &counts.aborted) > 0, "a client may go on trying");
     assert_eq!(bench.count(|counts| &counts.now), 0, "what was in the session is still waited for");
 }
 
