@@ -4,6 +4,7 @@ use crate::brokers::Broker;
 use crate::databases::{Database, Site};
 use crate::measure::{Cost, peak, reset_peak};
 use crate::relays::Relays;
+use crate::throughput::Manner;
 
 const KEYS: u64 = 10_000;
 const FEW: u64 = 50_000;
@@ -31,7 +32,7 @@ pub(crate) async fn measure(pairs: &[(Database, Broker)], backlog: u64) {
 
 /// Events a second of the first of those that wait, and the most memory that this process had meanwhile.
 async fn drain(database: &Database, site: &Site, broker: &Broker, waiting: u64, first: u64) -> (f64, u64) {
-    let relays = Relays::start(database, site, broker, 1).await;
+    let relays = Relays::start(database, site, broker, Manner::ALONE).await;
     site.fill(relays.topic(), 256, 256).await;
     relays.settle(256).await;
     // It is declared now.
@@ -42,7 +43,7 @@ async fn drain(database: &Database, site: &Site, broker: &Broker, waiting: u64, 
         site.fill(&topic, KEYS, (waiting - filled).min(500_000)).await;
     }
     reset_peak();
-    let relays = Relays::start(database, site, broker, 1).await;
+    let relays = Relays::start(database, site, broker, Manner::ALONE).await;
     let before = relays.settled();
     let cost = Cost::start();
     relays.settle(before + first).await;

@@ -8,6 +8,8 @@ use crate::brokers::Broker;
 use crate::databases::Database;
 use crate::measure::Size;
 use crate::relays;
+use crate::throughput::Manner;
+use crate::throughput::Manner;
 
 const PACKAGES: [&str; 3] = ["python-cqrs[kafka,rabbit,sqlalchemy,pydantic]==5.3.0", "asyncpg", "asyncmy"];
 
@@ -34,7 +36,7 @@ pub(crate) async fn measure(pairs: &[(Database, Broker)], size: Size) {
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
         for _ in 0..size.runs {
             let site = database.site().await;
-            ours.push(relays::drain(database, &site, broker, 1, KEYS, size.events).await.rate);
+            ours.push(relays::drain(database, &site, broker, Manner::ALONE, KEYS, size.events).await.rate);
             theirs.push(drain(&python, site.url(), broker.url(), few));
         }
         let (ours, theirs) = (median(ours), median(theirs));

@@ -31,6 +31,8 @@ pub(crate) struct Manner {
 }
 
 impl Manner {
+    pub(crate) const ALONE: Self = Self { relays: 1, per_key: 1 };
+
     const TOGETHER: Self = Self { relays: 1, per_key: 256 };
 
     fn suits(self, line: &Line<'_>) -> bool {
@@ -57,7 +59,7 @@ struct Line<'a> {
 impl Line<'_> {
     async fn measure(&self, runs: u64) {
         let (mut read, mut produced, mut chained) = (Vec::new(), Vec::new(), Vec::new());
-        let manners = [Manner { relays: 1, per_key: 1 }, Manner { relays: 4, per_key: 1 }, Manner::TOGETHER];
+        let manners = [Manner::ALONE, Manner { relays: 4, ..Manner::ALONE }, Manner::TOGETHER];
         let mut relayed: Vec<_> = manners
             .into_iter()
             .filter(|manner| manner.suits(self))
