@@ -9,7 +9,6 @@ use crate::databases::Database;
 use crate::measure::Size;
 use crate::relays;
 use crate::throughput::Manner;
-use crate::throughput::Manner;
 
 const PACKAGES: [&str; 3] = ["python-cqrs[kafka,rabbit,sqlalchemy,pydantic]==5.3.0", "asyncpg", "asyncmy"];
 
