@@ -29,10 +29,15 @@ pub(crate) async fn run_within<T: Send + 'static>(
     })
 }
 
+/// Begins it where it holds up nobody.
+pub(crate) fn begin(work: impl FnOnce() + Send + 'static) {
+    match Handle::try_current() {
+        Ok(runtime) => drop(runtime.spawn_blocking(work)),
+        Err(_) => work(),
+    }
+}
+
 /// Drops a client: that waits for its threads.
 pub(crate) fn discard<T: Send + 'static>(client: T) {
-    match Handle::try_current() {
-        Ok(runtime) => drop(runtime.spawn_blocking(move || drop(client))),
-        Err(_) => drop(client),
-    }
+    begin(move || drop(client));
 }

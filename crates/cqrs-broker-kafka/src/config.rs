@@ -36,6 +36,8 @@ const SESSION_ALWAYS: &[(&str, &str)] = &[
     ("enable.gapless.guarantee", "true"),
     // One that is given up in the queue leaves a gap of which that guarantee knows nothing.
     ("message.timeout.ms", "0"),
+    // Nor of one whose retries are used up.
+    ("message.send.max.retries", "2147483647"),
 ];
 
 /// What a consumer is, unless the user says otherwise.
@@ -120,6 +122,7 @@ impl Config {
         let key = match key.as_str() {
             "queue.buffering.max.ms" => "linger.ms".to_owned(),
             "delivery.timeout.ms" => "message.timeout.ms".to_owned(),
+            "retries" => "message.send.max.retries".to_owned(),
             _ => key,
         };
         self.settings.insert(key, value);
@@ -249,7 +252,9 @@ impl ClientContext for Log {
 
 pub(crate) fn log(level: RDKafkaLogLevel, facility: &str, line: &str) {
     // The user's settings are for producer and consumers alike; that half of them suits only one is no news.
-    let expected = facility == "CONFWARN" && line.contains("property and will be ignored by this");
+    let expected = facility == "CONFWARN" && line.contains("property and will be ignored by this")
+        // And that a session is what it is, and ends as it should.
+        || line.contains("enable.gapless.guarantee") || line.contains("ap-less");
     match level {
         _ if expected || is_repeated(line) => tracing::debug!(target: "librdkafka", facility, "{line}"),
         RDKafkaLogLevel::Emerg
@@ -284,7 +289,7 @@ fn misconfigured(problems: impl IntoIterator<Item = String>) -> BrokerError {
 }
 
 /// Settings that are known by their names, although there is no dot in them.
-const NAMES_WITHOUT_DOT: [&str; 3] = ["debug", "partitioner", "retries"];
+const NAMES_WITHOUT_DOT: [&str; 2] = ["debug", "partitioner"];
 
 /// librdkafka's word on a setting. The value stays out of it: it may be a password.
 fn client_failed(error: KafkaError) -> BrokerError {
@@ -403,7 +408,9 @@ mod tests {
 
     #[test]
     fn a_setting_that_is_none_is_named() {
-        for (url, name) in [("kafka://a?lingr.ms=1", "`lingr.ms`"), ("kafka://a?retries=many", "`retries`")] {
+        for (url, name) in
+            [("kafka://a?lingr.ms=1", "`lingr.ms`"), ("kafka://a?retries=many", "`message.send.max.retries`")]
+        {
             let config = parse(url).unwrap();
             let error =
                 config.producer::<rdkafka::producer::FutureProducer<Log>>(Log::default()).err().unwrap();
@@ -440,6 +447,10 @@ mod tests {
         assert_eq!(client.get("message.timeout.ms"), Some("9"));
         assert_eq!(client.get("acks"), Some("all"));
         assert_eq!(client.get("partitioner"), Some("murmur2_random"));
+        let config = parse("kafka://a?retries=1&message.timeout.ms=9").unwrap();
+        let session = config.client(PRODUCER, SESSION_ALWAYS);
+        assert_eq!(session.get("message.send.max.retries"), Some("2147483647"));
+        assert_eq!((session.get("retries"), session.get("message.timeout.ms")), (None, Some("0")));
         assert_eq!(config.message_timeout(), Duration::from_millis(9));
     }
 

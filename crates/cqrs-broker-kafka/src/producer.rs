@@ -159,7 +159,15 @@ impl Producer {
         match delivery.await {
             Ok(Ok(delivery)) => {
                 self.log.accepted();
-                Ok(receipt(&delivery))
+                receipt(&delivery).ok_or_else(|| {
+                    BrokerError::new(
+                        ErrorClass::Unknown,
+                        format!(
+                            "the client concludes that the message for `{topic}` was appended, and the broker does not say so: \
+                             send it again, with the same id"
+                        ),
+                    )
+                })
             }
             Ok(Err((error, _))) => Err(failed(
                 undelivered(code(&error)),
@@ -253,15 +261,10 @@ async fn outcome(
     })
 }
 
-fn receipt(delivery: &Delivery) -> Receipt {
-    // A message that the broker recognised as sent before is confirmed without an offset.
-    if delivery.offset >= 0 {
-        Receipt::at(delivery.partition, delivery.offset)
-    } else {
-        let mut receipt = Receipt::new();
-        receipt.partition = Some(delivery.partition);
-        receipt
-    }
+/// `None` if nobody knows where it is. The client takes a message for appended, and says no offset, when a later one of the
+/// partition was; but the first batch of a producer may be refused for a while, and the second one taken.
+fn receipt(delivery: &Delivery) -> Option<Receipt> {
+    (delivery.offset >= 0).then(|| Receipt::at(delivery.partition, delivery.offset))
 }
 
 fn refused_login(log: &Log) -> Result<(), BrokerError> {

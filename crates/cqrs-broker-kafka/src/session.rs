@@ -1,31 +1,31 @@
 //! Publish sessions: an idempotent producer of their own that would rather stop than leave a gap.
 //!
-//! Three things make that true. The broker appends the batches of a producer in the order of their sequence numbers, and
-//! refuses one whose predecessor it does not have; but only from the first batch of that producer that it has for the
-//! partition, which is why nothing follows the first message of a key before its receipt ([KAFKA-14359]). With
-//! `enable.gapless.guarantee`, librdkafka ends the producer where it would else number the rest anew behind a message that
-//! was refused. And what was sent has no time-out of its own (`message.timeout.ms=0`), for that leaves a gap: whoever waits
-//! ends the session instead.
+//! What makes that true. The broker appends the batches of a producer in the order of their sequence numbers, and refuses one
+//! whose predecessor it does not have; but only from the first batch of that producer that it has for the partition, which is
+//! why nothing follows the first message of a key before its receipt ([KAFKA-14359]), and why a confirm without an offset is
+//! none: librdkafka concludes from a later batch that an earlier one is there, which is not so then. With
+//! `enable.gapless.guarantee`, librdkafka ends the producer where it would else number the rest anew behind a message that was
+//! refused; that covers neither retries that are used up, so there is no end to them, nor what is given up in the queue, so nothing has
+//! a time-out of its own (`message.timeout.ms=0`), and a session that ends gives up all that it has.
+//!
+//! Not covered: a topic that is deleted and made again, and a partition that loses what it had confirmed (an unclean election), in
+//! the midst of a session. librdkafka calls the guarantee experimental.
 //!
 //! [KAFKA-14359]: https://issues.apache.org/jira/browse/KAFKA-14359
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use cqrs_core::Message;
 use cqrs_core::broker::{BrokerError, Confirm, ErrorClass, PublishSession, Receipt};
 use rdkafka::producer::future_producer::DeliveryFuture;
 use rdkafka::producer::{Producer as _, PurgeConfig};
-use tokio::runtime::Handle;
 
 use crate::error::failed;
 use crate::producer::{Client, Producer};
 use crate::{blocking, record};
-
-/// How long what was sent may still be confirmed when a session is over.
-const GRACE: Duration = Duration::from_millis(500);
 
 pub(crate) struct Session {
     producer: Arc<Producer>,
@@ -52,7 +52,7 @@ impl Session {
         message: &Message,
         after: Option<&Receipt>,
     ) -> Result<DeliveryFuture, BrokerError> {
-        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = self.turn();
         let client = self.client.as_ref().filter(|_| !self.is_over()).ok_or_else(over)?;
         let handed = self.producer.client().and_then(|_| record::check(message)).and_then(|()| {
             let mut record = record::from_message(message);
@@ -60,6 +60,7 @@ impl Session {
             record.partition = after.and_then(|receipt| receipt.partition);
             client.send_result(record).map_err(|(error, _)| self.producer.not_taken(message, error))
         });
+        drop(turn);
         handed.inspect_err(|_| Self::end(self))
     }
 
@@ -67,42 +68,36 @@ impl Session {
         self.over.load(Ordering::Acquire)
     }
 
-    /// Nothing is taken any more, and what was not sent is not sent. What was sent may still be confirmed, for a moment: a batch
-    /// behind one that was refused is refused, too, and then waits in the client for ever.
+    fn turn(&self) -> MutexGuard<'_, ()> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Nothing is taken any more, and what was not confirmed is given up, what is on its way too: the client takes that for
+    /// fatal, and sends nothing behind it. To give up only what waits would leave a gap, for what is on its way may come back
+    /// and wait again.
     fn end(session: &Arc<Self>) {
-        if session.over.swap(true, Ordering::AcqRel) {
-            return;
-        }
-        session.purge(PurgeConfig::default().queue());
-        let session = Arc::downgrade(session);
-        let rest = move || {
-            if let Some(session) = session.upgrade() {
-                session.abort();
+        {
+            // So that nothing is handed over between the look and this.
+            let _turn = session.turn();
+            if session.over.swap(true, Ordering::AcqRel) {
+                return;
             }
-        };
-        match Handle::try_current() {
-            Ok(runtime) => drop(runtime.spawn(async move {
-                tokio::time::sleep(GRACE).await;
-                rest();
-            })),
-            Err(_) => rest(),
         }
-    }
-
-    fn abort(&self) {
-        self.over.store(true, Ordering::Release);
-        self.purge(PurgeConfig::default().queue().inflight());
-    }
-
-    fn purge(&self, what: PurgeConfig) {
-        if let Some(client) = &self.client {
-            client.purge(what);
-        }
+        let session = Arc::clone(session);
+        // It waits for the client's threads, which may be waiting for a name to be resolved.
+        blocking::begin(move || {
+            if let Some(client) = &session.client {
+                client.purge(PurgeConfig::default().queue().inflight());
+            }
+        });
     }
 
     /// Waits for what it has.
     pub(crate) fn flush(&self, patience: Duration) -> Result<(), BrokerError> {
-        self.over.store(true, Ordering::Release);
+        {
+            let _turn = self.turn();
+            self.over.store(true, Ordering::Release);
+        }
         let Some(client) = &self.client else { return Ok(()) };
         client.flush(patience).map_err(|error| {
             let left = client.in_flight_count();
@@ -133,7 +128,7 @@ impl PublishSession for SessionHandle {
     }
 
     fn abort(&self) {
-        self.0.abort();
+        Session::end(&self.0);
     }
 }
 

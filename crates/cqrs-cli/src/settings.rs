@@ -97,7 +97,7 @@ pub(crate) struct SettingsArgs {
     /// How many bytes of events are in memory at most
     #[arg(long, value_name = "BYTES", env = "CQRS_RELAY_MAX_BYTES", default_value_t = default().max_bytes)]
     max_bytes: usize,
-    /// How many events are with the broker at the same time, each of another key
+    /// How many events are with the broker at the same time
     #[arg(long, value_name = "COUNT", env = "CQRS_RELAY_MAX_IN_FLIGHT", default_value_t = default().max_in_flight)]
     max_in_flight: usize,
     /// How many events of one key are with the broker at the same time, in their order: with more than 1 a key that has a backlog

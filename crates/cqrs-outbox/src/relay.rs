@@ -397,10 +397,7 @@ impl OutboxRelay {
     /// tables is.
     async fn check_store(&self) -> Result<()> {
         match timeout(self.settings.store_timeout, self.store.check()).await {
-            Ok(Ok(())) => {
-                self.let_in.store(true, Ordering::Relaxed);
-                Ok(())
-            }
+            Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => retryable(self.at(error)).map_err(StoreError::into_error),
             Err(_) => {
                 tracing::warn!("the outbox's database does not answer; trying again");

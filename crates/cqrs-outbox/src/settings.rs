@@ -31,7 +31,7 @@ pub struct RelaySettings {
     pub max_rows: usize,
     /// How many bytes of rows are in memory at most, give or take one row. Default 16 MiB.
     pub max_bytes: usize,
-    /// How many rows are with the broker at the same time, each of another key. Default 1,000.
+    /// How many rows are with the broker at the same time. Default 1,000.
     pub max_in_flight: usize,
     /// How many rows of one key are with the broker at the same time. Default 1: the next one follows when the broker has
     /// confirmed the last.
@@ -39,7 +39,9 @@ pub struct RelaySettings {
     /// With more, a key with a backlog goes as fast as the broker takes it. That wants a broker with
     /// [publish sessions](cqrs_core::broker::PublishSession) (Kafka, and the one in memory), on which nothing overtakes what
     /// went before. Only events for the same topic follow each other so, and none that was refused before or waits behind a
-    /// gate. The price: when one event is not confirmed, those of all keys that are in the session with it may be sent again.
+    /// gate. The price: when one event is not confirmed, what is in the session with it, of all keys, is given up and sent again,
+    /// one by one for a while. A session has a client of its own: its queue (Kafka: `queue.buffering.max.kbytes`, 64 MiB unless
+    /// set) is to be larger than `max_bytes`.
     pub max_in_flight_per_key: usize,
     /// How long one publish may take until it counts as unknown. Default 7 s; lease minus margin at most.
     ///

@@ -24,6 +24,9 @@ pub(crate) fn trials() -> Vec<Trial> {
         Trial::test("mock::a_full_queue_waits_for_room", full_queue),
         Trial::test("mock::a_broken_producer_is_replaced", broken_producer),
         Trial::test("mock::a_refusal_by_the_broker_keeps_its_class", refusal),
+        Trial::test("mock::what_the_client_concludes_is_no_receipt", || conclusion(false)),
+        Trial::test("mock::nor_is_it_in_a_session", || conclusion(true)),
+        Trial::test("mock::a_session_that_ends_leaves_no_gap", session_end),
     ]
 }
 
@@ -141,5 +144,85 @@ fn refusal() -> Result<(), libtest_mimic::Failed> {
             assert_eq!(error.class(), ErrorClass::Destination, "{error}");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
+    })
+}
+
+/// Long enough for two requests to be on their way.
+const ROUND_TRIP: Duration = Duration::from_millis(300);
+
+/// The broker refuses the first batch of a producer for now, and takes the second one, for it cannot know. The client then takes the
+/// first one for taken, too.
+fn conclusion(in_session: bool) -> Result<(), libtest_mimic::Failed> {
+    let cluster = cluster();
+    let broker = broker(&cluster);
+    cluster.create_topic("rooms", 2, 1)?;
+    run(TEST, async {
+        // By another producer, where each key goes.
+        let mut keys = [const { Vec::new() }; 2];
+        for key in ["a", "b", "c", "d", "e", "f", "g", "h"] {
+            let at = self::broker(&cluster).publish(keyed("rooms", key, key)).await.unwrap();
+            keys[at.partition.unwrap() as usize].push(key);
+        }
+        let session = in_session.then(|| broker.publish_session().unwrap());
+        let enqueue = async |key: &'static str| {
+            let message = keyed("rooms", key, key);
+            match &session {
+                Some(session) => session.enqueue(&message, None).unwrap(),
+                None => broker.enqueue(&message).await.unwrap(),
+            }
+        };
+        // The producer has its id, and the client knows the topic; of the other partition it knows nothing yet.
+        enqueue(keys[1][0]).await.await.unwrap();
+        cluster.broker_round_trip_time(1, ROUND_TRIP).unwrap();
+        cluster.request_errors(
+            RDKafkaApiKey::Produce,
+            &[
+                RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS,
+                RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR,
+            ],
+        );
+        let first = enqueue(keys[0][0]).await;
+        tokio::time::sleep(ROUND_TRIP / 3).await;
+        let second = enqueue(keys[0][1]).await;
+        second.await.unwrap();
+        let error = first.await.unwrap_err();
+        assert_eq!(error.class(), ErrorClass::Unknown, "{error}");
+    })
+}
+
+/// What was refused for now waits in the client, and what was behind it is on its way, when the session ends of something else.
+fn session_end() -> Result<(), libtest_mimic::Failed> {
+    use RDKafkaRespErr::{
+        RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS as FOR_NOW,
+        RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER as BEHIND_IT,
+    };
+    let cluster = cluster();
+    let broker = broker(&cluster);
+    cluster.create_topic("rooms", 1, 1)?;
+    run(TEST, async {
+        let session = broker.publish_session().unwrap();
+        let receipt = session.enqueue(&keyed("rooms", "k", "1"), None).unwrap().await.unwrap();
+        cluster.broker_round_trip_time(1, ROUND_TRIP).unwrap();
+        cluster.request_errors(RDKafkaApiKey::Produce, &[FOR_NOW, BEHIND_IT]);
+        let second = session.enqueue(&keyed("rooms", "k", "2"), Some(&receipt)).unwrap();
+        tokio::time::sleep(ROUND_TRIP / 2).await;
+        let third = session.enqueue(&keyed("rooms", "k", "3"), Some(&receipt)).unwrap();
+        tokio::time::sleep(ROUND_TRIP * 2 / 3).await;
+        let large = keyed("rooms", "other", vec![b'x'; 1_000_001]);
+        assert_eq!(session.enqueue(&large, None).unwrap_err().class(), ErrorClass::Event);
+        let outcomes = [second.await, third.await];
+        assert!(outcomes.iter().all(Result::is_err), "{outcomes:?}");
+        // Longer than the client waits before it tries again.
+        tokio::time::sleep(ROUND_TRIP * 4).await;
+        cluster.broker_round_trip_time(1, Duration::ZERO).unwrap();
+        broker.publish(keyed("rooms", "end", "end")).await.unwrap();
+        let mut rooms = broker.subscribe(SubscribeOptions::new("g", ["rooms"])).await.unwrap();
+        let mut arrived = Vec::new();
+        while arrived.last().is_none_or(|last| last != "end") {
+            let delivery = rooms.next().await.unwrap().unwrap();
+            arrived.push(String::from_utf8(delivery.message().payload.clone().unwrap().to_vec()).unwrap());
+            delivery.ack().await.unwrap();
+        }
+        assert_eq!(arrived, ["1", "end"]);
     })
 }

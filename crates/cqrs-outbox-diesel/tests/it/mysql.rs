@@ -811,7 +811,6 @@ async fn writers_do_not_wait_for_what_a_relay_looked_for(site: &Site) {
     assert_eq!(outbox.waiting().await, 1);
 }
 
-/// Transactions of several rows and keys, at the server's own isolation level, against two relays at full speed.
 /// At REPEATABLE READ, as transactions of the application's are: what is looked for by the event's id must not be locked there.
 async fn writers_do_not_wait_for_who_cancels(site: &Site) {
     let outbox = site.outbox::<MySql>().await;
@@ -831,6 +830,7 @@ async fn writers_do_not_wait_for_who_cancels(site: &Site) {
     assert_eq!(outbox.count("cqrs_outbox_dedup").await, 4);
 }
 
+/// Transactions of several rows and keys, at the server's own isolation level, against two relays at full speed.
 async fn writers_meet_no_deadlock(site: &Site) {
     const WRITERS: u64 = 6;
     const TRANSACTIONS: u64 = 60;

@@ -122,7 +122,8 @@ impl Engine {
 
     pub(super) fn on_failure(&mut self, now: Duration, row: &OutboxRow, failure: PublishFailure) {
         self.stats.count_failure(failure.class);
-        let lease = self.lease(row.group);
+        // On hold it is as without a lease: other events may stand there when that is over.
+        let lease = self.lease(row.group).filter(|_| !self.hold);
         if let Some(lease) = lease
             && failure.class == ErrorClass::Event
         {

@@ -32,13 +32,15 @@ impl Sessions {
         self.failures = 0;
     }
 
-    /// This one is over.
-    fn end(&mut self, number: u64, now: Duration, settings: &RelaySettings) {
-        if number == self.number {
+    /// This one is over; `false` if it was before.
+    fn end(&mut self, number: u64, now: Duration, settings: &RelaySettings) -> bool {
+        let is_present = number == self.number;
+        if is_present {
             self.number += 1;
             self.failures += 1;
             self.resumes = now + settings.backoff_after(self.failures);
         }
+        is_present
     }
 
     pub(super) fn rebase(&mut self, now: Duration) {
@@ -161,8 +163,9 @@ impl Engine {
     }
 
     pub(super) fn failed_in_session(&mut self, now: Duration, row: &OutboxRow, session: u64) {
-        self.sessions.end(session, now, &self.settings);
-        self.destinations.undecided(&row.message.topic);
+        if self.sessions.end(session, now, &self.settings) {
+            self.pace.doubt();
+        }
         if let Some(state) = self.lanes.get_mut(&row.lane)
             && let Course::Session(flight) = &mut state.course
         {
@@ -181,9 +184,8 @@ impl Engine {
         state.course = Course::Alone;
         state.alone_up_to = state.alone_up_to.max(not_confirmed.last().copied());
         not_confirmed.iter().for_each(|_| self.deactivate(group));
-        self.pace.doubt();
-        if self.lease(group).is_none() {
-            // The new owner finds out.
+        if self.lease(group).is_none() || self.hold {
+            // The new owner finds out; or whoever ends the hold, behind which other events may stand there.
             return self.forget_unsent(lane, not_confirmed);
         }
         let Some(state) = self.lanes.get_mut(lane) else { return };
