@@ -164,6 +164,7 @@ fn conclusion(in_session: bool) -> Result<(), libtest_mimic::Failed> {
             keys[at.partition.unwrap() as usize].push(key);
         }
         let session = in_session.then(|| broker.publish_session().unwrap());
+        #[allow(clippy::async_yields_async, reason = "confirms are awaited later")]
         let enqueue = async |key: &'static str| {
             let message = keyed("rooms", key, key);
             match &session {
