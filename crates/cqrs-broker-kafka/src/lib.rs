@@ -42,7 +42,8 @@
 //!
 //! The client retries by itself within `message.timeout.ms` (6 s here, below the lease of an outbox relay), in
 //! order. A full queue makes `enqueue` wait. What is not known to be refused is
-//! [unknown](cqrs_core::ErrorClass::Unknown): a time-out, a cut, a purge. A topic that does not exist is an error of
+//! [unknown](cqrs_core::ErrorClass::Unknown): a time-out, a cut, a purge; and what the client only concludes, for it takes a message
+//! for appended when a later one of its partition was, and a broker may have taken that one without it. A topic that does not exist is an error of
 //! class [destination](cqrs_core::ErrorClass::Destination) after about three seconds, if the cluster does not create
 //! it. A producer that is beyond repair is replaced, and what was left in it is given up as unknown.
 //!

@@ -10,7 +10,8 @@ use crate::message::Message;
 ///
 /// Of the messages of one topic and key that were enqueued one after the other, the broker has the first ones, or none, or
 /// all: never a later one without those before it. With the first message that is not taken or not confirmed a session is
-/// **over**: it takes no other, and what it has not sent yet it does not send.
+/// **over**: it takes no other, and what it has not sent yet it does not send. It may be by a [`Confirm`] that is awaited that it
+/// learns of that, so await them all.
 ///
 /// Dropping it is as [`abort`](Self::abort), but that what is with the broker may still be confirmed.
 pub trait PublishSession: Debug + Send + Sync + 'static {
