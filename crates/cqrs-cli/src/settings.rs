@@ -118,6 +118,10 @@ pub(crate) struct SettingsArgs {
     /// How often an event may be refused for a reason of its own before it goes to the dead letters
     #[arg(long, value_name = "COUNT", env = "CQRS_RELAY_MAX_ATTEMPTS", default_value_t = default().max_attempts)]
     max_attempts: u32,
+    /// How long a topic may be suspended, because it is unknown, forbidden or takes no message to any queue, until the events for it
+    /// are tried once each and go to the dead letters; if not given, they wait until it takes them
+    #[arg(long, value_name = "TIME", env = "CQRS_RELAY_DESTINATION_TIMEOUT")]
+    destination_timeout: Option<Span>,
     /// What becomes of the later events of a key when one of it goes to the dead letters: `wait` until someone has replayed or
     /// discarded it, `go-on` without it, or `follow` it
     #[arg(long, value_name = "wait|go-on|follow", env = "CQRS_RELAY_LATER_EVENTS", default_value = "wait")]
@@ -153,6 +157,7 @@ impl From<&SettingsArgs> for RelaySettings {
         settings.store_timeout = args.store_timeout.0;
         settings.settle_linger = args.settle_linger.0;
         settings.max_attempts = args.max_attempts;
+        settings.destination_timeout = args.destination_timeout.map(|span| span.0);
         settings.later_events = args.later_events.0;
         settings.unordered = args.unordered.0.clone();
         settings.backoff = args.backoff.0;

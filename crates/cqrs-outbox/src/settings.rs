@@ -59,6 +59,12 @@ pub struct RelaySettings {
     /// of these, rounded up; so by default an event goes there after five processes or a few more that it has ended, and with
     /// less than three attempts the first time that it was alone.
     pub max_attempts: u32,
+    /// How long a topic may be suspended, because it is unknown or forbidden or takes no message to any queue, until the events for
+    /// it go to the dead letters: each that comes then is tried once. The first one that the topic takes ends that. Default
+    /// `None`: they wait until it takes them.
+    ///
+    /// Counted by each relay since the topic first failed it, anew after a restart.
+    pub destination_timeout: Option<Duration>,
     /// What becomes of the later events of a key when one of it goes to the dead letters. Default
     /// [`Wait`](LaterEvents::Wait): until someone has replayed or discarded it.
     pub later_events: LaterEvents,
@@ -115,6 +121,7 @@ impl Default for RelaySettings {
             store_timeout: Duration::from_secs(5),
             settle_linger: Duration::from_millis(5),
             max_attempts: 10,
+            destination_timeout: None,
             later_events: LaterEvents::Wait,
             unordered: Unordered::Nothing,
             backoff: Duration::from_millis(100),

@@ -44,6 +44,11 @@ pub(crate) fn trials() -> Vec<Trial> {
     trials.push(trial(Service::Amqp, "rabbitmq::what_cannot_be_reached_is_told_and_heals", |broker| {
         run(destinations(broker))
     }));
+    trials.push(trial(
+        Service::Amqp,
+        "rabbitmq::what_never_comes_is_given_up_if_it_is_asked_for",
+        |broker| run(destination_timeout(broker)),
+    ));
     trials.push(trial(Service::Kafka, "kafka::linger_and_json", |servers| run(kafka(servers))));
     trials
 }
@@ -371,6 +376,24 @@ async fn destinations(broker_url: String) {
     delivery.ack().await.unwrap();
     while site.status().await["waiting"] != 1 {}
     relay.stop().await;
+}
+
+/// Nobody has a queue for a topic, and the relay is told how long to wait for one.
+async fn destination_timeout(broker_url: String) {
+    let site = Site::new(Kind::Sqlite, String::new()).await;
+    site.migrate().await;
+    let mut road = Road::to(broker_url).await;
+    let nowhere = format!("cqrs-cli-{}", Uuid::new_v4().simple());
+    site.insert(&nowhere, "room 5", "one").await;
+    site.insert(&nowhere, "room 6", "two").await;
+    site.insert(&road.topic, "room 7", "three").await;
+    let relay = ["relay", "--until-empty", "--max-backoff", "200ms", "--destination-timeout", "1s"];
+    cqrs(&[&relay[..], &road.arguments(&site, &[])].concat()).await.expect_code(0);
+    road.expect("three").await;
+    let status = site.status().await;
+    assert_eq!((&status["waiting"], &status["dead_letters"]), (&0.into(), &2.into()), "{status}");
+    let list = cqrs(&["dead", "list", "--database", &site.url]).await.expect_code(0);
+    assert!(list.contains(&nowhere) && list.contains("no queue is bound"), "{list}");
 }
 
 /// A file with a topology as others have it, one direct exchange of that name, and the broker's URL with it.

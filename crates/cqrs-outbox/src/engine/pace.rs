@@ -79,14 +79,28 @@ pub(super) struct Destinations(BTreeMap<String, Suspension>);
 struct Suspension {
     failures: u32,
     retry_at: Duration,
+    /// From then on, what is refused for this topic goes to the dead letters.
+    ends_at: Option<Duration>,
+    /// Until then it is remembered though nobody waits here: those who wait aside come back.
+    kept_until: Duration,
     probing: bool,
     waiting: VecDeque<Lane>,
 }
 
+impl Suspension {
+    fn is_over(&self, now: Duration) -> bool {
+        self.ends_at.is_some_and(|end| end <= now)
+    }
+}
+
 impl Destinations {
-    /// Whether `lane` may publish to `topic` now; else it waits here. After the back-off one lane goes as a probe.
+    /// Whether `lane` may publish to `topic` now; else it waits here. After the back-off one lane goes as a probe; when the
+    /// suspension is over, all do.
     pub(super) fn admit(&mut self, topic: &str, lane: &Lane, now: Duration) -> bool {
         let Some(suspension) = self.0.get_mut(topic) else { return true };
+        if suspension.is_over(now) {
+            return true;
+        }
         if !suspension.probing && now >= suspension.retry_at {
             suspension.probing = true;
             return true;
@@ -95,15 +109,34 @@ impl Destinations {
         false
     }
 
-    pub(super) fn suspend(&mut self, topic: &str, lane: &Lane, now: Duration, settings: &RelaySettings) {
-        let suspension = self.0.entry(topic.to_owned()).or_default();
+    /// `topic` did not take an event of `lane`, which waits here. Not if the suspension is over: then this is `false`.
+    #[must_use]
+    pub(super) fn suspend(
+        &mut self,
+        topic: &str,
+        lane: &Lane,
+        now: Duration,
+        settings: &RelaySettings,
+    ) -> bool {
+        let suspension = self.0.entry(topic.to_owned()).or_insert_with(|| Suspension {
+            ends_at: settings.destination_timeout.map(|timeout| now + timeout),
+            ..Suspension::default()
+        });
         // What was in flight together fails together, and counts once.
-        if suspension.probing || suspension.failures == 0 {
-            suspension.failures += 1;
+        if suspension.probing || suspension.failures == 0 || suspension.is_over(now) {
+            suspension.failures = suspension.failures.saturating_add(1);
             suspension.retry_at = now + settings.backoff_after(suspension.failures);
+            suspension.kept_until = match suspension.ends_at {
+                Some(_) => suspension.retry_at + settings.max_backoff * 2,
+                None => suspension.retry_at,
+            };
         }
         suspension.probing = false;
+        if suspension.is_over(now) {
+            return false;
+        }
         suspension.waiting.push_front(lane.clone());
+        true
     }
 
     /// A publish to `topic` ended without a word on the destination.
@@ -122,14 +155,19 @@ impl Destinations {
         self.0.remove(topic).map(|suspension| suspension.waiting).unwrap_or_default()
     }
 
-    /// One lane for each topic whose back-off is over. A topic that nobody waits for any more is forgotten.
+    /// One lane for each topic whose back-off is over, and all of those whose suspension is. A topic that nobody waits for any
+    /// more is forgotten.
     pub(super) fn due(&mut self, now: Duration) -> Vec<Lane> {
-        self.0.retain(|_, topic| topic.probing || topic.retry_at > now || !topic.waiting.is_empty());
-        self.0
-            .values_mut()
-            .filter(|suspension| !suspension.probing && suspension.retry_at <= now)
-            .filter_map(|suspension| suspension.waiting.pop_front())
-            .collect()
+        self.0.retain(|_, topic| topic.probing || topic.kept_until > now || !topic.waiting.is_empty());
+        let mut due = Vec::new();
+        for suspension in self.0.values_mut() {
+            if suspension.is_over(now) {
+                due.extend(suspension.waiting.drain(..));
+            } else if !suspension.probing && suspension.retry_at <= now {
+                due.extend(suspension.waiting.pop_front());
+            }
+        }
+        due
     }
 
     /// The lanes that wait here.
@@ -145,14 +183,19 @@ impl Destinations {
     pub(super) fn next(&self) -> Option<Duration> {
         self.0
             .values()
-            .filter(|suspension| !suspension.probing && !suspension.waiting.is_empty())
-            .map(|suspension| suspension.retry_at)
+            .filter(|suspension| !suspension.waiting.is_empty())
+            .filter_map(|suspension| {
+                let probe = (!suspension.probing).then_some(suspension.retry_at);
+                suspension.ends_at.into_iter().chain(probe).min()
+            })
             .min()
     }
 
     pub(super) fn rebase(&mut self, now: Duration) {
         for suspension in self.0.values_mut() {
             suspension.retry_at = suspension.retry_at.saturating_sub(now);
+            suspension.kept_until = suspension.kept_until.saturating_sub(now);
+            suspension.ends_at = suspension.ends_at.map(|end| end.saturating_sub(now));
         }
     }
 

@@ -131,6 +131,14 @@ impl Engine {
             self.refuse(row, lease, row.attempts + 1, failure.error);
             return;
         }
+        if let Some(lease) = lease
+            && failure.class == ErrorClass::Destination
+            && !self.destinations.suspend(&row.message.topic, &row.lane, now, &self.settings)
+        {
+            let verdict = self.burial(row);
+            self.reject(row, lease, row.attempts + 1, failure.error, verdict);
+            return;
+        }
         self.deactivate(row.group);
         let Some(lane) = self.lanes.get_mut(&row.lane) else { return };
         lane.busy = false;
@@ -143,10 +151,8 @@ impl Engine {
         }
         lane.insert(row.id);
         match failure.class {
-            ErrorClass::Destination => {
-                lane.scheduled = true;
-                self.destinations.suspend(&row.message.topic, &row.lane, now, &self.settings);
-            }
+            // It waits for its destination.
+            ErrorClass::Destination => lane.scheduled = true,
             ErrorClass::Unknown => {
                 lane.scheduled = true;
                 lane.doubts += 1;
@@ -196,11 +202,15 @@ impl Engine {
         let verdict = if attempts < self.settings.max_attempts {
             Verdict::Park { retry_in: self.settings.backoff_after(attempts) }
         } else {
-            // Nothing ever comes behind an event that has its lane for itself.
-            let later = if row.lane.is_of_key() { self.settings.later_events } else { LaterEvents::GoOn };
-            Verdict::Bury { later }
+            self.burial(row)
         };
         self.reject(row, lease, attempts, error, verdict);
+    }
+
+    fn burial(&self, row: &OutboxRow) -> Verdict {
+        // Nothing ever comes behind an event that has its lane for itself.
+        let later = if row.lane.is_of_key() { self.settings.later_events } else { LaterEvents::GoOn };
+        Verdict::Bury { later }
     }
 
     /// The lane stays busy until the rejection is written.

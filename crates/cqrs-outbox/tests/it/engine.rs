@@ -408,6 +408,89 @@ fn a_suspended_destination_with_little_in_memory_waits_there() {
 }
 
 #[test]
+fn a_destination_that_never_comes_fills_the_dead_letters_if_it_is_asked_for() {
+    let mut settings = settings();
+    settings.destination_timeout = Some(ms(1_000));
+    settings.lease = ms(60_000);
+    let mut desk = Desk::owner(settings);
+    let bad = |id: i64, key: &str| row(id, key, "bad", Place::Hot);
+    let dies = |desk: &mut Desk, id: i64| {
+        desk.fail(id, ErrorClass::Destination);
+        let rejection = desk.rejection().unwrap_or_else(|| panic!("{id} waits on"));
+        let later = LaterEvents::Wait;
+        assert_eq!((rejection.id, rejection.attempts, rejection.verdict), (id, 1, Verdict::Bury { later }));
+        desk.hear(Input::Rejected(Ok(Fenced::Done(()))));
+        desk.read_nothing();
+    };
+    desk.read(vec![bad(11, "a"), bad(12, "b"), bad(13, "c"), hot(14, "a")]);
+    assert_eq!(desk.published(), [11, 12, 13]);
+    for id in [11, 12, 13] {
+        desk.fail(id, ErrorClass::Destination);
+    }
+    for wait in [100, 200, 400] {
+        desk.wait(wait);
+        let probe = desk.published();
+        assert_eq!(probe.len(), 1, "one probe after {wait} ms");
+        desk.fail(probe[0], ErrorClass::Destination);
+        assert_eq!(desk.rejection(), None, "it has not been long enough");
+    }
+    // Before the next probe, for which it would be time in 800 ms.
+    desk.wait(299);
+    assert_eq!(desk.published(), NONE);
+    desk.wait(1);
+    let mut tried = desk.published();
+    tried.sort_unstable();
+    assert_eq!(tried, [11, 12, 13], "none dies that was not tried");
+    for id in tried {
+        dies(&mut desk, id);
+    }
+    // One that comes later is tried, too, and waits no second time.
+    desk.wait(5_000);
+    desk.beats(&[lease(0, 1)]);
+    desk.read(vec![bad(15, "d"), hot(16, "d")]);
+    assert_eq!(desk.published(), [15]);
+    dies(&mut desk, 15);
+    // Until the topic takes one.
+    desk.read(vec![bad(17, "e"), bad(18, "f")]);
+    assert_eq!(desk.published(), [17, 18]);
+    desk.receipt(17);
+    desk.fail(18, ErrorClass::Destination);
+    assert_eq!(desk.rejection(), None, "a new suspension has its own end");
+    assert_eq!(desk.engine.stats().suspended_destinations, 1);
+}
+
+#[test]
+fn a_suspension_with_an_end_outlasts_those_who_wait_aside() {
+    let mut settings = settings();
+    settings.max_rows = 8;
+    settings.destination_timeout = Some(ms(15_000));
+    settings.lease = ms(60_000);
+    let mut desk = Desk::owner(settings);
+    let bad = |id: i64, key: &str| row(id, key, "bad", Place::Hot);
+    desk.read((11..19).map(|id| bad(id, &format!("k{id}"))).collect());
+    for id in desk.published() {
+        desk.fail(id, ErrorClass::Destination);
+    }
+    while let Some(rejection) = desk.rejection() {
+        assert_eq!(rejection.verdict, Verdict::Park { retry_in: ms(10_000) });
+        desk.hear(Input::Rejected(Ok(Fenced::Done(()))));
+        desk.read_nothing();
+    }
+    // All are aside by now, and nobody asks for the topic for a while.
+    for _ in 0..8 {
+        desk.wait(2_000);
+        desk.beats(&[lease(0, 1)]);
+        assert_eq!(desk.published(), NONE);
+    }
+    // It comes back from the side when its gate is due, and finds that the time is over.
+    desk.read_parked(vec![row(11, "k11", "bad", Place::Parked)]);
+    assert_eq!(desk.published(), [11]);
+    desk.fail(11, ErrorClass::Destination);
+    let verdict = desk.rejection().map(|rejection| rejection.verdict);
+    assert_eq!(verdict, Some(Verdict::Bury { later: LaterEvents::Wait }));
+}
+
+#[test]
 fn a_refused_event_parks_with_back_off_and_then_dies() {
     let mut desk = Desk::owner(settings());
     desk.read(vec![hot(11, "a"), hot(12, "a"), hot(13, "b"), hot(14, "b")]);
