@@ -118,6 +118,9 @@ pub struct Asked {
     pub letters: Vec<DeadLetter>,
     /// Whether there are more that fit.
     pub more: bool,
+    /// The requests for them that were open before. Of several for one dead letter the first that is due counts, also if it asks for
+    /// something else: take back what is not meant any more ([`Outbox::cancel_requests`]).
+    pub open: Vec<DeadLetterRequest>,
 }
 
 /// What is asked for a dead letter.
@@ -372,10 +375,30 @@ impl<B: Backend> Outbox<B> {
         let mut letters = self.dead_letters(filter, page).await?;
         let more = letters.len() > asking.limit;
         letters.truncate(asking.limit);
+        let open = self.open_requests_for(&letters).await?;
         if !asking.dry_run {
             self.ask_for(kind, &letters, asking).await?;
         }
-        Ok(Asked { letters, more })
+        Ok(Asked { letters, more, open })
+    }
+
+    async fn open_requests_for(&self, letters: &[DeadLetter]) -> Result<Vec<DeadLetterRequest>> {
+        let mut open = Vec::new();
+        let mut conn = self.lend().await.map_err(|error| self.failed(error))?;
+        for letters in letters.chunks(ROWS_PER_INSERT) {
+            let ids: Vec<i64> = letters.iter().map(|letter| letter.id).collect();
+            let query = RequestFilter::new().open().apply::<B>(Query::new(B::DIALECT.requests));
+            let query = query.condition("dead_id IN ", true).list(&ids).then(" ORDER BY id");
+            let rows = B::requests(&mut conn.on(), query).await;
+            for row in rows.map_err(|error| self.failed(store_error(error)))? {
+                open.push(row.into_request()?);
+            }
+        }
+        conn.give_back();
+        // An id that came again names another event.
+        let events: HashSet<Uuid> = letters.iter().map(|letter| letter.event_id).collect();
+        open.retain(|request| events.contains(&request.event_id));
+        Ok(open)
     }
 
     /// Asks for these dead letters, and for no others that may fit by now: for someone who has seen a list and said yes to it.

@@ -135,11 +135,12 @@ fn confirmed(kind: RequestKind, count: usize) -> Result<bool, Failure> {
 }
 
 fn report(kind: RequestKind, asked: &Asked, dry_run: bool, json: bool) -> Result<(), Failure> {
-    let Asked { letters, more, .. } = asked;
+    let Asked { letters, more, open, .. } = asked;
     if json {
         let ids: Vec<_> = letters.iter().map(|letter| letter.event_id.to_string()).collect();
         let said = json!({
             "request": kind.as_str(), "dry_run": dry_run, "dead_letters": ids.len(), "more": more, "event_ids": ids,
+            "open_before": open.iter().map(as_json).collect::<Vec<_>>(),
         });
         return print(&said.to_string());
     }
@@ -158,7 +159,19 @@ fn report(kind: RequestKind, asked: &Asked, dry_run: bool, json: bool) -> Result
             "{count} {be} to be {}{more}: the relays do it, `cqrs dead requests` says what became of it",
             done(kind)
         ),
-    })
+    })?;
+    match &open[..] {
+        [] => Ok(()),
+        [one] => {
+            print(&format!("open before, and the first that is due counts: {}", for_people(one)))?;
+            print(&format!("if it is not meant any more: cqrs dead cancel {}", one.id))
+        }
+        several => print(&format!(
+            "{} for them were open before, and the first that is due counts: `cqrs dead requests --open` has them, \
+             `cqrs dead cancel` takes them back",
+            counted(several.len(), "request")
+        )),
+    }
 }
 
 pub(crate) async fn requests(args: RequestsArgs, json: bool) -> Result<(), Failure> {

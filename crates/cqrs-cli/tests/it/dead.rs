@@ -73,7 +73,12 @@ async fn requests(site: Site) {
     // The first is due at once, the others in weeks.
     dead_json(&site, &["replay", "--all", "--rate", "0.000001", "--yes", "--requested-by", "ada"]).await;
     let variables = [("USER", "lin"), ("CQRS_DATABASE_URL", &*site.url)];
-    cqrs_with(&["dead", "discard", &id(3)], &variables).await.expect_code(0);
+    let said = cqrs_with(&["dead", "discard", &id(3)], &variables).await.expect_code(0);
+    assert!(said.contains("asked by ada") && said.contains("cqrs dead cancel 3"), "{said}");
+    let said = dead_json(&site, &["discard", "--all", "--dry-run"]).await.remove(0);
+    assert_eq!(said["open_before"].as_array().map(Vec::len), Some(4), "{said}");
+    let said = dead(&site, &["discard", "--all", "--dry-run"]).await.expect_code(0);
+    assert!(said.contains("4 requests for them were open before"), "{said}");
     beat(&site).await;
     let requests = dead_json(&site, &["requests", "--oldest-first"]).await;
     assert_eq!(by(&requests), ["ada", "ada", "ada", "lin"]);

@@ -38,6 +38,7 @@ impl OnEach for All {
             a_heartbeat_carries_out_a_part,
             large_ones_go_one_by_one,
             those_that_were_seen_are_meant,
+            what_was_open_before_is_told,
             the_gone_ones_are_one_relays,
             what_became_of_each_is_kept,
             a_key_that_lives_on_stays_in_order,
@@ -291,6 +292,25 @@ async fn those_that_were_seen_are_meant<D: Db>(site: &Site) {
     let gone = outbox.requests(&RequestFilter::new().event_id(seen[1].event_id), Page::newest_first()).await;
     assert_eq!(gone.unwrap()[0].done.unwrap().1, RequestOutcome::Gone);
     assert_eq!(left(&outbox).await.len(), 2);
+}
+
+async fn what_was_open_before_is_told<D: Db>(site: &Site) {
+    let messages = ["a", "b", "c"].map(|name| named(name, name)).to_vec();
+    let (outbox, owner) = buried::<D>(site, false, messages).await;
+    let asked = outbox.replay_all(&all(), &now().limit(2).rate(GLACIAL)).await.unwrap();
+    assert_eq!(asked.open, []);
+    let open = outbox.requests(&RequestFilter::new().open(), Page::oldest_first()).await.unwrap();
+    for asking in [now().dry_run(true), now()] {
+        let asked = outbox.discard_all(&key("b"), &asking).await.unwrap();
+        assert_eq!(asked.open, open[1..]);
+        assert_eq!(outbox.discard_all(&key("c"), &now().dry_run(true)).await.unwrap().open, []);
+    }
+    // What is done, or taken back, is not open; nor is what another event was asked for that had the id.
+    owner.beat().await;
+    outbox.cancel_requests(&RequestFilter::new()).await.unwrap();
+    outbox.replay_all(&key("c"), &now().rate(GLACIAL)).await.unwrap();
+    outbox.sql("UPDATE cqrs_outbox_request SET event_id = NULL WHERE done_at IS NULL").await.unwrap();
+    assert_eq!(outbox.discard_all(&all(), &now()).await.unwrap().open, []);
 }
 
 /// No two heartbeats write the same request, and wait for each other.
