@@ -209,7 +209,7 @@ impl Desk {
     fn published(&mut self) -> Vec<i64> {
         let mut ids = Vec::new();
         while let Some(id) = self.take(|action| match action {
-            Action::Publish(row) => Some(row.id),
+            Action::Publish(row) | Action::PublishInSession { row, .. } => Some(row.id),
             _ => None,
         }) {
             ids.push(id);
@@ -699,6 +699,45 @@ fn a_hold_stops_reading_and_publishing_and_settles_on() {
     assert_eq!(desk.published(), NONE);
     desk.read(vec![hot(12, "c")]);
     assert_eq!(desk.published(), [12], "as it is then");
+}
+
+/// What is with the broker when a hold begins, and is not confirmed: a restore may bring another event under its id.
+#[test]
+fn a_hold_forgets_what_is_not_confirmed_meanwhile() {
+    let classes = [ErrorClass::Unknown, ErrorClass::Outage, ErrorClass::Event, ErrorClass::Destination];
+    for (class, per_key) in classes.into_iter().flat_map(|class| [(class, 1), (class, 4)]) {
+        let mut settings = settings();
+        settings.max_in_flight_per_key = per_key;
+        let mut desk = Desk::owner(settings);
+        desk.read((11..=14).map(|id| hot(id, "a")).collect());
+        let mut sent = desk.published();
+        if per_key > 1 {
+            // Alone, then first in a session, then together.
+            for id in [11, 12] {
+                assert_eq!(sent, [id]);
+                desk.receipt(id);
+                sent = desk.published();
+            }
+            assert_eq!(sent, [13, 14]);
+        }
+        desk.wait(300);
+        desk.heartbeat();
+        let held =
+            Ownership { leases: vec![lease(0, 1)], groups: 1, relays: 1, hold: true, ..Ownership::default() };
+        desk.hear(Input::Heartbeat(Ok(held)));
+        for id in &sent {
+            desk.fail(*id, class);
+        }
+        assert_eq!(desk.rejection(), None, "{class}: it may be another event's by then");
+        while desk.settling().is_some() {
+            desk.hear(Input::Settled(Ok(())));
+        }
+        assert_eq!(desk.engine.stats().in_memory, 0, "{class}, {per_key} of a key");
+        desk.wait(300);
+        desk.beats(&[lease(0, 1)]);
+        desk.read(vec![hot(sent[0], "b")]);
+        assert_eq!(desk.published(), [sent[0]], "{class}, {per_key} of a key");
+    }
 }
 
 // --- a read that is under way while its rows are forgotten ---

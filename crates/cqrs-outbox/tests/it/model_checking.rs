@@ -35,6 +35,7 @@ const CALM: Scope = Scope {
         suspensions: 0,
         stops: 0,
         operators: 0,
+        holds: 0,
         seconds: 8,
     },
     drain_one_in: 500,
@@ -201,6 +202,31 @@ fn events_of_a_key_go_together() {
 }
 
 #[test]
+fn events_of_a_key_go_together_and_some_are_buried() {
+    let seen = [Seen::Together, Seen::SessionEnded, Seen::Buried, Seen::GateOpened];
+    let faults = Faults { refusals: 1, operators: 1, ..CALM.faults };
+    let together = Scope { max_attempts: 1, faults, ..TOGETHER };
+    holds(together.clone(), &seen);
+    holds(Scope { later: LaterEvents::GoOn, ..together.clone() }, &seen);
+    let follow = [Seen::Together, Seen::SessionEnded, Seen::Buried, Seen::Followed, Seen::GateOpened];
+    holds(Scope { later: LaterEvents::Follow, ..together }, &follow);
+    let faults = Faults { suspensions: 1, seconds: 2, ..CALM.faults };
+    holds(Scope { max_rows: 4, faults, ..TOGETHER }, &[Seen::Together, Seen::SessionEnded, Seen::PutOff]);
+}
+
+#[test]
+fn the_outbox_is_put_on_hold() {
+    holds(Scope { faults: Faults { holds: 2, ..CALM.faults }, ..CALM }, &[Seen::Held]);
+    holds(Scope { faults: Faults { holds: 2, ..CALM.faults }, ..TOGETHER }, &[Seen::Held, Seen::Together]);
+    let faults = Faults { holds: 1, refusals: 1, losses: 1, ..CALM.faults };
+    holds(Scope { faults, ..CALM }, &[Seen::Held, Seen::Refused, Seen::Duplicate, Seen::GateOpened]);
+    let faults = Faults { holds: 1, expiries: 1, ..CALM.faults };
+    holds(Scope { relays: 2, keys: &["a"], faults, ..CALM }, &[Seen::Held, Seen::TakeOver]);
+    let faults = Faults { holds: 1, losses: 1, ..CALM.faults };
+    holds(Scope { faults, ..TOGETHER }, &[Seen::Held, Seen::Together, Seen::SessionEnded]);
+}
+
+#[test]
 fn relays_stop_with_work_in_flight() {
     let faults = Faults { stops: 1, losses: 1, ..CALM.faults };
     holds(Scope { relays: 2, faults, ..CALM }, &[Seen::Left, Seen::Duplicate]);
@@ -214,6 +240,11 @@ fn scopes_for_the_night() {
     let faults = Faults { expiries: 1, ..CALM.faults };
     let seen = [Seen::Together, Seen::Duplicate, Seen::TakeOver];
     holds_at_night(Scope { relays: 2, faults, ..TOGETHER }, &seen);
+    let faults = Faults { crashes: 1, expiries: 1, refusals: 1, operators: 1, ..CALM.faults };
+    let seen = [Seen::Together, Seen::SessionEnded, Seen::Buried, Seen::Followed, Seen::Fenced];
+    holds_at_night(Scope { later: LaterEvents::Follow, max_attempts: 1, faults, ..TOGETHER }, &seen);
+    let faults = Faults { holds: 1, expiries: 1, ..CALM.faults };
+    holds_at_night(Scope { relays: 2, faults, ..CALM }, &[Seen::Held, Seen::TakeOver]);
     let refused = [Seen::Refused, Seen::SetAside, Seen::GateOpened];
     let faults = Faults { expiries: 2, ..CALM.faults };
     let keys = &["a"];

@@ -80,6 +80,8 @@ pub(crate) struct Faults {
     pub(crate) stops: u8,
     /// Someone replays or discards a dead letter.
     pub(crate) operators: u8,
+    /// The outbox is put on hold; the hold may end at any time.
+    pub(crate) holds: u8,
     /// A second passes at the database, for a gate that is closed. Engines have clocks of their own, so without an end to
     /// it a lane could be put aside for ever before its engine tries the destination again.
     pub(crate) seconds: u8,
@@ -90,6 +92,7 @@ pub(crate) struct State {
     tables: Shared<MemoryTables>,
     /// The database's.
     clock: Duration,
+    hold: bool,
     relays: Vec<Shared<Relay>>,
     next_incarnation: u128,
     /// Calls that nobody waits for any more; the database may carry them out all the same.
@@ -172,11 +175,14 @@ pub(crate) enum Step {
     SetBack,
     Replay(Uuid),
     Discard(Uuid),
+    Hold,
+    Resume,
 }
 
 impl Hash for State {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        (&self.tables, &self.clock, &self.relays, &self.stray_calls, &self.stray_messages).hash(state);
+        (&self.tables, &self.clock, &self.hold, &self.relays, &self.stray_calls, &self.stray_messages)
+            .hash(state);
         (&self.committed, &self.delivered, &self.discarded, &self.passed, &self.left, &self.broken)
             .hash(state);
     }
@@ -198,6 +204,7 @@ pub(crate) enum Seen {
     Buried,
     Convicted,
     Left,
+    Held,
 }
 
 impl State {
@@ -210,7 +217,7 @@ pub(crate) struct Outbox {
     scope: Scope,
     mutant: Option<Mutant>,
     settings: RelaySettings,
-    seen: [AtomicU64; 13],
+    seen: [AtomicU64; 14],
 }
 
 impl Outbox {
@@ -306,6 +313,7 @@ impl Model for Outbox {
         let mut state = State {
             tables: Shared::new(tables),
             clock: Duration::from_secs(1_000),
+            hold: false,
             relays: (0..relays).map(|number| self.relay(number as u128 + 1)).collect(),
             next_incarnation: relays as u128 + 1,
             stray_calls: Vec::new(),
@@ -386,6 +394,11 @@ impl Model for Outbox {
         }
         if left.expiries > 0 {
             steps.push(Step::Expiry);
+        }
+        if state.hold {
+            steps.push(Step::Resume);
+        } else if left.holds > 0 {
+            steps.push(Step::Hold);
         }
         if left.set_backs > 0 {
             steps.push(Step::SetBack);

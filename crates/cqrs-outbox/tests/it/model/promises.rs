@@ -19,7 +19,7 @@ impl Outbox {
     pub(super) fn deliver(&self, state: &mut State, id: i64) {
         if !state.delivered.insert(id) {
             self.saw(Seen::Duplicate);
-            if (Faults { seconds: 0, ..self.scope.faults }) == Faults::default() {
+            if (Faults { seconds: 0, holds: 0, ..self.scope.faults }) == Faults::default() {
                 state.broken = Some("sent again without a reason");
             }
             return;
@@ -34,6 +34,7 @@ impl Outbox {
 
     /// Nothing goes wrong any more, and everything that can happen does: does it drain?
     pub(super) fn drains(&self, mut state: State) -> bool {
+        state.hold = false;
         for _ in 0..200 {
             if self.is_drained(&state) {
                 return true;

@@ -24,6 +24,10 @@ impl Outbox {
         while let Some(action) = state.relays[number].engine.poll(Duration::ZERO) {
             let incarnation = state.relays[number].incarnation;
             let relay = &mut state.relays[number];
+            let publishes = matches!(action, Action::Publish(_) | Action::PublishInSession { .. });
+            if publishes && relay.engine.stats().hold {
+                state.broken = Some("published on hold");
+            }
             match action {
                 Action::Publish(row) => {
                     let lane_is_busy =
@@ -101,6 +105,12 @@ impl Outbox {
             state.broken = Some("changed by a former owner");
         }
         let mut answer = done.answer;
+        if let Input::Heartbeat(Ok(ownership)) = &mut answer {
+            ownership.hold = state.hold;
+            if state.hold {
+                self.saw(Seen::Held);
+            }
+        }
         self.watch(&answer);
         if let Action::Reject(rejection) = action {
             if rejection.error.contains("is suspended") {
@@ -283,6 +293,11 @@ impl Outbox {
                 state.left.set_backs -= 1;
                 state.clock -= 3 * LEASE;
             }
+            Step::Hold => {
+                state.left.holds -= 1;
+                state.hold = true;
+            }
+            Step::Resume => state.hold = false,
             Step::Replay(event) => {
                 state.left.operators -= 1;
                 state.tables.replay(state.clock, event);
