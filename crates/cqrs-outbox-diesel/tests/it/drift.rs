@@ -347,6 +347,13 @@ fn unseen(drifts: &[Drift]) -> Vec<&str> {
     drifts.iter().map(|drift| &*drift.object).collect()
 }
 
+/// A relay of a user who may not work ends: no time mends it.
+async fn a_relay_ends<D: Db>(user: &Outbox<D>) -> Option<cqrs_core::Error> {
+    let relay = OutboxRelay::builder(D::store(user), Arc::new(Sink::default())).settings(quick());
+    let relay = relay.build().unwrap();
+    relay.run_until(tokio::time::sleep(std::time::Duration::from_secs(20))).await.err()
+}
+
 async fn what_may_not_be_seen_is_told_on_postgres(site: &Site) {
     let owner = site.outbox::<Pg>().await;
     owner.transaction(async |tx| tx.publish(closed(1)).await).await.unwrap();
@@ -360,8 +367,10 @@ async fn what_may_not_be_seen_is_told_on_postgres(site: &Site) {
     let user = Outbox::<Pg>::connect(url.as_str()).await.unwrap();
     let hidden =
         [user.drift().await.map(drop), user.migrate().await.map(drop), user.status().await.map(drop)];
+    let mut ended = vec![a_relay_ends(&user).await];
     owner.sql(&format!("GRANT USAGE ON SCHEMA {schema} TO {role}")).await.unwrap();
     let nothing = user.drift().await;
+    ended.push(a_relay_ends(&user).await);
     owner.sql(&format!("GRANT SELECT ON ALL TABLES IN SCHEMA {schema} TO {role}")).await.unwrap();
     let tables = user.drift().await;
     owner.sql(&format!("GRANT SELECT ON ALL SEQUENCES IN SCHEMA {schema} TO {role}")).await.unwrap();
@@ -370,6 +379,10 @@ async fn what_may_not_be_seen_is_told_on_postgres(site: &Site) {
     for error in hidden.map(Result::unwrap_err) {
         let said = error.to_string();
         assert!(said.contains("permission denied for schema") && !said.contains("run `cqrs"), "{said}");
+    }
+    for error in ended {
+        let said = error.expect("it ran on").to_string();
+        assert!(said.contains("permission denied"), "{said}");
     }
     let wanted = ["the content of `cqrs_outbox_group`", "whether sequences stand behind ids that are in use"];
     assert_eq!(unseen(&nothing.unwrap()), wanted);
@@ -392,6 +405,7 @@ async fn what_may_not_be_seen_is_told_on_mysql(site: &Site) {
     url.set_password(Some("secret")).unwrap();
     url.set_path(&database);
     let drift = async || Outbox::<MySql>::connect(url.as_str()).await.unwrap().drift().await;
+    let ended = a_relay_ends(&Outbox::<MySql>::connect(url.as_str()).await.unwrap()).await;
     let nothing = drift().await;
     grant("SELECT", "cqrs_outbox_meta").await;
     grant("INSERT", "cqrs_outbox").await;
@@ -401,6 +415,8 @@ async fn what_may_not_be_seen_is_told_on_mysql(site: &Site) {
     grant("TRIGGER", "*").await;
     let all = drift().await;
     owner.sql(&format!("DROP USER {user}")).await.unwrap();
+    let said = ended.expect("it ran on").to_string();
+    assert!(said.contains("command denied"), "{said}");
     let sequences = "whether sequences stand behind ids that are in use";
     let nothing = nothing.unwrap();
     assert_eq!(unseen(&nothing).len(), 13 + 1, "{nothing:#?}");
