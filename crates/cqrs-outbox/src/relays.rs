@@ -183,16 +183,21 @@ impl Relays {
         self.run(shutdown, true).await
     }
 
-    /// Removes from each of the databases what has passed its time, now and then, for ever: beside a run of these relays. As
+    /// Removes from each of the databases what has passed its time, now and then, for ever: beside a run of these relays, and from
+    /// each when its relay is at work, which tells what is wrong with the database before. As
     /// [`Retention::purge_for_ever`], but the log says by the names of the databases whose it is.
     ///
     /// # Cancel safety
     ///
     /// As for [`Retention::purge_for_ever`].
     pub async fn purge_for_ever(&self, retention: &Retention) -> Infallible {
-        let purging = self
-            .iter()
-            .map(|relay| Box::pin(retention.purge_for_ever(relay.store()).instrument(relay.span())));
+        let purging = self.iter().map(|relay| {
+            let purging = async {
+                relay.started().await;
+                retention.purge_for_ever(relay.store()).await
+            };
+            Box::pin(purging.instrument(relay.span()))
+        });
         // There is one at least.
         select_all(purging).await.0
     }

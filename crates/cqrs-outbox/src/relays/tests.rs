@@ -421,6 +421,21 @@ async fn each_line_of_the_log_says_whose_it_is_and_what_becomes_of_an_event() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_wrong_with_a_database_is_told_by_its_relay_alone() {
+    let (log, site) = (Log::default(), Site::new(State::WithoutTables));
+    let _guard = log.listen();
+    let relays = relays(&[("orders", &site)]);
+    let retention = Retention::default();
+    tokio::select! {
+        // Who purges is asked first.
+        biased;
+        _ = relays.purge_for_ever(&retention) => {}
+        ended = relays.run_until(std::future::pending()) => drop(ended.unwrap_err()),
+    }
+    assert_eq!(log.lines(), [""; 0], "its error is what the caller has");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_hold_is_told_once_in_each_run_and_its_end_when_it_ends() {
     let (log, site) = (Log::default(), Site::new(State::OnHold));
     let _guard = log.listen();
