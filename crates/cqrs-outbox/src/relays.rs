@@ -244,7 +244,13 @@ impl Relays {
                     let Ok(Ended { nth, began, outcome }) = ended else { continue };
                     let (member, (last, failures)) = (&self.members[nth], &mut ends[nth]);
                     *last = outcome.err();
-                    let Some(error) = last else { continue };
+                    let Some(error) = last else {
+                        if until_empty && !stop.is_cancelled() && !running.is_empty() {
+                            let (database, left) = (member.relay.database(), running.len());
+                            tracing::info!(database, left, "nothing waits in this database any more; others go on");
+                        }
+                        continue;
+                    };
                     let (database, said) = (member.relay.database(), format!("{error:#}"));
                     *member.failure() = Some(said.clone());
                     if stop.is_cancelled() || until_empty {

@@ -5,8 +5,9 @@
 //!
 //! Event *i + 1* of a lane is sent only after this engine has a receipt for event *i*, or when a read no longer contains
 //! event *i*; or behind event *i* in a session that has no gaps. Rows leave the table only by a receipt. So whoever sends
-//! *i + 1*, and whoever owns the group, *i* has been with the broker before. No lease is needed for that: leases bound the duplicates. Only what cannot be taken back by
-//! sending again (parking, burying, moving aside, opening a gate) is fenced by the lease's epoch.
+//! *i + 1*, and whoever owns the group, *i* has been with the broker before. No lease is needed for that: leases bound the
+//! duplicates. Only what cannot be taken back by sending again (parking, burying, moving aside, opening a gate) is fenced by
+//! the lease's epoch.
 
 mod equivalence;
 mod fenced;

@@ -145,8 +145,12 @@ struct Log(Arc<Mutex<Vec<u8>>>);
 impl Log {
     /// As long as the guard lives.
     fn listen(&self) -> DefaultGuard {
+        self.listen_from(Level::WARN)
+    }
+
+    fn listen_from(&self, level: Level) -> DefaultGuard {
         let log = self.clone();
-        let format = tracing_subscriber::fmt().with_ansi(false).with_max_level(Level::WARN);
+        let format = tracing_subscriber::fmt().with_ansi(false).with_max_level(level);
         tracing::subscriber::set_default(format.with_writer(move || log.clone()).finish())
     }
 
@@ -285,6 +289,25 @@ async fn until_empty_the_others_come_to_their_end() {
     let error = relays(&[("orders", &orders), ("shop", &shop)]).run_until_empty().await.unwrap_err();
     assert_eq!(error.to_string(), "the relay of orders cannot go on: no tables");
     assert_eq!(shop.outbox.waiting(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn until_empty_it_is_told_which_is() {
+    let log = Log::default();
+    let _guard = log.listen_from(Level::INFO);
+    let [orders, shop] = [Site::new(State::Well), Site::new(State::Away)];
+    shop.add();
+    let relays = relays(&[("orders", &orders), ("shop", &shop)]);
+    let (ended, ()) = tokio::join!(relays.run_until_empty(), async {
+        sleep(Duration::from_secs(60)).await;
+        shop.becomes(State::Well);
+    });
+    ended.unwrap();
+    let lines = log.with("nothing waits in this database any more");
+    assert!(
+        lines.len() == 1 && lines[0].contains("database=\"orders\""),
+        "the last needs no word: {lines:?}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
