@@ -63,7 +63,8 @@ pub struct RelaySettings {
     /// it go to the dead letters: each that comes then is tried once. The first one that the topic takes ends that. Default
     /// `None`: they wait until it takes them.
     ///
-    /// Counted by each relay since the topic first failed it, anew after a restart.
+    /// Counted by each relay since the topic first failed it; anew after a restart, and when nothing was for the topic for twice
+    /// `max_backoff`.
     pub destination_timeout: Option<Duration>,
     /// What becomes of the later events of a key when one of it goes to the dead letters. Default
     /// [`Wait`](LaterEvents::Wait): until someone has replayed or discarded it.
