@@ -123,6 +123,8 @@ struct Relay {
     /// Of which keys the broker has a message in which session.
     known: BTreeSet<(u64, &'static str)>,
     told: Option<Told>,
+    /// By the last heartbeat's answer.
+    on_hold: bool,
     /// For a mutant.
     cursor: i64,
 }
@@ -292,6 +294,7 @@ impl Outbox {
             first_open: 0,
             known: BTreeSet::new(),
             told: None,
+            on_hold: false,
             cursor: 0,
         })
     }

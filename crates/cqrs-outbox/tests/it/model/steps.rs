@@ -25,7 +25,7 @@ impl Outbox {
             let incarnation = state.relays[number].incarnation;
             let relay = &mut state.relays[number];
             let publishes = matches!(action, Action::Publish(_) | Action::PublishInSession { .. });
-            if publishes && relay.engine.stats().hold {
+            if publishes && relay.on_hold {
                 state.broken = Some("published on hold");
             }
             match action {
@@ -72,7 +72,7 @@ impl Outbox {
                 // A lease may end at any moment, so one that was given a while ago is one that was given now.
                 action @ Action::Heartbeat(_) if self.scope.faults.failures == 0 => {
                     let answer = self.carry_out(state, incarnation, &action);
-                    state.relays[number].engine.step(Duration::ZERO, answer);
+                    state.relays[number].hear(answer);
                 }
                 action => {
                     let kind = calls::kind(&action);
@@ -92,7 +92,7 @@ impl Outbox {
     }
 
     pub(super) fn input(&self, state: &mut State, relay: usize, input: Input) {
-        state.relays[relay].engine.step(Duration::ZERO, input);
+        state.relays[relay].hear(input);
         self.pump(state, relay);
     }
 
@@ -365,6 +365,13 @@ impl Outbox {
 }
 
 impl Relay {
+    fn hear(&mut self, input: Input) {
+        if let Input::Heartbeat(Ok(ownership)) = &input {
+            self.on_hold = ownership.hold;
+        }
+        self.engine.step(Duration::ZERO, input);
+    }
+
     /// Whether a message that is under way may be the next of its key to arrive: in a session, from the first on that the
     /// broker has, only if none before it is under way.
     pub(super) fn is_next(&self, id: i64, key: &'static str, of: impl Fn(i64) -> &'static str) -> bool {
