@@ -350,13 +350,14 @@ impl<B: Backend> Outbox<B> {
     }
 
     async fn ask_for_one(&self, kind: RequestKind, event_id: Uuid) -> Result<()> {
-        let asked = self.ask(kind, &DeadLetterFilter::new().event_id(event_id), &Asking::new()).await?;
-        if asked.letters.is_empty() {
+        let (filter, asking) = (DeadLetterFilter::new().event_id(event_id), Asking::new());
+        let letters = self.dead_letters(&filter, Page::oldest_first().limit(asking.limit)).await?;
+        if letters.is_empty() {
             let what =
                 format!("there is no dead letter with the id {event_id}: nothing to {}", kind.as_str());
             return Err(Error::new(ErrorKind::InvalidEvent, what));
         }
-        Ok(())
+        self.ask_for(kind, &letters, &asking).await
     }
 
     /// [`replay_all`](Self::replay_all) or [`discard_all`](Self::discard_all).
@@ -388,8 +389,7 @@ impl<B: Backend> Outbox<B> {
         for letters in letters.chunks(ROWS_PER_INSERT) {
             let ids: Vec<i64> = letters.iter().map(|letter| letter.id).collect();
             let query = RequestFilter::new().open().apply::<B>(Query::new(B::DIALECT.requests));
-            let query = query.condition("dead_id IN ", true).list(&ids).then(" ORDER BY id");
-            let rows = B::requests(&mut conn.on(), query).await;
+            let rows = B::requests(&mut conn.on(), query.condition("dead_id IN ", true).list(&ids)).await;
             for row in rows.map_err(|error| self.failed(store_error(error)))? {
                 open.push(row.into_request()?);
             }
@@ -398,6 +398,7 @@ impl<B: Backend> Outbox<B> {
         // An id that came again names another event.
         let events: HashSet<Uuid> = letters.iter().map(|letter| letter.event_id).collect();
         open.retain(|request| events.contains(&request.event_id));
+        open.sort_unstable_by_key(|request| request.id);
         Ok(open)
     }
 

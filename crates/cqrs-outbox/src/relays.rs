@@ -184,7 +184,7 @@ impl Relays {
     }
 
     /// Removes from each of the databases what has passed its time, now and then, for ever: beside a run of these relays, and from
-    /// each when its relay is at work, which tells what is wrong with the database before. As
+    /// each when its relay is at work, which tells what is wrong with the database, or else after a [pause](Retention::pause). As
     /// [`Retention::purge_for_ever`], but the log says by the names of the databases whose it is.
     ///
     /// # Cancel safety
@@ -193,7 +193,8 @@ impl Relays {
     pub async fn purge_for_ever(&self, retention: &Retention) -> Infallible {
         let purging = self.iter().map(|relay| {
             let purging = async {
-                relay.started().await;
+                // Its broker may be away for long, and that is no reason to keep everything.
+                let _ = timeout(retention.pause(), relay.started()).await;
                 retention.purge_for_ever(relay.store()).await
             };
             Box::pin(purging.instrument(relay.span()))

@@ -103,6 +103,9 @@ pub(crate) async fn run(kind: RequestKind, args: Args, json: bool) -> Result<(),
         let what = format!("there is no dead letter with the id {event}: nothing to {}", kind.as_str());
         return Err(Failure::nothing(what));
     }
+    if !json {
+        tell_open(&preview.open)?;
+    }
     if args.dry_run {
         return report(kind, &preview, true, json);
     }
@@ -159,8 +162,12 @@ fn report(kind: RequestKind, asked: &Asked, dry_run: bool, json: bool) -> Result
             "{count} {be} to be {}{more}: the relays do it, `cqrs dead requests` says what became of it",
             done(kind)
         ),
-    })?;
-    match &open[..] {
+    })
+}
+
+/// Before anyone is asked whether to go on.
+fn tell_open(open: &[DeadLetterRequest]) -> Result<(), Failure> {
+    match open {
         [] => Ok(()),
         [one] => {
             print(&format!("open before, and the first that is due counts: {}", for_people(one)))?;

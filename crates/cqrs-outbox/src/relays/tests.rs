@@ -456,6 +456,12 @@ async fn what_is_wrong_with_a_database_is_told_by_its_relay_alone() {
         ended = relays.run_until(std::future::pending()) => drop(ended.unwrap_err()),
     }
     assert_eq!(log.lines(), [""; 0], "its error is what the caller has");
+    // Who waits for a broker that is away keeps nothing for that.
+    let pause = retention.pause();
+    let purging = timeout(pause - Duration::from_secs(1), relays.purge_for_ever(&retention));
+    assert!(purging.await.is_err() && log.lines().is_empty());
+    let purging = timeout(pause + Duration::from_secs(1), relays.purge_for_ever(&retention));
+    assert!(purging.await.is_err() && !log.with("cannot be removed").is_empty());
 }
 
 #[tokio::test(start_paused = true)]
