@@ -59,12 +59,12 @@ pub struct RelaySettings {
     /// of these, rounded up; so by default an event goes there after five processes or a few more that it has ended, and with
     /// less than three attempts the first time that it was alone.
     pub max_attempts: u32,
-    /// How long a topic may be suspended, because it is unknown or forbidden or takes no message to any queue, until the events for
-    /// it go to the dead letters: each that comes then is tried once. The first one that the topic takes ends that. Default
-    /// `None`: they wait until it takes them.
+    /// How long a topic may be suspended, because it is unknown or forbidden or takes no message to any queue, until it is given up:
+    /// then each event for it is tried once, and goes to the dead letters if it is refused. The first one that the topic takes
+    /// ends that. Default `None`: they wait until it takes them.
     ///
-    /// Counted by each relay since the topic first failed it; anew after a restart, and when nothing was for the topic for twice
-    /// `max_backoff`.
+    /// Counted by each relay, as the time that its probes have waited, so not while the broker is away or the outbox on hold; anew
+    /// after a restart, and when nothing was for the topic for twice `max_backoff` and `publish_timeout`.
     pub destination_timeout: Option<Duration>,
     /// What becomes of the later events of a key when one of it goes to the dead letters. Default
     /// [`Wait`](LaterEvents::Wait): until someone has replayed or discarded it.

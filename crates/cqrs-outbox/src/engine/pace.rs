@@ -1,6 +1,7 @@
 //! How fast, and whether at all: back-off and ramp after an outage, and suspended destinations.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::mem;
 use std::time::Duration;
 
 use crate::row::Lane;
@@ -78,9 +79,13 @@ pub(super) struct Destinations(BTreeMap<String, Suspension>);
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 struct Suspension {
     failures: u32,
+    /// How long the next probe waits, and how long those before it have waited. Not by the clock: while nothing can be tried, for an
+    /// outage or a hold, nothing is known of the topic.
+    wait: Duration,
+    waited: Duration,
     retry_at: Duration,
-    /// From then on, what is refused for this topic goes to the dead letters.
-    ends_at: Option<Duration>,
+    /// It has waited for long enough: all may go, and what is refused goes to the dead letters.
+    given_up: bool,
     /// Until then it is remembered though nobody waits here: those who wait aside come back.
     kept_until: Duration,
     probing: bool,
@@ -88,17 +93,36 @@ struct Suspension {
 }
 
 impl Suspension {
-    fn is_over(&self, now: Duration) -> bool {
-        self.ends_at.is_some_and(|end| end <= now)
+    fn refused(&mut self, now: Duration, settings: &RelaySettings) {
+        self.failures = self.failures.saturating_add(1);
+        self.wait = settings.backoff_after(self.failures);
+        if let Some(timeout) = settings.destination_timeout {
+            let left = timeout.saturating_sub(self.waited);
+            self.given_up = left.is_zero();
+            self.wait = self.wait.min(left);
+            self.waited += self.wait;
+        }
+        self.retry_at = now + self.wait;
+    }
+
+    /// Those who wait aside come back after the longest back-off; that and what they take then is as long again, at most.
+    fn keep(&mut self, now: Duration, settings: &RelaySettings) {
+        if settings.destination_timeout.is_some() {
+            let time = settings.max_backoff.saturating_mul(2).saturating_add(settings.publish_timeout);
+            self.kept_until = now.saturating_add(time);
+        }
+    }
+
+    fn is_forgotten(&self, now: Duration) -> bool {
+        !self.probing && self.waiting.is_empty() && self.retry_at.max(self.kept_until) <= now
     }
 }
 
 impl Destinations {
-    /// Whether `lane` may publish to `topic` now; else it waits here. After the back-off one lane goes as a probe; when the
-    /// suspension is over, all do.
+    /// Whether `lane` may publish to `topic` now; else it waits here. After the back-off one lane goes as a probe.
     pub(super) fn admit(&mut self, topic: &str, lane: &Lane, now: Duration) -> bool {
         let Some(suspension) = self.0.get_mut(topic) else { return true };
-        if suspension.is_over(now) {
+        if suspension.given_up || suspension.is_forgotten(now) {
             return true;
         }
         if !suspension.probing && now >= suspension.retry_at {
@@ -109,7 +133,8 @@ impl Destinations {
         false
     }
 
-    /// `topic` did not take an event of `lane`, which waits here. Not if the suspension is over: then this is `false`.
+    /// `topic` did not take an event of `lane`, which waits here; or, if the topic has been suspended for long enough, is given up
+    /// with all that it does not take, and these are those who waited.
     #[must_use]
     pub(super) fn suspend(
         &mut self,
@@ -117,26 +142,22 @@ impl Destinations {
         lane: &Lane,
         now: Duration,
         settings: &RelaySettings,
-    ) -> bool {
-        let suspension = self.0.entry(topic.to_owned()).or_insert_with(|| Suspension {
-            ends_at: settings.destination_timeout.map(|timeout| now + timeout),
-            ..Suspension::default()
-        });
+    ) -> Option<VecDeque<Lane>> {
+        let suspension = self.0.entry(topic.to_owned()).or_default();
+        if suspension.is_forgotten(now) {
+            *suspension = Suspension::default();
+        }
         // What was in flight together fails together, and counts once.
-        if suspension.probing || suspension.failures == 0 || suspension.is_over(now) {
-            suspension.failures = suspension.failures.saturating_add(1);
-            suspension.retry_at = now + settings.backoff_after(suspension.failures);
-            suspension.kept_until = match suspension.ends_at {
-                Some(_) => suspension.retry_at + settings.max_backoff * 2,
-                None => suspension.retry_at,
-            };
+        if suspension.probing || suspension.failures == 0 {
+            suspension.refused(now, settings);
         }
         suspension.probing = false;
-        if suspension.is_over(now) {
-            return false;
+        suspension.keep(now, settings);
+        if suspension.given_up {
+            return Some(mem::take(&mut suspension.waiting));
         }
         suspension.waiting.push_front(lane.clone());
-        true
+        None
     }
 
     /// A publish to `topic` ended without a word on the destination.
@@ -150,24 +171,24 @@ impl Destinations {
         self.0.contains_key(topic)
     }
 
+    /// Whether one event at a time is all that may go there.
+    pub(super) fn is_probed(&self, topic: &str) -> bool {
+        self.0.get(topic).is_some_and(|suspension| !suspension.given_up)
+    }
+
     /// The topic works: its lanes go on.
     pub(super) fn heal(&mut self, topic: &str) -> VecDeque<Lane> {
         self.0.remove(topic).map(|suspension| suspension.waiting).unwrap_or_default()
     }
 
-    /// One lane for each topic whose back-off is over, and all of those whose suspension is. A topic that nobody waits for any
-    /// more is forgotten.
+    /// One lane for each topic whose back-off is over. A topic that nobody waits for any more is forgotten.
     pub(super) fn due(&mut self, now: Duration) -> Vec<Lane> {
-        self.0.retain(|_, topic| topic.probing || topic.kept_until > now || !topic.waiting.is_empty());
-        let mut due = Vec::new();
-        for suspension in self.0.values_mut() {
-            if suspension.is_over(now) {
-                due.extend(suspension.waiting.drain(..));
-            } else if !suspension.probing && suspension.retry_at <= now {
-                due.extend(suspension.waiting.pop_front());
-            }
-        }
-        due
+        self.0.retain(|_, suspension| !suspension.is_forgotten(now));
+        self.0
+            .values_mut()
+            .filter(|suspension| !suspension.probing && suspension.retry_at <= now)
+            .filter_map(|suspension| suspension.waiting.pop_front())
+            .collect()
     }
 
     /// The lanes that wait here.
@@ -175,19 +196,21 @@ impl Destinations {
         self.0.values().flat_map(|suspension| &suspension.waiting)
     }
 
-    /// The same, and they wait here no more.
-    pub(super) fn take_waiting(&mut self) -> Vec<Lane> {
-        self.0.values_mut().flat_map(|suspension| suspension.waiting.drain(..)).collect()
+    /// The same, and they wait here no more, but aside.
+    pub(super) fn take_waiting(&mut self, now: Duration, settings: &RelaySettings) -> Vec<Lane> {
+        let mut lanes = Vec::new();
+        for suspension in self.0.values_mut().filter(|suspension| !suspension.waiting.is_empty()) {
+            suspension.keep(now, settings);
+            lanes.extend(suspension.waiting.drain(..));
+        }
+        lanes
     }
 
     pub(super) fn next(&self) -> Option<Duration> {
         self.0
             .values()
-            .filter(|suspension| !suspension.waiting.is_empty())
-            .filter_map(|suspension| {
-                let probe = (!suspension.probing).then_some(suspension.retry_at);
-                suspension.ends_at.into_iter().chain(probe).min()
-            })
+            .filter(|suspension| !suspension.probing && !suspension.waiting.is_empty())
+            .map(|suspension| suspension.retry_at)
             .min()
     }
 
@@ -195,7 +218,6 @@ impl Destinations {
         for suspension in self.0.values_mut() {
             suspension.retry_at = suspension.retry_at.saturating_sub(now);
             suspension.kept_until = suspension.kept_until.saturating_sub(now);
-            suspension.ends_at = suspension.ends_at.map(|end| end.saturating_sub(now));
         }
     }
 

@@ -27,6 +27,10 @@ impl Engine {
             self.stats.published += 1;
             return Some(Action::Publish(row));
         }
+        // With very many keys, others are always ready.
+        if self.destinations.next().is_some_and(|at| at <= now) {
+            self.ready.extend(self.destinations.due(now));
+        }
         loop {
             if self.ready.is_empty() {
                 self.release_suspects();
@@ -105,13 +109,8 @@ impl Engine {
             self.settle_at = now + self.settings.settle_linger;
         }
         self.confirmed.push(Confirmed::new(row, receipt));
-        for lane in self.destinations.heal(&row.message.topic) {
-            if let Some(state) = self.lanes.get_mut(&lane) {
-                state.scheduled = false;
-            }
-            self.schedule(&lane);
-            self.drop_if_over(&lane);
-        }
+        let waited = self.destinations.heal(&row.message.topic);
+        self.wait_no_more(waited);
         if let Some(lane) = self.lanes.get_mut(&row.lane) {
             lane.busy = false;
             lane.doubts = 0;
@@ -133,8 +132,10 @@ impl Engine {
         }
         if let Some(lease) = lease
             && failure.class == ErrorClass::Destination
-            && !self.destinations.suspend(&row.message.topic, &row.lane, now, &self.settings)
+            && let Some(waited) =
+                self.destinations.suspend(&row.message.topic, &row.lane, now, &self.settings)
         {
+            self.wait_no_more(waited);
             let verdict = self.burial(row);
             self.reject(row, lease, row.attempts + 1, failure.error, verdict);
             return;
@@ -170,14 +171,25 @@ impl Engine {
         }
     }
 
+    /// These waited for their destination.
+    fn wait_no_more(&mut self, lanes: impl IntoIterator<Item = Lane>) {
+        for lane in lanes {
+            if let Some(state) = self.lanes.get_mut(&lane) {
+                state.scheduled = false;
+            }
+            self.schedule(&lane);
+            self.drop_if_over(&lane);
+        }
+    }
+
     /// Rows that wait for suspended destinations must not keep all others out of the memory: once they fill half of it, they
     /// wait aside, each lane behind its gate. As if its first event had been refused, but it costs no attempt.
-    pub(super) fn make_room(&mut self) {
+    pub(super) fn make_room(&mut self, now: Duration) {
         let held = |lane: &Lane| self.lanes.get(lane).map_or(0, |state| state.queue.len());
         if self.destinations.waiting().map(held).sum::<usize>() * 2 < self.rows.len() {
             return;
         }
-        for lane in self.destinations.take_waiting() {
+        for lane in self.destinations.take_waiting(now, &self.settings) {
             let Some(state) = self.lanes.get_mut(&lane) else { continue };
             state.scheduled = false;
             let group = state.group;

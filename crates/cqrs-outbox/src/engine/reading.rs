@@ -29,7 +29,7 @@ impl Engine {
             self.next_read_parked = now + self.settings.poll_interval;
             self.next_read = if tops_up { self.top_up_at } else { self.next_read_parked };
             if is_full {
-                self.make_room();
+                self.make_room(now);
             }
             return self.poll_fenced(now);
         }

@@ -105,9 +105,9 @@ impl Suspects {
 impl Engine {
     /// Whether a lane's next event may go as any other does. If not, the lane waits here, or its event is put aside.
     ///
-    /// Events for a topic that is suspended are: there is one probe at a time, and it says nothing new.
+    /// Events for a topic that is suspended and not given up are: there is one probe at a time, and it says nothing new.
     pub(super) fn is_above_suspicion(&mut self, lane: &Lane, row: &Arc<OutboxRow>) -> bool {
-        if !self.may_be_held_against_it() || self.destinations.is_suspended(&row.message.topic) {
+        if !self.may_be_held_against_it() || self.destinations.is_probed(&row.message.topic) {
             return true;
         }
         let Some(owned) = self.groups.get_mut(&row.group) else { return true };

@@ -438,10 +438,14 @@ fn a_destination_that_never_comes_fills_the_dead_letters_if_it_is_asked_for() {
     desk.wait(299);
     assert_eq!(desk.published(), NONE);
     desk.wait(1);
+    let probe = desk.published();
+    assert_eq!(probe.len(), 1, "one more, and the others go when it has said that nothing has changed");
+    dies(&mut desk, probe[0]);
     let mut tried = desk.published();
+    tried.extend(&probe);
     tried.sort_unstable();
     assert_eq!(tried, [11, 12, 13], "none dies that was not tried");
-    for id in tried {
+    for id in tried.into_iter().filter(|id| *id != probe[0]) {
         dies(&mut desk, id);
     }
     // One that comes later is tried, too, and waits no second time.
@@ -459,11 +463,12 @@ fn a_destination_that_never_comes_fills_the_dead_letters_if_it_is_asked_for() {
     assert_eq!(desk.engine.stats().suspended_destinations, 1);
 }
 
-#[test]
-fn a_suspension_with_an_end_outlasts_those_who_wait_aside() {
+/// Eight events for a topic that is not there fill the memory, are put aside, and nothing is for the topic for so long. Then one
+/// comes back, and its topic refuses it twice, 150 ms apart.
+fn one_comes_back_after(millis: u64) -> (Desk, Option<Verdict>) {
     let mut settings = settings();
     settings.max_rows = 8;
-    settings.destination_timeout = Some(ms(15_000));
+    settings.destination_timeout = Some(ms(250));
     settings.lease = ms(60_000);
     let mut desk = Desk::owner(settings);
     let bad = |id: i64, key: &str| row(id, key, "bad", Place::Hot);
@@ -476,18 +481,96 @@ fn a_suspension_with_an_end_outlasts_those_who_wait_aside() {
         desk.hear(Input::Rejected(Ok(Fenced::Done(()))));
         desk.read_nothing();
     }
-    // All are aside by now, and nobody asks for the topic for a while.
-    for _ in 0..8 {
-        desk.wait(2_000);
-        desk.beats(&[lease(0, 1)]);
-        assert_eq!(desk.published(), NONE);
-    }
-    // It comes back from the side when its gate is due, and finds that the time is over.
+    desk.wait(millis);
+    desk.beats(&[lease(0, 1)]);
+    assert_eq!(desk.published(), NONE);
     desk.read_parked(vec![row(11, "k11", "bad", Place::Parked)]);
+    assert_eq!(desk.published(), [11]);
+    desk.fail(11, ErrorClass::Destination);
+    assert_eq!(desk.rejection(), None, "it has not waited for so long");
+    desk.wait(150);
+    assert_eq!(desk.published(), [11]);
+    desk.fail(11, ErrorClass::Destination);
+    let verdict = desk.rejection().map(|rejection| rejection.verdict);
+    (desk, verdict)
+}
+
+#[test]
+fn a_suspension_outlasts_those_who_wait_aside() {
+    let (_, verdict) = one_comes_back_after(16_000);
+    assert_eq!(verdict, Some(Verdict::Bury { later: LaterEvents::Wait }));
+}
+
+#[test]
+fn a_suspension_is_forgotten_when_nothing_was_for_its_topic_for_long() {
+    let (mut desk, verdict) = one_comes_back_after(21_000);
+    assert_eq!(verdict, None, "it began anew");
+    desk.wait(150);
     assert_eq!(desk.published(), [11]);
     desk.fail(11, ErrorClass::Destination);
     let verdict = desk.rejection().map(|rejection| rejection.verdict);
     assert_eq!(verdict, Some(Verdict::Bury { later: LaterEvents::Wait }));
+}
+
+#[test]
+fn what_nobody_could_try_is_no_time_that_a_destination_was_away() {
+    let mut settings = settings();
+    settings.destination_timeout = Some(ms(250));
+    settings.lease = ms(60_000);
+    let mut desk = Desk::owner(settings);
+    desk.read(vec![row(11, "a", "bad", Place::Hot), hot(12, "b")]);
+    assert_eq!(desk.published(), [11, 12]);
+    desk.fail(11, ErrorClass::Destination);
+    desk.fail(12, ErrorClass::Outage);
+    for _ in 0..4 {
+        desk.wait(2_000);
+        desk.beats(&[lease(0, 1)]);
+        let probe = desk.published();
+        assert_eq!(probe.len(), 1);
+        desk.fail(probe[0], ErrorClass::Outage);
+    }
+    desk.wait(2_000);
+    desk.beats(&[lease(0, 1)]);
+    // One after the other, until both have said something.
+    let (mut refused, mut settled) = (0, false);
+    while !settled || refused < 2 {
+        let sent = desk.published();
+        for id in &sent {
+            if *id == 12 {
+                desk.receipt(12);
+                settled = true;
+            } else {
+                refused += 1;
+                desk.fail(11, ErrorClass::Destination);
+            }
+        }
+        let verdict = desk.rejection().map(|rejection| rejection.verdict);
+        let end = Some(Verdict::Bury { later: LaterEvents::Wait });
+        assert_eq!(verdict, if refused < 2 { None } else { end }, "its probes have waited for 250 ms then");
+        if sent.is_empty() {
+            desk.wait(150);
+        }
+    }
+}
+
+#[test]
+fn a_suspended_destination_is_probed_though_others_are_always_ready() {
+    let mut settings = settings();
+    settings.max_in_flight = 2;
+    let mut desk = Desk::owner(settings);
+    let others = |ids: std::ops::RangeInclusive<i64>| ids.map(|id| hot(id, &format!("k{id}")));
+    desk.read([row(11, "a", "bad", Place::Hot)].into_iter().chain(others(12..=16)).collect());
+    assert_eq!(desk.published(), [11, 12]);
+    desk.fail(11, ErrorClass::Destination);
+    assert_eq!(desk.published(), [13]);
+    desk.wait(100);
+    desk.receipt(12);
+    assert_eq!(desk.published(), [14]);
+    desk.read(others(17..=20).collect());
+    for (confirmed, next) in [(13, 15), (14, 16), (15, 11)] {
+        desk.receipt(confirmed);
+        assert_eq!(desk.published(), [next]);
+    }
 }
 
 #[test]
@@ -1318,6 +1401,27 @@ fn suspects_for_a_suspended_destination_are_probed_one_at_a_time() {
         assert_eq!(desk.engine.stats().suspended_destinations, 1);
         desk.fail(probe[0], ErrorClass::Destination);
     }
+}
+
+/// Then it is not one at a time any more, and one of them may have ended the process.
+#[test]
+fn suspects_for_a_destination_that_is_given_up_are_known_before_they_go() {
+    let mut settings = settings();
+    settings.destination_timeout = Some(Duration::ZERO);
+    let mut desk = successor(settings, &[]);
+    widen(&mut desk);
+    let bad = |id: i64| row(id, &format!("k{id}"), "bad", Place::Hot);
+    desk.read(vec![bad(11)]);
+    assert_eq!(desk.published(), [11]);
+    desk.fail(11, ErrorClass::Destination);
+    assert!(matches!(desk.rejection().unwrap().verdict, Verdict::Bury { .. }));
+    desk.hear(Input::Rejected(Ok(Fenced::Done(()))));
+    desk.suspects.clear();
+    desk.records_suspects = false;
+    desk.read(vec![bad(12), bad(13)]);
+    assert_eq!((desk.published(), &desk.suspects[..]), (vec![], &[vec![12, 13]][..]));
+    desk.hear(Input::SuspectsRecorded(Ok(())));
+    assert_eq!(desk.published(), [12, 13]);
 }
 
 #[test]

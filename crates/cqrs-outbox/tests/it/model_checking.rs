@@ -21,6 +21,7 @@ const CALM: Scope = Scope {
     max_attempts: 2,
     later: LaterEvents::Wait,
     unordered: false,
+    gives_up: false,
     per_key: 1,
     committed: 0,
     max_rows: 24,
@@ -152,6 +153,20 @@ fn destinations_cannot_be_reached() {
     holds(Scope { max_rows: 1, faults, ..CALM }, &seen);
     let faults = Faults { expiries: 1, suspensions: 1, seconds: 2, ..CALM.faults };
     holds(Scope { relays: 2, max_rows: 1, faults, ..CALM }, &[Seen::PutOff, Seen::Fenced]);
+}
+
+#[test]
+fn destinations_are_given_up() {
+    let gives_up = Scope { gives_up: true, ..CALM };
+    let faults = Faults { suspensions: 3, operators: 1, ..CALM.faults };
+    holds(Scope { faults, ..gives_up.clone() }, &[Seen::Buried, Seen::GateOpened]);
+    let faults = Faults { crashes: 1, expiries: 1, suspensions: 2, seconds: 3, ..CALM.faults };
+    holds(Scope { later: LaterEvents::GoOn, faults, ..gives_up.clone() }, &[Seen::Buried, Seen::Fenced]);
+    let faults = Faults { holds: 1, suspensions: 2, ..CALM.faults };
+    let seen = [Seen::Held, Seen::Buried, Seen::Followed];
+    holds(Scope { later: LaterEvents::Follow, faults, ..gives_up.clone() }, &seen);
+    let faults = Faults { suspensions: 3, losses: 1, ..CALM.faults };
+    holds(Scope { faults, gives_up: true, ..TOGETHER }, &[Seen::Together, Seen::SessionEnded, Seen::Buried]);
 }
 
 #[test]

@@ -85,6 +85,7 @@ fn promises_hold_whatever_goes_wrong() {
         "followed",
         "gates kept",
         "gates opened",
+        "given up",
         "in a session",
         "killed by an event",
         "lost confirms",

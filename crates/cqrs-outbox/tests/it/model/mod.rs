@@ -39,6 +39,8 @@ pub(crate) struct Scope {
     pub(crate) later: LaterEvents,
     /// Whether no key has an order.
     pub(crate) unordered: bool,
+    /// Whether a destination is given up when it refuses a probe.
+    pub(crate) gives_up: bool,
     /// How many events of a key may be with the broker.
     pub(crate) per_key: usize,
     /// So many events are committed from the start.
@@ -243,6 +245,7 @@ impl Outbox {
         settings.max_in_flight_per_key = scope.per_key;
         settings.max_attempts = scope.max_attempts;
         settings.later_events = scope.later;
+        settings.destination_timeout = scope.gives_up.then_some(SECOND);
         if scope.unordered {
             settings.unordered = Unordered::Everything;
         }

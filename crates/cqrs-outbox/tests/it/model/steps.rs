@@ -122,7 +122,7 @@ impl Outbox {
                 if left.crashes == all.crashes && left.expiries == all.expiries {
                     state.broken = Some("an end was held against an event, and nothing had ended");
                 }
-            } else if self.scope.faults.refusals == 0 && rejection.attempts > 0 {
+            } else if self.scope.faults.refusals == 0 && !self.scope.gives_up && rejection.attempts > 0 {
                 state.broken = Some("an attempt was counted, and nothing refused");
             }
             let dead = state.tables.dead_letters();

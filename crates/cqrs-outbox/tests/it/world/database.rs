@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use cqrs_core::broker::ErrorClass;
 use cqrs_outbox::engine::{Action, Input};
-use cqrs_outbox::{Fenced, LaterEvents, Lease, OutboxRow};
+use cqrs_outbox::{Fenced, LaterEvents, Lease, OutboxRow, Verdict};
 use rand::Rng;
 
 use super::{Fault, Life, World};
@@ -82,6 +83,12 @@ impl World {
             && rejection.error.contains("is suspended")
         {
             self.counts.add("put off");
+        }
+        if let Action::Reject(rejection) = action
+            && matches!(rejection.verdict, Verdict::Bury { .. })
+            && rejection.error == ErrorClass::Destination.to_string()
+        {
+            self.counts.add("given up");
         }
         if let Action::Reject(rejection) = action
             && rejection.error.contains("the process ended")
