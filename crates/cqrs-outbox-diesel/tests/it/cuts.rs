@@ -2,6 +2,7 @@
 
 use std::fmt::Debug;
 use std::pin::pin;
+use std::time::Duration;
 
 use cqrs_core::{BeginTransaction, Error, ErrorKind, Transaction};
 use cqrs_outbox::OutboxRow;
@@ -9,6 +10,7 @@ use cqrs_outbox_diesel::{Asking, DeadLetterFilter, MySql, Outbox, Page, Pg, Requ
 use cqrs_testing::proxy::{Point, Proxy};
 use diesel_async::SimpleAsyncConnection;
 use futures_util::FutureExt;
+use tokio::time::{Instant, sleep};
 use url::Url;
 
 use crate::backend::{Db, PlainSql, Site};
@@ -51,9 +53,8 @@ async fn a_commit_that_is_cut_happens_whole_or_not_at_all<D: Db>(site: &Site) {
     write("after").await.unwrap();
 
     // The answer that was lost may be the one to what stands before the COMMIT, in the same message.
-    let rooms = async || direct.values("SELECT name AS value FROM rooms ORDER BY name").await;
-    while rooms().await.len() < 3 {}
-    assert_eq!(rooms().await, ["after", "before", "unanswered"]);
+    let rooms = || direct.values("SELECT name AS value FROM rooms ORDER BY name");
+    becomes(["after", "before", "unanswered"].map(str::to_owned).to_vec(), rooms).await;
     let rows = read_all(&D::store(&direct)).await;
     let keys: Vec<_> = rows.iter().map(|row| row.message.key.clone().unwrap()).collect();
     assert_eq!(keys, ["before", "unanswered", "after"], "the events are those of the rooms, in their order");
@@ -73,7 +74,9 @@ async fn what_is_asked_for_and_cut_may_be_asked_for_again<D: Db>(site: &Site) {
     let all = RequestFilter::new();
     let [request, answer] = [Point::request(COMMIT), Point::answer_to(COMMIT)];
     let is_open = async |count: usize| {
-        while direct.requests(&all.clone().open(), Page::oldest_first()).await.unwrap().len() != count {}
+        let open = all.clone().open();
+        let requests = || async { direct.requests(&open, Page::oldest_first()).await.unwrap().len() };
+        becomes(count, requests).await;
     };
 
     in_doubt(cut(&proxy, request, outbox.replay_all(&filter, &asking)).await.unwrap_err());
@@ -105,6 +108,19 @@ async fn through_a_proxy<D: Db>(url: &str) -> (Proxy, Outbox<D>) {
     url.set_port(Some(proxy.port())).unwrap();
     let outbox = D::connect(url.into()).await.unwrap();
     (proxy, outbox)
+}
+
+/// What was cut may be carried out a little later.
+async fn becomes<T: Debug + PartialEq, F: Future<Output = T>>(wanted: T, ask: impl Fn() -> F) {
+    let ends = Instant::now() + Duration::from_secs(30);
+    loop {
+        let is = ask().await;
+        if is == wanted {
+            return;
+        }
+        assert!(Instant::now() < ends, "it is {is:?}, and not {wanted:?}");
+        sleep(Duration::from_millis(5)).await;
+    }
 }
 
 fn in_doubt(error: Error) {

@@ -1,6 +1,7 @@
 //! Events, relays and statements that the tests look at.
 
-use std::fmt;
+use std::cell::RefCell;
+use std::fmt::{self, Write as _};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -87,17 +88,46 @@ impl MessageBroker for Sink {
     }
 }
 
-/// Every statement of this process, as it is sent, with its parameters.
-static STATEMENTS: Mutex<Vec<String>> = Mutex::new(Vec::new());
+/// The statements of a test, as they are sent, with their parameters. To look through those of all tests takes seconds, in which
+/// no other test could send one.
+pub(crate) type Statements = Arc<Mutex<Vec<String>>>;
+
+thread_local! {
+    static STATEMENTS: RefCell<Statements> = RefCell::default();
+}
+
+/// From now on this thread's statements are recorded there.
+pub(crate) fn record_in(statements: &Statements) {
+    STATEMENTS.set(Arc::clone(statements));
+}
+
+fn recorded() -> Statements {
+    STATEMENTS.with_borrow(Arc::clone)
+}
 
 struct Recorder;
 
 impl Instrumentation for Recorder {
     fn on_connection_event(&mut self, event: InstrumentationEvent<'_>) {
         if let InstrumentationEvent::StartQuery { query, .. } = event {
-            let statement = query.to_string();
-            STATEMENTS.lock().unwrap_or_else(PoisonError::into_inner).push(statement);
+            let mut statement = Beginning(String::new());
+            // An error says that the rest is left out.
+            let _ = write!(statement, "{query}");
+            recorded().lock().unwrap_or_else(PoisonError::into_inner).push(statement.0);
         }
+    }
+}
+
+/// As much of a text as anybody looks at: a byte of a payload takes five of it.
+struct Beginning(String);
+
+impl fmt::Write for Beginning {
+    fn write_str(&mut self, part: &str) -> fmt::Result {
+        if self.0.len() + part.len() > 1 << 20 {
+            return Err(fmt::Error);
+        }
+        self.0.push_str(part);
+        Ok(())
     }
 }
 
@@ -105,8 +135,9 @@ pub(crate) fn record_statements() {
     diesel::connection::set_default_instrumentation(|| Some(Box::new(Recorder))).unwrap();
 }
 
-/// The statements so far that contain all of these.
+/// This test's statements so far that contain all of these.
 pub(crate) fn statements_with(parts: &[&str]) -> Vec<String> {
-    let statements = STATEMENTS.lock().unwrap_or_else(PoisonError::into_inner);
+    let recorded = recorded();
+    let statements = recorded.lock().unwrap_or_else(PoisonError::into_inner);
     statements.iter().filter(|one| parts.iter().all(|part| one.contains(part))).cloned().collect()
 }

@@ -9,6 +9,7 @@ use cqrs_testing::services::{trial, trial_with_own};
 use libtest_mimic::{Completion, Failed, Trial};
 
 use crate::backend::{Db, Site};
+use crate::events::{Statements, record_in};
 
 pub(crate) type Running<'a> = Pin<Box<dyn Future<Output = Option<String>> + Send + 'a>>;
 
@@ -84,7 +85,13 @@ impl Trials {
 
 /// Runs a test with a limit that only a hang reaches, and cleans up whatever became of it.
 fn run(site: Site, test: &Test) -> Result<Completion, Failed> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let statements = Statements::default();
+    record_in(&statements);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .on_thread_start(move || record_in(&statements))
+        .build()?;
     let limited = async { tokio::time::timeout(Duration::from_secs(120), test(&site)).await };
     let outcome = panic::catch_unwind(AssertUnwindSafe(|| runtime.block_on(limited)));
     runtime.block_on(site.clean_up());

@@ -68,8 +68,8 @@ pub(super) struct Flight {
     rows: BTreeSet<i64>,
     /// The last receipt. Before the first one nothing follows.
     receipt: Option<Receipt>,
-    /// Those that were not confirmed. With the first of them nothing follows any more; they stay here until all are answered, for
-    /// they go again together: nothing of the lane may come between them, whoever owns it meanwhile.
+    /// Those that were not confirmed. With the first of them the session is over, and nothing follows; they stay here until all are
+    /// answered, for they go again together: nothing of the lane may come between them, whoever owns it meanwhile.
     not_confirmed: BTreeSet<i64>,
 }
 
@@ -85,7 +85,6 @@ impl Engine {
         let state = self.lanes.get(&row.lane)?;
         let may_be_in_session = self.may_be_in_session(state, row);
         match &state.course {
-            Course::Session(flight) if !flight.not_confirmed.is_empty() => None,
             Course::Session(flight) => match &flight.receipt {
                 Some(receipt) if may_be_in_session && self.is_of_present(flight, row) => {
                     let has_room = flight.rows.len() < self.settings.max_in_flight_per_key;
@@ -110,7 +109,6 @@ impl Engine {
     fn may_be_in_session(&self, state: &LaneState, row: &OutboxRow) -> bool {
         self.settings.max_in_flight_per_key > 1
             && row.lane.is_of_key()
-            && row.attempts == 0
             && row.defect.is_none()
             && state.alone_up_to.is_none_or(|last| row.id > last)
             && !self.is_watched(row.group)

@@ -26,6 +26,7 @@ struct Slow {
 
 #[derive(Debug, Default)]
 struct Counts {
+    alone: AtomicUsize,
     sessions: AtomicUsize,
     in_session: AtomicUsize,
     now: AtomicUsize,
@@ -75,6 +76,7 @@ impl MessageBroker for Slow {
     }
 
     async fn enqueue(&self, message: &Message) -> Result<Confirm, BrokerError> {
+        self.counts.alone.fetch_add(1, Ordering::Relaxed);
         self.broker.enqueue(message).await
     }
 
@@ -196,6 +198,11 @@ async fn after_a_lost_confirm_what_was_in_the_session_goes_again_one_by_one() {
     assert_eq!(arrived, all());
     assert!((1..=10).contains(&again), "{again} came again");
     assert_eq!(bench.count(|counts| &counts.sessions), 2);
+    assert_eq!(
+        bench.count(|counts| &counts.alone),
+        1 + 10,
+        "the first, and what was in the session that failed"
+    );
     assert!(bench.count(|counts| &counts.in_session) > EVENTS / 2, "it did not go on in the next session");
 }
 
@@ -208,14 +215,14 @@ async fn a_session_that_does_not_answer_is_given_up() {
         let faults = bench.broker.broker.faults();
         faults.hold_confirms();
         sleep(Duration::from_secs(20)).await;
+        assert!(bench.count(|counts| &counts.aborted) > 0, "a client may go on trying");
+        assert_eq!(bench.count(|counts| &counts.now), 0, "what was in the session is still waited for");
         faults.release_confirms();
     };
     tokio::join!(async { relay.run_until_empty().await.unwrap() }, stall);
     let (arrived, again) = bench.arrived().await;
     assert_eq!(arrived, all());
     assert!((1..=20).contains(&again), "{again} came again");
-    assert!(bench.count(|counts| &counts.aborted) > 0, "a client may go on trying");
-    assert_eq!(bench.count(|counts| &counts.now), 0, "what was in the session is still waited for");
 }
 
 #[tokio::test(start_paused = true)]
