@@ -169,6 +169,7 @@ pub fn cases() -> Result<Vec<Case>> {
     let by_hand: Arc<dyn ByHand> = black_box(Arc::new(Handler));
     let plain = mediator(others())?;
     let saying = plain.clone();
+    let handle = plain.handle_of::<Command>()?;
     let layered = mediator(others().middleware(Pass).middleware(Pass).middleware(Pass))?;
     Ok(vec![
         case(
@@ -190,6 +191,10 @@ pub fn cases() -> Result<Vec<Case>> {
             }),
         ),
         case("send", Box::new(move |times| time(times, || now(plain.send(Command(black_box(NUMBERS))))))),
+        case(
+            "send by its handle",
+            Box::new(move |times| time(times, || now(handle.send(Command(black_box(NUMBERS)))))),
+        ),
         case(
             "send, three middlewares",
             Box::new(move |times| time(times, || now(layered.send(Command(black_box(NUMBERS)))))),

@@ -25,6 +25,14 @@ fn a_send_allocates_once() {
 }
 
 #[test]
+fn a_send_by_its_handle_allocates_once() {
+    let handle = mediator(others()).unwrap().handle_of::<Command>().unwrap();
+    let counted = measure(|| assert_eq!(now(handle.send(COMMAND)).unwrap(), 10));
+    assert_eq!(counted.count_total, 1);
+    assert_eq!(counted.count_current, 0);
+}
+
+#[test]
 fn a_send_through_three_middlewares_allocates_once() {
     let mediator = mediator(others().middleware(Pass).middleware(Pass).middleware(Pass)).unwrap();
     let counted = measure(|| assert_eq!(now(mediator.send(COMMAND)).unwrap(), 10));

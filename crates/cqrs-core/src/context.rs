@@ -4,7 +4,7 @@ use std::any::{Any, TypeId};
 use std::fmt;
 use std::mem;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use crate::codec::{Correlation, IntoMessage};
 use crate::error::{Error, ErrorKind};
@@ -23,7 +23,8 @@ pub struct Context<'a> {
     core: &'a Core,
     origin: Origin<'a>,
     has_transaction: AtomicBool,
-    said: Mutex<Vec<Said>>,
+    /// Out of the way: most contexts hear nothing, and each is made, looked at and dropped.
+    said: OnceLock<Box<Mutex<Vec<Said>>>>,
 }
 
 /// Where a context comes from, and so what it inherits. Two words, so that it travels in registers.
@@ -68,7 +69,7 @@ impl dyn AnyDomainEvent {
 
 impl<'a> Context<'a> {
     pub(crate) fn new(core: &'a Core, origin: Origin<'a>) -> Self {
-        Self { core, origin, has_transaction: AtomicBool::new(false), said: Mutex::new(Vec::new()) }
+        Self { core, origin, has_transaction: AtomicBool::new(false), said: OnceLock::new() }
     }
 
     /// Says that something happened: a domain event, an integration event, or an [`Envelope`] around one.
@@ -149,21 +150,25 @@ impl<'a> Context<'a> {
     }
 
     pub(crate) fn extend(&self, said: impl IntoIterator<Item = Said>) {
-        self.said.lock().unwrap_or_else(PoisonError::into_inner).extend(said);
+        self.said.get_or_init(Box::default).lock().unwrap_or_else(PoisonError::into_inner).extend(said);
     }
 
     pub(crate) fn take_said(&self) -> Vec<Said> {
-        mem::take(&mut *self.said.lock().unwrap_or_else(PoisonError::into_inner))
+        self.said.get().map_or_else(Vec::new, |said| {
+            mem::take(&mut *said.lock().unwrap_or_else(PoisonError::into_inner))
+        })
     }
 
     /// Whether something was said, without touching the lock: nobody else has the context.
     pub(crate) fn has_said(&mut self) -> bool {
-        !self.said.get_mut().unwrap_or_else(PoisonError::into_inner).is_empty()
+        self.said.get_mut().is_some()
     }
 
     /// What was said, without touching the lock: the caller owns the context.
     pub(crate) fn into_said(self) -> Vec<Said> {
-        self.said.into_inner().unwrap_or_else(PoisonError::into_inner)
+        self.said
+            .into_inner()
+            .map_or_else(Vec::new, |said| said.into_inner().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn say_integration(&self, event: impl IntoMessage, name: &'static str) -> Said {

@@ -32,8 +32,8 @@ pub use event::{
     kind,
 };
 pub use mediator::{
-    Dispatched, EventEmitter, EventMap, EventMediator, Handled, MessageHandler, RequestMap, RequestMediator,
-    Sending,
+    Dispatched, EventEmitter, EventMap, EventMediator, Handled, MessageHandler, RequestHandle, RequestMap,
+    RequestMediator, Sending,
 };
 pub use message::{Headers, Message, MessageId};
 pub use middleware::{

@@ -95,8 +95,7 @@ impl EventEmitter {
     /// A domain event's handler that fails stops the domain events behind it; integration events still go out, for the
     /// request that said them has succeeded.
     pub(crate) async fn emit(&self, core: &Core, said: Vec<Said>, origin: Origin<'_>) -> Result<()> {
-        let mut queue = VecDeque::new();
-        enqueue(&mut queue, said)?;
+        let mut queue = VecDeque::from(none_refused(said)?);
         if let Origin::Nested(parent) = origin
             && parent.is_in_transaction()
         {
@@ -118,10 +117,12 @@ impl EventEmitter {
                     for handler in self.events.of_domain(&*event) {
                         let cx = Context::new(core, origin);
                         let handled = handler.call(&*event, &cx).await;
-                        let more = handled.and_then(|()| enqueue(&mut queue, cx.into_said()));
-                        if let Err(error) = more {
-                            failed = Some(error);
-                            break;
+                        match handled.and_then(|()| none_refused(cx.into_said())) {
+                            Ok(more) => queue.extend(more),
+                            Err(error) => {
+                                failed = Some(error);
+                                break;
+                            }
                         }
                     }
                 }
@@ -129,7 +130,8 @@ impl EventEmitter {
                     tracing::warn!(event = event.name(), "not handled, because a handler before it failed");
                 }
                 // What only an outbox can do was refused when it was said; see `Context::emit`.
-                Said::Integration(outgoing) => match self.publish(outgoing.message).await {
+                // Boxed, so that domain events do not carry the room for it.
+                Said::Integration(outgoing) => match Box::pin(self.publish(outgoing.message)).await {
                     Ok(confirm) => confirms.push(confirm),
                     Err(error) => failed = failed.or(Some(error.into())),
                 },
@@ -137,7 +139,7 @@ impl EventEmitter {
             }
         }
         for confirm in confirms {
-            if let Err(error) = self.in_time(confirm).await {
+            if let Err(error) = Box::pin(self.in_time(confirm)).await {
                 failed = failed.or(Some(error.into()));
             }
         }
@@ -164,17 +166,12 @@ impl EventEmitter {
     }
 }
 
-/// Behind what waits already; all or, if one of them was refused, none.
-fn enqueue(queue: &mut VecDeque<Said>, said: Vec<Said>) -> Result<()> {
-    let mut accepted = Vec::with_capacity(said.len());
-    for said in said {
-        match said {
-            Said::Refused(error) => return Err(error),
-            said => accepted.push(said),
-        }
+/// All of it or, if one of them was refused, that refusal.
+fn none_refused(mut said: Vec<Said>) -> Result<Vec<Said>> {
+    match said.iter().position(|said| matches!(said, Said::Refused(_))).map(|at| said.swap_remove(at)) {
+        Some(Said::Refused(error)) => Err(error),
+        _ => Ok(said),
     }
-    queue.extend(accepted);
-    Ok(())
 }
 
 pub(crate) fn flood(said: &Said, max_events: usize) -> Error {

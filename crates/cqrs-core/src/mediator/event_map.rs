@@ -9,6 +9,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use serde::de::DeserializeOwned;
 
+use super::type_hash::TypeHasher;
 use crate::codec::decode_payload;
 use crate::context::{AnyDomainEvent, Context};
 use crate::error::Result;
@@ -19,7 +20,7 @@ use crate::message::Message;
 #[derive(Default)]
 #[must_use = "a map does nothing until a mediator is made of it"]
 pub struct EventMap {
-    domain: HashMap<TypeId, Vec<Box<dyn CallDomain>>>,
+    domain: HashMap<TypeId, Vec<Box<dyn CallDomain>>, TypeHasher>,
     subscribed: HashMap<String, Vec<Subscribed>>,
     problems: Vec<String>,
 }

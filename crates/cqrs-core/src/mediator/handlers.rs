@@ -2,10 +2,11 @@
 
 use std::any::{Any, TypeId};
 use std::future::Future;
-use std::hash::{Hash, Hasher};
 use std::pin::Pin;
+use std::sync::Arc;
 
 use super::request_mediator::Core;
+use super::type_hash::hash_of;
 use crate::context::{Context, Origin};
 use crate::error::Result;
 use crate::middleware::Next;
@@ -27,12 +28,13 @@ impl Handlers {
         self.len
     }
 
-    pub(super) fn get<R: Request>(&self) -> Option<&dyn Call<R>> {
-        let mut at = place(TypeId::of::<Bound<R>>());
+    pub(super) fn get<R: Request>(&self) -> Option<&Arc<dyn Call<R>>> {
+        // The bits beyond the size of the table are not looked at.
+        let mut at = hash_of(TypeId::of::<Bound<R>>()) as usize;
         loop {
             let bound = self.slots.get(at & self.slots.len().wrapping_sub(1))?.as_ref()?;
             if let Some(bound) = bound.downcast_ref::<Bound<R>>() {
-                return Some(&*bound.0);
+                return Some(&bound.0);
             }
             at = at.wrapping_add(1);
         }
@@ -47,12 +49,12 @@ impl Handlers {
             self.slots.resize_with(grown, || None);
             bound.into_iter().flatten().for_each(|bound| self.put(bound));
         }
-        self.put(Box::new(Bound::<R>(Box::new(handler))));
+        self.put(Box::new(Bound::<R>(Arc::new(handler))));
     }
 
     fn put(&mut self, bound: Box<dyn Any + Send + Sync>) {
         let mask = self.slots.len() - 1;
-        let mut at = place((*bound).type_id()) & mask;
+        let mut at = hash_of((*bound).type_id()) as usize & mask;
         while self.slots[at].is_some() {
             at = (at + 1) & mask;
         }
@@ -60,7 +62,7 @@ impl Handlers {
     }
 }
 
-struct Bound<R: Request>(Box<dyn Call<R>>);
+struct Bound<R: Request>(Arc<dyn Call<R>>);
 
 /// A handler within its middlewares: the one place where a future is boxed.
 pub(super) trait Call<R: Request>: Send + Sync {
@@ -108,32 +110,4 @@ fn boxed_in_place<'a, F: Future + Send + 'a>(
 fn go_out<'a>(cx: Context<'a>) -> Pin<Box<dyn Future<Output = Result<()>> + Send + 'a>> {
     let (core, origin) = (cx.core(), cx.origin());
     Box::pin(core.emitter().emit(core, cx.into_said(), origin))
-}
-
-/// Where to begin to look for a type: a `TypeId` is a hash already.
-fn place(id: TypeId) -> usize {
-    #[derive(Default)]
-    struct Taken(u64);
-
-    impl Hasher for Taken {
-        fn write(&mut self, bytes: &[u8]) {
-            // Only reached if the standard library changes how a `TypeId` is hashed: correct, then, but slower.
-            for &byte in bytes {
-                self.0 = self.0.rotate_left(8) ^ u64::from(byte);
-            }
-        }
-
-        fn write_u64(&mut self, hash: u64) {
-            self.0 = hash;
-        }
-
-        fn finish(&self) -> u64 {
-            self.0
-        }
-    }
-
-    let mut taken = Taken::default();
-    id.hash(&mut taken);
-    // The bits beyond the size of a table are not looked at.
-    taken.finish() as usize
 }

@@ -7,6 +7,7 @@ use std::task::{Context as TaskContext, Poll};
 use super::emitter::EventEmitter;
 use super::event_mediator::EventMediator;
 use super::handlers::Handlers;
+use super::request_handle::RequestHandle;
 use super::request_map::RequestMap;
 use crate::codec::Correlation;
 use crate::context::Origin;
@@ -61,6 +62,16 @@ impl RequestMediator {
         self.core.send(request, Origin::Correlated(correlation))
     }
 
+    /// The way to the handler of one request, for those who send it often: found once, and not with each send.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::MissingHandler`] if none is bound.
+    pub fn handle_of<R: Request>(&self) -> Result<RequestHandle<R>> {
+        let handler = self.core.handlers.get::<R>().ok_or_else(|| missing_handler(R::name()))?;
+        Ok(RequestHandle { handler: Arc::clone(handler), core: Arc::clone(&self.core) })
+    }
+
     /// The mediator of events that shares the maps with this one.
     pub fn events(&self) -> EventMediator {
         EventMediator::from_core(Arc::clone(&self.core))
@@ -103,6 +114,12 @@ pub struct Sending<'a, R: Request>(State<'a, R>);
 enum State<'a, R: Request> {
     Running(Pin<Box<dyn Future<Output = Reply<R>> + Send + 'a>>),
     Missing,
+}
+
+impl<'a, R: Request> Sending<'a, R> {
+    pub(super) fn running(call: Pin<Box<dyn Future<Output = Reply<R>> + Send + 'a>>) -> Self {
+        Self(State::Running(call))
+    }
 }
 
 impl<R: Request> Future for Sending<'_, R> {

@@ -60,6 +60,25 @@ async fn nothing_runs_before_the_reply_is_awaited() {
 }
 
 #[tokio::test]
+async fn a_handle_sends_as_its_mediator_does() {
+    let journal = Journal::new();
+    let bound = mediator(RequestMap::new().bind(on_request(|_: Outer, cx| {
+        journal.note(cx.correlation().correlation_id.as_deref().unwrap_or("alone"));
+        Box::pin(async { Ok(()) })
+    })));
+    let handle = bound.handle_of::<Outer>().unwrap();
+    drop(bound);
+    handle.send(Outer).await.unwrap();
+    handle.clone().send_correlated(Outer, &Correlation::new("order 7")).await.unwrap();
+    assert_eq!(journal.entries(), ["alone", "order 7"]);
+    assert!(format!("{handle:?}").contains("Outer"));
+
+    let error = mediator(RequestMap::new()).handle_of::<Outer>().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::MissingHandler);
+    assert!(error.to_string().contains("Outer"), "{error}");
+}
+
+#[tokio::test]
 async fn a_request_without_a_handler_is_an_error_that_says_what_to_do() {
     let mediator = mediator(RequestMap::new().bind(double()));
     let error = mediator.send(Outer).await.unwrap_err();
