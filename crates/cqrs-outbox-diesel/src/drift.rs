@@ -184,6 +184,10 @@ pub(crate) const GROUPS: &str = "\
 
 /// The groups as a fact. If they cannot be read, a column of that table is not what it should be, and told; unless this user may
 /// not read them.
+#[cfg_attr(
+    not(any(feature = "postgres", feature = "mysql")),
+    expect(unused_variables, reason = "SQLite has no users")
+)]
 pub(crate) fn groups(names: &TableNames, read: QueryResult<Vec<FactRow>>) -> Vec<Fact> {
     match read {
         Ok(rows) => rows.into_iter().map(Fact::from).collect(),

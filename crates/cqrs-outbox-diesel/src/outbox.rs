@@ -94,6 +94,7 @@ impl<B: Backend> Outbox<B> {
     }
 
     /// This, if its database answers.
+    #[cfg(any(feature = "postgres", feature = "mysql"))]
     pub(crate) async fn reached(self) -> Result<Self> {
         match self.acquire().await {
             Ok(_) => Ok(self),

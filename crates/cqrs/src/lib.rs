@@ -1,7 +1,8 @@
 #![cfg_attr(all(feature = "macros", feature = "bootstrap", feature = "sqlite"), doc = include_str!("../../../README.md"))]
 #![cfg_attr(
     not(all(feature = "macros", feature = "bootstrap", feature = "sqlite")),
-    doc = "CQRS for Rust services."
+    doc = "CQRS for Rust services: mediators, events and handlers, and with their features an outbox, consumers, brokers and the bootstrap. \
+With `macros`, `bootstrap` and `sqlite` this page shows an application."
 )]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
