@@ -147,10 +147,10 @@ pub(crate) async fn drive<D: Db>(
     assert!(convicted <= kills / 10, "{convicted} events were taken for ones that end processes");
     let in_doubt = writers.in_doubt.load(Ordering::Relaxed);
     assert!(in_doubt > 0 || database.is_none(), "no transaction was cut when the database was killed");
-    assert!(kills > 0, "no relay was killed");
+    assert!(kills >= 10, "only {kills} relays were killed");
     assert!(cuts.iter().all(|cut| cut.times > 0), "not at all points was a connection cut: {cuts:?}");
     // To be sent again is the exception, among all these deaths too.
-    verdict.assert_duplicates_at_most(committed / 2);
+    verdict.assert_duplicates_at_most(committed / 4);
     // The last receipts may not have been settled yet.
     let settled = async {
         loop {

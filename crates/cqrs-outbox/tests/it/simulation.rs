@@ -109,6 +109,8 @@ fn promises_hold_whatever_goes_wrong() {
 fn a_seed_is_one_world() {
     let (first, second) = (run(4, None, false), run(4, None, false));
     assert_eq!(first.counts.0, second.counts.0);
+    // What was delivered, and in which order.
+    assert_eq!(format!("{:?}", first.history), format!("{:?}", second.history));
 }
 
 /// Runs seeds until the world finds one of these faults.

@@ -83,13 +83,14 @@ impl Counts {
 pub(crate) struct Report {
     pub(crate) faults: Vec<(Fault, String)>,
     pub(crate) counts: Counts,
+    pub(crate) history: History,
 }
 
 /// Runs the world of this seed to its end.
 pub(crate) fn run(seed: u64, mutant: Option<Mutant>, trace: bool) -> Report {
     let mut world = World::new(seed, mutant, trace);
     world.live();
-    Report { faults: world.faults, counts: world.counts }
+    Report { faults: world.faults, counts: world.counts, history: world.history }
 }
 
 type Happening = Box<dyn FnOnce(&mut World)>;
