@@ -16,11 +16,11 @@ use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::types::RDKafkaErrorCode as Code;
 use rdkafka::{Offset, TopicPartitionList};
 use tokio::sync::Notify;
-use tokio::time::{sleep, timeout};
+use tokio::time::{sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{self, Config};
-use crate::error::{code, failed, refused};
+use crate::error::{code, failed, passes, refused};
 use crate::watermark::Lanes;
 use crate::{blocking, record};
 
@@ -35,6 +35,11 @@ const FULL: Duration = Duration::from_secs(1);
 
 /// How long to wait before a client that is beyond repair is replaced.
 const REJOIN: Duration = Duration::from_secs(1);
+
+/// How long an error waits for others before it is told. While something is amiss the client queues one after the other, and who
+/// hears of an error waits before he asks again: told one by one, they would be heard long after it passed, and what is queued
+/// behind them too, a rebalance say.
+const GATHER: Duration = Duration::from_millis(200);
 
 type Client = StreamConsumer<Member>;
 
@@ -145,6 +150,15 @@ pub(crate) struct KafkaSubscription {
     /// `None` after a fatal error, until the next call.
     client: Option<(Arc<Client>, Arc<Acks>)>,
     paused: bool,
+    trouble: Option<Trouble>,
+}
+
+/// An error that is about to be told.
+struct Trouble {
+    /// The last one.
+    error: BrokerError,
+    /// From the first one on.
+    tell_at: Instant,
 }
 
 impl KafkaSubscription {
@@ -159,8 +173,15 @@ impl KafkaSubscription {
                 "a subscription needs a group and at least one topic: give them to `SubscribeOptions::new`",
             ));
         }
-        let mut member =
-            Self { config, options, closed, shared: Arc::default(), client: None, paused: false };
+        let mut member = Self {
+            config,
+            options,
+            closed,
+            shared: Arc::default(),
+            client: None,
+            paused: false,
+            trouble: None,
+        };
         let client = member.client()?;
         let topics = member.options.topics.clone();
         let client = blocking::run(move || {
@@ -198,24 +219,30 @@ impl KafkaSubscription {
                 Ok(())
             }
             Err(KafkaError::PartitionEOF(_)) => Ok(()),
-            Err(error) => match code(&error) {
-                Code::BrokerTransportFailure | Code::Resolve | Code::PollExceeded => {
-                    tracing::warn!(%error, group = self.options.group, "the Kafka consumer goes on after an error");
-                    Ok(())
+            Err(error) if passes(code(&error)) => {
+                let line = format!("the group `{}` receives nothing for now: {error}", self.options.group);
+                config::log(RDKafkaLogLevel::Warning, "CONSUMER", &line);
+                Ok(())
+            }
+            Err(error) => {
+                let fatal = matches!(error, KafkaError::MessageConsumptionFatal(_));
+                let class = if fatal { ErrorClass::Fatal } else { refused(code(&error)) };
+                let error =
+                    failed(class, format!("the group `{}` does not receive", self.options.group), error);
+                if class == ErrorClass::Fatal {
+                    self.leave();
+                    return Err(error);
                 }
-                code => {
-                    let fatal = matches!(error, KafkaError::MessageConsumptionFatal(_));
-                    let class = if fatal { ErrorClass::Fatal } else { refused(code) };
-                    if class == ErrorClass::Fatal {
-                        self.leave();
-                    }
-                    Err(failed(class, format!("the group `{}` does not receive", self.options.group), error))
-                }
-            },
+                let tell_at =
+                    self.trouble.take().map_or_else(|| Instant::now() + GATHER, |before| before.tell_at);
+                self.trouble = Some(Trouble { error, tell_at });
+                Ok(())
+            }
         }
     }
 
     fn leave(&mut self) {
+        self.trouble = None;
         self.shared.lanes().revoke_all();
         blocking::discard(self.client.take());
     }
@@ -226,6 +253,9 @@ impl KafkaSubscription {
 
     async fn receive(&mut self) -> Result<Delivery, BrokerError> {
         loop {
+            if let Some(trouble) = self.trouble.take_if(|trouble| trouble.tell_at <= Instant::now()) {
+                return Err(trouble.error);
+            }
             let Some((client, acks)) = self.client.clone() else {
                 sleep(REJOIN).await;
                 let client = self.client()?;
@@ -248,10 +278,16 @@ impl KafkaSubscription {
         }
     }
 
-    /// Waits until there is something to look at again: a message, room, or a release.
+    /// Waits until there is something to look at again: a message, room, a release, or an error that is to be told.
     async fn wait(&mut self, client: &Client) -> Result<(), BrokerError> {
         let shared = Arc::clone(&self.shared);
-        let changed = shared.changed.notified();
+        let tell_at = self.trouble.as_ref().map(|trouble| trouble.tell_at);
+        let changed = async {
+            match tell_at {
+                Some(at) => drop(timeout_at(at.into(), shared.changed.notified()).await),
+                None => shared.changed.notified().await,
+            }
+        };
         if self.has_room() {
             if self.paused {
                 self.apply(client, Consumer::resume)?;

@@ -35,6 +35,34 @@ pub(crate) fn undelivered(code: Code) -> ErrorClass {
     })
 }
 
+/// Whether a consumer goes on by itself after that, as soon as the cluster can: it needs nobody to do anything.
+pub(crate) fn passes(code: Code) -> bool {
+    use Code::{
+        AllBrokersDown, BrokerNotAvailable, BrokerTransportFailure, CoordinatorLoadInProgress,
+        CoordinatorNotAvailable, IllegalGeneration, LeaderNotAvailable, NotCoordinator,
+        NotLeaderForPartition, OperationTimedOut, PollExceeded, RebalanceInProgress, RequestTimedOut,
+        Resolve, UnknownMemberId,
+    };
+    matches!(
+        code,
+        AllBrokersDown
+            | BrokerNotAvailable
+            | BrokerTransportFailure
+            | CoordinatorLoadInProgress
+            | CoordinatorNotAvailable
+            | IllegalGeneration
+            | LeaderNotAvailable
+            | NotCoordinator
+            | NotLeaderForPartition
+            | OperationTimedOut
+            | PollExceeded
+            | RebalanceInProgress
+            | RequestTimedOut
+            | Resolve
+            | UnknownMemberId
+    )
+}
+
 /// Whether the cluster refuses this client as such.
 pub(crate) fn is_refusal(code: Code) -> bool {
     matches!(code, Code::Authentication | Code::SaslAuthenticationFailed | Code::SSL)
