@@ -24,6 +24,7 @@ pub(crate) trait Database: Send + Sync {
     async fn status(&self) -> Result<OutboxStatus>;
     async fn hold(&self) -> Result<()>;
     async fn resume(&self) -> Result<()>;
+    async fn renew_installation_id(&self) -> Result<Uuid>;
     async fn dead_letters(&self, filter: &DeadLetterFilter, page: Page) -> Result<Vec<DeadLetter>>;
     async fn count_dead_letters(&self, filter: &DeadLetterFilter) -> Result<u64>;
     async fn dead_letter(&self, event_id: Uuid) -> Result<Option<DeadLetterDetails>>;
@@ -65,6 +66,10 @@ impl<B: Backend> Database for Outbox<B> {
 
     async fn resume(&self) -> Result<()> {
         self.resume().await
+    }
+
+    async fn renew_installation_id(&self) -> Result<Uuid> {
+        self.renew_installation_id().await
     }
 
     async fn dead_letters(&self, filter: &DeadLetterFilter, page: Page) -> Result<Vec<DeadLetter>> {
@@ -127,22 +132,29 @@ pub(crate) struct Connecting {
     pub(crate) lazily: bool,
     /// How the tables are called.
     pub(crate) names: TableNames,
+    /// Which installation it has to be.
+    pub(crate) installation_id: Option<Uuid>,
 }
 
 /// Connects to the database of that URL.
 #[allow(unused_variables, reason = "some are for one database only, which may not be compiled in")]
 pub(crate) async fn connect(url: &str, how: &Connecting) -> Result<Box<dyn Database>> {
-    let Connecting { connections, notifications, keep_sent, create, lazily, names } = how.clone();
+    let Connecting { connections, notifications, keep_sent, create, lazily, names, installation_id } =
+        how.clone();
     /// The builders are alike, and have no trait in common.
     #[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
     macro_rules! connect {
-        ($backend:ident $(, $setting:ident)?) => {
-            Outbox::<cqrs_outbox_diesel::$backend>::builder(url)
+        ($backend:ident $(, $setting:ident)?) => {{
+            let builder = Outbox::<cqrs_outbox_diesel::$backend>::builder(url)
                 .max_connections(connections)
                 .keep_sent(keep_sent)
                 .tables(names)
-                $(.$setting($setting))?
-        };
+                $(.$setting($setting))?;
+            match installation_id {
+                Some(id) => builder.installation_id(id),
+                None => builder,
+            }
+        }};
     }
     if notifications && !notifies(url) {
         let what = format!(

@@ -55,7 +55,7 @@ fn code(error: &Error) -> u8 {
         (_, Some(StoreErrorKind::Schema), _) => 3,
         (_, Some(StoreErrorKind::Unavailable), _) => 4,
         (ErrorKind::Configuration, ..)
-        | (_, Some(StoreErrorKind::Configuration), _)
+        | (_, Some(StoreErrorKind::Configuration | StoreErrorKind::Installation), _)
         | (_, _, Some(ErrorClass::Login | ErrorClass::Fatal)) => 2,
         (ErrorKind::CommitUnknown, ..) | (_, _, Some(ErrorClass::Outage)) => 4,
         _ => 1,

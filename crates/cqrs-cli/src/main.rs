@@ -9,6 +9,7 @@ mod key;
 mod migrate;
 mod purge;
 mod relay;
+mod renew_id;
 mod settings;
 mod status;
 mod target;
@@ -26,7 +27,7 @@ Exit codes:
   0  it is done
   1  something failed, or what was named is not there
   2  wrong arguments or settings; a URL is wrong, or its login is refused, or may not
-     look at everything (`cqrs outbox check`)
+     look at everything (`cqrs outbox check`); the database is of another installation
   3  the outbox's tables are missing, of another version, or were changed
   4  the database or the broker cannot be reached (`cqrs relay` waits for it instead)";
 
@@ -70,6 +71,8 @@ enum Outbox {
     Hold(hold::Args),
     /// Ends a hold
     Resume(hold::Args),
+    /// Makes an installation of its own of a copy of a database: gives it a new installation id
+    RenewId(renew_id::Args),
     /// Removes what is kept for a time only
     Purge(purge::Args),
 }
@@ -112,6 +115,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Outbox(Outbox::Status(args)) => status::run(args, json).await,
             Command::Outbox(Outbox::Hold(args)) => hold::run(args, true, json).await,
             Command::Outbox(Outbox::Resume(args)) => hold::run(args, false, json).await,
+            Command::Outbox(Outbox::RenewId(args)) => renew_id::run(args, json).await,
             Command::Outbox(Outbox::Purge(args)) => purge::run(args, json).await,
         }
     });

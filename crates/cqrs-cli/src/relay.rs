@@ -86,7 +86,7 @@ pub(crate) async fn run(args: Args, json: bool) -> Result<(), Failure> {
     let broker = connect_broker(&broker_url(&args, &settings)?)?;
     let any_notifies = databases.iter().any(|database| database::notifies(&database.url));
     let mut relays = Vec::new();
-    for NamedDatabase { name, url, .. } in &databases {
+    for NamedDatabase { name, url, installation_id, .. } in &databases {
         let how = Connecting {
             connections: args.connections as usize,
             // Where none can, that is an error.
@@ -96,6 +96,7 @@ pub(crate) async fn run(args: Args, json: bool) -> Result<(), Failure> {
             // One that is away keeps no other one waiting.
             lazily: true,
             names: args.databases.names(),
+            installation_id: *installation_id,
         };
         let store = database::connect(url, &how).await?.store();
         let relay = OutboxRelay::builder(store, Arc::clone(&broker));

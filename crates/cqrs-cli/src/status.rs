@@ -68,6 +68,7 @@ fn as_json(database: &str, status: &OutboxStatus) -> serde_json::Value {
         "database": database,
         "schema_version": status.schema_version,
         "min_reader_version": status.min_reader_version,
+        "installation_id": status.installation_id.to_string(),
         "hold": status.hold,
         "waiting": status.waiting,
         "oldest_waiting_seconds": status.oldest_waiting.map(|age| age.as_secs_f64()),
@@ -101,6 +102,7 @@ impl fmt::Display for ForPeople<'_> {
         row(f, "groups", format!("{}, {} of them without an owner", status.groups, status.unowned_groups))?;
         row(f, "hold", if status.hold { "yes: nothing is relayed" } else { "no" }.to_owned())?;
         row(f, "tables", format!("version {}", status.schema_version))?;
+        row(f, "installation", status.installation_id.to_string())?;
         if let Some(snapshot) = &status.oldest_snapshot {
             row(f, "old snapshot", format!("{} old, of {}", rounded(snapshot.age), snapshot.holder))?;
         }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use cqrs::{Result, without_password};
 use cqrs_outbox_diesel::TableNames;
+use uuid::Uuid;
 
 use crate::database::{self, Connecting, Database};
 use crate::failure::Failure;
@@ -57,12 +58,25 @@ pub(crate) struct NamedDatabases {
 
     #[command(flatten)]
     names: NamesArgs,
+
+    /// The installation that the database has to be, as `cqrs outbox status` shows it: of a copy, which has the id of the original until
+    /// `cqrs outbox renew-id`, or of an exchanged one nothing is sent. With several databases NAME=UUID for each that is to be checked,
+    /// in the variable one a line
+    #[arg(
+        long = "installation-id",
+        value_name = "[NAME=]UUID",
+        env = "CQRS_INSTALLATION_ID",
+        value_delimiter = '\n'
+    )]
+    installation_ids: Vec<String>,
 }
 
 /// A database, and the name by which people know it.
 pub(crate) struct NamedDatabase {
     pub(crate) name: String,
     pub(crate) url: String,
+    /// Which installation it has to be.
+    pub(crate) installation_id: Option<Uuid>,
     /// Whether it was given one, and is not called by its URL.
     is_named: bool,
 }
@@ -75,9 +89,14 @@ impl NamedDatabase {
         };
         match text.split_once('=') {
             Some((name, url)) if is_name(name) => {
-                Self { name: name.to_owned(), url: url.to_owned(), is_named: true }
+                Self { name: name.to_owned(), url: url.to_owned(), installation_id: None, is_named: true }
             }
-            _ => Self { name: without_password(text), url: text.to_owned(), is_named: false },
+            _ => Self {
+                name: without_password(text),
+                url: text.to_owned(),
+                installation_id: None,
+                is_named: false,
+            },
         }
     }
 
@@ -86,6 +105,30 @@ impl NamedDatabase {
         let shown = without_password(&self.url);
         if shown == self.name { shown } else { format!("{} ({shown})", self.name) }
     }
+}
+
+/// Which database is to be of which installation.
+fn checked<'a>(
+    databases: &'a mut [NamedDatabase],
+    text: &str,
+) -> Result<(&'a mut NamedDatabase, Uuid), Failure> {
+    let (name, id) = text.split_once('=').map_or((None, text), |(name, id)| (Some(name), id));
+    let id = Uuid::try_parse(id).map_err(|error| {
+        Failure::usage(format!(
+            "`--installation-id`: `{id}` is no UUID ({error}): `cqrs outbox status` shows a database's"
+        ))
+    })?;
+    let what = match (name, databases) {
+        (None, [only]) => return Ok((only, id)),
+        (None, _) => "there are several databases: write NAME=UUID, with the name of one of them".to_owned(),
+        (Some(name), databases) => {
+            match databases.iter_mut().find(|database| database.is_named && database.name == name) {
+                Some(database) => return Ok((database, id)),
+                None => format!("no database is named `{name}`: `--database NAME=URL` names one"),
+            }
+        }
+    };
+    Err(Failure::usage(format!("`--installation-id`: {what}")))
 }
 
 impl NamedDatabases {
@@ -97,7 +140,7 @@ impl NamedDatabases {
     pub(crate) fn parse(&self) -> Result<Vec<NamedDatabase>, Failure> {
         // What is mounted from a file ends with a line break.
         let given = self.databases.iter().map(|text| text.trim()).filter(|text| !text.is_empty());
-        let databases: Vec<_> = given.map(NamedDatabase::parse).collect();
+        let mut databases: Vec<_> = given.map(NamedDatabase::parse).collect();
         if databases.iter().any(|database| database.url.starts_with('=')) {
             return Err(Failure::usage(
                 "the name before `=` is empty: `--database NAME=URL`, or the URL alone",
@@ -120,6 +163,15 @@ impl NamedDatabases {
         }
         if databases.is_empty() {
             return Err(Failure::usage("`--database` is empty: it is the URL of the outbox's database"));
+        }
+        for text in self.installation_ids.iter().map(|text| text.trim()).filter(|text| !text.is_empty()) {
+            let (database, id) = checked(&mut databases, text)?;
+            if database.installation_id.replace(id).is_some_and(|other| other != id) {
+                return Err(Failure::usage(format!(
+                    "`--installation-id` is given twice for `{}`",
+                    database.name
+                )));
+            }
         }
         Ok(databases)
     }
@@ -154,6 +206,7 @@ impl PatientDatabaseArgs {
             create,
             lazily: false,
             names: self.database.names.names(),
+            installation_id: None,
         };
         if !self.wait.0.is_zero()
             && let Ok(connected) = tokio::time::timeout(self.wait.0, connect(url, &how)).await

@@ -18,6 +18,7 @@ use crate::backend::Backend;
 use crate::error::{MIGRATE, is_denied, store_error};
 use crate::migration::SCHEMA_VERSION;
 use crate::outbox::Outbox;
+use crate::statements::Meta;
 use crate::tx::Tx;
 
 /// A difference between the tables and those that a migration makes, or what may hide one: [`Outbox::drift`].
@@ -453,12 +454,12 @@ impl<B: Backend> Outbox<B> {
         // It is closed at the end, and so never lent again: it has temporary tables, which hide the others.
         let mut conn = Tx::new(self.acquire().await?, self.clone(), None);
         let (mut unread, mut is_lost) = (None, false);
-        match B::schema_version(&mut conn.on()).await {
+        match B::meta(&mut conn.on()).await {
             Ok(None) if !B::has_tables(&mut conn.on()).await.map_err(store_error)? => {
                 return Err(StoreError::new(StoreErrorKind::Schema, MIGRATE));
             }
             Ok(None) => is_lost = true,
-            Ok(Some((version, _))) if version != SCHEMA_VERSION => {
+            Ok(Some(Meta { schema_version: version, .. })) if version != SCHEMA_VERSION => {
                 let what = format!(
                     "the outbox's tables are of version {version}, and this program can only tell how those of version \
                      {SCHEMA_VERSION} should be: run `cqrs outbox migrate`, or update this program"

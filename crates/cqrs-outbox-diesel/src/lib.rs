@@ -12,6 +12,7 @@ mod choice;
 mod dead_letters;
 mod drift;
 mod error;
+mod installation;
 mod migration;
 #[cfg(feature = "mysql")]
 mod mysql;

@@ -19,12 +19,14 @@ use diesel_async::SimpleAsyncConnection;
 use futures_util::future::{self, BoxFuture};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
+use uuid::Uuid;
 
 use crate::backend::Backend;
 use crate::error::{META_LOST, MIGRATE, is_denied, is_missing_schema, store_error};
 use crate::migration::{Migrated, Migration, SCHEMA_VERSION};
 use crate::on::On;
 use crate::requests::Portion;
+use crate::statements::Meta;
 use crate::status::OutboxStatus;
 use crate::tx::Tx;
 use crate::writing::{NotWritten, write};
@@ -48,8 +50,18 @@ struct Shared<B: Backend> {
     elsewhere: Option<Arc<dyn Elsewhere>>,
     memory: B::Memory,
     portion: Portion,
-    names: TableNames,
-    keep_sent: bool,
+    settings: Settings,
+}
+
+/// What is set alike on every database.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Settings {
+    /// How its tables are called.
+    pub(crate) names: TableNames,
+    /// Whether what was sent is kept.
+    pub(crate) keep_sent: bool,
+    /// Which installation it has to be.
+    pub(crate) installation_id: Option<Uuid>,
 }
 
 /// A way to tell relays of other processes of a commit, and to hear of commits there.
@@ -70,11 +82,11 @@ impl<B: Backend> Outbox<B> {
         pool: B::Pool,
         writers: Option<Arc<Semaphore>>,
         elsewhere: Option<Arc<dyn Elsewhere>>,
-        names: TableNames,
-        keep_sent: bool,
+        settings: Settings,
     ) -> Self {
         // Of several in one database, errors say which.
-        let place = if names == TableNames::new() { place } else { format!("{place} ({names})") };
+        let names = &settings.names;
+        let place = if *names == TableNames::new() { place } else { format!("{place} ({names})") };
         let (encoder, changed, memory) = (Encoder::default(), Notify::new(), B::Memory::default());
         let portion = Portion::default();
         Self {
@@ -87,8 +99,7 @@ impl<B: Backend> Outbox<B> {
                 elsewhere,
                 memory,
                 portion,
-                names,
-                keep_sent,
+                settings,
             }),
         }
     }
@@ -118,8 +129,7 @@ impl<B: Backend> Outbox<B> {
             elsewhere: self.shared.elsewhere.clone(),
             memory: B::Memory::default(),
             portion: Portion::default(),
-            names: self.shared.names.clone(),
-            keep_sent: self.shared.keep_sent,
+            settings: self.shared.settings.clone(),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -254,7 +264,7 @@ impl<B: Backend> Outbox<B> {
 
     async fn try_migrate(&self) -> Result<Migrated, StoreError> {
         let mut tx = self.begin_migration().await?;
-        let mut version = B::schema_version(&mut tx.on()).await.map_err(store_error)?;
+        let mut version = versions::<B>(&mut tx.on()).await?;
         let mut restored = false;
         if version.is_none() && B::has_tables(&mut tx.on()).await.map_err(store_error)? {
             // Nobody is migrating: what says so was lost. To look at the tables takes a connection of its own, and there may be only one.
@@ -262,7 +272,7 @@ impl<B: Backend> Outbox<B> {
             tx.give_back();
             let is_all_there = self.are_of_this_version().await?;
             tx = self.begin_migration().await?;
-            version = B::schema_version(&mut tx.on()).await.map_err(store_error)?;
+            version = versions::<B>(&mut tx.on()).await?;
             if version.is_none() && is_all_there {
                 version = restore_meta::<B>(&mut tx.on()).await.map_err(store_error)?;
                 restored = version.is_some();
@@ -309,7 +319,7 @@ impl<B: Backend> Outbox<B> {
         Ok(tx)
     }
 
-    /// Whether the tables are there and of a version that this library can work with.
+    /// Whether the tables are there and of a version that this library can work with, and of the installation that was asked for.
     ///
     /// # Errors
     ///
@@ -323,10 +333,15 @@ impl<B: Backend> Outbox<B> {
     }
 
     pub(crate) async fn try_check_schema(&self) -> Result<(), StoreError> {
+        self.is_expected(&self.meta().await?.installation_id)
+    }
+
+    /// What the tables say of themselves, if they can be used.
+    pub(crate) async fn meta(&self) -> Result<Meta, StoreError> {
         let mut conn = self.lend().await?;
-        check_versions::<B>(&mut conn.on()).await?;
+        let meta = usable::<B>(&mut conn.on()).await?;
         conn.give_back();
-        Ok(())
+        Ok(meta)
     }
 
     /// What waits, what is stuck and who is at work, as of one snapshot; with no relay running too.
@@ -347,7 +362,7 @@ impl<B: Backend> Outbox<B> {
 
     async fn try_status(&self) -> Result<OutboxStatus, StoreError> {
         let mut conn = self.lend().await?;
-        check_versions::<B>(&mut conn.on()).await?;
+        usable::<B>(&mut conn.on()).await?;
         let row = B::status(&mut conn.on()).await.map_err(store_error)?;
         conn.give_back();
         row.into_status().map_err(|error| {
@@ -419,7 +434,7 @@ impl<B: Backend> Outbox<B> {
 
     /// How its tables are called.
     pub fn tables(&self) -> &TableNames {
-        &self.shared.names
+        &self.shared.settings.names
     }
 
     pub(crate) fn encode_all<E: IntoMessage>(
@@ -432,7 +447,12 @@ impl<B: Backend> Outbox<B> {
 
     /// Whether what was sent is kept.
     pub(crate) fn keeps_sent(&self) -> bool {
-        self.shared.keep_sent
+        self.shared.settings.keep_sent
+    }
+
+    /// Which installation it has to be.
+    pub(crate) fn expected_installation(&self) -> Option<Uuid> {
+        self.shared.settings.installation_id
     }
 
     pub(crate) fn place(&self) -> &str {
@@ -539,12 +559,19 @@ async fn restore_meta<B: Backend>(on: &mut On<'_, B>) -> QueryResult<Option<(i32
     Ok(Some((*version, *min_reader_version)))
 }
 
-/// Whether the tables are there and may be used.
-async fn check_versions<B: Backend>(on: &mut On<'_, B>) -> Result<(), StoreError> {
-    match B::schema_version(on).await.map_err(store_error)? {
-        Some(version) => {
-            readable(version)?;
-            B::check_tables(on).await.map_err(store_error)
+/// The version of the tables, and the oldest that a program may know; `None` if there are no tables, or not all.
+async fn versions<B: Backend>(on: &mut On<'_, B>) -> Result<Option<(i32, i32)>, StoreError> {
+    let meta = B::meta(on).await.map_err(store_error)?;
+    Ok(meta.map(|meta| (meta.schema_version, meta.min_reader_version)))
+}
+
+/// What the tables say of themselves, if they are there and may be used.
+async fn usable<B: Backend>(on: &mut On<'_, B>) -> Result<Meta, StoreError> {
+    match B::meta(on).await.map_err(store_error)? {
+        Some(meta) => {
+            readable((meta.schema_version, meta.min_reader_version))?;
+            B::check_tables(on).await.map_err(store_error)?;
+            Ok(meta)
         }
         None => {
             let has_tables = B::has_tables(on).await.map_err(store_error)?;

@@ -110,8 +110,8 @@ pub trait Statements: Sized {
         Self::commit(on.conn)
     }
 
-    /// The version of the tables and the oldest version that may read them; `None` if there are no tables, or not all.
-    fn schema_version(on: &mut On<'_, Self>) -> impl Future<Output = QueryResult<Option<(i32, i32)>>> + Send;
+    /// What the tables say of themselves; `None` if there are no tables, or not all.
+    fn meta(on: &mut On<'_, Self>) -> impl Future<Output = QueryResult<Option<Meta>>> + Send;
 
     /// Whether there is a hot table.
     fn has_tables(on: &mut On<'_, Self>) -> impl Future<Output = QueryResult<bool>> + Send;
@@ -528,6 +528,9 @@ pub struct Census {
     pub(crate) relays: i64,
     #[diesel(sql_type = Bool)]
     pub(crate) hold: bool,
+    /// `None` if the row is lost.
+    #[diesel(sql_type = Nullable<Text>)]
+    pub(crate) installation_id: Option<String>,
     /// No gate is closed, in whichever group.
     #[diesel(sql_type = Bool)]
     pub(crate) nothing_aside: bool,
@@ -615,19 +618,17 @@ pub(crate) struct Number {
     pub(crate) value: i64,
 }
 
-/// The versions of the tables.
+/// What the tables say of themselves.
 #[derive(QueryableByName, Debug)]
-pub(crate) struct Versions {
+pub struct Meta {
+    /// Of the tables.
     #[diesel(sql_type = Integer)]
-    schema_version: i32,
+    pub(crate) schema_version: i32,
+    /// The oldest that a program may know.
     #[diesel(sql_type = Integer)]
-    min_reader_version: i32,
-}
-
-impl From<Versions> for (i32, i32) {
-    fn from(versions: Versions) -> Self {
-        (versions.schema_version, versions.min_reader_version)
-    }
+    pub(crate) min_reader_version: i32,
+    #[diesel(sql_type = Text)]
+    pub(crate) installation_id: String,
 }
 
 /// How many groups there are.

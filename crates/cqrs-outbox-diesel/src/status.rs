@@ -17,6 +17,8 @@ pub struct OutboxStatus {
     pub schema_version: i32,
     /// The oldest version that may use them.
     pub min_reader_version: i32,
+    /// Which installation this is: [`Outbox::installation_id`](crate::Outbox::installation_id).
+    pub installation_id: Uuid,
     /// Whether an operator has stopped all relaying.
     pub hold: bool,
     /// Events that wait to be sent: in line, aside, and scheduled ones that are due. Not those that are not due yet, and not the
@@ -143,6 +145,8 @@ pub struct StatusRow {
     schema_version: i32,
     #[diesel(sql_type = Integer)]
     min_reader_version: i32,
+    #[diesel(sql_type = Text)]
+    installation_id: String,
     #[diesel(sql_type = Bool)]
     hold: bool,
     /// In the hot table.
@@ -210,6 +214,8 @@ impl StatusRow {
         Ok(OutboxStatus {
             schema_version: self.schema_version,
             min_reader_version: self.min_reader_version,
+            // What is no UUID is told where it is asked for.
+            installation_id: Uuid::try_parse(&self.installation_id).unwrap_or_default(),
             hold: self.hold,
             waiting: count(self.hot) + count(self.parked) + count(self.due),
             oldest_waiting: self

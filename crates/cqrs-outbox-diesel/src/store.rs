@@ -36,9 +36,12 @@ impl<B: Backend> OutboxStore for Outbox<B> {
             Some(ownership) => ownership,
             None => {
                 let mut tx = self.begin_short().await?;
-                let ownership = beat::<B>(&mut tx.on(), relay, heartbeat).await.map_err(store_error)?;
+                let (leases, census) =
+                    beat::<B>(&mut tx.on(), relay, heartbeat).await.map_err(store_error)?;
+                // Before the commit: of another installation nothing is taken.
+                self.is_census_expected(&census)?;
                 commit(tx).await?;
-                ownership
+                ownership(&leases, &census)
             }
         };
         // It costs no lease: that is renewed, and whoever waits for the answer has to hear of it in time.
@@ -214,11 +217,19 @@ impl<B: Backend> Outbox<B> {
         let mut conn = self.acquire_for_write().await?;
         let rows = B::pulse(&mut conn.on(), relay.incarnation, beat.lease).await.map_err(store_error)?;
         conn.give_back();
+        if let Some(first) = rows.first() {
+            self.is_census_expected(&first.census)?;
+        }
         let Some(first) = rows.first().filter(|row| row.is_all && (beat.take == 0 || !row.has_free)) else {
             return Ok(None);
         };
         let leases: Vec<_> = rows.iter().filter_map(PulseRow::lease).collect();
         Ok(Some(ownership(&leases, &first.census)))
+    }
+
+    /// Without the row that says so nobody knows, and all is on hold.
+    fn is_census_expected(&self, census: &Census) -> Result<(), StoreError> {
+        census.installation_id.as_deref().map_or(Ok(()), |found| self.is_expected(found))
     }
 
     /// Carries out what operators asked for, in a transaction of its own that holds the rows of these leases locked: it takes longer than
@@ -278,7 +289,11 @@ async fn settle_parked<B: Backend>(
     if keep { B::keep_parked(on, confirmed).await } else { B::settle_parked(on, confirmed).await }
 }
 
-async fn beat<B: Backend>(on: &mut On<'_, B>, relay: &RelayId, beat: &Heartbeat) -> QueryResult<Ownership> {
+async fn beat<B: Backend>(
+    on: &mut On<'_, B>,
+    relay: &RelayId,
+    beat: &Heartbeat,
+) -> QueryResult<(Vec<LeaseRow>, Census)> {
     let (me, lease) = (relay.incarnation, beat.lease);
     B::seen(on, relay).await?;
     if !beat.release.is_empty() {
@@ -295,7 +310,8 @@ async fn beat<B: Backend>(on: &mut On<'_, B>, relay: &RelayId, beat: &Heartbeat)
         let groups: Vec<i32> = leases.iter().map(|row| row.lease().group.0).collect();
         B::sweep_gates(on, &groups).await?;
     }
-    Ok(ownership(&leases, &B::census(on, lease).await?))
+    let census = B::census(on, lease).await?;
+    Ok((leases, census))
 }
 
 fn ownership(leases: &[LeaseRow], census: &Census) -> Ownership {

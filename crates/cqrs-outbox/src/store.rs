@@ -300,6 +300,9 @@ pub enum StoreErrorKind {
     Schema,
     /// The login was refused, the URL is wrong: someone has to act.
     Configuration,
+    /// It is another outbox than the one that was asked for, a copy of it say: someone has to act. A relay ends, also one that was at
+    /// work when it was exchanged.
+    Installation,
     /// Anything else. The relay tries again, for it must not give up what was committed.
     Other,
 }

@@ -17,6 +17,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     on_each(&mut trials, "a_lost_version_is_told_and_written_again", lost_version);
     on_each(&mut trials, "status_tells_what_waits", status);
     on_each(&mut trials, "hold_and_resume", hold);
+    on_each(&mut trials, "a_relay_serves_the_installation_it_was_told", installation);
     on_each(&mut trials, "check_tells_what_was_changed", check);
     trials.push(trial(Service::Postgres, "postgres::check_tells_what_it_may_not_see", |server| {
         run(async { check_without_rights(Site::new(Kind::Postgres, server).await).await })
@@ -122,6 +123,32 @@ async fn hold(site: Site) {
     }
     let said = cqrs(&["outbox", "hold", "--database", &site.url]).await.expect_code(0);
     assert!(said.contains("on hold") && said.contains(&site.shown()), "{said}");
+}
+
+async fn installation(site: Site) {
+    site.migrate().await;
+    let id = async || site.status().await["installation_id"].as_str().unwrap().to_owned();
+    let before = id().await;
+    let relay = async |more: &[&str]| {
+        // With nothing to send it needs no broker.
+        let relay = ["relay", "--database", &site.url, "--broker", "kafka://127.0.0.1:1", "--until-empty"];
+        cqrs(&[&relay, more].concat()).await
+    };
+    relay(&["--installation-id", &before]).await.expect_code(0);
+    let said = cqrs(&["outbox", "renew-id", "--json", "--database", &site.url]).await.expect_code(0);
+    let said: Value = serde_json::from_str(&said).unwrap();
+    let after = id().await;
+    assert_eq!((&said["installation_id"], &said["database"]), (&after.clone().into(), &site.shown().into()));
+    assert_ne!(after, before);
+    let ran = relay(&["--installation-id", &before]).await;
+    ran.expect_error(2, &[&before, &after, &site.shown(), "cqrs outbox renew-id"]);
+    relay(&[]).await.expect_code(0);
+    relay(&["--installation-id", "production"]).await.expect_error(2, &["`production` is no UUID"]);
+    relay(&["--installation-id", &format!("x={after}")]).await.expect_error(2, &["no database is named `x`"]);
+    let two = ["--database", &format!("other={}", site.url), "--installation-id"];
+    relay(&[&two[..], &[&after]].concat()).await.expect_error(2, &["NAME=UUID"]);
+    let said = cqrs(&["outbox", "renew-id", "--database", &site.url]).await.expect_code(0);
+    assert!(said.contains(&id().await) && said.contains(&site.shown()), "{said}");
 }
 
 async fn check(site: Site) {

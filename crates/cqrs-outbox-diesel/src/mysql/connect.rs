@@ -14,10 +14,11 @@ use diesel_async::{AsyncMysqlConnection, SimpleAsyncConnection};
 use futures_util::future::{BoxFuture, FutureExt, ready};
 use mysql_async::{Conn, DriverError, Opts, OptsBuilder};
 use tokio::time::timeout;
+use uuid::Uuid;
 
 use super::watch::{is_at_rest, watch};
 use super::{MySql, sql};
-use crate::outbox::Outbox;
+use crate::outbox::{Outbox, Settings};
 
 type Connect = dyn Fn(&str) -> BoxFuture<'static, ConnectionResult<AsyncMysqlConnection>> + Send + Sync;
 
@@ -50,8 +51,7 @@ const UNTRIED: Duration = Duration::from_secs(1);
 pub struct MySqlBuilder {
     url: String,
     max_connections: usize,
-    keep_sent: bool,
-    names: TableNames,
+    settings: Settings,
     connect_timeout: Duration,
     connect: Arc<Connect>,
 }
@@ -72,8 +72,7 @@ impl Outbox<MySql> {
         MySqlBuilder {
             url: url.into(),
             max_connections: 10,
-            keep_sent: false,
-            names: TableNames::new(),
+            settings: Settings::default(),
             connect_timeout: Duration::from_secs(5),
             connect: Arc::new(|url| {
                 let url = url.to_owned();
@@ -135,14 +134,23 @@ impl MySqlBuilder {
     /// [`Outbox::purge_sent`] removes what is old, and [`Outbox::purge_for_ever`] does it beside the relay. Default
     /// `false`: it is removed. This is a setting of the relay, so each outbox that one runs on wants it.
     pub fn keep_sent(mut self, keep_sent: bool) -> Self {
-        self.keep_sent = keep_sent;
+        self.settings.keep_sent = keep_sent;
+        self
+    }
+
+    /// Which installation this has to be ([`Outbox::installation_id`]): in a copy of the database, a clone for tests or one that a
+    /// restore made beside it, is the id of the original, so a relay that is told its own does not send what waits there a second time.
+    /// Where it is another one, [`Outbox::check_schema`] fails, and a relay ends: at its start, or with the next heartbeat if the database
+    /// was exchanged beneath it. Default: any.
+    pub fn installation_id(mut self, id: Uuid) -> Self {
+        self.settings.installation_id = Some(id);
         self
     }
 
     /// How the tables are called, and in which schema they are: for services that share a database. Default: `cqrs_outbox` .., where
     /// the connection looks first. Whoever uses the same tables needs the same names.
     pub fn tables(mut self, names: TableNames) -> Self {
-        self.names = names;
+        self.settings.names = names;
         self
     }
 
@@ -176,7 +184,7 @@ impl MySqlBuilder {
                 "`{shown}` names no database: it is like `mysql://user:password@host:port/database`"
             )));
         }
-        self.names.check(Dialect::MySql)?;
+        self.settings.names.check(Dialect::MySql)?;
         let pool = |setup: &'static [&'static str]| {
             let connect = self.connect.clone();
             let mut config = ManagerConfig::default();
@@ -239,7 +247,7 @@ impl MySqlBuilder {
             }))
             .build()
             .map_err(misconfigured)?;
-        Ok(Outbox::from_parts(shown, Pools { application, relay }, None, None, self.names, self.keep_sent))
+        Ok(Outbox::from_parts(shown, Pools { application, relay }, None, None, self.settings))
     }
 }
 

@@ -42,8 +42,8 @@ use crate::record::Record;
 use crate::requests::{ARE_OPEN, DueRequest, Later, RequestRow};
 use crate::schedule::ScheduledRecord;
 use crate::statements::{
-    Census, Due, Exists, Gate, GroupRow, LeaseRow, Micros, Number, PulseRow, ROWS_PER_INSERT, Statements,
-    TABLES, TakenKey, VersionRow, Versions, Wait, attempts, has_ended, in_parts, joined, limit, places,
+    Census, Due, Exists, Gate, GroupRow, LeaseRow, Meta, Micros, Number, PulseRow, ROWS_PER_INSERT,
+    Statements, TABLES, TakenKey, VersionRow, Wait, attempts, has_ended, in_parts, joined, limit, places,
     receipts,
 };
 use crate::status::StatusRow;
@@ -147,12 +147,12 @@ impl Statements for MySql {
         on.conn.batch_execute(&unlock).await
     }
 
-    async fn schema_version(on: &mut On<'_, MySql>) -> QueryResult<Option<(i32, i32)>> {
+    async fn meta(on: &mut On<'_, MySql>) -> QueryResult<Option<Meta>> {
         // Not asked for in the catalog, where a table that this user may not read is not to be found.
-        let versions: QueryResult<Versions> = on.query(sql::VERSIONS).get_result(on.conn).await;
-        match versions.optional() {
+        let meta: QueryResult<Meta> = on.query(sql::META).get_result(on.conn).await;
+        match meta.optional() {
             Err(error) if is_missing_table(&error) => Ok(None),
-            versions => Ok(versions?.map(Into::into)),
+            meta => meta,
         }
     }
 

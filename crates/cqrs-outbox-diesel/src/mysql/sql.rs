@@ -102,7 +102,8 @@ pub(super) const TABLES_EXIST: &str = "\
     SELECT EXISTS (SELECT 1 FROM information_schema.tables \
         WHERE table_schema = database() AND table_name = 'cqrs_outbox') AS found";
 
-pub(super) const VERSIONS: &str = "SELECT schema_version, min_reader_version FROM cqrs_outbox_meta";
+pub(super) const META: &str =
+    "SELECT schema_version, min_reader_version, installation_id FROM cqrs_outbox_meta";
 
 pub(super) const SET_VERSION: &str = "UPDATE cqrs_outbox_meta SET schema_version = ?, min_reader_version = ?";
 
@@ -121,6 +122,7 @@ pub(super) const PULSE: &str = "\
         SELECT (SELECT count(*) FROM cqrs_outbox_group) AS all_groups, \
             (SELECT count(*) FROM cqrs_outbox_relay WHERE seen_at > utc_timestamp(6) - INTERVAL ? MICROSECOND) AS relays, \
             coalesce((SELECT hold FROM cqrs_outbox_meta), 1) AS hold, \
+            (SELECT installation_id FROM cqrs_outbox_meta) AS installation_id, \
             NOT EXISTS (SELECT 1 FROM cqrs_outbox_gate WHERE until IS NOT NULL) AS nothing_aside, \
             NOT EXISTS (SELECT 1 FROM cqrs_outbox_scheduled) AS nothing_scheduled, \
             EXISTS (SELECT 1 FROM cqrs_outbox_group WHERE incarnation IS NULL OR expires_at <= utc_timestamp(6) \
@@ -169,6 +171,7 @@ pub(super) const CENSUS: &str = "\
     SELECT (SELECT count(*) FROM cqrs_outbox_group) AS all_groups, \
         (SELECT count(*) FROM cqrs_outbox_relay WHERE seen_at > utc_timestamp(6) - INTERVAL ? MICROSECOND) AS relays, \
         coalesce((SELECT hold FROM cqrs_outbox_meta), 1) AS hold, \
+        (SELECT installation_id FROM cqrs_outbox_meta) AS installation_id, \
         NOT EXISTS (SELECT 1 FROM cqrs_outbox_gate WHERE until IS NOT NULL) AS nothing_aside, \
         NOT EXISTS (SELECT 1 FROM cqrs_outbox_scheduled) AS nothing_scheduled";
 
@@ -465,7 +468,7 @@ pub(super) const DELETE_DUE: &str =
 /// One statement: one snapshot. Ids rise with time, or nearly so: the oldest is looked for among the first in line, and not by a scan
 /// of all.
 pub(super) const STATUS: &str = "\
-    SELECT schema_version, min_reader_version, hold, \
+    SELECT schema_version, min_reader_version, installation_id, hold, \
         (SELECT count(*) FROM cqrs_outbox) AS hot, \
         (SELECT max(timestampdiff(MICROSECOND, waiting_since, utc_timestamp(6))) / 1e6 FROM ( \
             (SELECT waiting_since FROM cqrs_outbox ORDER BY id LIMIT 1000) \

@@ -11,10 +11,11 @@ use diesel_async::pooled_connection::deadpool::Pool;
 use diesel_async::pooled_connection::{AsyncDieselConnectionManager, ManagerConfig, RecyclingMethod};
 use futures_util::future::{BoxFuture, FutureExt};
 use tokio_postgres::error::SqlState;
+use uuid::Uuid;
 
 use super::Pg;
 use super::notify::Notifications;
-use crate::outbox::{Elsewhere, Outbox};
+use crate::outbox::{Elsewhere, Outbox, Settings};
 
 pub(super) type Connect =
     dyn Fn(&str) -> BoxFuture<'static, ConnectionResult<AsyncPgConnection>> + Send + Sync;
@@ -24,8 +25,7 @@ pub(super) type Connect =
 pub struct PgBuilder {
     url: String,
     max_connections: usize,
-    keep_sent: bool,
-    names: TableNames,
+    settings: Settings,
     connect_timeout: Duration,
     notifications: bool,
     connect: Arc<Connect>,
@@ -52,8 +52,7 @@ impl Outbox<Pg> {
         PgBuilder {
             url: url.into(),
             max_connections: 10,
-            keep_sent: false,
-            names: TableNames::new(),
+            settings: Settings::default(),
             connect_timeout: Duration::from_secs(5),
             notifications: false,
             connect: Arc::new(|url| {
@@ -128,14 +127,23 @@ impl PgBuilder {
     /// [`Outbox::purge_sent`] removes what is old, and [`Outbox::purge_for_ever`] does it beside the relay. Default
     /// `false`: it is removed. This is a setting of the relay, so each outbox that one runs on wants it.
     pub fn keep_sent(mut self, keep_sent: bool) -> Self {
-        self.keep_sent = keep_sent;
+        self.settings.keep_sent = keep_sent;
+        self
+    }
+
+    /// Which installation this has to be ([`Outbox::installation_id`]): in a copy of the database, a clone for tests or one that a
+    /// restore made beside it, is the id of the original, so a relay that is told its own does not send what waits there a second time.
+    /// Where it is another one, [`Outbox::check_schema`] fails, and a relay ends: at its start, or with the next heartbeat if the database
+    /// was exchanged beneath it. Default: any.
+    pub fn installation_id(mut self, id: Uuid) -> Self {
+        self.settings.installation_id = Some(id);
         self
     }
 
     /// How the tables are called, and in which schema they are: for services that share a database. Default: `cqrs_outbox` .., where
     /// the connection looks first. Whoever uses the same tables needs the same names.
     pub fn tables(mut self, names: TableNames) -> Self {
-        self.names = names;
+        self.settings.names = names;
         self
     }
 
@@ -162,8 +170,8 @@ impl PgBuilder {
                 format!("`{shown}` is not a URL of PostgreSQL: it begins with `postgres://`"),
             ));
         }
-        self.names.check(Dialect::Postgres)?;
-        let channel = self.names.to_string();
+        self.settings.names.check(Dialect::Postgres)?;
+        let channel = self.settings.names.to_string();
         if self.notifications && channel.len() > LONGEST_CHANNEL {
             return Err(cqrs_core::Error::new(
                 ErrorKind::Configuration,
@@ -196,7 +204,7 @@ impl PgBuilder {
                 format!("\"{channel}\""),
             )) as Arc<dyn Elsewhere>
         });
-        Ok(Outbox::from_parts(shown, pool, None, notifications, self.names, self.keep_sent))
+        Ok(Outbox::from_parts(shown, pool, None, notifications, self.settings))
     }
 }
 

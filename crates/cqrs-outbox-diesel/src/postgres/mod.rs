@@ -38,8 +38,8 @@ use crate::record::Record;
 use crate::requests::{ARE_OPEN, DueRequest, Later, RequestRow};
 use crate::schedule::ScheduledRecord;
 use crate::statements::{
-    Census, Due, Exists, Gate, GroupRow, LeaseRow, Micros, Number, PulseRow, Reach, Statements, TABLES,
-    TakenKey, VersionRow, Versions, Wait, attempts, groups_of, has_ended, limit,
+    Census, Due, Exists, Gate, GroupRow, LeaseRow, Meta, Micros, Number, PulseRow, Reach, Statements, TABLES,
+    TakenKey, VersionRow, Wait, attempts, groups_of, has_ended, limit,
 };
 use crate::status::StatusRow;
 use crate::tx::Tx;
@@ -211,7 +211,7 @@ impl Statements for Pg {
         Ok(())
     }
 
-    async fn schema_version(on: &mut On<'_, Pg>) -> QueryResult<Option<(i32, i32)>> {
+    async fn meta(on: &mut On<'_, Pg>) -> QueryResult<Option<Meta>> {
         let exists: Exists = on.query(sql::META_EXISTS).get_result(on.conn).await?;
         if !exists.found {
             // Nothing is found in a schema that this user may not use, unless it is named; to make tables in another one would be wrong.
@@ -224,8 +224,7 @@ impl Statements for Pg {
             }
             return Ok(None);
         }
-        let versions: Option<Versions> = on.query(sql::VERSIONS).get_result(on.conn).await.optional()?;
-        Ok(versions.map(Into::into))
+        on.query(sql::META).get_result(on.conn).await.optional()
     }
 
     async fn has_tables(on: &mut On<'_, Pg>) -> QueryResult<bool> {

@@ -90,7 +90,7 @@ pub(super) const HIDDEN_META: &str = "\
     WHERE relname = 'cqrs_outbox_meta' AND NOT has_schema_privilege(n.oid, 'USAGE') \
         AND nspname::text = ANY(string_to_array(regexp_replace(current_setting('search_path'), '[\" ]', '', 'g'), ',')) LIMIT 1";
 
-pub(super) const VERSIONS: &str = "SELECT schema_version, min_reader_version FROM cqrs_outbox_meta";
+pub(super) const META: &str = "SELECT schema_version, min_reader_version, installation_id::text AS installation_id FROM cqrs_outbox_meta";
 
 pub(super) const SET_VERSION: &str =
     "UPDATE cqrs_outbox_meta SET schema_version = $1, min_reader_version = $2";
@@ -144,6 +144,7 @@ pub(super) const CENSUS: &str = "\
         (SELECT count(*) FROM cqrs_outbox_relay \
             WHERE seen_at > clock_timestamp() - make_interval(secs => $1)) AS relays, \
         coalesce((SELECT hold FROM cqrs_outbox_meta), true) AS hold, \
+        (SELECT installation_id::text FROM cqrs_outbox_meta) AS installation_id, \
         (SELECT until FROM cqrs_outbox_gate ORDER BY until LIMIT 1) IS NULL AS nothing_aside, \
         (SELECT id FROM cqrs_outbox_scheduled ORDER BY id LIMIT 1) IS NULL AS nothing_scheduled";
 
@@ -167,6 +168,7 @@ pub(super) const PULSE: &str = "\
             (SELECT count(*) FROM cqrs_outbox_relay \
                 WHERE incarnation = $1 OR seen_at > clock_timestamp() - make_interval(secs => $2)) AS relays, \
             coalesce((SELECT hold FROM cqrs_outbox_meta), true) AS hold, \
+            (SELECT installation_id::text FROM cqrs_outbox_meta) AS installation_id, \
             (SELECT until FROM cqrs_outbox_gate ORDER BY until LIMIT 1) IS NULL AS nothing_aside, \
             (SELECT id FROM cqrs_outbox_scheduled ORDER BY id LIMIT 1) IS NULL AS nothing_scheduled, \
             EXISTS (SELECT 1 FROM cqrs_outbox_group WHERE incarnation IS NULL OR expires_at <= clock_timestamp() \
@@ -630,7 +632,7 @@ pub(super) const SIGN_OFF: &str = "DELETE FROM cqrs_outbox_relay WHERE incarnati
 /// One statement: one snapshot. Ids rise with time, or nearly so: the oldest is looked for among the first in line, and not by a scan
 /// of all.
 pub(super) const STATUS: &str = "\
-    SELECT schema_version, min_reader_version, hold, \
+    SELECT schema_version, min_reader_version, installation_id::text AS installation_id, hold, \
         (SELECT count(*) FROM cqrs_outbox) AS hot, \
         extract(epoch FROM clock_timestamp() - least( \
             (SELECT min(waiting_since) FROM (SELECT waiting_since FROM cqrs_outbox ORDER BY id LIMIT 1000) first), \

@@ -18,17 +18,17 @@ use diesel_async::sync_connection_wrapper::SyncConnectionWrapper;
 use diesel_async::{AsyncConnection, SimpleAsyncConnection};
 use futures_util::future::FutureExt;
 use tokio::sync::Semaphore;
+use uuid::Uuid;
 
 use super::{Sqlite, sql};
-use crate::outbox::Outbox;
+use crate::outbox::{Outbox, Settings};
 
 /// Builds an [`Outbox`] on SQLite.
 #[must_use = "a builder does nothing until `connect` is called"]
 pub struct SqliteBuilder {
     url: String,
     max_connections: usize,
-    keep_sent: bool,
-    names: TableNames,
+    settings: Settings,
     create: bool,
 }
 
@@ -45,13 +45,7 @@ impl Outbox<Sqlite> {
 
     /// Opens with other settings.
     pub fn builder(url: impl Into<String>) -> SqliteBuilder {
-        SqliteBuilder {
-            url: url.into(),
-            max_connections: 8,
-            keep_sent: false,
-            names: TableNames::new(),
-            create: true,
-        }
+        SqliteBuilder { url: url.into(), max_connections: 8, settings: Settings::default(), create: true }
     }
 }
 
@@ -73,14 +67,23 @@ impl SqliteBuilder {
     /// [`Outbox::purge_sent`] removes what is old, and [`Outbox::purge_for_ever`] does it beside the relay. Default
     /// `false`: it is removed. This is a setting of the relay, so each outbox that one runs on wants it.
     pub fn keep_sent(mut self, keep_sent: bool) -> Self {
-        self.keep_sent = keep_sent;
+        self.settings.keep_sent = keep_sent;
+        self
+    }
+
+    /// Which installation this has to be ([`Outbox::installation_id`]): in a copy of the database, a clone for tests or one that a
+    /// restore made beside it, is the id of the original, so a relay that is told its own does not send what waits there a second time.
+    /// Where it is another one, [`Outbox::check_schema`] fails, and a relay ends: at its start, or with the next heartbeat if the database
+    /// was exchanged beneath it. Default: any.
+    pub fn installation_id(mut self, id: Uuid) -> Self {
+        self.settings.installation_id = Some(id);
         self
     }
 
     /// How the tables are called: for outboxes that share a file. Default: `cqrs_outbox` .. Whoever uses the same tables needs the same
     /// names. There is no schema here.
     pub fn tables(mut self, names: TableNames) -> Self {
-        self.names = names;
+        self.settings.names = names;
         self
     }
 
@@ -129,7 +132,7 @@ impl SqliteBuilder {
                 "`{shown}` has options, and a file of SQLite takes none: leave them out"
             )));
         }
-        self.names.check(Dialect::Sqlite)?;
+        self.settings.names.check(Dialect::Sqlite)?;
         let create = self.create || path.starts_with("file:");
         let was_open = Arc::new(AtomicBool::new(false));
         let mut config = ManagerConfig::default();
@@ -164,7 +167,7 @@ impl SqliteBuilder {
             .build()
             .map_err(|error| wrong(error.to_string()))?;
         let writers = Some(Arc::new(Semaphore::new(1)));
-        Ok(Outbox::from_parts(shown, pool, writers, None, self.names, self.keep_sent))
+        Ok(Outbox::from_parts(shown, pool, writers, None, self.settings))
     }
 }
 

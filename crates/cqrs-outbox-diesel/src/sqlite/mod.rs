@@ -33,8 +33,8 @@ use crate::record::Record;
 use crate::requests::{ARE_OPEN, DueRequest, Later, RequestRow};
 use crate::schedule::ScheduledRecord;
 use crate::statements::{
-    Census, Due, Exists, Gate, GroupRow, LeaseRow, Micros, Number, PulseRow, ROWS_PER_INSERT, Statements,
-    TABLES, TakenKey, VersionRow, Versions, Wait, attempts, groups_of, in_parts, joined, limit, places,
+    Census, Due, Exists, Gate, GroupRow, LeaseRow, Meta, Micros, Number, PulseRow, ROWS_PER_INSERT,
+    Statements, TABLES, TakenKey, VersionRow, Wait, attempts, groups_of, in_parts, joined, limit, places,
     receipts,
 };
 use crate::status::StatusRow;
@@ -211,13 +211,12 @@ impl Statements for Sqlite {
         Self::begin(on.conn).await
     }
 
-    async fn schema_version(on: &mut On<'_, Sqlite>) -> QueryResult<Option<(i32, i32)>> {
+    async fn meta(on: &mut On<'_, Sqlite>) -> QueryResult<Option<Meta>> {
         let exists: Exists = on.query(sql::META_EXISTS).get_result(on.conn).await?;
         if !exists.found {
             return Ok(None);
         }
-        let versions: Option<Versions> = on.query(sql::VERSIONS).get_result(on.conn).await.optional()?;
-        Ok(versions.map(Into::into))
+        on.query(sql::META).get_result(on.conn).await.optional()
     }
 
     async fn has_tables(on: &mut On<'_, Sqlite>) -> QueryResult<bool> {

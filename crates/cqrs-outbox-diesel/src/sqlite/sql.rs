@@ -68,7 +68,8 @@ pub(super) const META_EXISTS: &str =
 pub(super) const TABLES_EXIST: &str =
     "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'cqrs_outbox') AS found";
 
-pub(super) const VERSIONS: &str = "SELECT schema_version, min_reader_version FROM cqrs_outbox_meta";
+pub(super) const META: &str =
+    "SELECT schema_version, min_reader_version, installation_id FROM cqrs_outbox_meta";
 
 pub(super) const SET_VERSION: &str = "UPDATE cqrs_outbox_meta SET schema_version = ?, min_reader_version = ?";
 
@@ -112,6 +113,7 @@ pub(super) const CENSUS: &str = "\
     SELECT (SELECT count(*) FROM cqrs_outbox_group) AS all_groups, \
         (SELECT count(*) FROM cqrs_outbox_relay WHERE seen_at > unixepoch('now', 'subsec') - ?) AS relays, \
         coalesce((SELECT hold FROM cqrs_outbox_meta), 1) AS hold, \
+        (SELECT installation_id FROM cqrs_outbox_meta) AS installation_id, \
         NOT EXISTS (SELECT 1 FROM cqrs_outbox_gate WHERE until IS NOT NULL) AS nothing_aside, \
         NOT EXISTS (SELECT 1 FROM cqrs_outbox_scheduled) AS nothing_scheduled";
 
@@ -433,7 +435,7 @@ pub(super) const MOVE_DUE: [&str; 2] = [
 /// One statement: one snapshot. Ids rise with time, or nearly so: the oldest is looked for among the first in line, and not by a scan
 /// of all.
 pub(super) const STATUS: &str = "\
-    SELECT schema_version, min_reader_version, hold, \
+    SELECT schema_version, min_reader_version, installation_id, hold, \
         (SELECT count(*) FROM cqrs_outbox) AS hot, \
         unixepoch('now', 'subsec') - (SELECT min(waiting_since) FROM ( \
             SELECT * FROM (SELECT waiting_since FROM cqrs_outbox ORDER BY id LIMIT 1000) \

@@ -12,6 +12,7 @@ use diesel::{QueryResult, QueryableByName, sql_query};
 use diesel_async::{RunQueryDsl, SimpleAsyncConnection};
 use tempfile::TempDir;
 use tokio::sync::Mutex;
+use uuid::Uuid;
 
 pub(crate) trait Db: Backend {
     const NAME: &'static str;
@@ -36,6 +37,10 @@ pub(crate) trait Db: Backend {
 
     /// One whose tables are called in another way.
     fn named(url: String, names: TableNames) -> impl Future<Output = cqrs_core::Result<Outbox<Self>>> + Send;
+
+    /// One that has to be of that installation.
+    fn of_installation(url: String, id: Uuid)
+    -> impl Future<Output = cqrs_core::Result<Outbox<Self>>> + Send;
 
     fn store(outbox: &Outbox<Self>) -> Arc<dyn OutboxStore>;
 
@@ -77,6 +82,10 @@ impl Db for Pg {
         Outbox::<Pg>::builder(url).tables(names).connect().await
     }
 
+    async fn of_installation(url: String, id: Uuid) -> cqrs_core::Result<Outbox<Self>> {
+        Outbox::<Pg>::builder(url).installation_id(id).connect().await
+    }
+
     fn store(outbox: &Outbox<Self>) -> Arc<dyn OutboxStore> {
         Arc::new(outbox.clone())
     }
@@ -110,6 +119,10 @@ impl Db for MySql {
 
     async fn named(url: String, names: TableNames) -> cqrs_core::Result<Outbox<Self>> {
         Outbox::<MySql>::builder(url).tables(names).connect().await
+    }
+
+    async fn of_installation(url: String, id: Uuid) -> cqrs_core::Result<Outbox<Self>> {
+        Outbox::<MySql>::builder(url).installation_id(id).connect().await
     }
 
     fn store(outbox: &Outbox<Self>) -> Arc<dyn OutboxStore> {
@@ -147,6 +160,10 @@ impl Db for Sqlite {
         Outbox::<Sqlite>::builder(url).tables(names).connect().await
     }
 
+    async fn of_installation(url: String, id: Uuid) -> cqrs_core::Result<Outbox<Self>> {
+        Outbox::<Sqlite>::builder(url).installation_id(id).connect().await
+    }
+
     fn store(outbox: &Outbox<Self>) -> Arc<dyn OutboxStore> {
         Arc::new(outbox.clone())
     }
@@ -178,7 +195,7 @@ struct Server {
 
 impl Server {
     fn new(url: String) -> Self {
-        let mut prefix = uuid::Uuid::new_v4().simple().to_string();
+        let mut prefix = Uuid::new_v4().simple().to_string();
         prefix.truncate(12);
         Self { url, prefix: format!("cqrs_it_{prefix}"), made: Mutex::default() }
     }

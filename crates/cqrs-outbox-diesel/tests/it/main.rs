@@ -14,6 +14,7 @@ mod events;
 mod explain;
 mod floors;
 mod harness;
+mod installation;
 mod mysql;
 mod names;
 mod operation;
@@ -58,6 +59,7 @@ fn main() {
     trials.on_each::<retention::All>();
     trials.on_each::<returning_ids::All>();
     trials.on_each::<names::All>();
+    trials.on_each::<installation::All>();
     sqlite::trials(&mut trials);
     drift::trials(&mut trials);
     postgres::trials(&mut trials);
@@ -69,5 +71,6 @@ fn main() {
     servers::trials(&mut trials);
     cuts::trials(&mut trials);
     names::trials(&mut trials);
+    installation::trials(&mut trials);
     libtest_mimic::run(&Arguments::from_args(), trials.into_vec()).exit();
 }
