@@ -520,6 +520,11 @@ async fn disturb<D: Db>(
         let member = fleet.relays[0].lock().await;
         member.relay.signal("STOP").await;
         sleep(3 * LEASE).await;
+        // It goes on in the belief that it owns what others have taken.
+        let status = outbox.status().await?;
+        let owned =
+            status.relays.iter().filter(|seen| seen.name == member.name).map(|seen| seen.owned_groups);
+        assert_eq!(owned.sum::<u64>(), 0, "{} was stopped for three leases: {status:?}", member.name);
         member.relay.signal("CONT").await;
         // It finds out what has become of its leases.
         sleep(LEASE).await;

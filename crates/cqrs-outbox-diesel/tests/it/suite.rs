@@ -8,7 +8,7 @@ use cqrs_consumer::Inbox;
 use cqrs_core::{BeginTransaction, ErrorKind, Result, Transaction};
 use cqrs_outbox::OutboxStore;
 use cqrs_outbox_diesel::{MySql, Outbox, Pg, Sqlite, TableNames};
-use cqrs_testing::store::{self, Asked, DeadLetter, Outcome, Request, Settings, StoreUnderTest};
+use cqrs_testing::store::{self, Asked, DeadLetter, Oldest, Outcome, Request, Settings, StoreUnderTest};
 use diesel_async::SimpleAsyncConnection;
 use tokio::sync::Mutex;
 use uuid::Uuid;
@@ -61,6 +61,10 @@ where
             DeadLetter { event_id: next().parse().unwrap(), attempts: next().parse().unwrap(), error: next() }
         });
         Ok(Some(dead.collect()))
+    }
+
+    async fn oldest_waiting(&self, store: &Arc<Outbox<D>>) -> Result<Oldest> {
+        Ok(store.status().await?.oldest_waiting.map_or(Oldest::Nothing, Oldest::Waits))
     }
 
     async fn request(&self, store: &Arc<Outbox<D>>, request: Request, event_id: Uuid) -> Result<Asked> {

@@ -107,6 +107,17 @@ pub trait StoreUnderTest: Send + Sync + 'static {
         Ok(Asked::Unsupported)
     }
 
+    /// How long the oldest event that waits has been waiting, as operators are told, with no relay running too. By default
+    /// [`Oldest::Unsupported`], and the rows on it do not look.
+    ///
+    /// # Errors
+    ///
+    /// Any; it fails the row.
+    async fn oldest_waiting(&self, store: &Arc<Self::Store>) -> Result<Oldest> {
+        let _ = store;
+        Ok(Oldest::Unsupported)
+    }
+
     /// Whether two transactions that write can be open at the same time. By default `true`; with `false` the rows that
     /// need that are skipped.
     fn writes_concurrently(&self) -> bool {
@@ -129,6 +140,17 @@ pub struct DeadLetter {
     pub attempts: u32,
     /// The last error.
     pub error: String,
+}
+
+/// What operators are told of the oldest event that waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Oldest {
+    /// How long it has been waiting.
+    Waits(Duration),
+    /// Nothing waits.
+    Nothing,
+    /// This store does not tell.
+    Unsupported,
 }
 
 /// What an operator asks for.

@@ -21,6 +21,11 @@ pub(super) struct Recorder {
     /// How often these events are to be refused yet.
     refusals: Mutex<HashMap<Uuid, u32>>,
     accepted: watch::Sender<usize>,
+    /// Nobody is there, and how often that was met.
+    away: Mutex<bool>,
+    met_nobody: watch::Sender<usize>,
+    /// How long a confirmation takes.
+    round_trip: Mutex<Duration>,
     /// The process of a relay that sends this event ends.
     killer: Mutex<Option<Uuid>>,
     killed: watch::Sender<usize>,
@@ -32,6 +37,9 @@ impl Recorder {
             history: history.clone(),
             refusals: Mutex::default(),
             accepted: watch::Sender::new(0),
+            away: Mutex::default(),
+            met_nobody: watch::Sender::new(0),
+            round_trip: Mutex::default(),
             killer: Mutex::default(),
             killed: watch::Sender::new(0),
         })
@@ -40,6 +48,24 @@ impl Recorder {
     /// The event is at fault, so many times.
     pub(super) fn refuse(&self, event: Uuid, times: u32) {
         self.refusals.lock().unwrap_or_else(PoisonError::into_inner).insert(event, times);
+    }
+
+    /// From now on it is away, or back.
+    pub(super) fn is_away(&self, away: bool) {
+        *self.away.lock().unwrap_or_else(PoisonError::into_inner) = away;
+    }
+
+    /// Waits until so many messages were refused because it was away.
+    pub(super) async fn met_nobody(&self, times: usize, patience: Duration) -> Checked {
+        let mut met = self.met_nobody.subscribe();
+        let what = format!("trying {times} times to reach a broker that is away");
+        bounded(&what, patience, met.wait_for(|met| *met >= times)).await?.ok();
+        Ok(())
+    }
+
+    /// From now on a confirmation takes so long.
+    pub(super) fn takes(&self, round_trip: Duration) {
+        *self.round_trip.lock().unwrap_or_else(PoisonError::into_inner) = round_trip;
     }
 
     /// The process of a relay that sends this event ends: what comes of it is up to who waits for [`kills`](Self::kills).
@@ -57,6 +83,13 @@ impl Recorder {
         let mut accepted = self.accepted.subscribe();
         let what = format!("sending {wanted} events");
         bounded(&what, patience, accepted.wait_for(|accepted| *accepted >= wanted)).await?.ok();
+        Ok(())
+    }
+
+    fn answers(&self) -> Result<(), BrokerError> {
+        if *self.away.lock().unwrap_or_else(PoisonError::into_inner) {
+            return Err(BrokerError::new(ErrorClass::Outage, "away, as asked for"));
+        }
         Ok(())
     }
 
@@ -79,14 +112,20 @@ impl MessageBroker for Recorder {
             self.killed.send_modify(|killed| *killed += 1);
             std::future::pending::<()>().await;
         }
+        self.answers().inspect_err(|_| self.met_nobody.send_modify(|met| *met += 1))?;
         if self.refuses(event) {
             return Err(BrokerError::new(ErrorClass::Event, "refused, as asked for"));
         }
         self.history.delivered(event, message.key.clone());
         self.accepted.send_modify(|accepted| *accepted += 1);
         // Not at once, so that others come in between.
-        Ok(Confirm::new(async {
-            tokio::task::yield_now().await;
+        let round_trip = *self.round_trip.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(Confirm::new(async move {
+            if round_trip.is_zero() {
+                tokio::task::yield_now().await;
+            } else {
+                tokio::time::sleep(round_trip).await;
+            }
             Ok(Receipt::new())
         }))
     }
@@ -96,7 +135,7 @@ impl MessageBroker for Recorder {
     }
 
     async fn check(&self) -> Result<(), BrokerError> {
-        Ok(())
+        self.answers()
     }
 
     async fn close(&self) -> Result<(), BrokerError> {

@@ -38,10 +38,12 @@ impl StoreUnderTest for Memory {
 }
 
 /// What the in-memory outbox does not have.
-const NOT_THERE: [&str; 8] = [
+const NOT_THERE: [&str; 9] = [
     "plain-sql",
     // Nobody is shown what it would record.
     "suspended",
+    // Nobody is told.
+    "oldest-waiting",
     "relay-unreadable",
     "inbox-twice",
     "inbox-at-once",

@@ -16,7 +16,7 @@ use cqrs_outbox::{
     Confirmed, Fenced, GroupNo, Heartbeat, Kept, Lane, LaterEvents, Lease, OutboxRow, OutboxStore, Ownership,
     Place, Promoted, ReadRequest, Rejection, RelayId, StoreError, SuspendedTopic, Verdict,
 };
-use cqrs_testing::store::{Asked, DeadLetter, Request, StoreUnderTest};
+use cqrs_testing::store::{Asked, DeadLetter, Oldest, Request, StoreUnderTest};
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -132,6 +132,9 @@ pub(crate) enum Fault {
     DiscardKeepsGate,
     DiscardOpensGate,
     DiscardKeepsDead,
+    AgeStandsStill,
+    AgeOfTheSent,
+    AgeForgetsAside,
     IgnoresDedup,
     DedupNamesItself,
     DedupForgetsRollback,
@@ -225,6 +228,8 @@ type InboxRow = (Vec<u8>, Vec<u8>);
 struct Tables {
     next_id: i64,
     hot: BTreeMap<i64, OutboxRow>,
+    /// When each event was committed.
+    written: HashMap<Uuid, Duration>,
     parked: BTreeMap<i64, Parked>,
     dead: BTreeMap<i64, (OutboxRow, String)>,
     gates: BTreeMap<Vec<u8>, Option<Duration>>,
@@ -665,8 +670,12 @@ impl ModelTx {
 
     fn apply(&mut self) {
         self.ended = true;
+        let now = self.model.now();
         let mut tables = self.model.tables();
-        tables.hot.extend(self.rows.drain(..).map(|row| (row.id, row)));
+        for row in self.rows.drain(..) {
+            tables.written.insert(row.event_id, now);
+            tables.hot.insert(row.id, row);
+        }
         tables.inbox.extend(self.inbox.drain(..));
         for (id, due) in std::mem::take(&mut self.changes) {
             match (due, tables.scheduled.get_mut(&id)) {
@@ -1198,6 +1207,23 @@ impl StoreUnderTest for ModelAdapter {
             error: error.clone(),
         });
         Ok(Some(dead.collect()))
+    }
+
+    async fn oldest_waiting(&self, store: &Arc<Model>) -> Result<Oldest> {
+        let tables = store.tables();
+        let parked = tables.parked.values().map(|parked| &parked.row);
+        let parked = parked.filter(|_| self.0 != Fault::AgeForgetsAside);
+        let waiting =
+            tables.hot.values().chain(parked).filter_map(|row| tables.written.get(&row.event_id).copied());
+        let first = match self.0 {
+            Fault::AgeOfTheSent => tables.written.values().copied().min(),
+            _ => waiting.min(),
+        };
+        Ok(match first {
+            None => Oldest::Nothing,
+            Some(_) if self.0 == Fault::AgeStandsStill => Oldest::Waits(Duration::from_secs(1)),
+            Some(first) => Oldest::Waits(store.now() - first),
+        })
     }
 
     async fn request(&self, store: &Arc<Model>, request: Request, event_id: Uuid) -> Result<Asked> {

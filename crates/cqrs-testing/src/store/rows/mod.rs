@@ -6,6 +6,7 @@ mod dead;
 mod fences;
 mod gates;
 mod inbox;
+mod insight;
 mod leases;
 mod reading;
 mod relay;
@@ -106,11 +107,15 @@ rows! {
     "replay-waits", "a lane that waits for several dead letters goes on when the last one is replayed or discarded" => dead::replay_waits;
     "discard", "a dead letter that is given up is gone, and its lane goes on" => dead::discard;
 
+    "oldest-waiting", "the age of the oldest event that waits rises, also where it stands aside, and is none when nothing waits" => insight::oldest;
+
     "purge", "what waits, dead letters, and deduplication keys within their window outlive every purge" => retention::purge;
 
     "relay", "through relays that start and stop gracefully each event goes once, in order per key" => relay::graceful;
     "relay-killed", "what a relay that was killed leaves is sent by the next one, in order per key" => relay::killed;
     "relay-killed-by-event", "an event that ends the process of whoever sends it goes to the dead letters, and the others go on" => relay::killed_by_event;
+    "relay-outage", "while the broker is away nothing is lost, sent or given up, and afterwards each event goes once" => relay::outage;
+    "relay-rebalance", "relays that come, leave and die share the groups, with work in flight and writers beside them, whom nothing fails" => relay::rebalance;
     "relay-unreadable", "a row that cannot be read as it was promised is given up with a word on its column, and the others go" => relay::unreadable;
     "relay-refused", "a refused event holds back its own key, and its order stays" => relay::refused;
 

@@ -1,19 +1,21 @@
 //! The store under real relays, with writers beside them.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use cqrs_core::Message;
+use cqrs_core::{Message, Transaction};
 use cqrs_outbox::{OutboxRelay, OutboxStore, RelaySettings};
 use tokio::sync::oneshot;
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time;
 
 use crate::history::History;
 use crate::store::bench::{Bench, Checked, Table, ensure, ensure_eq, event, fail, labels, skip};
 use crate::store::recorder::Recorder;
-use crate::store::{DeadLetter, StoreUnderTest};
+use crate::store::rows::insight::age;
+use crate::store::{DeadLetter, Oldest, StoreUnderTest};
 
 const WRITERS: usize = 4;
 
@@ -41,13 +43,15 @@ fn settings(lease: Duration) -> RelaySettings {
     settings
 }
 
-/// Commits events of all keys; each key is written by one writer, so that its order is known.
+/// Commits events of all keys; each key is written by one writer, so that its order is known. Some are refused once, if there is
+/// somebody to do so.
 async fn write<S: StoreUnderTest>(
     table: Table<S>,
     history: History,
     writer: usize,
     events: usize,
     keys: usize,
+    refusing: Option<Arc<Recorder>>,
 ) -> Checked {
     let mine: Vec<usize> = (0..keys).filter(|key| key % WRITERS == writer).collect();
     for nth in 0..events {
@@ -64,7 +68,13 @@ async fn write<S: StoreUnderTest>(
         if nth % 7 == 0 {
             messages.push(event(None, "without a key"));
         }
-        for message in table.commit(messages).await? {
+        let mut tx = table.begin().await?;
+        let messages = table.write(&mut tx, messages).await?;
+        if let Some(recorder) = refusing.as_ref().filter(|_| nth % 40 == 20) {
+            messages.iter().for_each(|message| recorder.refuse(id(message), 1));
+        }
+        tx.commit().await?;
+        for message in messages {
             history.committed(message.key.clone(), id(&message), nth as u64);
         }
     }
@@ -79,10 +89,20 @@ struct Writers(JoinSet<Checked>);
 
 impl Writers {
     fn start<S: StoreUnderTest>(bench: &Bench<'_, S>, table: &Table<S>, history: &History) -> Self {
+        Self::start_refused(bench, table, history, None)
+    }
+
+    /// Of whose events some are refused once.
+    fn start_refused<S: StoreUnderTest>(
+        bench: &Bench<'_, S>,
+        table: &Table<S>,
+        history: &History,
+        refusing: Option<Arc<Recorder>>,
+    ) -> Self {
         let (events, keys) = (bench.settings.events / WRITERS, bench.settings.keys.max(WRITERS));
         let mut tasks = JoinSet::new();
         for writer in 0..WRITERS {
-            tasks.spawn(write(table.clone(), history.clone(), writer, events, keys));
+            tasks.spawn(write(table.clone(), history.clone(), writer, events, keys, refusing.clone()));
         }
         Self(tasks)
     }
@@ -152,6 +172,159 @@ pub(super) async fn killed<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Checked {
     let verdict = history.check();
     ensure(verdict.is_clean(), || verdict.to_string())?;
     nothing_left(&table).await
+}
+
+pub(super) async fn outage<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Checked {
+    let (table, history) = (bench.open().await?, History::new());
+    let recorder = Recorder::new(&history);
+    recorder.is_away(true);
+    let mut count = 0;
+    for nth in 0..10 {
+        let messages = ["a", "b", "c"].map(|key| event(Some(key), &nth.to_string()));
+        for message in table.commit(messages).await? {
+            history.committed(message.key.clone(), id(&message), nth);
+            count += 1;
+        }
+    }
+    let mut settings = settings(Duration::from_secs(10));
+    // Less than what is tried in vain.
+    settings.max_attempts = 2;
+    settings.max_backoff = Duration::from_millis(100);
+    let store: Arc<dyn OutboxStore> = table.store.clone();
+    let relay = OutboxRelay::builder(store, recorder.clone()).settings(settings).build()?;
+    let (stop, stopped) = oneshot::channel();
+    let (run, sent) = tokio::join!(
+        relay.run_until(async {
+            stopped.await.ok();
+        }),
+        async {
+            let sent = sent_afterwards(bench, &table, &recorder, count).await;
+            stop.send(()).ok();
+            sent
+        }
+    );
+    run?;
+    sent?;
+    let verdict = history.check();
+    ensure(verdict.is_clean(), || verdict.to_string())?;
+    ensure(verdict.duplicates == 0, || format!("sent again after an outage: {verdict}"))?;
+    ensure_eq("what was parked", relay.stats().parked, 0)?;
+    nothing_left(&table).await
+}
+
+/// Lets the broker be away for some tries, and waits until so many events are sent.
+async fn sent_afterwards<S: StoreUnderTest>(
+    bench: &Bench<'_, S>,
+    table: &Table<S>,
+    recorder: &Recorder,
+    count: usize,
+) -> Checked {
+    let patience = bench.settings.patience;
+    recorder.met_nobody(3, patience).await?;
+    let before = age(bench, table).await?;
+    recorder.met_nobody(6, patience).await?;
+    let after = age(bench, table).await?;
+    ensure(before.is_none() || after > before, || {
+        format!("the oldest event was {before:?} old while the broker was away, and {after:?} later")
+    })?;
+    recorder.is_away(false);
+    recorder.until(count, patience).await?;
+    let nothing_waits = async {
+        while let Oldest::Waits(_) = bench.adapter.oldest_waiting(&table.store).await? {
+            time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    };
+    bench.bounded("that nothing waits any more", nothing_waits).await?
+}
+
+/// A relay at work.
+struct Running {
+    relay: Arc<OutboxRelay>,
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<cqrs_core::Result<()>>,
+}
+
+impl Running {
+    fn start<S: StoreUnderTest>(
+        bench: &Bench<'_, S>,
+        table: &Table<S>,
+        recorder: &Arc<Recorder>,
+        name: &str,
+    ) -> Checked<Self> {
+        let relay = Arc::new(relay(table, recorder, bench.settings.lease, name)?);
+        let (stop, stopped) = oneshot::channel();
+        let running = Arc::clone(&relay);
+        let stopped = async { drop(stopped.await) };
+        let task = tokio::spawn(async move { running.run_until(stopped).await });
+        Ok(Self { relay, stop, task })
+    }
+
+    /// Waits until it owns so many groups, which depends on how many there are.
+    async fn owns<S: StoreUnderTest>(
+        &self,
+        bench: &Bench<'_, S>,
+        wanted: impl Fn(usize) -> RangeInclusive<usize>,
+    ) -> Checked {
+        let share = async {
+            loop {
+                let stats = self.relay.stats();
+                if stats.groups > 0 && wanted(stats.groups).contains(&stats.owned_groups) {
+                    return;
+                }
+                time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let owns = bench.bounded("to have its share of the groups", share).await;
+        owns.or_else(|_| fail(format!("a relay has no fair share of the groups: {:?}", self.relay.stats())))
+    }
+
+    /// It leaves in order.
+    async fn leaves<S: StoreUnderTest>(self, bench: &Bench<'_, S>) -> Checked {
+        self.stop.send(()).ok();
+        match bench.bounded("leaving", self.task).await? {
+            Ok(ended) => Ok(ended?),
+            Err(error) => fail(format!("a relay failed: {error}")),
+        }
+    }
+}
+
+pub(super) async fn rebalance<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Checked {
+    let (table, history) = (bench.open().await?, History::new());
+    let recorder = Recorder::new(&history);
+    // So long that there is always something in flight.
+    recorder.takes(Duration::from_millis(5));
+    let (events, patience) = (bench.settings.events, bench.settings.patience);
+    let half = |groups: usize| groups / 2..=groups.div_ceil(2);
+    let all = |groups: usize| groups..=groups;
+    let writers = Writers::start_refused(bench, &table, &history, Some(Arc::clone(&recorder)));
+    let first = Running::start(bench, &table, &recorder, "first")?;
+    first.owns(bench, all).await?;
+    recorder.until(events / 8, patience).await?;
+    let second = Running::start(bench, &table, &recorder, "second")?;
+    second.owns(bench, half).await?;
+    first.owns(bench, half).await?;
+    recorder.until(events / 4, patience).await?;
+    first.leaves(bench).await?;
+    second.owns(bench, all).await?;
+    recorder.until(events / 2, patience).await?;
+    let third = Running::start(bench, &table, &recorder, "third")?;
+    third.owns(bench, half).await?;
+    // It dies, and gives nothing back.
+    second.task.abort();
+    third.owns(bench, all).await?;
+    writers.join().await?;
+    bench.bounded("sending the rest", sent(&history)).await?;
+    third.leaves(bench).await?;
+    let verdict = history.check();
+    ensure(verdict.is_clean(), || verdict.to_string())?;
+    nothing_left(&table).await
+}
+
+async fn sent(history: &History) {
+    while !history.check().lost.is_empty() {
+        time::sleep(Duration::from_millis(100)).await;
+    }
 }
 
 pub(super) async fn refused<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Checked {
