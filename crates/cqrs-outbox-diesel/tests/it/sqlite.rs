@@ -1,14 +1,17 @@
 //! What only SQLite has.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use cqrs_core::ErrorKind;
-use cqrs_outbox::{LaterEvents, Lease, OutboxRow, OutboxStore, ReadRequest, Rejection, RelayId, Verdict};
+use cqrs_outbox::{
+    Heartbeat, LaterEvents, Lease, OutboxRow, OutboxStore, ReadRequest, Rejection, RelayId, Verdict,
+};
 use cqrs_outbox_diesel::{Outbox, Sqlite};
 use uuid::Uuid;
 
 use crate::backend::{PlainSql, Site};
-use crate::events::{closed, own_all, read_all};
+use crate::events::{closed, own_all, read_all, statements_with};
 use crate::harness::{Trials, tests};
 
 pub(crate) fn trials(trials: &mut Trials) {
@@ -21,6 +24,7 @@ pub(crate) fn trials(trials: &mut Trials) {
         dead_letters_are_found_however_their_ids_are_written,
         a_reader_does_not_wait_for_a_writer,
         the_tables_need_no_new_functions,
+        an_idle_relay_runs_little,
     }));
 }
 
@@ -140,4 +144,22 @@ async fn a_reader_does_not_wait_for_a_writer(site: &Site) {
         })
         .await;
     versions.unwrap();
+}
+
+/// A heartbeat is a transaction here, beside whom nobody can write: it is to be short.
+async fn an_idle_relay_runs_little(site: &Site) {
+    let outbox = site.outbox::<Sqlite>().await;
+    let store: Arc<dyn OutboxStore> = Arc::new(outbox.clone());
+    let relay = RelayId { name: "one".to_owned(), incarnation: Uuid::new_v4() };
+    let leases = own_all(&store, &relay).await;
+    let beat = Heartbeat { lease: Duration::from_secs(600), take: 0, release: Vec::new() };
+    let request = ReadRequest { leases, known: Vec::new(), limit: 2_000, max_bytes: 1 << 20 };
+    for _ in 0..3 {
+        let before = statements_with(&[]).len();
+        store.heartbeat(&relay, &beat).await.unwrap();
+        let beaten = statements_with(&[]).len();
+        store.read(&request).await.unwrap();
+        let read = statements_with(&[]).len();
+        assert_eq!((beaten - before, read - beaten), (9, 1), "{:#?}", &statements_with(&[])[before..]);
+    }
 }

@@ -1,5 +1,6 @@
 //! The relay itself, from an outbox in memory to a broker in memory, on a paused clock.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -25,6 +26,8 @@ struct Noting {
     broker: MemoryBroker,
     history: History,
     publishes: AtomicUsize,
+    /// When it took each event.
+    taken: Mutex<HashMap<Uuid, Instant>>,
     /// How long each publish takes.
     latency: Duration,
     /// Notified with the hundredth publish.
@@ -50,6 +53,7 @@ impl MessageBroker for Noting {
         }
         let confirm = self.broker.enqueue(message).await?;
         self.history.delivered(event, key);
+        self.taken.lock().unwrap().insert(event, Instant::now());
         Ok(confirm)
     }
 
@@ -88,6 +92,7 @@ impl Bench {
             broker,
             history: history.clone(),
             publishes: AtomicUsize::new(0),
+            taken: Mutex::default(),
             latency,
             hundred: Notify::new(),
             checks: Mutex::default(),
@@ -261,6 +266,44 @@ async fn an_event_that_is_too_large_dies_and_the_others_go_on() {
     assert_eq!(bench.publishes(), 203);
     stop.notify_one();
     task.await.unwrap();
+}
+
+/// How long the events of 32 keys take from their commit to the broker, in ascending order, beside a key whose events are
+/// refused, or not.
+async fn latencies(beside_a_poisoned_key: bool) -> Vec<Duration> {
+    let broker = MemoryBroker::builder().max_message_bytes(1_000).build();
+    let mut bench = Bench::with_latency(broker, Duration::from_millis(2));
+    let mut settings = RelaySettings::default();
+    settings.max_attempts = 1_000;
+    let (stop, task) = bench.start(settings);
+    let mut written = HashMap::new();
+    for nth in 0..500 {
+        if beside_a_poisoned_key && nth % 10 == 0 {
+            let mut poison = bench.message(vec![b'.'; 2_000]);
+            poison.key = Some(Bytes::from_static(b"poisoned"));
+            bench.commit(vec![poison]).await;
+        }
+        let message = bench.message(".");
+        written.insert(message.id.clone().and_then(|id| id.to_uuid()).unwrap(), Instant::now());
+        bench.commit(vec![message]).await;
+        sleep(Duration::from_millis(5)).await;
+    }
+    sleep(Duration::from_secs(1)).await;
+    stop.notify_one();
+    task.await.unwrap();
+    let taken = bench.broker.taken.lock().unwrap();
+    let mut latencies: Vec<Duration> = written.iter().map(|(event, at)| taken[event] - *at).collect();
+    latencies.sort_unstable();
+    latencies
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_poisoned_key_costs_the_others_no_time() {
+    let (alone, beside) = (latencies(false).await, latencies(true).await);
+    let p99 = alone.len() * 99 / 100;
+    assert_eq!(beside[p99], alone[p99]);
+    // Of the others, too, none waits for as long as the poisoned one does the first time.
+    assert!(beside[499] < RelaySettings::default().backoff, "{:?}", beside[499]);
 }
 
 #[tokio::test(start_paused = true)]
