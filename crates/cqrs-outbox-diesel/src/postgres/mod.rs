@@ -46,6 +46,11 @@ use crate::tx::Tx;
 use crate::writing::Claim;
 
 /// PostgreSQL, 13 or newer, as the database of an [`Outbox`](crate::Outbox).
+///
+/// One server that writes, and its physical standbys. The order of a key is not promised on distributed databases that speak
+/// PostgreSQL's protocol, for they hand out ids in bunches, nor across a switch-over by logical replication, which does not take the
+/// sequences along: hold relaying before it ([`Outbox::hold`](crate::Outbox::hold)), and set them by the statement that
+/// [`Outbox::drift`](crate::Outbox::drift) gives.
 #[derive(Debug)]
 pub enum Pg {}
 
