@@ -33,6 +33,7 @@
 
 mod bench;
 mod confirm;
+mod mortal;
 mod recorder;
 mod rows;
 

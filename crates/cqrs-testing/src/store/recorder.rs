@@ -1,6 +1,6 @@
 //! A broker that keeps nothing but the order in which it got events, and refuses those that it is told to.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use cqrs_core::{BrokerError, Message};
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use super::bench::{Checked, bounded};
+use super::bench::{Checked, bounded, ensure};
 use crate::history::History;
 
 #[derive(Debug)]
@@ -21,6 +21,9 @@ pub(super) struct Recorder {
     /// How often these events are to be refused yet.
     refusals: Mutex<HashMap<Uuid, u32>>,
     accepted: watch::Sender<usize>,
+    /// Each event as it came first, and those that came again as something else.
+    first: Mutex<HashMap<Uuid, Message>>,
+    changed: Mutex<BTreeSet<Uuid>>,
     /// Nobody is there, and how often that was met.
     away: Mutex<bool>,
     met_nobody: watch::Sender<usize>,
@@ -37,6 +40,8 @@ impl Recorder {
             history: history.clone(),
             refusals: Mutex::default(),
             accepted: watch::Sender::new(0),
+            first: Mutex::default(),
+            changed: Mutex::default(),
             away: Mutex::default(),
             met_nobody: watch::Sender::new(0),
             round_trip: Mutex::default(),
@@ -86,6 +91,19 @@ impl Recorder {
         Ok(())
     }
 
+    /// Fails if an event came again that was not the same: id, key, bytes, headers and time.
+    pub(super) fn all_the_same(&self) -> Checked {
+        let changed = self.changed.lock().unwrap_or_else(PoisonError::into_inner);
+        ensure(changed.is_empty(), || format!("events came again as something else: {changed:?}"))
+    }
+
+    fn compare(&self, event: Uuid, message: &Message) {
+        let mut first = self.first.lock().unwrap_or_else(PoisonError::into_inner);
+        if first.entry(event).or_insert_with(|| message.clone()) != message {
+            self.changed.lock().unwrap_or_else(PoisonError::into_inner).insert(event);
+        }
+    }
+
     fn answers(&self) -> Result<(), BrokerError> {
         if *self.away.lock().unwrap_or_else(PoisonError::into_inner) {
             return Err(BrokerError::new(ErrorClass::Outage, "away, as asked for"));
@@ -116,6 +134,7 @@ impl MessageBroker for Recorder {
         if self.refuses(event) {
             return Err(BrokerError::new(ErrorClass::Event, "refused, as asked for"));
         }
+        self.compare(event, message);
         self.history.delivered(event, message.key.clone());
         self.accepted.send_modify(|accepted| *accepted += 1);
         // Not at once, so that others come in between.

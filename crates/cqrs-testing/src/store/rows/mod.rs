@@ -113,6 +113,7 @@ rows! {
 
     "relay", "through relays that start and stop gracefully each event goes once, in order per key" => relay::graceful;
     "relay-killed", "what a relay that was killed leaves is sent by the next one, in order per key" => relay::killed;
+    "relay-killed-at", "a relay that is killed after it took groups or read, or around a publish, a confirm or a settle, loses nothing, and what goes again is the same" => relay::killed_at;
     "relay-killed-by-event", "an event that ends the process of whoever sends it goes to the dead letters, and the others go on" => relay::killed_by_event;
     "relay-outage", "while the broker is away nothing is lost, sent or given up, and afterwards each event goes once" => relay::outage;
     "relay-rebalance", "relays that come, leave and die share the groups, with work in flight and writers beside them, whom nothing fails" => relay::rebalance;

@@ -13,6 +13,7 @@ use tokio::time;
 
 use crate::history::History;
 use crate::store::bench::{Bench, Checked, Table, ensure, ensure_eq, event, fail, labels, skip};
+use crate::store::mortal::{Mortal, Point};
 use crate::store::recorder::Recorder;
 use crate::store::rows::insight::age;
 use crate::store::{DeadLetter, Oldest, StoreUnderTest};
@@ -172,6 +173,40 @@ pub(super) async fn killed<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Checked {
     let verdict = history.check();
     ensure(verdict.is_clean(), || verdict.to_string())?;
     nothing_left(&table).await
+}
+
+/// At each point of its work, with a key that has several events and events without one.
+pub(super) async fn killed_at<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Checked {
+    for point in Point::ALL {
+        let (table, history) = (bench.open().await?, History::new());
+        let recorder = Recorder::new(&history);
+        for nth in 0..5 {
+            let messages =
+                [event(Some("a"), &nth.to_string()), event(Some("b"), &nth.to_string()), event(None, "")];
+            for message in table.commit(messages).await? {
+                history.committed(message.key.clone(), id(&message), nth);
+            }
+        }
+        let settings = settings(bench.settings.lease / 2);
+        let mortal = Mortal::new(table.store.clone(), recorder.clone(), point);
+        let relay =
+            OutboxRelay::builder(mortal.clone(), mortal.clone()).settings(settings.clone()).build()?;
+        let what = format!("getting to {point:?}");
+        tokio::select! {
+            run = relay.run_until(std::future::pending()) => run?,
+            reached = bench.bounded(&what, mortal.reached()) => reached?,
+        }
+        let store: Arc<dyn OutboxStore> = table.store.clone();
+        let next = OutboxRelay::builder(store, recorder.clone()).settings(settings).build()?;
+        bench.bounded("sending the rest", next.run_until_empty()).await??;
+        let verdict = history.check();
+        ensure(verdict.is_clean(), || format!("killed at {point:?}: {verdict}"))?;
+        let again_at_most = if point.is_before_the_broker() { 0 } else { verdict.committed };
+        ensure(verdict.duplicates <= again_at_most, || format!("killed at {point:?}: {verdict}"))?;
+        recorder.all_the_same()?;
+        nothing_left(&table).await?;
+    }
+    Ok(())
 }
 
 pub(super) async fn outage<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Checked {
