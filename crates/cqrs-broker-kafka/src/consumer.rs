@@ -16,16 +16,20 @@ use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::types::RDKafkaErrorCode as Code;
 use rdkafka::{Offset, TopicPartitionList};
 use tokio::sync::Notify;
-use tokio::time::{sleep, timeout, timeout_at};
+use tokio::time::{sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{self, Config};
 use crate::error::{code, failed, passes, refused};
+use crate::trouble::Trouble;
 use crate::watermark::Lanes;
 use crate::{blocking, record};
 
 /// How long to wait for the cluster's answer on topics, and for the last commit.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The same of a member whose brokers may be gone.
+const KNOCK: Duration = Duration::from_secs(2);
 
 /// How long a topic may be unknown before it counts as missing; as for the producer.
 const PROPAGATION: Duration = Duration::from_secs(2);
@@ -35,11 +39,6 @@ const FULL: Duration = Duration::from_secs(1);
 
 /// How long to wait before a client that is beyond repair is replaced.
 const REJOIN: Duration = Duration::from_secs(1);
-
-/// How long an error waits for others before it is told. While something is amiss the client queues one after the other, and who
-/// hears of an error waits before he asks again: told one by one, they would be heard long after it passed, and what is queued
-/// behind them too, a rebalance say.
-const GATHER: Duration = Duration::from_millis(200);
 
 type Client = StreamConsumer<Member>;
 
@@ -150,15 +149,11 @@ pub(crate) struct KafkaSubscription {
     /// `None` after a fatal error, until the next call.
     client: Option<(Arc<Client>, Arc<Acks>)>,
     paused: bool,
-    trouble: Option<Trouble>,
-}
-
-/// An error that is about to be told.
-struct Trouble {
-    /// The last one.
-    error: BrokerError,
-    /// From the first one on.
-    tell_at: Instant,
+    /// Since when it is full, if it is, and its partitions are not paused.
+    full_since: Option<Instant>,
+    /// When a client may follow one that was beyond repair.
+    rejoin_at: Option<Instant>,
+    trouble: Trouble,
 }
 
 impl KafkaSubscription {
@@ -180,7 +175,9 @@ impl KafkaSubscription {
             shared: Arc::default(),
             client: None,
             paused: false,
-            trouble: None,
+            full_since: None,
+            rejoin_at: None,
+            trouble: Trouble::default(),
         };
         let client = member.client()?;
         let topics = member.options.topics.clone();
@@ -209,19 +206,24 @@ impl KafkaSubscription {
         Ok(())
     }
 
-    /// Takes in what the client received. An error that the client mends by itself, without anything being amiss
-    /// with the group, is not worth telling.
+    /// Takes in what the client received, a message or what there is to tell.
     fn take_in(&mut self, received: KafkaResult<BorrowedMessage<'_>>) -> Result<(), BrokerError> {
+        let now = Instant::now();
         match received {
             Ok(message) => {
+                self.trouble.is_heard();
                 let (partition, offset) = (message.partition(), message.offset());
                 self.shared.lanes().receive(record::to_message(&message), partition, offset);
                 Ok(())
             }
             Err(KafkaError::PartitionEOF(_)) => Ok(()),
             Err(error) if passes(code(&error)) => {
-                let line = format!("the group `{}` receives nothing for now: {error}", self.options.group);
-                config::log(RDKafkaLogLevel::Warning, "CONSUMER", &line);
+                if self.trouble.passes(code(&error), now) {
+                    tracing::warn!(
+                        %error, group = self.options.group, broker = %self.config,
+                        "the Kafka consumer goes on after an error, as soon as it can"
+                    );
+                }
                 Ok(())
             }
             Err(error) => {
@@ -230,21 +232,35 @@ impl KafkaSubscription {
                 let error =
                     failed(class, format!("the group `{}` does not receive", self.options.group), error);
                 if class == ErrorClass::Fatal {
+                    self.rejoin_at = Some(now + REJOIN);
                     self.leave();
                     return Err(error);
                 }
-                let tell_at =
-                    self.trouble.take().map_or_else(|| Instant::now() + GATHER, |before| before.tell_at);
-                self.trouble = Some(Trouble { error, tell_at });
+                self.trouble.add(error, now);
                 Ok(())
             }
         }
     }
 
     fn leave(&mut self) {
-        self.trouble = None;
+        if let Some(error) = self.trouble.take() {
+            tracing::warn!(%error, broker = %self.config, "a Kafka consumer leaves with something amiss");
+        }
+        self.full_since = None;
         self.shared.lanes().revoke_all();
         blocking::discard(self.client.take());
+    }
+
+    /// Whether the brokers are gone, which the client only says when it happens.
+    async fn are_away(&self, client: &Arc<Client>) -> Result<(), BrokerError> {
+        let (client, group) = (Arc::clone(client), self.options.group.clone());
+        blocking::run(move || match client.fetch_metadata(None, KNOCK) {
+            Ok(_) => Ok(()),
+            Err(error) => {
+                Err(failed(ErrorClass::Outage, format!("the group `{group}` reaches no broker"), error))
+            }
+        })
+        .await
     }
 
     fn has_room(&self) -> bool {
@@ -253,15 +269,21 @@ impl KafkaSubscription {
 
     async fn receive(&mut self) -> Result<Delivery, BrokerError> {
         loop {
-            if let Some(trouble) = self.trouble.take_if(|trouble| trouble.tell_at <= Instant::now()) {
-                return Err(trouble.error);
+            if let Some(error) = self.trouble.tell(Instant::now()) {
+                return Err(error);
             }
             let Some((client, acks)) = self.client.clone() else {
-                sleep(REJOIN).await;
+                // Here and below, of one that is asked again and again the time goes on.
+                sleep_until(self.rejoin_at.unwrap_or_else(Instant::now).into()).await;
+                self.rejoin_at = Some(Instant::now() + REJOIN);
                 let client = self.client()?;
                 self.enter(client)?;
                 continue;
             };
+            if self.trouble.may_be_away(Instant::now()) {
+                self.are_away(&client).await?;
+                self.trouble.is_heard();
+            }
             // Also when something waits: messages that are released again and again must not keep a rebalance out.
             if self.has_room()
                 && let Some(received) = client.recv().now_or_never()
@@ -281,7 +303,7 @@ impl KafkaSubscription {
     /// Waits until there is something to look at again: a message, room, a release, or an error that is to be told.
     async fn wait(&mut self, client: &Client) -> Result<(), BrokerError> {
         let shared = Arc::clone(&self.shared);
-        let tell_at = self.trouble.as_ref().map(|trouble| trouble.tell_at);
+        let tell_at = self.trouble.next();
         let changed = async {
             match tell_at {
                 Some(at) => drop(timeout_at(at.into(), shared.changed.notified()).await),
@@ -289,6 +311,7 @@ impl KafkaSubscription {
             }
         };
         if self.has_room() {
+            self.full_since = None;
             if self.paused {
                 self.apply(client, Consumer::resume)?;
                 self.paused = false;
@@ -298,7 +321,8 @@ impl KafkaSubscription {
                 received = client.recv() => self.take_in(received),
             }
         } else if !self.paused {
-            if timeout(FULL, changed).await.is_err() {
+            let pause_at = *self.full_since.get_or_insert_with(Instant::now) + FULL;
+            if timeout_at(pause_at.into(), changed).await.is_err() {
                 self.apply(client, Consumer::pause)?;
                 self.paused = true;
             }

@@ -35,7 +35,7 @@ pub(crate) fn undelivered(code: Code) -> ErrorClass {
     })
 }
 
-/// Whether a consumer goes on by itself after that, as soon as the cluster can: it needs nobody to do anything.
+/// Whether a consumer goes on by itself after that, as soon as the cluster can.
 pub(crate) fn passes(code: Code) -> bool {
     use Code::{
         AllBrokersDown, BrokerNotAvailable, BrokerTransportFailure, CoordinatorLoadInProgress,

@@ -59,6 +59,10 @@
 //! [`next`](cqrs_core::broker::Subscription::next): call it again soon, at the latest after
 //! `max.poll.interval.ms` (five minutes). A member that is full (`prefetch`) may wait in it for as long as it likes.
 //!
+//! An error of `next` says that somebody has to act: a topic is missing, the group is not allowed; or that no broker could be
+//! reached for ten seconds. Several that come at once are told as one. What passes by itself (a broker restarts, the group
+//! has another coordinator, the member was too slow and joins again) is logged.
+//!
 //! # Not guaranteed, and simple on purpose for now
 //!
 //! - A crash brings back what was handled since the last commit, up to a second's worth: use an inbox.
@@ -81,6 +85,7 @@ mod error;
 mod producer;
 mod record;
 mod session;
+mod trouble;
 mod watermark;
 
 pub use broker::{KafkaBroker, KafkaBrokerBuilder};

@@ -308,6 +308,7 @@ mod tests {
         let row = StatusRow {
             schema_version: 1,
             min_reader_version: 1,
+            installation_id: "0190A8F2C5B07D3E8F1A2B3C4D5E6F70".to_owned(),
             hold: true,
             hot: 2,
             oldest_waiting: Some(1.5),

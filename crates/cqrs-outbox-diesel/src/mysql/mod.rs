@@ -301,14 +301,8 @@ impl Statements for MySql {
             return Ok(false);
         }
         on.query(sql::DELETE_DUE).bind::<Text, _>(ids(&rows)).execute(on.conn).await?;
-        let event_id = event_id.to_string();
-        let keys: Vec<Bytes> = on.query(sql::KEY_OF_EVENT).bind::<Text, _>(&event_id).load(on.conn).await?;
-        for key in keys {
-            on.query(sql::FREE_KEY)
-                .bind::<Binary, _>(key.value)
-                .bind::<Text, _>(&event_id)
-                .execute(on.conn)
-                .await?;
+        for key in keys_of(on, &event_id.to_string()).await? {
+            free_key(on, key, &event_id.to_string()).await?;
         }
         Ok(true)
     }
@@ -492,19 +486,28 @@ impl Statements for MySql {
         ] {
             on.query(statement).execute(on.conn).await?;
         }
-        Self::discard_dead(on, dead).await
+        remove_dead(on, dead).await
     }
 
     async fn discard_dead(on: &mut On<'_, MySql>, dead: &[i64]) -> QueryResult<()> {
-        let listed = list(dead);
-        let lanes = format!("{}{listed}{}{listed})", sql::LANES_OF_DEAD, sql::HAS_OTHER_DEAD);
-        let lanes: Vec<Bytes> = on.query(lanes).load(on.conn).await?;
-        if !lanes.is_empty() {
-            let lanes = lanes.iter().map(|lane| &lane.value);
-            bound(on, Query::new(sql::GATES_ARE_DUE).any_of(lanes)).execute(on.conn).await?;
+        let events = format!("{}{}", sql::EVENTS_WITH_KEYS, list(dead));
+        let events: Vec<Name> = on.query(events).load(on.conn).await?;
+        for event_id in events.into_iter().map(|event| event.value) {
+            for key in keys_of(on, &event_id).await? {
+                let locked: Option<Bytes> = on
+                    .query(sql::LOCK_KEY_OF_EVENT)
+                    .bind::<Binary, _>(&key)
+                    .bind::<Text, _>(&event_id)
+                    .get_result(on.conn)
+                    .await
+                    .optional()?;
+                // A writer who is told of a duplicate has it locked until his transaction ends, and is not waited for.
+                if locked.is_some() {
+                    free_key(on, key, &event_id).await?;
+                }
+            }
         }
-        on.query(sql::DELETE_DEAD).bind::<Text, _>(ids(dead)).execute(on.conn).await?;
-        Ok(())
+        remove_dead(on, dead).await
     }
 
     async fn sweep_gates(on: &mut On<'_, MySql>, groups: &[i32]) -> QueryResult<()> {
@@ -793,6 +796,30 @@ async fn lock_lane(on: &mut On<'_, MySql>, lane: &Lane, rows: &[i64]) -> QueryRe
 
 /// Where rows of the hot table go that are not sent.
 const ASIDE: &[&str] = &["cqrs_outbox_parked", "cqrs_outbox_dead"];
+
+/// Removes dead letters; what waits behind them is due.
+async fn remove_dead(on: &mut On<'_, MySql>, dead: &[i64]) -> QueryResult<()> {
+    let listed = list(dead);
+    let lanes = format!("{}{listed}{}{listed})", sql::LANES_OF_DEAD, sql::HAS_OTHER_DEAD);
+    let lanes: Vec<Bytes> = on.query(lanes).load(on.conn).await?;
+    if !lanes.is_empty() {
+        let lanes = lanes.iter().map(|lane| &lane.value);
+        bound(on, Query::new(sql::GATES_ARE_DUE).any_of(lanes)).execute(on.conn).await?;
+    }
+    on.query(sql::DELETE_DEAD).bind::<Text, _>(ids(dead)).execute(on.conn).await.map(drop)
+}
+
+/// The deduplication keys of an event.
+async fn keys_of(on: &mut On<'_, MySql>, event_id: &str) -> QueryResult<Vec<Vec<u8>>> {
+    let keys: Vec<Bytes> = on.query(sql::KEY_OF_EVENT).bind::<Text, _>(event_id).load(on.conn).await?;
+    Ok(keys.into_iter().map(|key| key.value).collect())
+}
+
+/// Frees a deduplication key, if it is still that event's.
+async fn free_key(on: &mut On<'_, MySql>, key: Vec<u8>, event_id: &str) -> QueryResult<()> {
+    let free = on.query(sql::FREE_KEY).bind::<Binary, _>(key).bind::<Text, _>(event_id);
+    free.execute(on.conn).await.map(drop)
+}
 
 /// The ids under which rows `o` go to where these tables are, as an expression: their own, as long as none of them has them.
 /// They have one only where the sequence stands behind ids that are in use, be it after a `TRUNCATE` or a restore of some of

@@ -63,6 +63,16 @@ pub(super) const KEY_OF_EVENT: &str = "SELECT dedup_key AS value FROM cqrs_outbo
 pub(super) const FREE_KEY: &str =
     "DELETE d FROM cqrs_outbox_dedup d FORCE INDEX (PRIMARY) WHERE d.dedup_key = ? AND d.event_id = ?";
 
+/// The same, if nobody has it locked.
+pub(super) const LOCK_KEY_OF_EVENT: &str = "\
+    SELECT dedup_key AS value FROM cqrs_outbox_dedup FORCE INDEX (PRIMARY) \
+    WHERE dedup_key = ? AND event_id = ? FOR UPDATE SKIP LOCKED";
+
+/// Followed by the ids of dead letters.
+pub(super) const EVENTS_WITH_KEYS: &str = "\
+    SELECT DISTINCT d.event_id AS value FROM cqrs_outbox_dead d \
+    STRAIGHT_JOIN cqrs_outbox_dedup k FORCE INDEX (cqrs_outbox_dedup_event) ON k.event_id = d.event_id WHERE d.id IN ";
+
 pub(super) const EXPIRED_DEDUP: &str = "\
     SELECT dedup_key AS value FROM cqrs_outbox_dedup FORCE INDEX (cqrs_outbox_dedup_expires) \
     WHERE expires_at <= utc_timestamp(6) ORDER BY expires_at LIMIT ? FOR UPDATE SKIP LOCKED";

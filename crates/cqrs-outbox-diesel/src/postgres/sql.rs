@@ -183,9 +183,13 @@ pub(super) const PULSE: &str = "\
     ) \
     SELECT known.*, renewed.* FROM known LEFT JOIN renewed ON true ORDER BY renewed.group_no";
 
-/// Dead letters go: what waits behind them is due.
+/// Dead letters go: what waits behind them is due, and their deduplication keys are free, but for those that somebody has locked: a
+/// writer who is told of a duplicate has, until his transaction ends, and is not waited for.
 pub(super) const DISCARD: &str = "\
-    WITH gone AS (DELETE FROM cqrs_outbox_dead WHERE id = ANY($1) RETURNING id, lane) \
+    WITH gone AS (DELETE FROM cqrs_outbox_dead WHERE id = ANY($1) RETURNING id, lane, event_id), \
+    freed AS (DELETE FROM cqrs_outbox_dedup WHERE dedup_key IN ( \
+        SELECT k.dedup_key FROM cqrs_outbox_dedup k WHERE k.event_id IN (SELECT event_id FROM gone) \
+        FOR UPDATE SKIP LOCKED)) \
     UPDATE cqrs_outbox_gate SET until = clock_timestamp() \
     WHERE until IS NULL AND lane IN (SELECT lane FROM gone) \
         AND NOT EXISTS (SELECT 1 FROM cqrs_outbox_dead d \

@@ -193,7 +193,9 @@ pub(super) const REPLAY: [&str; 3] = [
 ];
 
 /// One after the other: dead letters go; what waits behind them is due.
-pub(super) const DISCARD: [&str; 2] = [
+pub(super) const DISCARD: [&str; 3] = [
+    "DELETE FROM cqrs_outbox_dedup WHERE event_id IN ( \
+        SELECT event_id FROM cqrs_outbox_dead WHERE id IN (SELECT value FROM json_each(?1)))",
     "UPDATE cqrs_outbox_gate SET until = unixepoch('now', 'subsec') \
      WHERE until IS NULL \
         AND lane IN (SELECT lane FROM cqrs_outbox_dead WHERE id IN (SELECT value FROM json_each(?1))) \

@@ -88,6 +88,8 @@ struct Suspension {
     given_up: bool,
     /// Until then it is remembered though nobody waits here: those who wait aside come back.
     kept_until: Duration,
+    /// A lane that was due is about to ask: it may be the only one, and is not to be taken for the first.
+    is_probe_on_its_way: bool,
     probing: bool,
     waiting: VecDeque<Lane>,
 }
@@ -114,7 +116,8 @@ impl Suspension {
     }
 
     fn is_forgotten(&self, now: Duration) -> bool {
-        !self.probing && self.waiting.is_empty() && self.retry_at.max(self.kept_until) <= now
+        let is_asked_for = self.probing || self.is_probe_on_its_way || !self.waiting.is_empty();
+        !is_asked_for && self.retry_at.max(self.kept_until) <= now
     }
 }
 
@@ -126,6 +129,7 @@ impl Destinations {
             return true;
         }
         if !suspension.probing && now >= suspension.retry_at {
+            suspension.is_probe_on_its_way = false;
             suspension.probing = true;
             return true;
         }
@@ -183,11 +187,19 @@ impl Destinations {
 
     /// One lane for each topic whose back-off is over. A topic that nobody waits for any more is forgotten.
     pub(super) fn due(&mut self, now: Duration) -> Vec<Lane> {
-        self.0.retain(|_, suspension| !suspension.is_forgotten(now));
+        self.0.retain(|_, suspension| {
+            // Those of the last call have asked, or have nothing to send any more.
+            suspension.is_probe_on_its_way = false;
+            !suspension.is_forgotten(now)
+        });
         self.0
             .values_mut()
             .filter(|suspension| !suspension.probing && suspension.retry_at <= now)
-            .filter_map(|suspension| suspension.waiting.pop_front())
+            .filter_map(|suspension| {
+                let probe = suspension.waiting.pop_front();
+                suspension.is_probe_on_its_way = probe.is_some();
+                probe
+            })
             .collect()
     }
 

@@ -206,6 +206,7 @@ impl MemoryTables {
     /// lane. `false` if it is no dead letter.
     pub fn discard(&mut self, now: Duration, event: Uuid) -> bool {
         let Some(row) = self.take_dead(event) else { return false };
+        self.dedup.retain(|_, (first, _)| *first != MessageId::from(event));
         if !self.waits_for_dead(&row.lane)
             && let Some(gate) = self.gates.get_mut(&row.lane)
             && gate.until.is_none()

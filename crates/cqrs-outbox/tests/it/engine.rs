@@ -353,6 +353,25 @@ fn a_suspended_destination_holds_its_topic_and_costs_no_attempts() {
 }
 
 #[test]
+fn a_destination_that_only_one_waits_for_is_probed_less_and_less() {
+    let mut desk = Desk::owner(settings());
+    desk.read(vec![row(11, "a", "bad", Place::Hot)]);
+    assert_eq!(desk.published(), [11]);
+    desk.fail(11, ErrorClass::Destination);
+    for backoff in [100, 200] {
+        desk.wait(backoff - 1);
+        assert_eq!(desk.published(), NONE, "after {backoff} ms");
+        desk.wait(1);
+        assert_eq!(desk.published(), [11], "after {backoff} ms");
+        desk.fail(11, ErrorClass::Destination);
+    }
+    desk.wait(400);
+    assert_eq!(desk.published(), [11]);
+    desk.receipt(11);
+    assert_eq!(desk.engine.stats().suspended_destinations, 0);
+}
+
+#[test]
 fn what_waits_for_a_suspended_destination_makes_room_for_the_others() {
     let mut settings = settings();
     settings.max_rows = 8;

@@ -145,6 +145,8 @@ pub(crate) enum Fault {
     DedupTrims,
     DedupIsText,
     CancelKeepsKey,
+    DiscardKeepsKey,
+    ReplayFreesKey,
     CancelFreesAtOnce,
     CancelFreesWithoutWaiting,
     CancelFreesWhatIsSent,
@@ -422,6 +424,13 @@ impl Model {
             let lane = self.lane(&row);
             let others = tables.dead.iter().any(|(other, (row, _))| *other != id && self.lane(row) == lane);
             let waits = others && tables.gates.get(&lane) == Some(&None);
+            let frees = match request {
+                Request::Replay => self.has(Fault::ReplayFreesKey),
+                Request::Discard => !self.has(Fault::DiscardKeepsKey),
+            };
+            if frees {
+                tables.dedup.retain(|_, (first, _)| *first != MessageId::from(row.event_id));
+            }
             if request == Request::Replay {
                 if !self.has(Fault::ReplayKeepsDead) {
                     tables.dead.remove(&id);

@@ -8,12 +8,14 @@ use cqrs_core::{
     AddOutcome, Added, AddedEvent, Dedup, Deliver, Error, ErrorKind, Message, Outgoing, ScheduleChange,
     Transaction, VersionConflict,
 };
+use cqrs_outbox::LaterEvents;
 use tokio::task::JoinHandle;
 use tokio::time;
 use uuid::Uuid;
 
-use crate::store::StoreUnderTest;
 use crate::store::bench::{Bench, Checked, LONG, Table, ensure, ensure_eq, event, fail, labels, skip};
+use crate::store::rows::dead::ask;
+use crate::store::{Request, StoreUnderTest};
 
 /// An event that is to be the only one with this key for so long.
 fn once(label: &str, key: impl Into<Bytes>, window: Duration) -> Outgoing {
@@ -218,6 +220,23 @@ pub(super) async fn dedup_cancel<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Che
     ensure_eq("when it was too late", add(later("11", "a")).await?, [DUPLICATE])?;
     ensure_eq("when it was written and cancelled at once", add(later("12", "c")).await?, [SCHEDULED])?;
     ensure_eq("what is to be sent", labels(&owner.read().await?), ["9"])
+}
+
+pub(super) async fn dedup_discard<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Checked {
+    let mut owner = bench.owned().await?;
+    let mut dead = Vec::new();
+    for (label, key) in [("1", "a"), ("2", "b"), ("3", "c")] {
+        dead.push(only(&owner.table.add([once(label, key, LONG)]).await?));
+        owner.bury(&owner.find(label).await?, LaterEvents::GoOn, "not readable").await?;
+    }
+    ask(bench, &mut owner, Request::Discard, dead[0]).await?;
+    ask(bench, &mut owner, Request::Replay, dead[1]).await?;
+    let again = owner.table.add([once("4", "a", LONG), once("5", "b", LONG), once("6", "c", LONG)]).await?;
+    ensure_eq(
+        "of one discarded, one replayed and one dead",
+        outcomes(&again),
+        [WRITTEN, DUPLICATE, DUPLICATE],
+    )
 }
 
 pub(super) async fn dedup_keys<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Checked {

@@ -135,7 +135,7 @@ pub(super) async fn own_lane<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Checked
     ensure_eq("the free rows", labels_at(&owner.read().await?, Place::Hot), ["a3"])
 }
 
-async fn ask<S: StoreUnderTest>(
+pub(super) async fn ask<S: StoreUnderTest>(
     bench: &Bench<'_, S>,
     owner: &mut Owner<S>,
     request: Request,

@@ -63,6 +63,7 @@ rows! {
     "dedup-window", "when its window is over a deduplication key is free" => asking::dedup_window;
     "dedup-keys", "deduplication keys that differ in a byte are different keys" => asking::dedup_keys;
     "dedup-cancel", "a scheduled event that is cancelled frees its deduplication key, with the commit, and one that is moved keeps it" => asking::dedup_cancel;
+    "dedup-discard", "a dead letter that is discarded frees its deduplication key, and one that is replayed keeps it" => asking::dedup_discard;
     "versions", "a version is written only above the last one of its key, and else nothing of the call is" => asking::versions;
     "versions-at-once", "of two transactions with a version of one key the second waits, and then meets the first one's" => asking::versions_at_once;
     "lock-key", "whoever locks a key waits for those that have, and for nobody else" => asking::lock_key;
