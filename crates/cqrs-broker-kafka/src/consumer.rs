@@ -28,9 +28,6 @@ use crate::{blocking, record};
 /// How long to wait for the cluster's answer on topics, and for the last commit.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The same of a member whose brokers may be gone.
-const KNOCK: Duration = Duration::from_secs(2);
-
 /// How long a topic may be unknown before it counts as missing; as for the producer.
 const PROPAGATION: Duration = Duration::from_secs(2);
 
@@ -211,14 +208,13 @@ impl KafkaSubscription {
         let now = Instant::now();
         match received {
             Ok(message) => {
-                self.trouble.is_heard();
                 let (partition, offset) = (message.partition(), message.offset());
                 self.shared.lanes().receive(record::to_message(&message), partition, offset);
                 Ok(())
             }
             Err(KafkaError::PartitionEOF(_)) => Ok(()),
             Err(error) if passes(code(&error)) => {
-                if self.trouble.passes(code(&error), now) {
+                if self.trouble.is_news(code(&error), now) {
                     tracing::warn!(
                         %error, group = self.options.group, broker = %self.config,
                         "the Kafka consumer goes on after an error, as soon as it can"
@@ -251,18 +247,6 @@ impl KafkaSubscription {
         blocking::discard(self.client.take());
     }
 
-    /// Whether the brokers are gone, which the client only says when it happens.
-    async fn are_away(&self, client: &Arc<Client>) -> Result<(), BrokerError> {
-        let (client, group) = (Arc::clone(client), self.options.group.clone());
-        blocking::run(move || match client.fetch_metadata(None, KNOCK) {
-            Ok(_) => Ok(()),
-            Err(error) => {
-                Err(failed(ErrorClass::Outage, format!("the group `{group}` reaches no broker"), error))
-            }
-        })
-        .await
-    }
-
     fn has_room(&self) -> bool {
         self.shared.lanes().held() < self.options.prefetch
     }
@@ -280,10 +264,6 @@ impl KafkaSubscription {
                 self.enter(client)?;
                 continue;
             };
-            if self.trouble.may_be_away(Instant::now()) {
-                self.are_away(&client).await?;
-                self.trouble.is_heard();
-            }
             // Also when something waits: messages that are released again and again must not keep a rebalance out.
             if self.has_room()
                 && let Some(received) = client.recv().now_or_never()
@@ -303,7 +283,7 @@ impl KafkaSubscription {
     /// Waits until there is something to look at again: a message, room, a release, or an error that is to be told.
     async fn wait(&mut self, client: &Client) -> Result<(), BrokerError> {
         let shared = Arc::clone(&self.shared);
-        let tell_at = self.trouble.next();
+        let tell_at = self.trouble.tell_at();
         let changed = async {
             match tell_at {
                 Some(at) => drop(timeout_at(at.into(), shared.changed.notified()).await),

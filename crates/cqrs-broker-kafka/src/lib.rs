@@ -59,9 +59,9 @@
 //! [`next`](cqrs_core::broker::Subscription::next): call it again soon, at the latest after
 //! `max.poll.interval.ms` (five minutes). A member that is full (`prefetch`) may wait in it for as long as it likes.
 //!
-//! An error of `next` says that somebody has to act: a topic is missing, the group is not allowed; or that no broker could be
-//! reached for ten seconds. Several that come at once are told as one. What passes by itself (a broker restarts, the group
-//! has another coordinator, the member was too slow and joins again) is logged.
+//! An error of `next` says that somebody has to act: a topic is missing, the group is not allowed. Several that come at once
+//! are told as one. What passes by itself is logged, and `next` waits: the brokers are away, the group has another
+//! coordinator, the member was too slow and joins again.
 //!
 //! # Not guaranteed, and simple on purpose for now
 //!

@@ -11,9 +11,6 @@ use rdkafka::types::RDKafkaErrorCode as Code;
 /// How long an error waits for others before it is told.
 const GATHER: Duration = Duration::from_millis(200);
 
-/// How long all brokers may be gone before the member looks whether they still are.
-const AWAY: Duration = Duration::from_secs(10);
-
 /// How long the same error is not logged again.
 const SILENCE: Duration = Duration::from_secs(10);
 
@@ -26,8 +23,6 @@ pub(crate) struct Trouble {
     errors: Vec<BrokerError>,
     /// From the first of them on.
     tell_at: Option<Instant>,
-    /// Since when no broker could be reached, as far as is known.
-    away_since: Option<Instant>,
     /// What was logged last, and when.
     logged: Option<(Code, Instant)>,
 }
@@ -46,11 +41,8 @@ impl Trouble {
         }
     }
 
-    /// An error that passes by itself. Whether it is to be logged.
-    pub(crate) fn passes(&mut self, code: Code, now: Instant) -> bool {
-        if code == Code::AllBrokersDown {
-            self.away_since.get_or_insert(now);
-        }
+    /// Whether an error that passes by itself is to be logged: not if it was not long ago.
+    pub(crate) fn is_news(&mut self, code: Code, now: Instant) -> bool {
         let is_known = self.logged.is_some_and(|(known, at)| known == code && now < at + SILENCE);
         if !is_known {
             self.logged = Some((code, now));
@@ -58,24 +50,9 @@ impl Trouble {
         !is_known
     }
 
-    /// A broker has answered.
-    pub(crate) fn is_heard(&mut self) {
-        self.away_since = None;
-    }
-
-    /// Whether it is time to look whether the brokers are still gone; not again before that time has passed once more.
-    pub(crate) fn may_be_away(&mut self, now: Instant) -> bool {
-        let is_due = self.away_since.is_some_and(|since| now >= since + AWAY);
-        if is_due {
-            self.away_since = Some(now);
-        }
-        is_due
-    }
-
-    /// When there may be something to tell.
-    pub(crate) fn next(&self) -> Option<Instant> {
-        let look_at = self.away_since.map(|since| since + AWAY);
-        self.tell_at.into_iter().chain(look_at).min()
+    /// When there is something to tell.
+    pub(crate) fn tell_at(&self) -> Option<Instant> {
+        self.tell_at
     }
 
     /// What there is to tell, once it is time: as one error, of the gravest class.
@@ -127,7 +104,7 @@ mod tests {
         trouble.add(error(ErrorClass::Event, "not readable"), now);
         trouble.add(error(ErrorClass::Outage, "gone"), now);
         assert!(trouble.tell(now).is_none(), "others may come");
-        assert_eq!(trouble.next(), Some(now + GATHER));
+        assert_eq!(trouble.tell_at(), Some(now + GATHER));
         let told = trouble.tell(now + GATHER).unwrap();
         assert_eq!(told.class(), ErrorClass::Event);
         let text = told.to_string();
@@ -136,20 +113,16 @@ mod tests {
             assert_eq!(text.matches(part).count(), 1, "{part}: {text}");
         }
         assert!(trouble.tell(now + 2 * GATHER).is_none());
-        assert_eq!(trouble.next(), None);
+        assert_eq!(trouble.tell_at(), None);
     }
 
     #[test]
-    fn an_outage_is_looked_at_when_it_lasts() {
+    fn what_passes_is_logged_now_and_then() {
         let (mut trouble, now) = (Trouble::default(), Instant::now());
-        assert!(trouble.passes(Code::AllBrokersDown, now));
-        assert!(!trouble.passes(Code::AllBrokersDown, now + AWAY / 2));
-        assert!(trouble.passes(Code::NotCoordinator, now + AWAY / 2));
-        assert!(!trouble.may_be_away(now + AWAY / 2));
-        assert!(trouble.may_be_away(now + AWAY));
-        assert!(!trouble.may_be_away(now + AWAY), "not at once again");
-        assert_eq!(trouble.next(), Some(now + 2 * AWAY));
-        trouble.is_heard();
-        assert!(!trouble.may_be_away(now + 3 * AWAY));
+        assert!(trouble.is_news(Code::AllBrokersDown, now));
+        assert!(!trouble.is_news(Code::AllBrokersDown, now + SILENCE / 2));
+        assert!(trouble.is_news(Code::NotCoordinator, now + SILENCE / 2));
+        assert!(trouble.is_news(Code::AllBrokersDown, now + SILENCE / 2));
+        assert!(trouble.is_news(Code::AllBrokersDown, now + SILENCE * 2));
     }
 }

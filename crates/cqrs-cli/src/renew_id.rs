@@ -8,9 +8,11 @@ use crate::print;
 use crate::target::PatientDatabaseArgs;
 
 const AFTER: &str = "\
-A copy of a database has the installation id of the original, and what waits in it, too. A relay that is told the id of its
-own database (`cqrs relay --installation-id`) does not serve another one. With a new id the copy can have a relay of its
-own, which sends what waits there: look at it before (`cqrs outbox status`), or hold it (`cqrs outbox hold`).";
+A copy of a database has the installation id of the original, passes for it, and has what waits in it, too. So hold a copy
+first (`cqrs outbox hold`), and give it a new id; then a relay that is told the id of its own database (`cqrs relay
+--installation-id`) does not take one for the other. Whoever ends the hold has what waits in the copy sent: look at it before
+(`cqrs outbox status`). Relays that were told the old id end with their next heartbeat, and their groups are free when their
+leases have expired.";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER)]
@@ -21,10 +23,15 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(args: Args, json: bool) -> Result<(), Failure> {
     let shown = without_password(&args.database.database.database);
-    let id = args.database.connect(false).await?.renew_installation_id().await?;
+    let database = args.database.open().await?;
+    let before = database.status().await?.installation_id;
+    let id = database.renew_installation_id().await?;
     print(&if json {
-        json!({ "database": shown, "installation_id": id.to_string() }).to_string()
+        json!({ "database": shown, "installation_id": id.to_string(), "before": before.to_string() })
+            .to_string()
     } else {
-        format!("{shown}: is installation {id} from now on; relays that were told another one end")
+        format!(
+            "{shown}: is installation {id} from now on, and was {before}; relays that were told that one end"
+        )
     })
 }

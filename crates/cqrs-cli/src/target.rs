@@ -59,9 +59,9 @@ pub(crate) struct NamedDatabases {
     #[command(flatten)]
     names: NamesArgs,
 
-    /// The installation that the database has to be, as `cqrs outbox status` shows it: of a copy, which has the id of the original until
-    /// `cqrs outbox renew-id`, or of an exchanged one nothing is sent. With several databases NAME=UUID for each that is to be checked,
-    /// in the variable one a line
+    /// The installation that the database has to be, as `cqrs outbox status` shows it: of another one nothing is sent. A copy has the id
+    /// of the original, and passes for it, until `cqrs outbox renew-id` gives it its own. With several databases NAME=UUID for each
+    /// that is to be checked, in the variable one a line
     #[arg(
         long = "installation-id",
         value_name = "[NAME=]UUID",
@@ -108,19 +108,25 @@ impl NamedDatabase {
 }
 
 /// Which database is to be of which installation.
-fn checked<'a>(
+fn assigned<'a>(
     databases: &'a mut [NamedDatabase],
     text: &str,
 ) -> Result<(&'a mut NamedDatabase, Uuid), Failure> {
     let (name, id) = text.split_once('=').map_or((None, text), |(name, id)| (Some(name), id));
-    let id = Uuid::try_parse(id).map_err(|error| {
+    if id.is_empty() {
+        // A variable of a script that is not set must not switch this off.
+        return Err(Failure::usage(
+            "`--installation-id` is empty: leave it out, or give the UUID that `cqrs outbox status` shows",
+        ));
+    }
+    let id = Uuid::try_parse(id).map_err(|_| {
         Failure::usage(format!(
-            "`--installation-id`: `{id}` is no UUID ({error}): `cqrs outbox status` shows a database's"
+            "`--installation-id`: `{id}` is no UUID; `cqrs outbox status` shows the one of a database (of several in the variable: one a line)"
         ))
     })?;
     let what = match (name, databases) {
         (None, [only]) => return Ok((only, id)),
-        (None, _) => "there are several databases: write NAME=UUID, with the name of one of them".to_owned(),
+        (None, _) => "there are several databases: write NAME=UUID, with the name of one of them (`--database NAME=URL`)".to_owned(),
         (Some(name), databases) => {
             match databases.iter_mut().find(|database| database.is_named && database.name == name) {
                 Some(database) => return Ok((database, id)),
@@ -164,8 +170,8 @@ impl NamedDatabases {
         if databases.is_empty() {
             return Err(Failure::usage("`--database` is empty: it is the URL of the outbox's database"));
         }
-        for text in self.installation_ids.iter().map(|text| text.trim()).filter(|text| !text.is_empty()) {
-            let (database, id) = checked(&mut databases, text)?;
+        for text in self.installation_ids.iter().map(|text| text.trim()) {
+            let (database, id) = assigned(&mut databases, text)?;
             if database.installation_id.replace(id).is_some_and(|other| other != id) {
                 return Err(Failure::usage(format!(
                     "`--installation-id` is given twice for `{}`",

@@ -68,8 +68,8 @@ impl<B: Backend> Outbox<B> {
             Some(expected) if id != Ok(expected) => {
                 let found = id.map_or_else(|_| format!("`{found}`"), |id| id.to_string());
                 let what = format!(
-                    "this is the outbox of installation {found}, and {expected} was asked for: if the database is a copy, what waits in it is \
-                     sent by the original's relay; `cqrs outbox renew-id` makes an installation of its own of it, or give the relay this id"
+                    "this is the outbox of installation {found}, and {expected} was asked for: see that the URL is that of the right database; if \
+                     it is a copy that is to be relayed by itself, look at what waits in it before (`cqrs outbox status`, `hold`, `renew-id`)"
                 );
                 Err(StoreError::new(StoreErrorKind::Installation, what))
             }

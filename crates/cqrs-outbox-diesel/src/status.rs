@@ -17,7 +17,8 @@ pub struct OutboxStatus {
     pub schema_version: i32,
     /// The oldest version that may use them.
     pub min_reader_version: i32,
-    /// Which installation this is: [`Outbox::installation_id`](crate::Outbox::installation_id).
+    /// Which installation this is: [`Outbox::installation_id`](crate::Outbox::installation_id), which tells more of what is no UUID;
+    /// here it is the nil one.
     pub installation_id: Uuid,
     /// Whether an operator has stopped all relaying.
     pub hold: bool,

@@ -140,8 +140,8 @@ impl OutboxRelay {
     ///
     /// # Errors
     ///
-    /// What waiting does not mend: [`ErrorKind::Store`](cqrs_core::ErrorKind::Store) for missing tables and tables of another
-    /// version, or if the database refuses the login; [`ErrorKind::Broker`](cqrs_core::ErrorKind::Broker) if the broker does. A login counts
+    /// What waiting does not mend: [`ErrorKind::Store`](cqrs_core::ErrorKind::Store) for missing tables, tables of another
+    /// version or [installation](StoreErrorKind::Installation), or if the database refuses the login; [`ErrorKind::Broker`](cqrs_core::ErrorKind::Broker) if the broker does. A login counts
     /// as refused before it was ever accepted in this run. Later that is taken for an outage: it was right once, and may be again, as while
     /// a password is changed.
     ///

@@ -179,7 +179,8 @@ pub trait OutboxStore: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// [`StoreErrorKind::Schema`] if they are not; [`StoreErrorKind::Unavailable`] if the database cannot be reached.
+    /// [`StoreErrorKind::Schema`] if they are not; [`StoreErrorKind::Installation`] if they are those of another outbox than was asked for;
+    /// [`StoreErrorKind::Unavailable`] if the database cannot be reached.
     async fn check(&self) -> Result<(), StoreError>;
 
     /// In this order: records that the relay lives, gives groups back, renews its leases, takes groups that are free or
@@ -187,6 +188,11 @@ pub trait OutboxStore: fmt::Debug + Send + Sync + 'static {
     ///
     /// Taking a group raises its epoch, and marks it dirty if its last lease was another relay's and ended without a release,
     /// with what that one had recorded of its suspects at the end. A lease that ends more than two lease times ahead (the clock was set back) counts as expired.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreErrorKind::Installation`], and nothing is taken, if the outbox was exchanged for another one; it ends the relay, as all
+    /// errors do that are not [retryable](StoreError::is_retryable).
     async fn heartbeat(&self, relay: &RelayId, heartbeat: &Heartbeat) -> Result<Ownership, StoreError>;
 
     /// The rows of the hot table that may be sent, in ascending order of their ids, as of one snapshot that begins after

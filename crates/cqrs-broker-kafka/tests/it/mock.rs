@@ -22,7 +22,6 @@ pub(crate) fn trials() -> Vec<Trial> {
         Trial::test("mock::subscribing_to_a_missing_topic_fails", missing_subscription),
         Trial::test("mock::an_outage_is_told_and_passes", outage),
         Trial::test("mock::a_member_hears_nothing_of_an_outage_that_has_passed", member_outage),
-        Trial::test("mock::a_member_tells_an_outage_that_lasts", member_away),
         Trial::test("mock::what_refused_a_member_many_times_is_told_once", member_refusal),
         Trial::test("mock::a_full_queue_waits_for_room", full_queue),
         Trial::test("mock::a_broken_producer_is_replaced", broken_producer),
@@ -140,30 +139,6 @@ fn member_refusal() -> Result<(), libtest_mimic::Failed> {
             told += 1;
         }
         assert_eq!(told, 1, "of two that were queued");
-    })
-}
-
-fn member_away() -> Result<(), libtest_mimic::Failed> {
-    let cluster = cluster();
-    let broker = broker(&cluster);
-    cluster.create_topic("rooms", 1, 1)?;
-    run(TEST, async {
-        let mut rooms = broker.subscribe(SubscribeOptions::new("g", ["rooms"])).await.unwrap();
-        broker.publish(keyed("rooms", "one", "1")).await.unwrap();
-        rooms.next().await.unwrap().unwrap().ack().await.unwrap();
-        cluster.broker_down(-1).unwrap();
-        // As one who has others to look at.
-        let told = loop {
-            if let Ok(told) = tokio::time::timeout(Duration::from_millis(300), rooms.next()).await {
-                break told.unwrap_err();
-            }
-        };
-        assert_eq!(told.class(), ErrorClass::Outage, "{told}");
-        assert!(told.to_string().contains("`g` reaches no broker"), "{told}");
-        cluster.broker_up(-1).unwrap();
-        broker.check().await.unwrap();
-        broker.publish(keyed("rooms", "one", "2")).await.unwrap();
-        while rooms.next().await.unwrap().unwrap().message().payload.as_deref() != Some(b"2") {}
     })
 }
 

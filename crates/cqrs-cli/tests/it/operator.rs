@@ -139,10 +139,12 @@ async fn installation(site: Site) {
     let said: Value = serde_json::from_str(&said).unwrap();
     let after = id().await;
     assert_eq!((&said["installation_id"], &said["database"]), (&after.clone().into(), &site.shown().into()));
+    assert_eq!(said["before"], before);
     assert_ne!(after, before);
     let ran = relay(&["--installation-id", &before]).await;
-    ran.expect_error(2, &[&before, &after, &site.shown(), "cqrs outbox renew-id"]);
+    ran.expect_error(2, &[&before, &after, &site.shown(), "renew-id"]);
     relay(&[]).await.expect_code(0);
+    relay(&["--installation-id", ""]).await.expect_error(2, &["`--installation-id` is empty"]);
     relay(&["--installation-id", "production"]).await.expect_error(2, &["`production` is no UUID"]);
     relay(&["--installation-id", &format!("x={after}")]).await.expect_error(2, &["no database is named `x`"]);
     let two = ["--database", &format!("other={}", site.url), "--installation-id"];

@@ -131,10 +131,10 @@ impl PgBuilder {
         self
     }
 
-    /// Which installation this has to be ([`Outbox::installation_id`]): in a copy of the database, a clone for tests or one that a
-    /// restore made beside it, is the id of the original, so a relay that is told its own does not send what waits there a second time.
-    /// Where it is another one, [`Outbox::check_schema`] fails, and a relay ends: at its start, or with the next heartbeat if the database
-    /// was exchanged beneath it. Default: any.
+    /// Which installation this has to be ([`Outbox::installation_id`]). Where it is another one, [`Outbox::check_schema`] fails, and a
+    /// relay ends: at its start, or with the next heartbeat if the database was exchanged beneath it. (One of several in a process is
+    /// tried again: [`Relays`](cqrs_outbox::Relays).) A copy of the database passes for the original until it was given an id of its own
+    /// ([`Outbox::renew_installation_id`]). Nothing else looks at it. Default: any.
     pub fn installation_id(mut self, id: Uuid) -> Self {
         self.settings.installation_id = Some(id);
         self
