@@ -55,7 +55,7 @@ async fn nothing_follows_what_the_broker_refused(servers: String) {
     let topic = unique("cqrs-it-rooms");
     make_topic(&servers, &topic, 1, &[("max.message.bytes", "20000")]).await;
     let broker = builder(&servers, false).set("batch.num.messages", "1").build().unwrap();
-    let mut expected = Vec::new();
+    let (mut expected, mut under_way) = (Vec::new(), 0);
     for round in 0..10 {
         let key = format!("key {round}");
         let session = broker.publish_session().unwrap();
@@ -63,7 +63,7 @@ async fn nothing_follows_what_the_broker_refused(servers: String) {
         let before = enqueue(&session, &topic, &key, &receipt, 1..4);
         let large = session.enqueue(&keyed(&topic, &key, vec![b'x'; 50_000]), Some(&receipt)).unwrap();
         let behind = enqueue(&session, &topic, &key, &receipt, 5..30);
-        assert!(!behind.is_empty(), "nothing was under way behind it");
+        under_way += behind.len();
         for confirmed in join_all(before).await {
             confirmed.unwrap();
         }
@@ -77,6 +77,8 @@ async fn nothing_follows_what_the_broker_refused(servers: String) {
         assert!(error.to_string().contains("over: open another"), "{error}");
         expected.extend((0..4).map(|number| (key.clone(), number.to_string())));
     }
+    // A busy machine may have brought the answer before: not each time.
+    assert!(under_way > 0, "nothing was ever under way behind it");
     broker.publish(keyed(&topic, "end", "end")).await.unwrap();
     let mut arrived = Vec::new();
     let mut rooms = broker.subscribe(SubscribeOptions::new(unique("g"), [&topic])).await.unwrap();
