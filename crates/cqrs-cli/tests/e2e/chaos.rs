@@ -518,6 +518,8 @@ async fn disturb<D: Db>(
     meets(3).await;
     {
         let member = fleet.relays[0].lock().await;
+        // It may have been started just now.
+        is_back(outbox, &member.name).await?;
         member.relay.signal("STOP").await;
         sleep(3 * LEASE).await;
         // It goes on in the belief that it owns what others have taken.
