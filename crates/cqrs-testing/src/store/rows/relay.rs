@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cqrs_core::{Message, Transaction};
-use cqrs_outbox::{OutboxRelay, OutboxStore, RelaySettings};
+use cqrs_outbox::{OutboxRelay, OutboxStore, RelaySettings, RelayStats};
 use tokio::sync::oneshot;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinSet;
 use tokio::time;
 
 use crate::history::History;
@@ -116,6 +116,53 @@ impl Writers {
     }
 }
 
+/// A relay at work. Dropped, it dies, and gives nothing back.
+struct Running {
+    relay: Arc<OutboxRelay>,
+    stop: oneshot::Sender<()>,
+    task: JoinSet<cqrs_core::Result<()>>,
+}
+
+impl Running {
+    fn start(relay: OutboxRelay) -> Self {
+        let relay = Arc::new(relay);
+        let (stop, stopped) = oneshot::channel::<()>();
+        let running = Arc::clone(&relay);
+        let mut task = JoinSet::new();
+        task.spawn(async move { running.run_until(async { drop(stopped.await) }).await });
+        Self { relay, stop, task }
+    }
+
+    /// Waits until it owns so many groups, which depends on how many there are.
+    async fn owns<S: StoreUnderTest>(
+        &self,
+        bench: &Bench<'_, S>,
+        wanted: impl Fn(usize) -> RangeInclusive<usize>,
+    ) -> Checked {
+        let share = async {
+            loop {
+                let stats = self.relay.stats();
+                if stats.groups > 0 && wanted(stats.groups).contains(&stats.owned_groups) {
+                    return;
+                }
+                time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let owns = bench.bounded("to have its share of the groups", share).await;
+        owns.or_else(|_| fail(format!("a relay has no fair share of the groups: {:?}", self.relay.stats())))
+    }
+
+    /// It leaves in order; what it has done.
+    async fn leaves<S: StoreUnderTest>(mut self, bench: &Bench<'_, S>) -> Checked<RelayStats> {
+        self.stop.send(()).ok();
+        match bench.bounded("leaving", self.task.join_next()).await? {
+            Some(Err(error)) => fail(format!("a relay failed: {error}")),
+            Some(Ok(Err(error))) => Err(error.into()),
+            Some(Ok(Ok(()))) | None => Ok(self.relay.stats()),
+        }
+    }
+}
+
 async fn nothing_left<S: StoreUnderTest>(table: &Table<S>) -> Checked {
     let owner = table.owner("inspector").await?;
     ensure_eq("the rows that are left", labels(&owner.read().await?), [""; 0])?;
@@ -128,20 +175,9 @@ pub(super) async fn graceful<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Checked
     let writers = Writers::start(bench, &table, &history);
     let patience = bench.settings.patience;
     for (name, part) in [("one", 4), ("two", 2)] {
-        let relay = relay(&table, &recorder, Duration::from_secs(10), name)?;
-        let reached = recorder.until(bench.settings.events / part, patience);
-        let (stop, stopped) = oneshot::channel();
-        let (run, reached) = tokio::join!(
-            relay.run_until(async {
-                stopped.await.ok();
-            }),
-            async {
-                let reached = reached.await;
-                stop.send(()).ok();
-                reached
-            }
-        );
-        run?;
+        let relay = Running::start(relay(&table, &recorder, Duration::from_secs(10), name)?);
+        let reached = recorder.until(bench.settings.events / part, patience).await;
+        relay.leaves(bench).await?;
         reached?;
     }
     writers.join().await?;
@@ -226,24 +262,14 @@ pub(super) async fn outage<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Checked {
     settings.max_attempts = 2;
     settings.max_backoff = Duration::from_millis(100);
     let store: Arc<dyn OutboxStore> = table.store.clone();
-    let relay = OutboxRelay::builder(store, recorder.clone()).settings(settings).build()?;
-    let (stop, stopped) = oneshot::channel();
-    let (run, sent) = tokio::join!(
-        relay.run_until(async {
-            stopped.await.ok();
-        }),
-        async {
-            let sent = sent_afterwards(bench, &table, &recorder, count).await;
-            stop.send(()).ok();
-            sent
-        }
-    );
-    run?;
+    let relay = Running::start(OutboxRelay::builder(store, recorder.clone()).settings(settings).build()?);
+    let sent = sent_afterwards(bench, &table, &recorder, count).await;
+    let stats = relay.leaves(bench).await?;
     sent?;
     let verdict = history.check();
     ensure(verdict.is_clean(), || verdict.to_string())?;
     ensure(verdict.duplicates == 0, || format!("sent again after an outage: {verdict}"))?;
-    ensure_eq("what was parked", relay.stats().parked, 0)?;
+    ensure_eq("what was parked", stats.parked, 0)?;
     nothing_left(&table).await
 }
 
@@ -276,57 +302,6 @@ async fn sent_afterwards<S: StoreUnderTest>(
     bench.bounded("that nothing waits any more", nothing_waits).await?
 }
 
-/// A relay at work.
-struct Running {
-    relay: Arc<OutboxRelay>,
-    stop: oneshot::Sender<()>,
-    task: JoinHandle<cqrs_core::Result<()>>,
-}
-
-impl Running {
-    fn start<S: StoreUnderTest>(
-        bench: &Bench<'_, S>,
-        table: &Table<S>,
-        recorder: &Arc<Recorder>,
-        name: &str,
-    ) -> Checked<Self> {
-        let relay = Arc::new(relay(table, recorder, bench.settings.lease, name)?);
-        let (stop, stopped) = oneshot::channel();
-        let running = Arc::clone(&relay);
-        let stopped = async { drop(stopped.await) };
-        let task = tokio::spawn(async move { running.run_until(stopped).await });
-        Ok(Self { relay, stop, task })
-    }
-
-    /// Waits until it owns so many groups, which depends on how many there are.
-    async fn owns<S: StoreUnderTest>(
-        &self,
-        bench: &Bench<'_, S>,
-        wanted: impl Fn(usize) -> RangeInclusive<usize>,
-    ) -> Checked {
-        let share = async {
-            loop {
-                let stats = self.relay.stats();
-                if stats.groups > 0 && wanted(stats.groups).contains(&stats.owned_groups) {
-                    return;
-                }
-                time::sleep(Duration::from_millis(10)).await;
-            }
-        };
-        let owns = bench.bounded("to have its share of the groups", share).await;
-        owns.or_else(|_| fail(format!("a relay has no fair share of the groups: {:?}", self.relay.stats())))
-    }
-
-    /// It leaves in order.
-    async fn leaves<S: StoreUnderTest>(self, bench: &Bench<'_, S>) -> Checked {
-        self.stop.send(()).ok();
-        match bench.bounded("leaving", self.task).await? {
-            Ok(ended) => Ok(ended?),
-            Err(error) => fail(format!("a relay failed: {error}")),
-        }
-    }
-}
-
 pub(super) async fn rebalance<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Checked {
     let (table, history) = (bench.open().await?, History::new());
     let recorder = Recorder::new(&history);
@@ -336,20 +311,19 @@ pub(super) async fn rebalance<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Checke
     let half = |groups: usize| groups / 2..=groups.div_ceil(2);
     let all = |groups: usize| groups..=groups;
     let writers = Writers::start_refused(bench, &table, &history, Some(Arc::clone(&recorder)));
-    let first = Running::start(bench, &table, &recorder, "first")?;
+    let first = Running::start(relay(&table, &recorder, bench.settings.lease, "first")?);
     first.owns(bench, all).await?;
     recorder.until(events / 8, patience).await?;
-    let second = Running::start(bench, &table, &recorder, "second")?;
+    let second = Running::start(relay(&table, &recorder, bench.settings.lease, "second")?);
     second.owns(bench, half).await?;
     first.owns(bench, half).await?;
     recorder.until(events / 4, patience).await?;
     first.leaves(bench).await?;
     second.owns(bench, all).await?;
     recorder.until(events / 2, patience).await?;
-    let third = Running::start(bench, &table, &recorder, "third")?;
+    let third = Running::start(relay(&table, &recorder, bench.settings.lease, "third")?);
     third.owns(bench, half).await?;
-    // It dies, and gives nothing back.
-    second.task.abort();
+    drop(second);
     third.owns(bench, all).await?;
     writers.join().await?;
     bench.bounded("sending the rest", sent(&history)).await?;
@@ -382,23 +356,13 @@ pub(super) async fn refused<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Checked 
             count += 1;
         }
     }
-    let relay = relay(&table, &recorder, Duration::from_secs(10), "relay")?;
-    let (stop, stopped) = oneshot::channel();
-    let (run, reached) = tokio::join!(
-        relay.run_until(async {
-            stopped.await.ok();
-        }),
-        async {
-            let mut reached = recorder.until(count, bench.settings.patience).await;
-            if reached.is_ok() {
-                // More of the key, behind a gate that may just be opening.
-                reached = late(bench, &table, &history, &recorder, count).await;
-            }
-            stop.send(()).ok();
-            reached
-        }
-    );
-    run?;
+    let relay = Running::start(relay(&table, &recorder, Duration::from_secs(10), "relay")?);
+    let mut reached = recorder.until(count, bench.settings.patience).await;
+    if reached.is_ok() {
+        // More of the key, behind a gate that may just be opening.
+        reached = late(bench, &table, &history, &recorder, count).await;
+    }
+    relay.leaves(bench).await?;
     let verdict = history.check();
     ensure(verdict.is_clean(), || verdict.to_string())?;
     reached?;
@@ -423,20 +387,12 @@ pub(super) async fn unreadable<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Check
     let mut settings = settings(Duration::from_secs(10));
     settings.max_attempts = 2;
     let store: Arc<dyn OutboxStore> = table.store.clone();
-    let relay = OutboxRelay::builder(store, recorder.clone()).settings(settings).build()?;
-    let (stop, stopped) = oneshot::channel();
-    let (run, sent, dead) = tokio::join!(
-        relay.run_until(async {
-            stopped.await.ok();
-        }),
+    let relay = Running::start(OutboxRelay::builder(store, recorder.clone()).settings(settings).build()?);
+    let (sent, dead) = tokio::join!(
         recorder.until(2, bench.settings.patience),
-        async {
-            let dead = bench.bounded("giving it up", given_up(bench, &table)).await;
-            stop.send(()).ok();
-            dead
-        }
+        bench.bounded("giving it up", given_up(bench, &table))
     );
-    run?;
+    relay.leaves(bench).await?;
     sent?;
     let verdict = history.check();
     ensure(verdict.is_clean(), || verdict.to_string())?;
