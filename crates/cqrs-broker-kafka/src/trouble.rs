@@ -23,8 +23,8 @@ pub(crate) struct Trouble {
     errors: Vec<BrokerError>,
     /// From the first of them on.
     tell_at: Option<Instant>,
-    /// What was logged last, and when.
-    logged: Option<(Code, Instant)>,
+    /// What was logged, and when.
+    logged: Vec<(Code, Instant)>,
 }
 
 impl Trouble {
@@ -43,11 +43,12 @@ impl Trouble {
 
     /// Whether an error that passes by itself is to be logged: not if it was not long ago.
     pub(crate) fn is_news(&mut self, code: Code, now: Instant) -> bool {
-        let is_known = self.logged.is_some_and(|(known, at)| known == code && now < at + SILENCE);
-        if !is_known {
-            self.logged = Some((code, now));
+        self.logged.retain(|(_, at)| now < *at + SILENCE);
+        let is_news = self.logged.iter().all(|(known, _)| *known != code);
+        if is_news {
+            self.logged.push((code, now));
         }
-        !is_known
+        is_news
     }
 
     /// When there is something to tell.
@@ -122,7 +123,8 @@ mod tests {
         assert!(trouble.is_news(Code::AllBrokersDown, now));
         assert!(!trouble.is_news(Code::AllBrokersDown, now + SILENCE / 2));
         assert!(trouble.is_news(Code::NotCoordinator, now + SILENCE / 2));
-        assert!(trouble.is_news(Code::AllBrokersDown, now + SILENCE / 2));
+        // Errors that come in turn are no news either.
+        assert!(!trouble.is_news(Code::AllBrokersDown, now + SILENCE / 2));
         assert!(trouble.is_news(Code::AllBrokersDown, now + SILENCE * 2));
     }
 }

@@ -24,6 +24,7 @@ pub(crate) trait Database: Send + Sync {
     async fn status(&self) -> Result<OutboxStatus>;
     async fn hold(&self) -> Result<()>;
     async fn resume(&self) -> Result<()>;
+    async fn installation_id(&self) -> Result<Uuid>;
     async fn renew_installation_id(&self) -> Result<Uuid>;
     async fn dead_letters(&self, filter: &DeadLetterFilter, page: Page) -> Result<Vec<DeadLetter>>;
     async fn count_dead_letters(&self, filter: &DeadLetterFilter) -> Result<u64>;
@@ -66,6 +67,10 @@ impl<B: Backend> Database for Outbox<B> {
 
     async fn resume(&self) -> Result<()> {
         self.resume().await
+    }
+
+    async fn installation_id(&self) -> Result<Uuid> {
+        self.installation_id().await
     }
 
     async fn renew_installation_id(&self) -> Result<Uuid> {

@@ -24,14 +24,13 @@ pub(crate) struct Args {
 pub(crate) async fn run(args: Args, json: bool) -> Result<(), Failure> {
     let shown = without_password(&args.database.database.database);
     let database = args.database.open().await?;
-    let before = database.status().await?.installation_id;
+    // What is no UUID is what this mends.
+    let before = database.installation_id().await.ok().map(|id| id.to_string());
     let id = database.renew_installation_id().await?;
     print(&if json {
-        json!({ "database": shown, "installation_id": id.to_string(), "before": before.to_string() })
-            .to_string()
+        json!({ "database": shown, "installation_id": id.to_string(), "before": before }).to_string()
     } else {
-        format!(
-            "{shown}: is installation {id} from now on, and was {before}; relays that were told that one end"
-        )
+        let was = before.map(|before| format!(", and was {before}")).unwrap_or_default();
+        format!("{shown}: is installation {id} from now on{was}; relays that were told another one end")
     })
 }

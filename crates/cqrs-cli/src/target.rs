@@ -107,6 +107,12 @@ impl NamedDatabase {
     }
 }
 
+fn no_installation_id() -> Failure {
+    Failure::usage(
+        "`--installation-id` is empty: leave it out, or give the UUID that `cqrs outbox status` shows",
+    )
+}
+
 /// Which database is to be of which installation.
 fn assigned<'a>(
     databases: &'a mut [NamedDatabase],
@@ -114,10 +120,7 @@ fn assigned<'a>(
 ) -> Result<(&'a mut NamedDatabase, Uuid), Failure> {
     let (name, id) = text.split_once('=').map_or((None, text), |(name, id)| (Some(name), id));
     if id.is_empty() {
-        // A variable of a script that is not set must not switch this off.
-        return Err(Failure::usage(
-            "`--installation-id` is empty: leave it out, or give the UUID that `cqrs outbox status` shows",
-        ));
+        return Err(no_installation_id());
     }
     let id = Uuid::try_parse(id).map_err(|_| {
         Failure::usage(format!(
@@ -170,7 +173,13 @@ impl NamedDatabases {
         if databases.is_empty() {
             return Err(Failure::usage("`--database` is empty: it is the URL of the outbox's database"));
         }
-        for text in self.installation_ids.iter().map(|text| text.trim()) {
+        // Of a file, too. One that is empty altogether does not switch this off: a variable of a script may not be set.
+        let (ids, is_given) = (&self.installation_ids, !self.installation_ids.is_empty());
+        let ids: Vec<_> = ids.iter().map(|text| text.trim()).filter(|text| !text.is_empty()).collect();
+        if is_given && ids.is_empty() {
+            return Err(no_installation_id());
+        }
+        for text in ids {
             let (database, id) = assigned(&mut databases, text)?;
             if database.installation_id.replace(id).is_some_and(|other| other != id) {
                 return Err(Failure::usage(format!(

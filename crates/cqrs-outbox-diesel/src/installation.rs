@@ -63,9 +63,10 @@ impl<B: Backend> Outbox<B> {
 
     /// Fails if this is not the installation that was asked for.
     pub(crate) fn is_expected(&self, found: &str) -> Result<(), StoreError> {
-        let id = Uuid::try_parse(found);
-        match self.expected_installation() {
-            Some(expected) if id != Ok(expected) => {
+        let Some(expected) = self.expected_installation() else { return Ok(()) };
+        match Uuid::try_parse(found) {
+            Ok(id) if id == expected => Ok(()),
+            id => {
                 let found = id.map_or_else(|_| format!("`{found}`"), |id| id.to_string());
                 let what = format!(
                     "this is the outbox of installation {found}, and {expected} was asked for: see that the URL is that of the right database; if \
@@ -73,7 +74,6 @@ impl<B: Backend> Outbox<B> {
                 );
                 Err(StoreError::new(StoreErrorKind::Installation, what))
             }
-            _ => Ok(()),
         }
     }
 }

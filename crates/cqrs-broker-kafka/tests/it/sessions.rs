@@ -55,15 +55,17 @@ async fn nothing_follows_what_the_broker_refused(servers: String) {
     let topic = unique("cqrs-it-rooms");
     make_topic(&servers, &topic, 1, &[("max.message.bytes", "20000")]).await;
     let broker = builder(&servers, false).set("batch.num.messages", "1").build().unwrap();
-    let (mut expected, mut under_way) = (Vec::new(), 0);
-    for round in 0..10 {
+    // A busy machine may have brought the answer before more was under way: such a round does not count.
+    let (mut expected, mut rounds) = (Vec::new(), 0);
+    for round in 0.. {
+        assert!(round < 100, "nothing was under way behind it in {} rounds", round - rounds);
         let key = format!("key {round}");
         let session = broker.publish_session().unwrap();
         let receipt = session.enqueue(&keyed(&topic, &key, "0"), None).unwrap().await.unwrap();
         let before = enqueue(&session, &topic, &key, &receipt, 1..4);
         let large = session.enqueue(&keyed(&topic, &key, vec![b'x'; 50_000]), Some(&receipt)).unwrap();
         let behind = enqueue(&session, &topic, &key, &receipt, 5..30);
-        under_way += behind.len();
+        rounds += i32::from(!behind.is_empty());
         for confirmed in join_all(before).await {
             confirmed.unwrap();
         }
@@ -76,9 +78,10 @@ async fn nothing_follows_what_the_broker_refused(servers: String) {
         let error = session.enqueue(&keyed(&topic, &key, "late"), Some(&receipt)).unwrap_err();
         assert!(error.to_string().contains("over: open another"), "{error}");
         expected.extend((0..4).map(|number| (key.clone(), number.to_string())));
+        if rounds == 10 {
+            break;
+        }
     }
-    // A busy machine may have brought the answer before: not each time.
-    assert!(under_way > 0, "nothing was ever under way behind it");
     broker.publish(keyed(&topic, "end", "end")).await.unwrap();
     let mut arrived = Vec::new();
     let mut rooms = broker.subscribe(SubscribeOptions::new(unique("g"), [&topic])).await.unwrap();

@@ -144,6 +144,8 @@ async fn installation(site: Site) {
     let ran = relay(&["--installation-id", &before]).await;
     ran.expect_error(2, &[&before, &after, &site.shown(), "renew-id"]);
     relay(&[]).await.expect_code(0);
+    // As from a file.
+    relay(&["--installation-id", &format!("{after}\n")]).await.expect_code(0);
     relay(&["--installation-id", ""]).await.expect_error(2, &["`--installation-id` is empty"]);
     relay(&["--installation-id", "production"]).await.expect_error(2, &["`production` is no UUID"]);
     relay(&["--installation-id", &format!("x={after}")]).await.expect_error(2, &["no database is named `x`"]);
