@@ -9,7 +9,7 @@ use cqrs::{Error, ErrorKind, Result};
 use cqrs_outbox_diesel::migrations::{Migrated, Migration};
 use cqrs_outbox_diesel::{
     Asked, Asking, Backend, DeadLetter, DeadLetterDetails, DeadLetterFilter, DeadLetterRequest, Drift,
-    Outbox, OutboxStatus, Page, RequestFilter, RequestKind, TableNames,
+    OrderUnit, Outbox, OutboxStatus, Page, RequestFilter, RequestKind, TableNames,
 };
 use uuid::Uuid;
 
@@ -26,6 +26,8 @@ pub(crate) trait Database: Send + Sync {
     async fn resume(&self) -> Result<()>;
     async fn installation_id(&self) -> Result<Uuid>;
     async fn renew_installation_id(&self) -> Result<Uuid>;
+    async fn order_unit(&self) -> Result<OrderUnit>;
+    async fn set_order_unit(&self, unit: OrderUnit) -> Result<()>;
     async fn dead_letters(&self, filter: &DeadLetterFilter, page: Page) -> Result<Vec<DeadLetter>>;
     async fn count_dead_letters(&self, filter: &DeadLetterFilter) -> Result<u64>;
     async fn dead_letter(&self, event_id: Uuid) -> Result<Option<DeadLetterDetails>>;
@@ -75,6 +77,14 @@ impl<B: Backend> Database for Outbox<B> {
 
     async fn renew_installation_id(&self) -> Result<Uuid> {
         self.renew_installation_id().await
+    }
+
+    async fn order_unit(&self) -> Result<OrderUnit> {
+        self.order_unit().await
+    }
+
+    async fn set_order_unit(&self, unit: OrderUnit) -> Result<()> {
+        self.set_order_unit(unit).await
     }
 
     async fn dead_letters(&self, filter: &DeadLetterFilter, page: Page) -> Result<Vec<DeadLetter>> {

@@ -7,6 +7,7 @@ mod failure;
 mod hold;
 mod key;
 mod migrate;
+mod order_unit;
 mod purge;
 mod relay;
 mod renew_id;
@@ -73,6 +74,8 @@ enum Outbox {
     Resume(hold::Args),
     /// Makes an installation of its own of a copy of a database: gives it a new installation id
     RenewId(renew_id::Args),
+    /// Says, or changes, what is in order: the events of a key, or those of a key on a topic
+    OrderUnit(order_unit::Args),
     /// Removes what is kept for a time only
     Purge(purge::Args),
 }
@@ -116,6 +119,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Outbox(Outbox::Hold(args)) => hold::run(args, true, json).await,
             Command::Outbox(Outbox::Resume(args)) => hold::run(args, false, json).await,
             Command::Outbox(Outbox::RenewId(args)) => renew_id::run(args, json).await,
+            Command::Outbox(Outbox::OrderUnit(args)) => order_unit::run(args, json).await,
             Command::Outbox(Outbox::Purge(args)) => purge::run(args, json).await,
         }
     });

@@ -135,14 +135,12 @@ pub(crate) async fn run(args: Args, json: bool) -> Result<(), Failure> {
     if let Err(error) = broker.close().await {
         tracing::warn!(%error, "the broker was not left in order; what it did not confirm is sent again");
     }
-    if let Err(error) = ended {
-        // What the others did is worth a word.
-        if relays.iter().count() > 1 {
-            report.all_stopped(&relays, &roads)?;
-        }
-        return Err(error.into());
-    }
-    report.all_stopped(&relays, &roads)
+    // What one has done that was at work is worth a word, also if it has failed.
+    let told = report.all_stopped(
+        relays.iter().zip(&roads).filter(|(relay, _)| ended.is_ok() || relay.stats().relays > 0),
+    );
+    ended?;
+    told
 }
 
 /// The broker's URL, with what has a flag of its own, and with what follows from the relay's settings unless the URL says
@@ -215,8 +213,11 @@ impl Report {
         }
     }
 
-    fn all_stopped(&self, relays: &Relays, roads: &[String]) -> Result<(), Failure> {
-        relays.iter().zip(roads).try_for_each(|(relay, road)| self.stopped(relay, road))
+    fn all_stopped<'a>(
+        &self,
+        mut relays: impl Iterator<Item = (&'a OutboxRelay, &'a String)>,
+    ) -> Result<(), Failure> {
+        relays.try_for_each(|(relay, road)| self.stopped(relay, road))
     }
 
     fn stopped(&self, relay: &OutboxRelay, road: &str) -> Result<(), Failure> {

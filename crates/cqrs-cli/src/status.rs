@@ -10,6 +10,7 @@ use serde_json::json;
 
 use crate::failure::Failure;
 use crate::key::{Key, visible};
+use crate::order_unit::for_people;
 use crate::target::PatientDatabaseArgs;
 use crate::{counted, print};
 
@@ -53,6 +54,7 @@ fn as_json(database: &str, status: &OutboxStatus) -> serde_json::Value {
         .iter()
         .map(|gate| {
             json!({
+                "topic": gate.lane.topic(),
                 "key": key(gate),
                 "opens_in_seconds": gate.opens_in.map(|wait| wait.as_secs_f64()),
                 "error": gate.error,
@@ -69,6 +71,7 @@ fn as_json(database: &str, status: &OutboxStatus) -> serde_json::Value {
         "schema_version": status.schema_version,
         "min_reader_version": status.min_reader_version,
         "installation_id": status.installation_id.to_string(),
+        "order_unit": status.order_unit.as_str(),
         "hold": status.hold,
         "waiting": status.waiting,
         "oldest_waiting_seconds": status.oldest_waiting.map(|age| age.as_secs_f64()),
@@ -101,6 +104,7 @@ impl fmt::Display for ForPeople<'_> {
         row(f, "dead letters", counted(status.dead_letters, "event"))?;
         row(f, "groups", format!("{}, {} of them without an owner", status.groups, status.unowned_groups))?;
         row(f, "hold", if status.hold { "yes: nothing is relayed" } else { "no" }.to_owned())?;
+        row(f, "in order", for_people(status.order_unit).to_owned())?;
         row(f, "tables", format!("version {}", status.schema_version))?;
         row(f, "installation", status.installation_id.to_string())?;
         if let Some(snapshot) = &status.oldest_snapshot {
@@ -134,10 +138,9 @@ impl fmt::Display for ForPeople<'_> {
     }
 }
 
-/// A lane is that of a key, or of an event by itself; the first byte tells.
+/// A lane is that of a key, or of an event by itself.
 fn key(gate: &GateStatus) -> Option<String> {
-    let (tag, key) = gate.lane.as_bytes().split_first()?;
-    (*tag == b'k').then(|| Key(Bytes::copy_from_slice(key)).to_string())
+    gate.lane.key().map(|key| Key(Bytes::copy_from_slice(key)).to_string())
 }
 
 /// On one line: which lane, until when, and why.
@@ -148,6 +151,9 @@ impl fmt::Display for Gate<'_> {
         match key(self.0) {
             Some(key) => write!(f, "key {}", visible(&key))?,
             None => write!(f, "no key")?,
+        }
+        if let Some(topic) = self.0.lane.topic() {
+            write!(f, " on {}", visible(topic))?;
         }
         match self.0.opens_in {
             Some(wait) if wait.is_zero() => write!(f, ", due")?,

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use cqrs_core::{Error, ErrorKind, Message, Result};
-use cqrs_outbox::{Lane, OutboxRow, Place, StoreError};
+use cqrs_outbox::{Lane, OrderUnit, OutboxRow, Place, StoreError};
 use diesel::QueryableByName;
 use diesel::sql_types::{BigInt, Binary, Integer, Nullable, Text};
 use serde_json::Value as Json;
@@ -79,9 +79,20 @@ impl DeadLetterFilter {
 
     /// Adds the conditions to a query of `cqrs_outbox_dead`.
     pub(crate) fn apply<B: Backend>(&self, query: Query) -> Query {
-        let lane = self.key.as_deref().map(|key| Lane::of(Some(key), Uuid::nil()));
+        // By an index, for as a rule it is in the lane of its key. Those of others are looked through: they are of a topic and a key, or
+        // sent without regard to their keys.
+        let query = match self.key.as_deref() {
+            Some(key) => query
+                .condition("(lane = ? OR ((lane < ? OR lane >= ?) AND ", true)
+                .then(B::DIALECT.key_is)
+                .then("))")
+                .bind(Lane::of(Some(key), Uuid::nil()).as_bytes().to_vec())
+                .bind(b"k".to_vec())
+                .bind(b"l".to_vec())
+                .bind(key.to_vec()),
+            None => query,
+        };
         query
-            .filter("lane = ?", lane.map(|lane| lane.as_bytes().to_vec()))
             .filter(B::DIALECT.event_id_is, self.event_id.map(|id| id.as_bytes().to_vec()))
             .filter("topic = ?", self.topic.clone())
             .filter("event_name = ?", self.name.clone())
@@ -148,6 +159,8 @@ pub struct DeadLetter {
     pub topic: String,
     /// Its key, if it has one.
     pub key: Option<Bytes>,
+    /// In which order it goes, if it is replayed.
+    pub lane: Lane,
     /// How often it was refused.
     pub attempts: u32,
     /// Bytes of payload, key and headers.
@@ -185,8 +198,8 @@ pub struct Refusal {
 impl<B: Backend> Outbox<B> {
     /// The dead letters that fit, a page of them.
     ///
-    /// Behind the filters stand indexes on the key and on the event's id; for the others the list is walked in its order
-    /// until the page is full.
+    /// Behind the filters stand indexes on the key and on the event's id (with a [unit of order](OrderUnit) that has the topic in it, only on the
+    /// event's id); for the others the list is walked in its order until the page is full.
     ///
     /// # Errors
     ///
@@ -257,6 +270,8 @@ pub struct DeadRow {
     topic: Vec<u8>,
     #[diesel(sql_type = Nullable<Binary>)]
     message_key: Option<Vec<u8>>,
+    #[diesel(sql_type = Binary)]
+    lane: Vec<u8>,
     #[diesel(sql_type = Integer)]
     attempts: i32,
     #[diesel(sql_type = Integer)]
@@ -277,6 +292,7 @@ impl DeadRow {
             name: lossy(&self.event_name),
             topic: lossy(&self.topic),
             key: self.message_key.map(Bytes::from),
+            lane: Lane::from(self.lane),
             attempts: u32::try_from(self.attempts).unwrap_or(0),
             size: usize::try_from(self.size).unwrap_or(0),
             error: self.error,
@@ -302,13 +318,15 @@ pub struct FullDeadRow {
 
 impl FullDeadRow {
     fn into_details(self) -> Result<DeadLetterDetails> {
-        let OutboxRow { id, event_id, attempts, size, message, .. } = self.record.into_row(Place::Parked);
+        let OutboxRow { id, event_id, lane, attempts, size, message, .. } =
+            self.record.into_row(Place::Parked, OrderUnit::default());
         let letter = DeadLetter {
             id,
             event_id,
             name: message.name.clone(),
             topic: message.topic.clone(),
             key: message.key.clone(),
+            lane,
             attempts,
             size,
             error: self.error,

@@ -21,6 +21,7 @@ mod network;
 #[cfg(any(feature = "mysql", feature = "sqlite"))]
 mod new_rows;
 mod on;
+mod order_unit;
 mod outbox;
 #[cfg(feature = "postgres")]
 mod postgres;
@@ -53,6 +54,7 @@ pub mod migrations {
 }
 
 pub use backend::Backend;
+pub use cqrs_outbox::OrderUnit;
 pub use cqrs_outbox::table::TableNames;
 pub use dead_letters::{DeadLetter, DeadLetterDetails, DeadLetterFilter, Page, Refusal};
 pub use drift::{Drift, DriftKind};

@@ -13,7 +13,7 @@ use cqrs_core::{
     Transaction,
 };
 use cqrs_outbox::table::TableNames;
-use cqrs_outbox::{Kept, StoreError, StoreErrorKind};
+use cqrs_outbox::{Kept, OrderUnit, StoreError, StoreErrorKind};
 use diesel::QueryResult;
 use diesel_async::SimpleAsyncConnection;
 use futures_util::future::{self, BoxFuture};
@@ -25,6 +25,7 @@ use crate::backend::Backend;
 use crate::error::{META_LOST, MIGRATE, is_denied, is_missing_schema, store_error};
 use crate::migration::{Migrated, Migration, SCHEMA_VERSION};
 use crate::on::On;
+use crate::order_unit::{KnownOrderUnit, restore_order_unit};
 use crate::requests::Portion;
 use crate::statements::Meta;
 use crate::status::OutboxStatus;
@@ -50,6 +51,7 @@ struct Shared<B: Backend> {
     elsewhere: Option<Arc<dyn Elsewhere>>,
     memory: B::Memory,
     portion: Portion,
+    order_unit: KnownOrderUnit,
     settings: Settings,
 }
 
@@ -99,6 +101,7 @@ impl<B: Backend> Outbox<B> {
                 elsewhere,
                 memory,
                 portion,
+                order_unit: KnownOrderUnit::default(),
                 settings,
             }),
         }
@@ -129,6 +132,7 @@ impl<B: Backend> Outbox<B> {
             elsewhere: self.shared.elsewhere.clone(),
             memory: B::Memory::default(),
             portion: Portion::default(),
+            order_unit: KnownOrderUnit::default(),
             settings: self.shared.settings.clone(),
         };
         Self { shared: Arc::new(shared) }
@@ -167,7 +171,7 @@ impl<B: Backend> Outbox<B> {
         events: impl IntoIterator<Item = E, IntoIter: Send> + Send,
     ) -> Result<Added> {
         let events = self.encode_all(events, &Correlation::default())?;
-        write::<B>(&mut On::new(conn, self.tables()), events).await.map_err(|error| match error {
+        write::<B>(&mut self.on(conn), events).await.map_err(|error| match error {
             NotWritten::Refused(error) => error,
             NotWritten::Database(error) => self.failed(store_error(error)),
         })
@@ -275,6 +279,7 @@ impl<B: Backend> Outbox<B> {
             version = versions::<B>(&mut tx.on()).await?;
             if version.is_none() && is_all_there {
                 version = restore_meta::<B>(&mut tx.on()).await.map_err(store_error)?;
+                restore_order_unit::<B>(&mut tx.on()).await.map_err(store_error)?;
                 restored = version.is_some();
             }
         }
@@ -333,7 +338,9 @@ impl<B: Backend> Outbox<B> {
     }
 
     pub(crate) async fn try_check_schema(&self) -> Result<(), StoreError> {
-        self.is_expected(&self.meta().await?.installation_id)
+        let meta = self.meta().await?;
+        self.is_expected(&meta.installation_id)?;
+        self.learn_order_unit(&meta.order_unit)
     }
 
     /// What the tables say of themselves, if they can be used.
@@ -432,6 +439,11 @@ impl<B: Backend> Outbox<B> {
         }
     }
 
+    /// A connection, for the outbox's statements.
+    pub(crate) fn on<'c>(&'c self, conn: &'c mut B::Connection) -> On<'c, B> {
+        On::new(conn, self.tables(), self.effective_order_unit())
+    }
+
     /// How its tables are called.
     pub fn tables(&self) -> &TableNames {
         &self.shared.settings.names
@@ -453,6 +465,16 @@ impl<B: Backend> Outbox<B> {
     /// Which installation it has to be.
     pub(crate) fn expected_installation(&self) -> Option<Uuid> {
         self.shared.settings.installation_id
+    }
+
+    /// What is in order, as far as a relay of this process knows.
+    pub(crate) fn known_order_unit(&self) -> &KnownOrderUnit {
+        &self.shared.order_unit
+    }
+
+    /// The same for statements. Those of a relay know it, and to others it makes no difference.
+    pub(crate) fn effective_order_unit(&self) -> OrderUnit {
+        self.shared.order_unit.get().unwrap_or_default()
     }
 
     pub(crate) fn place(&self) -> &str {
@@ -622,9 +644,7 @@ impl<B: Backend> BeginTransaction<B> for Outbox<B> {
 impl<B: Backend> Inbox<B> for Outbox<B> {
     async fn admit(&self, tx: &mut Tx<B>, consumer: &str, id: &MessageId) -> Result<bool> {
         // Of this one's names: the transaction may be another's.
-        B::admit(&mut On::new(&mut **tx, self.tables()), consumer, id)
-            .await
-            .map_err(|error| self.failed(store_error(error)))
+        B::admit(&mut self.on(&mut **tx), consumer, id).await.map_err(|error| self.failed(store_error(error)))
     }
 
     async fn purge(&self, older_than: Duration) -> Result<u64> {

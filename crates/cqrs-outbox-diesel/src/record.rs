@@ -6,7 +6,7 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use cqrs_core::codec::Json;
 use cqrs_core::{EventKind, Message};
-use cqrs_outbox::{GroupNo, Lane, OutboxRow, Place};
+use cqrs_outbox::{GroupNo, Lane, OrderUnit, OutboxRow, Place};
 use diesel::QueryableByName;
 use diesel::backend::Backend;
 use diesel::deserialize::{self, FromSql};
@@ -77,11 +77,14 @@ impl Record {
     ///
     /// What is not as the tables promise is a defect of the row: it cannot be sent, and there is no message that would do for
     /// it. The first one found is told.
-    pub(crate) fn into_row(self, free: Place) -> OutboxRow {
+    pub(crate) fn into_row(self, free: Place, order_unit: OrderUnit) -> OutboxRow {
         let mut defects = Defects::default();
         let event_id = self.event_id.as_deref().and_then(|id| Uuid::from_slice(id).ok());
         let event_id = defects.unless("event_id", event_id, "a UUID").unwrap_or_default();
-        let lane = self.lane.map_or_else(|| Lane::of(self.message_key.as_deref(), event_id), Lane::from);
+        let lane = match self.lane {
+            Some(lane) => Lane::from(lane),
+            None => order_unit.lane(&self.topic, self.message_key.as_deref(), event_id),
+        };
         let topic = defects.text("topic", self.topic);
         let payload = self.payload.or(self.payload_text).map(Bytes::from);
         let mut message = match payload {

@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use chrono::{DateTime, Utc};
 use cqrs_core::{BeginTransaction, Error, ErrorKind, Result, Transaction};
-use cqrs_outbox::Lane;
 use diesel::sql_types::{BigInt, Binary, Integer, Nullable, Text};
 use diesel::{QueryResult, QueryableByName};
 use uuid::Uuid;
@@ -429,12 +428,11 @@ impl<B: Backend> Outbox<B> {
             let insert = "INSERT INTO cqrs_outbox_request (kind, event_id, dead_id, lane, not_before, requested_by) VALUES ";
             let mut insert = Query::new(insert).then(&rows);
             for (letter, nth) in chunk.iter().zip(first..) {
-                let lane = Lane::of(letter.key.as_deref(), letter.event_id);
                 insert = insert
                     .bind(kind.as_str())
                     .bind(letter.event_id.to_string())
                     .bind(letter.id)
-                    .bind(lane.as_bytes().to_vec())
+                    .bind(letter.lane.as_bytes().to_vec())
                     .bind(asking.delay(nth));
                 if let Some(by) = &asking.requested_by {
                     insert = insert.bind(&**by);

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use cqrs_core::{Deliver, Message, Result, ScheduleChange, Transaction};
-use cqrs_outbox::{Place, StoreError};
+use cqrs_outbox::{OrderUnit, Place, StoreError};
 use diesel::QueryableByName;
 use diesel::sql_types::BigInt;
 use uuid::Uuid;
@@ -118,7 +118,7 @@ pub struct ScheduledRecord {
 impl From<ScheduledRecord> for ScheduledEvent {
     fn from(row: ScheduledRecord) -> Self {
         let deliver_at = DateTime::from_timestamp_micros(row.deliver_micros).unwrap_or_default();
-        let row = row.record.into_row(Place::Hot);
+        let row = row.record.into_row(Place::Hot, OrderUnit::default());
         Self { event_id: row.event_id, deliver_at, message: row.message }
     }
 }

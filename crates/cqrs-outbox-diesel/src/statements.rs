@@ -19,7 +19,7 @@ use uuid::Uuid;
 use crate::dead_letters::{DeadRow, FullDeadRow};
 use crate::drift::{Fact, Sequence};
 use crate::migration::Migration;
-use crate::on::On;
+use crate::on::{Lanes, On};
 use crate::query::{Dialect, Query};
 use crate::record::Record;
 use crate::requests::{DueRequest, Later, RequestRow};
@@ -52,6 +52,9 @@ pub trait Statements: Sized {
 
     /// How the parts of a [`Query`] are written.
     const DIALECT: Dialect;
+
+    /// How the lane of a topic and a key is written.
+    const LANES: Lanes;
 
     // --- Connections and transactions.
 
@@ -531,6 +534,8 @@ pub struct Census {
     /// `None` if the row is lost.
     #[diesel(sql_type = Nullable<Text>)]
     pub(crate) installation_id: Option<String>,
+    #[diesel(sql_type = Nullable<Text>)]
+    pub(crate) order_unit: Option<String>,
     /// No gate is closed, in whichever group.
     #[diesel(sql_type = Bool)]
     pub(crate) nothing_aside: bool,
@@ -629,6 +634,8 @@ pub struct Meta {
     pub(crate) min_reader_version: i32,
     #[diesel(sql_type = Text)]
     pub(crate) installation_id: String,
+    #[diesel(sql_type = Text)]
+    pub(crate) order_unit: String,
 }
 
 /// How many groups there are.

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use cqrs_outbox::{Lane, SuspendedTopic};
+use cqrs_outbox::{Lane, OrderUnit, SuspendedTopic};
 use diesel::QueryableByName;
 use diesel::sql_types::{BigInt, Bool, Double, Integer, Nullable, Text};
 use uuid::Uuid;
@@ -20,6 +20,8 @@ pub struct OutboxStatus {
     /// Which installation this is: [`Outbox::installation_id`](crate::Outbox::installation_id), which tells more of what is no UUID;
     /// here it is the nil one.
     pub installation_id: Uuid,
+    /// What is in order.
+    pub order_unit: OrderUnit,
     /// Whether an operator has stopped all relaying.
     pub hold: bool,
     /// Events that wait to be sent: in line, aside, and scheduled ones that are due. Not those that are not due yet, and not the
@@ -148,6 +150,8 @@ pub struct StatusRow {
     min_reader_version: i32,
     #[diesel(sql_type = Text)]
     installation_id: String,
+    #[diesel(sql_type = Text)]
+    order_unit: String,
     #[diesel(sql_type = Bool)]
     hold: bool,
     /// In the hot table.
@@ -217,6 +221,7 @@ impl StatusRow {
             min_reader_version: self.min_reader_version,
             // What is no UUID is told where it is asked for.
             installation_id: Uuid::try_parse(&self.installation_id).unwrap_or_default(),
+            order_unit: OrderUnit::parse(&self.order_unit).unwrap_or_default(),
             hold: self.hold,
             waiting: count(self.hot) + count(self.parked) + count(self.due),
             oldest_waiting: self
@@ -310,6 +315,7 @@ mod tests {
             schema_version: 1,
             min_reader_version: 1,
             installation_id: "0190A8F2C5B07D3E8F1A2B3C4D5E6F70".to_owned(),
+            order_unit: "topic_and_key".to_owned(),
             hold: true,
             hot: 2,
             oldest_waiting: Some(1.5),

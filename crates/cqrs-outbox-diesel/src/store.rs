@@ -38,7 +38,7 @@ impl<B: Backend> OutboxStore for Outbox<B> {
                 let mut tx = self.begin_short().await?;
                 let (leases, census) =
                     beat::<B>(&mut tx.on(), relay, heartbeat).await.map_err(store_error)?;
-                // Before the commit: of another installation nothing is taken.
+                // Before the commit: of another installation, or in another order, nothing is taken.
                 self.is_census_expected(&census)?;
                 commit(tx).await?;
                 ownership(&leases, &census)
@@ -65,17 +65,19 @@ impl<B: Backend> OutboxStore for Outbox<B> {
     }
 
     async fn read(&self, request: &ReadRequest) -> Result<Vec<OutboxRow>, StoreError> {
+        let order_unit = self.effective_order_unit();
         let mut conn = self.acquire_for_call().await?;
         let rows = B::read(&mut conn.on(), request, self.memory()).await.map_err(store_error)?;
         conn.give_back();
-        Ok(rows.into_iter().map(|row| row.into_row(Place::Hot)).collect())
+        Ok(rows.into_iter().map(|row| row.into_row(Place::Hot, order_unit)).collect())
     }
 
     async fn read_parked(&self, request: &ReadRequest) -> Result<Vec<OutboxRow>, StoreError> {
+        let order_unit = self.effective_order_unit();
         let mut conn = self.acquire_for_call().await?;
         let rows = B::read_parked(&mut conn.on(), request).await.map_err(store_error)?;
         conn.give_back();
-        Ok(rows.into_iter().map(|row| row.into_row(Place::Parked)).collect())
+        Ok(rows.into_iter().map(|row| row.into_row(Place::Parked, order_unit)).collect())
     }
 
     /// No transaction around both places: either alone is right.
@@ -229,7 +231,8 @@ impl<B: Backend> Outbox<B> {
 
     /// Without the row that says so nobody knows, and all is on hold.
     fn is_census_expected(&self, census: &Census) -> Result<(), StoreError> {
-        census.installation_id.as_deref().map_or(Ok(()), |found| self.is_expected(found))
+        census.installation_id.as_deref().map_or(Ok(()), |found| self.is_expected(found))?;
+        census.order_unit.as_deref().map_or(Ok(()), |found| self.is_order_unit_known(found))
     }
 
     /// Carries out what operators asked for, in a transaction of its own that holds the rows of these leases locked: it takes longer than

@@ -39,7 +39,7 @@ impl<B: Backend> Tx<B> {
     #[allow(clippy::expect_used)]
     pub(crate) fn on(&mut self) -> On<'_, B> {
         let conn = self.guard.as_mut().expect("a transaction that has ended cannot be reached");
-        On::new(conn.deref_mut(), self.outbox.tables())
+        self.outbox.on(conn.deref_mut())
     }
 
     /// Gives the connection back as it is: there was no transaction, and the call has ended well.

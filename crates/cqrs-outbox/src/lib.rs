@@ -59,7 +59,7 @@ pub use memory::MemoryOutbox;
 pub use relay::{OutboxRelay, OutboxRelayBuilder};
 pub use relays::{DatabaseStats, Relays, RelaysFailed};
 pub use retention::{Kept, Retention};
-pub use row::{Confirmed, GroupNo, Lane, OutboxRow, Place};
+pub use row::{Confirmed, GroupNo, Lane, OrderUnit, OutboxRow, Place};
 pub use settings::{RelaySettings, Unordered};
 pub use stats::RelayStats;
 pub use store::{

@@ -368,7 +368,14 @@ impl OutboxRelay {
                     let now = started.elapsed();
                     // Whatever else is there already belongs to the same step.
                     while let Some(answer) = next {
-                        engine.step(now, answer.map_err(StoreError::into_error)?);
+                        match answer {
+                            Ok(input) => engine.step(now, input),
+                            Err(error) => {
+                                drop(pending);
+                                self.leave_at_once(&relay).await;
+                                return Err(error.into_error());
+                            }
+                        }
                         next = pending.next().now_or_never().flatten();
                     }
                 }
@@ -390,6 +397,17 @@ impl OutboxRelay {
                 }
                 () = wait_until(deadline) => {}
             }
+        }
+    }
+
+    /// Gives the groups back, as far as the store lets it: it has just failed for good. What was in flight is left to the next relay.
+    async fn leave_at_once(&self, relay: &RelayId) {
+        match timeout(self.settings.store_timeout, self.store.leave(relay)).await {
+            Ok(Ok(())) => tracing::info!("the relay has left"),
+            Ok(Err(error)) => tracing::debug!(%error, "its groups are free when their leases have expired"),
+            Err(_) => tracing::debug!(
+                "the store does not answer; its groups are free when their leases have expired"
+            ),
         }
     }
 
@@ -620,10 +638,12 @@ impl OutboxRelay {
 fn log_rejection(rejection: &Rejection) {
     let Rejection { id: row, attempts, error, verdict, .. } = rejection;
     let key = rejection.lane.key().map(key_for_people);
+    // Of whatever topic, where there is none.
+    let topic = rejection.lane.topic();
     match verdict {
         Verdict::Park { retry_in } => {
             let then = format!("tried again in {retry_in:?}");
-            tracing::warn!(row, key, attempts, then, error, "an event was put aside");
+            tracing::warn!(row, topic, key, attempts, then, error, "an event was put aside");
         }
         Verdict::Bury { later } => {
             let then = match later {
@@ -632,7 +652,7 @@ fn log_rejection(rejection: &Rejection) {
                 LaterEvents::GoOn => "into the dead letters; the later events of its key go on",
                 LaterEvents::Follow => "into the dead letters; the later events of its key follow it",
             };
-            tracing::warn!(row, key, attempts, then, error, "an event was given up");
+            tracing::warn!(row, topic, key, attempts, then, error, "an event was given up");
         }
     }
 }

@@ -1,4 +1,4 @@
-use std::fmt;
+use std::{fmt, slice};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use cqrs_core::Message;
@@ -15,31 +15,99 @@ impl fmt::Display for GroupNo {
     }
 }
 
-/// The unit of order: the rows of one lane are sent one after the other. All rows of one key share a lane; a row
+/// What the events have in common that are sent in the order in which they were written, one after the other. It is a property of an
+/// outbox, and not of a relay: two that saw it differently would pass each other's waiting events.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum OrderUnit {
+    /// The key, whatever the topic: what a consumer of several topics wants. An event that the broker refuses holds back those
+    /// of its key on all topics.
+    #[default]
+    Key,
+    /// The key and the topic: one that is refused, or a topic that is away, holds back what has the same key *and* goes to the same topic. Between topics
+    /// there is no order, not even for one key.
+    TopicAndKey,
+}
+
+impl OrderUnit {
+    /// The lane of an event.
+    pub fn lane(self, topic: impl AsRef<[u8]>, key: Option<&[u8]>, event_id: Uuid) -> Lane {
+        match (self, key) {
+            (Self::TopicAndKey, Some(key)) => {
+                Lane::new(b't', &[topic.as_ref(), slice::from_ref(&END_OF_TOPIC), key])
+            }
+            _ => Lane::of(key, event_id),
+        }
+    }
+
+    /// As it stands in the database, and as people write it: `key` or `topic_and_key`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Key => "key",
+            Self::TopicAndKey => "topic_and_key",
+        }
+    }
+
+    /// The unit of that name; `None` if there is none.
+    pub fn parse(name: &str) -> Option<Self> {
+        [Self::Key, Self::TopicAndKey].into_iter().find(|unit| unit.as_str() == name)
+    }
+}
+
+impl fmt::Display for OrderUnit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// No broker has it in the name of a topic. Two that differ only behind one would share lanes, which costs speed and not order.
+const END_OF_TOPIC: u8 = 0;
+
+/// What is in order: the rows of one lane are sent one after the other. Which rows share one says the [`OrderUnit`] of the outbox; a row
 /// without a key has a lane of its own. As bytes it identifies the lane in the database.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Lane(Bytes);
 
 impl Lane {
-    /// The lane of a row with this key or, without one, with this event id.
+    /// The lane of a row with this key, where that is the [unit of order](OrderUnit), or, without one, with this event id.
     ///
-    /// The first byte tells the two apart (`k` or `e`), so that no key can look like an event's id.
+    /// The first byte tells the two apart (`k` or `e`; `t` where the topic belongs to it), so that no key can look like an event's id.
     pub fn of(key: Option<&[u8]>, event_id: Uuid) -> Self {
-        let (tag, bytes) = key.map_or((b'e', event_id.as_bytes().as_slice()), |key| (b'k', key));
-        let mut lane = BytesMut::with_capacity(1 + bytes.len());
+        match key {
+            Some(key) => Self::new(b'k', &[key]),
+            None => Self::new(b'e', &[event_id.as_bytes()]),
+        }
+    }
+
+    fn new(tag: u8, parts: &[&[u8]]) -> Self {
+        let mut lane = BytesMut::with_capacity(1 + parts.iter().map(|part| part.len()).sum::<usize>());
         lane.put_u8(tag);
-        lane.put_slice(bytes);
+        parts.iter().for_each(|part| lane.put_slice(part));
         Self(lane.freeze())
     }
 
-    /// Whether it is the lane of a key; else that of an event by itself.
+    /// Whether it is the lane of a key, or of one on a topic; else that of an event by itself.
     pub fn is_of_key(&self) -> bool {
-        self.0.first() == Some(&b'k')
+        matches!(self.0.first(), Some(b'k' | b't'))
     }
 
     /// The key, if it is the lane of one.
     pub fn key(&self) -> Option<&[u8]> {
-        self.0.strip_prefix(b"k")
+        match self.topic_and_key() {
+            Some((_, key)) => Some(key),
+            None => self.0.strip_prefix(b"k"),
+        }
+    }
+
+    /// The topic, if it is the lane of a key on one.
+    pub fn topic(&self) -> Option<&str> {
+        self.topic_and_key().and_then(|(topic, _)| str::from_utf8(topic).ok())
+    }
+
+    fn topic_and_key(&self) -> Option<(&[u8], &[u8])> {
+        let both = self.0.strip_prefix(b"t")?;
+        let end = both.iter().position(|byte| *byte == END_OF_TOPIC)?;
+        Some((&both[..end], &both[end + 1..]))
     }
 
     /// As it stands in the database.

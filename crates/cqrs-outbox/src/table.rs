@@ -73,6 +73,10 @@ pub use crate::names::TableNames;
 /// The longest key, in bytes: an index on lanes must be able to hold it (PostgreSQL's hold about 2,700).
 pub const MAX_KEY_BYTES: usize = 2_000;
 
+/// The longest topic, in bytes: with a key it is in the index on lanes, where the [unit of order](crate::OrderUnit) is both. Kafka takes 249
+/// of them, and AMQP 255.
+pub const MAX_TOPIC_BYTES: usize = 500;
+
 /// Rows of one statement. A statement may have 65,535 parameters on PostgreSQL, MariaDB and MySQL, and 32,766 on SQLite.
 const ROWS_PER_INSERT: usize = 1_000;
 
@@ -183,7 +187,7 @@ impl OutboxRecord {
     /// # Errors
     ///
     /// [`ErrorKind::InvalidEvent`]: it cannot be serialised, is too large, has no topic or a bad header, its key is longer
-    /// than [`MAX_KEY_BYTES`], or its id is not a UUID. [`ErrorKind::NoTarget`]: it asks for what takes more than a row.
+    /// than [`MAX_KEY_BYTES`], its topic than [`MAX_TOPIC_BYTES`], or its id is not a UUID. [`ErrorKind::NoTarget`]: it asks for what takes more than a row.
     pub fn encode(event: impl IntoMessage, encoder: &Encoder, correlation: &Correlation) -> Result<Self> {
         let Outgoing { message, options, .. } = event.into_outgoing(encoder, correlation)?;
         if options.is_empty() {
@@ -235,6 +239,12 @@ impl TryFrom<Message> for OutboxRecord {
         })?;
         if let Some(key) = &message.key {
             check_key(key, &format!("key of the event `{name}`"))?;
+        }
+        let length = message.topic.len();
+        if length > MAX_TOPIC_BYTES {
+            return Err(refused(format!(
+                "the topic of the event `{name}` has {length} bytes, and the outbox takes {MAX_TOPIC_BYTES} at most"
+            )));
         }
         let version = message.version.unwrap_or(1);
         Ok(Self {
@@ -353,6 +363,12 @@ mod tests {
         message
     }
 
+    fn on_topic(length: usize) -> Message {
+        let mut message = message("5");
+        message.topic = "t".repeat(length);
+        message
+    }
+
     fn refused(event: impl IntoMessage) -> (ErrorKind, String) {
         let error = OutboxRecord::new(event).expect_err("it was taken");
         (error.kind(), error.to_string())
@@ -376,12 +392,14 @@ mod tests {
             (large, "the limit is 1000000"),
             (version, "out of range"),
             (message(&"k".repeat(2_001)), "2001 bytes, and the outbox takes 2000"),
+            (on_topic(501), "the topic of the event `room_closed` has 501 bytes, and the outbox takes 500"),
         ] {
             let (kind, what) = refused(message);
             assert_eq!(kind, ErrorKind::InvalidEvent, "{what}");
             assert!(what.contains(part), "{part}: {what}");
         }
         assert!(OutboxRecord::new(message(&"k".repeat(2_000))).is_ok());
+        assert!(OutboxRecord::new(on_topic(500)).is_ok());
         let small = Encoder::default().with_max_message_bytes(10);
         assert!(OutboxRecord::encode(message("5"), &small, &Correlation::default()).is_err());
     }

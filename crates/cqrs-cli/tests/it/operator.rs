@@ -18,6 +18,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     on_each(&mut trials, "status_tells_what_waits", status);
     on_each(&mut trials, "hold_and_resume", hold);
     on_each(&mut trials, "a_relay_serves_the_installation_it_was_told", installation);
+    on_each(&mut trials, "what_is_in_order_is_said_and_changed", order_unit);
     on_each(&mut trials, "check_tells_what_was_changed", check);
     trials.push(trial(Service::Postgres, "postgres::check_tells_what_it_may_not_see", |server| {
         run(async { check_without_rights(Site::new(Kind::Postgres, server).await).await })
@@ -123,6 +124,36 @@ async fn hold(site: Site) {
     }
     let said = cqrs(&["outbox", "hold", "--database", &site.url]).await.expect_code(0);
     assert!(said.contains("on hold") && said.contains(&site.shown()), "{said}");
+}
+
+async fn order_unit(site: Site) {
+    cqrs(&["outbox", "order-unit", "--database", &site.url]).await.expect_error(3, &["migrate"]);
+    site.migrate().await;
+    let order_unit = async |more: &[&str]| {
+        cqrs(&[&["outbox", "order-unit", "--database", &site.url], more].concat()).await
+    };
+    let said = order_unit(&[]).await.expect_code(0);
+    assert!(said.contains(&site.shown()) && said.contains("whatever the topic"), "{said}");
+    let said = order_unit(&["topic-and-key", "--json"]).await.expect_code(0);
+    let said: Value = serde_json::from_str(&said).unwrap();
+    let unit = Value::from("topic_and_key");
+    assert_eq!((&said["order_unit"], &said["database"]), (&unit, &site.shown().into()));
+    assert_eq!(site.status().await["order_unit"], unit);
+    let status = cqrs(&["outbox", "status", "--database", &site.url]).await.expect_code(0);
+    assert!(status.contains("in order       what has one key is in order on each topic"), "{status}");
+    order_unit(&["tenant"]).await.expect_error(2, &["tenant", "topic-and-key"]);
+
+    // A key that waits is told with its topic.
+    let lane = ["t", "rooms", "\0", "5"].concat();
+    let lane = lane.bytes().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let lane = if site.kind == Kind::Postgres { format!("'\\x{lane}'") } else { format!("x'{lane}'") };
+    site.sql(&format!("INSERT INTO cqrs_outbox_gate (lane, slot, error) VALUES ({lane}, 0, 'no')")).await;
+    let gates = site.status().await["gates"].clone();
+    assert_eq!((&gates[0]["topic"], &gates[0]["key"]), (&"rooms".into(), &"5".into()));
+    let status = cqrs(&["outbox", "status", "--database", &site.url]).await.expect_code(0);
+    assert!(status.contains("key 5 on rooms, waits for somebody to act: no"), "{status}");
+    order_unit(&["topic-and-key"]).await.expect_code(0);
+    order_unit(&["key"]).await.expect_error(1, &["`key`", "1 keys that wait"]);
 }
 
 async fn installation(site: Site) {

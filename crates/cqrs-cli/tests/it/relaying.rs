@@ -21,6 +21,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     let mut trials = Vec::new();
     on_each(&mut trials, "plain_sql_is_relayed_until_empty", until_empty);
     on_each(&mut trials, "a_stopped_relay_is_followed_at_once", followed_at_once);
+    on_each(&mut trials, "a_relay_that_fails_says_what_it_did_and_is_followed_at_once", fails);
     on_each(&mut trials, "a_killed_relay_is_followed_after_its_lease", followed_after_its_lease);
     on_each(&mut trials, "what_was_sent_is_kept_for_so_long", kept);
     // SQLite has one group, which nobody can share.
@@ -299,6 +300,26 @@ async fn followed_at_once(site: Site, mut road: Road) {
     second.stop().await;
     let status = site.status().await;
     assert_eq!((&status["waiting"], &status["unowned_groups"]), (&0.into(), &status["groups"]), "{status}");
+}
+
+/// Somebody changes under it what only the program may change, and only where nobody goes by it.
+async fn fails(site: Site, mut road: Road) {
+    let (relay, _) = Relay::start(
+        &road.arguments(&site, &["--lease", "10m", "--heartbeat-interval", "200ms", "--name", "first"]),
+    )
+    .await;
+    site.insert(&road.topic, "room 5", "one").await;
+    road.expect("one").await;
+    site.sql("UPDATE cqrs_outbox_meta SET order_unit = 'topic_and_key'").await;
+    let last_words = relay.ends(3).await;
+    assert!(
+        last_words.starts_with("stopped: relay first, ") && last_words.contains(" 1 confirmed"),
+        "{last_words}"
+    );
+    let (next, _) = Relay::start(&road.arguments(&site, &LONG)).await;
+    site.insert(&road.topic, "room 5", "two").await;
+    road.expect("two").await;
+    next.stop().await;
 }
 
 /// So short that a test can wait for its end.

@@ -111,15 +111,20 @@ impl Relay {
     }
 
     /// Stops it with SIGTERM; gives its last words.
-    pub(crate) async fn stop(mut self) -> String {
+    pub(crate) async fn stop(self) -> String {
         self.signal("TERM").await;
+        self.ends(0).await
+    }
+
+    /// Waits until it ends with that exit code; gives its last words.
+    pub(crate) async fn ends(mut self, code: i32) -> String {
         let mut last_words = self.next_line().await;
         while let Some(line) = timeout(PATIENCE, self.output.next_line()).await.expect("it goes on").unwrap()
         {
             last_words = line;
         }
         let ended = timeout(PATIENCE, self.process.wait()).await.expect("the relay does not end").unwrap();
-        assert!(ended.success(), "{ended}");
+        assert_eq!(ended.code(), Some(code), "{ended}");
         last_words
     }
 }

@@ -13,7 +13,7 @@ CREATE TABLE IF NOT EXISTS cqrs_outbox (
     event_name    TEXT NOT NULL CHECK (event_name <> ''),
     event_kind    VARCHAR(20) NOT NULL DEFAULT 'notification' CHECK (event_kind IN ('notification', 'ecst')),
     event_version INT NOT NULL DEFAULT 1 CHECK (event_version >= 0),
-    topic         TEXT NOT NULL CHECK (topic <> ''),
+    topic         TEXT NOT NULL CHECK (topic <> '' AND length(topic) <= 500),
     -- Orders the events that share it; NULL means no order, and an empty key is a key.
     -- As long as an index can hold it; one byte more, so that what a session that is not strict cuts off is refused too.
     message_key   VARBINARY(2001) CHECK (length(message_key) <= 2000),
@@ -62,7 +62,7 @@ CREATE TABLE IF NOT EXISTS cqrs_outbox_parked (
     attempts      INT NOT NULL,
     size          INT NOT NULL,
     slot          SMALLINT NOT NULL,
-    lane          VARBINARY(2001) NOT NULL,
+    lane          VARBINARY(2502) NOT NULL,
     -- The last refusal, and all of them: [{"at": "..", "error": ".."}]
     error         LONGTEXT,
     errors        LONGTEXT NOT NULL DEFAULT ('[]'),
@@ -83,7 +83,7 @@ CREATE TABLE IF NOT EXISTS cqrs_outbox_scheduled (
     event_name    TEXT NOT NULL CHECK (event_name <> ''),
     event_kind    VARCHAR(20) NOT NULL DEFAULT 'notification' CHECK (event_kind IN ('notification', 'ecst')),
     event_version INT NOT NULL DEFAULT 1 CHECK (event_version >= 0),
-    topic         TEXT NOT NULL CHECK (topic <> ''),
+    topic         TEXT NOT NULL CHECK (topic <> '' AND length(topic) <= 500),
     message_key   VARBINARY(2001) CHECK (length(message_key) <= 2000),
     headers       LONGTEXT CHECK (headers IS NULL OR json_valid(headers) AND json_type(headers) IN ('OBJECT', 'ARRAY')),
     content_type  TEXT NOT NULL DEFAULT ('application/json'),
@@ -122,7 +122,7 @@ CREATE TABLE IF NOT EXISTS cqrs_outbox_dead (
     attempts      INT NOT NULL,
     size          INT NOT NULL,
     slot          SMALLINT NOT NULL,
-    lane          VARBINARY(2001) NOT NULL,
+    lane          VARBINARY(2502) NOT NULL,
     -- The last refusal, and all of them: [{"at": "..", "error": ".."}]
     error         LONGTEXT,
     errors        LONGTEXT NOT NULL DEFAULT ('[]'),
@@ -153,7 +153,7 @@ CREATE TABLE IF NOT EXISTS cqrs_outbox_sent (
     attempts      INT NOT NULL,
     size          INT NOT NULL,
     slot          SMALLINT NOT NULL,
-    lane          VARBINARY(2001) NOT NULL,
+    lane          VARBINARY(2502) NOT NULL,
     -- The last refusal, and all of them: [{"at": "..", "error": ".."}]
     error         LONGTEXT,
     errors        LONGTEXT NOT NULL DEFAULT ('[]'),
@@ -166,7 +166,7 @@ CREATE TABLE IF NOT EXISTS cqrs_outbox_sent (
 
 -- Which lanes wait, until when (NULL: until someone acts), and why.
 CREATE TABLE IF NOT EXISTS cqrs_outbox_gate (
-    lane      VARBINARY(2001) NOT NULL PRIMARY KEY,
+    lane      VARBINARY(2502) NOT NULL PRIMARY KEY,
     slot      SMALLINT NOT NULL,
     until     DATETIME(6),
     error     LONGTEXT,
@@ -232,7 +232,7 @@ CREATE TABLE IF NOT EXISTS cqrs_outbox_request (
     -- The dead letter that it is about: its event, its row, and its lane.
     event_id     VARCHAR(36) CHARACTER SET ascii COLLATE ascii_bin,
     dead_id      BIGINT NOT NULL DEFAULT 0,
-    lane         VARBINARY(2001),
+    lane         VARBINARY(2502),
     not_before   DATETIME(6) NOT NULL DEFAULT (utc_timestamp(6)),
     requested_by TEXT NOT NULL DEFAULT (''),
     requested_at DATETIME(6) NOT NULL DEFAULT (utc_timestamp(6)),

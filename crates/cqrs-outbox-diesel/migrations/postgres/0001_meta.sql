@@ -4,5 +4,7 @@ CREATE TABLE IF NOT EXISTS cqrs_outbox_meta (
     schema_version     integer NOT NULL,
     min_reader_version integer NOT NULL,
     installation_id    uuid NOT NULL DEFAULT gen_random_uuid(),
+    -- What the events have in common that are sent in their order. Not to be changed by hand: others go by it.
+    order_unit         text NOT NULL DEFAULT 'key' CHECK (order_unit IN ('key', 'topic_and_key')),
     hold               boolean NOT NULL DEFAULT false
 );

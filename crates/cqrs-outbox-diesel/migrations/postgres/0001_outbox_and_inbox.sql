@@ -7,7 +7,7 @@ CREATE TABLE cqrs_outbox (
     event_name    text NOT NULL CHECK (event_name <> ''),
     event_kind    text NOT NULL DEFAULT 'notification' CHECK (event_kind IN ('notification', 'ecst')),
     event_version integer NOT NULL DEFAULT 1 CHECK (event_version >= 0),
-    topic         text NOT NULL CHECK (topic <> ''),
+    topic         text NOT NULL CHECK (topic <> '' AND octet_length(topic) <= 500),
     -- Orders the events that share it; NULL means no order, and an empty key is a key.
     -- As long as an index can hold it, wherever its lane waits.
     message_key   bytea CHECK (octet_length(message_key) <= 2000),

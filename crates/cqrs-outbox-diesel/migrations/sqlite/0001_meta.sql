@@ -4,5 +4,7 @@ CREATE TABLE IF NOT EXISTS cqrs_outbox_meta (
     schema_version     INTEGER NOT NULL,
     min_reader_version INTEGER NOT NULL,
     installation_id    TEXT NOT NULL DEFAULT (lower(hex(randomblob(16)))),
+    -- What the events have in common that are sent in their order. Not to be changed by hand: others go by it.
+    order_unit         TEXT NOT NULL DEFAULT 'key' CHECK (order_unit IN ('key', 'topic_and_key')),
     hold               INTEGER NOT NULL DEFAULT 0 CHECK (hold IN (0, 1))
 );

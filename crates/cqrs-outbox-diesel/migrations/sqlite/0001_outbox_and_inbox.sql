@@ -12,7 +12,7 @@ CREATE TABLE cqrs_outbox (
     event_kind    TEXT NOT NULL DEFAULT 'notification' CHECK (event_kind IN ('notification', 'ecst')),
     event_version INTEGER NOT NULL DEFAULT 1
         CHECK (typeof(event_version) = 'integer' AND event_version BETWEEN 0 AND 2147483647),
-    topic         TEXT NOT NULL CHECK (typeof(topic) = 'text' AND topic <> ''),
+    topic         TEXT NOT NULL CHECK (typeof(topic) = 'text' AND topic <> '' AND length(CAST(topic AS BLOB)) <= 500),
     -- Orders the events that share it; NULL means no order, and an empty key is a key.
     message_key   BLOB CHECK (length(CAST(message_key AS BLOB)) <= 2000),
     -- JSON: {"name": "value"}, or [["name", "value"], ["name", {"hex": "00ff"}]]. NULL: made from the columns.
@@ -80,7 +80,7 @@ CREATE TABLE cqrs_outbox_scheduled (
     event_kind    TEXT NOT NULL DEFAULT 'notification' CHECK (event_kind IN ('notification', 'ecst')),
     event_version INTEGER NOT NULL DEFAULT 1
         CHECK (typeof(event_version) = 'integer' AND event_version BETWEEN 0 AND 2147483647),
-    topic         TEXT NOT NULL CHECK (typeof(topic) = 'text' AND topic <> ''),
+    topic         TEXT NOT NULL CHECK (typeof(topic) = 'text' AND topic <> '' AND length(CAST(topic AS BLOB)) <= 500),
     message_key   BLOB CHECK (length(CAST(message_key AS BLOB)) <= 2000),
     headers       TEXT CHECK (headers IS NULL OR json_valid(headers) AND json_type(headers) IN ('object', 'array')),
     content_type  TEXT NOT NULL DEFAULT 'application/json' CHECK (typeof(content_type) = 'text'),

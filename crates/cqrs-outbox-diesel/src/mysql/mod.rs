@@ -36,7 +36,7 @@ use crate::error::is_missing_table;
 use crate::migration::{MYSQL, MYSQL_META, Migration};
 use crate::network::pool_error;
 use crate::new_rows::NewRows;
-use crate::on::On;
+use crate::on::{Lanes, On};
 use crate::query::{Dialect, Query, Value};
 use crate::record::Record;
 use crate::requests::{ARE_OPEN, DueRequest, Later, RequestRow};
@@ -95,6 +95,7 @@ impl Statements for MySql {
     const DDL_COMMITS: bool = true;
     const SQL: table::Dialect = table::Dialect::MySql;
     const DIALECT: Dialect = sql::DIALECT;
+    const LANES: Lanes = sql::LANES;
 
     async fn acquire(pools: &Pools) -> Result<Self::Lent, StoreError> {
         pools.application.get().await.map_err(pool_error)

@@ -4,6 +4,7 @@
 //! Rows are found by their primary key, through [`ids`] or one by one. A statement that scans would wait at READ COMMITTED
 //! for a row that a writer has inserted and not committed yet.
 
+use crate::on::Lanes;
 use crate::query::Dialect;
 
 pub(super) const BEGIN: &str = "SET autocommit = 0; SAVEPOINT cqrs_tx";
@@ -113,7 +114,7 @@ pub(super) const TABLES_EXIST: &str = "\
         WHERE table_schema = database() AND table_name = 'cqrs_outbox') AS found";
 
 pub(super) const META: &str =
-    "SELECT schema_version, min_reader_version, installation_id FROM cqrs_outbox_meta";
+    "SELECT schema_version, min_reader_version, installation_id, order_unit FROM cqrs_outbox_meta";
 
 pub(super) const SET_VERSION: &str = "UPDATE cqrs_outbox_meta SET schema_version = ?, min_reader_version = ?";
 
@@ -133,6 +134,7 @@ pub(super) const PULSE: &str = "\
             (SELECT count(*) FROM cqrs_outbox_relay WHERE seen_at > utc_timestamp(6) - INTERVAL ? MICROSECOND) AS relays, \
             coalesce((SELECT hold FROM cqrs_outbox_meta), 1) AS hold, \
             (SELECT installation_id FROM cqrs_outbox_meta) AS installation_id, \
+        (SELECT order_unit FROM cqrs_outbox_meta) AS order_unit, \
             NOT EXISTS (SELECT 1 FROM cqrs_outbox_gate WHERE until IS NOT NULL) AS nothing_aside, \
             NOT EXISTS (SELECT 1 FROM cqrs_outbox_scheduled) AS nothing_scheduled, \
             EXISTS (SELECT 1 FROM cqrs_outbox_group WHERE incarnation IS NULL OR expires_at <= utc_timestamp(6) \
@@ -182,6 +184,7 @@ pub(super) const CENSUS: &str = "\
         (SELECT count(*) FROM cqrs_outbox_relay WHERE seen_at > utc_timestamp(6) - INTERVAL ? MICROSECOND) AS relays, \
         coalesce((SELECT hold FROM cqrs_outbox_meta), 1) AS hold, \
         (SELECT installation_id FROM cqrs_outbox_meta) AS installation_id, \
+        (SELECT order_unit FROM cqrs_outbox_meta) AS order_unit, \
         NOT EXISTS (SELECT 1 FROM cqrs_outbox_gate WHERE until IS NOT NULL) AS nothing_aside, \
         NOT EXISTS (SELECT 1 FROM cqrs_outbox_scheduled) AS nothing_scheduled";
 
@@ -207,12 +210,17 @@ macro_rules! carried {
     };
 }
 
-/// The lane of a row of the hot table, as `Lane::of` makes it.
+/// The lane of a row of the hot table, as `Lane::of` makes it; [`LANES`] has it as `OrderUnit::lane` makes it of a topic and a key.
 macro_rules! lane {
     () => {
         "if(message_key IS NULL, concat('e', unhex(replace(event_id, '-', ''))), concat('k', message_key))"
     };
 }
+
+pub(super) const LANES: Lanes = &[
+    ("concat('k', message_key)", "concat('t', topic, x'00', message_key)"),
+    ("concat('k', t.message_key)", "concat('t', t.topic, x'00', t.message_key)"),
+];
 
 /// A JSON array of ids as a table, so that rows are found by their primary key and in no other way.
 macro_rules! ids {
@@ -478,7 +486,7 @@ pub(super) const DELETE_DUE: &str =
 /// One statement: one snapshot. Ids rise with time, or nearly so: the oldest is looked for among the first in line, and not by a scan
 /// of all.
 pub(super) const STATUS: &str = "\
-    SELECT schema_version, min_reader_version, installation_id, hold, \
+    SELECT schema_version, min_reader_version, installation_id, order_unit, hold, \
         (SELECT count(*) FROM cqrs_outbox) AS hot, \
         (SELECT max(timestampdiff(MICROSECOND, waiting_since, utc_timestamp(6))) / 1e6 FROM ( \
             (SELECT waiting_since FROM cqrs_outbox ORDER BY id LIMIT 1000) \
@@ -508,13 +516,13 @@ pub(super) const STATUS: &str = "\
 /// Operators' statements, as far as they are put together.
 pub(super) const DIALECT: Dialect = Dialect {
     dead_letters: "\
-        SELECT id, unhex(replace(event_id, '-', '')) AS event_id, event_name, topic, message_key, attempts, size, error, \
+        SELECT id, unhex(replace(event_id, '-', '')) AS event_id, event_name, topic, message_key, lane, attempts, size, error, \
             date_format(occurred_at, '%Y-%m-%dT%H:%i:%s.%fZ') AS occurred_at, date_format(dead_at, '%Y-%m-%dT%H:%i:%s.%fZ') AS dead_at \
         FROM cqrs_outbox_dead",
     dead_letters_in_full: "\
         SELECT id, unhex(replace(event_id, '-', '')) AS event_id, event_name, event_kind, event_version, topic, message_key, headers, \
             content_type, payload, payload_text, date_format(occurred_at, '%Y-%m-%dT%H:%i:%s.%fZ') AS occurred_at, \
-            attempts, size, 0 AS group_no, false AS gated, NULL AS lane, error, errors, date_format(dead_at, '%Y-%m-%dT%H:%i:%s.%fZ') AS dead_at \
+            attempts, size, 0 AS group_no, false AS gated, lane, error, errors, date_format(dead_at, '%Y-%m-%dT%H:%i:%s.%fZ') AS dead_at \
         FROM cqrs_outbox_dead",
     event_id_is: "event_key = ?",
     scheduled: "\

@@ -32,7 +32,7 @@ use crate::dead_letters::{DeadRow, FullDeadRow};
 use crate::drift::{Fact, Sequence};
 use crate::migration::{Migration, POSTGRES, POSTGRES_META};
 use crate::network::pool_error;
-use crate::on::On;
+use crate::on::{Lanes, On};
 use crate::query::{Dialect, Query, Value};
 use crate::record::Record;
 use crate::requests::{ARE_OPEN, DueRequest, Later, RequestRow};
@@ -73,6 +73,7 @@ impl Statements for Pg {
     const META_TABLE: &'static str = POSTGRES_META;
     const SQL: table::Dialect = table::Dialect::Postgres;
     const DIALECT: Dialect = sql::DIALECT;
+    const LANES: Lanes = sql::LANES;
 
     async fn acquire(pool: &Self::Pool) -> Result<Self::Lent, StoreError> {
         pool.get().await.map_err(pool_error)

@@ -2,6 +2,7 @@
 //! transaction began. Where an index is to be searched by it, it is asked for once, by `(SELECT clock_timestamp())`: as
 //! it may change with each call, an index is of no use to a bare one.
 
+use crate::on::Lanes;
 use crate::query::Dialect;
 
 pub(super) const INSERT: &str = "\
@@ -90,7 +91,7 @@ pub(super) const HIDDEN_META: &str = "\
     WHERE relname = 'cqrs_outbox_meta' AND NOT has_schema_privilege(n.oid, 'USAGE') \
         AND nspname::text = ANY(string_to_array(regexp_replace(current_setting('search_path'), '[\" ]', '', 'g'), ',')) LIMIT 1";
 
-pub(super) const META: &str = "SELECT schema_version, min_reader_version, installation_id::text AS installation_id FROM cqrs_outbox_meta";
+pub(super) const META: &str = "SELECT schema_version, min_reader_version, installation_id::text AS installation_id, order_unit FROM cqrs_outbox_meta";
 
 pub(super) const SET_VERSION: &str =
     "UPDATE cqrs_outbox_meta SET schema_version = $1, min_reader_version = $2";
@@ -145,6 +146,7 @@ pub(super) const CENSUS: &str = "\
             WHERE seen_at > clock_timestamp() - make_interval(secs => $1)) AS relays, \
         coalesce((SELECT hold FROM cqrs_outbox_meta), true) AS hold, \
         (SELECT installation_id::text FROM cqrs_outbox_meta) AS installation_id, \
+    (SELECT order_unit FROM cqrs_outbox_meta) AS order_unit, \
         (SELECT until FROM cqrs_outbox_gate ORDER BY until LIMIT 1) IS NULL AS nothing_aside, \
         (SELECT id FROM cqrs_outbox_scheduled ORDER BY id LIMIT 1) IS NULL AS nothing_scheduled";
 
@@ -169,6 +171,7 @@ pub(super) const PULSE: &str = "\
                 WHERE incarnation = $1 OR seen_at > clock_timestamp() - make_interval(secs => $2)) AS relays, \
             coalesce((SELECT hold FROM cqrs_outbox_meta), true) AS hold, \
             (SELECT installation_id::text FROM cqrs_outbox_meta) AS installation_id, \
+    (SELECT order_unit FROM cqrs_outbox_meta) AS order_unit, \
             (SELECT until FROM cqrs_outbox_gate ORDER BY until LIMIT 1) IS NULL AS nothing_aside, \
             (SELECT id FROM cqrs_outbox_scheduled ORDER BY id LIMIT 1) IS NULL AS nothing_scheduled, \
             EXISTS (SELECT 1 FROM cqrs_outbox_group WHERE incarnation IS NULL OR expires_at <= clock_timestamp() \
@@ -201,7 +204,7 @@ pub(super) const SWEEP_GATES: &str = "\
     DELETE FROM cqrs_outbox_gate g WHERE until <= (SELECT clock_timestamp()) AND (slot / 64) = ANY($1) \
         AND NOT EXISTS (SELECT 1 FROM cqrs_outbox_parked p WHERE p.lane = g.lane)";
 
-/// As `Lane::of` makes it.
+/// As `Lane::of` makes it; [`LANES`] has it as `OrderUnit::lane` makes it of a topic and a key.
 macro_rules! lane {
     ($table:literal) => {
         concat!(
@@ -216,6 +219,11 @@ macro_rules! lane {
         )
     };
 }
+
+pub(super) const LANES: Lanes = &[(
+    "'k'::bytea || o.message_key",
+    "'t'::bytea || convert_to(o.topic, 'UTF8') || '\\x00'::bytea || o.message_key",
+)];
 
 /// Whether a row `o` of the hot table goes aside in this lane: that of its key, or its own.
 macro_rules! is_of_lane {
@@ -636,7 +644,7 @@ pub(super) const SIGN_OFF: &str = "DELETE FROM cqrs_outbox_relay WHERE incarnati
 /// One statement: one snapshot. Ids rise with time, or nearly so: the oldest is looked for among the first in line, and not by a scan
 /// of all.
 pub(super) const STATUS: &str = "\
-    SELECT schema_version, min_reader_version, installation_id::text AS installation_id, hold, \
+    SELECT schema_version, min_reader_version, installation_id::text AS installation_id, order_unit, hold, \
         (SELECT count(*) FROM cqrs_outbox) AS hot, \
         extract(epoch FROM clock_timestamp() - least( \
             (SELECT min(waiting_since) FROM (SELECT waiting_since FROM cqrs_outbox ORDER BY id LIMIT 1000) first), \
@@ -670,13 +678,13 @@ pub(super) const STATUS: &str = "\
 /// Operators' statements, as far as they are put together.
 pub(super) const DIALECT: Dialect = Dialect {
     dead_letters: "\
-        SELECT id, uuid_send(event_id) AS event_id, event_name, topic, message_key, attempts, size, error, \
+        SELECT id, uuid_send(event_id) AS event_id, event_name, topic, message_key, lane, attempts, size, error, \
             to_char(occurred_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') AS occurred_at, to_char(dead_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') AS dead_at \
         FROM cqrs_outbox_dead",
     dead_letters_in_full: "\
         SELECT id, uuid_send(event_id) AS event_id, event_name, event_kind, event_version, topic, message_key, headers, \
             content_type, payload, payload_text, to_char(occurred_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') AS occurred_at, \
-            attempts, size, 0 AS group_no, false AS gated, NULL::bytea AS lane, error, errors, to_char(dead_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') AS dead_at \
+            attempts, size, 0 AS group_no, false AS gated, lane, error, errors, to_char(dead_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') AS dead_at \
         FROM cqrs_outbox_dead",
     event_id_is: "event_id = encode(?, 'hex')::uuid",
     scheduled: "\

@@ -1,5 +1,6 @@
 //! What the tables are like, in the words of their CREATE statements, which is all that SQLite keeps.
 
+use cqrs_outbox::OrderUnit;
 use cqrs_outbox::table::TableNames;
 use diesel::sql_types::Text;
 use diesel::{QueryResult, QueryableByName, SqliteConnection};
@@ -71,7 +72,7 @@ pub(super) async fn sequences(on: &mut On<'_, Sqlite>) -> QueryResult<Vec<Sequen
 pub(super) async fn describe_fresh(names: &TableNames) -> QueryResult<Vec<Fact>> {
     let failed = |error| diesel::result::Error::QueryBuilderError(Box::new(error));
     let mut memory = Connection::establish(":memory:").await.map_err(failed)?;
-    let on = &mut On::<Sqlite>::new(&mut memory, names);
+    let on = &mut On::<Sqlite>::new(&mut memory, names, OrderUnit::default());
     for migration in SQLITE {
         let sql = on.sql(migration.sql);
         on.conn.batch_execute(&sql).await?;

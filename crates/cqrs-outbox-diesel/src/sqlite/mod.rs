@@ -27,7 +27,7 @@ use crate::dead_letters::{DeadRow, FullDeadRow};
 use crate::drift::{Fact, Sequence};
 use crate::migration::{Migration, SQLITE, SQLITE_META};
 use crate::new_rows::NewRows;
-use crate::on::On;
+use crate::on::{Lanes, On};
 use crate::query::{Dialect, Query, Value};
 use crate::record::Record;
 use crate::requests::{ARE_OPEN, DueRequest, Later, RequestRow};
@@ -66,6 +66,7 @@ impl Statements for Sqlite {
     const META_TABLE: &'static str = SQLITE_META;
     const SQL: table::Dialect = table::Dialect::Sqlite;
     const DIALECT: Dialect = sql::DIALECT;
+    const LANES: Lanes = sql::LANES;
 
     async fn acquire(pool: &Self::Pool) -> Result<Self::Lent, StoreError> {
         pool.get().await.map_err(connect::pool_error)

@@ -1,5 +1,6 @@
 //! The statements. Times are seconds since 1970 where they are compared, `unixepoch('now', 'subsec')`.
 
+use crate::on::Lanes;
 use crate::query::Dialect;
 
 pub(super) const PRAGMAS: &str = "\
@@ -69,7 +70,7 @@ pub(super) const TABLES_EXIST: &str =
     "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'cqrs_outbox') AS found";
 
 pub(super) const META: &str =
-    "SELECT schema_version, min_reader_version, installation_id FROM cqrs_outbox_meta";
+    "SELECT schema_version, min_reader_version, installation_id, order_unit FROM cqrs_outbox_meta";
 
 pub(super) const SET_VERSION: &str = "UPDATE cqrs_outbox_meta SET schema_version = ?, min_reader_version = ?";
 
@@ -114,6 +115,7 @@ pub(super) const CENSUS: &str = "\
         (SELECT count(*) FROM cqrs_outbox_relay WHERE seen_at > unixepoch('now', 'subsec') - ?) AS relays, \
         coalesce((SELECT hold FROM cqrs_outbox_meta), 1) AS hold, \
         (SELECT installation_id FROM cqrs_outbox_meta) AS installation_id, \
+        (SELECT order_unit FROM cqrs_outbox_meta) AS order_unit, \
         NOT EXISTS (SELECT 1 FROM cqrs_outbox_gate WHERE until IS NOT NULL) AS nothing_aside, \
         NOT EXISTS (SELECT 1 FROM cqrs_outbox_scheduled) AS nothing_scheduled";
 
@@ -206,13 +208,16 @@ pub(super) const DISCARD: [&str; 3] = [
 
 const DELETE_DEAD: &str = "DELETE FROM cqrs_outbox_dead WHERE id IN (SELECT value FROM json_each(?1))";
 
-/// As `Lane::of` makes it.
+/// As `Lane::of` makes it; [`LANES`] has it as `OrderUnit::lane` makes it of a topic and a key.
 macro_rules! lane {
     () => {
         "CAST(CASE WHEN message_key IS NULL THEN 'e' || CAST(unhex(replace(event_id, '-', '')) AS TEXT) \
               ELSE 'k' || CAST(message_key AS TEXT) END AS BLOB)"
     };
 }
+
+pub(super) const LANES: Lanes =
+    &[("'k' || CAST(message_key AS TEXT)", "'t' || topic || char(0) || CAST(message_key AS TEXT)")];
 
 /// Whether a row of the hot table goes aside in this lane: that of its key, or its own.
 macro_rules! is_of_lane {
@@ -437,7 +442,7 @@ pub(super) const MOVE_DUE: [&str; 2] = [
 /// One statement: one snapshot. Ids rise with time, or nearly so: the oldest is looked for among the first in line, and not by a scan
 /// of all.
 pub(super) const STATUS: &str = "\
-    SELECT schema_version, min_reader_version, installation_id, hold, \
+    SELECT schema_version, min_reader_version, installation_id, order_unit, hold, \
         (SELECT count(*) FROM cqrs_outbox) AS hot, \
         unixepoch('now', 'subsec') - (SELECT min(waiting_since) FROM ( \
             SELECT * FROM (SELECT waiting_since FROM cqrs_outbox ORDER BY id LIMIT 1000) \
@@ -466,13 +471,13 @@ pub(super) const STATUS: &str = "\
 /// Operators' statements, as far as they are put together.
 pub(super) const DIALECT: Dialect = Dialect {
     dead_letters: "\
-        SELECT id, unhex(replace(event_id, '-', '')) AS event_id, event_name, topic, CAST(message_key AS BLOB) AS message_key, attempts, size, error, \
+        SELECT id, unhex(replace(event_id, '-', '')) AS event_id, event_name, topic, CAST(message_key AS BLOB) AS message_key, lane, attempts, size, error, \
             occurred_at AS occurred_at, dead_at AS dead_at \
         FROM cqrs_outbox_dead",
     dead_letters_in_full: "\
         SELECT id, unhex(replace(event_id, '-', '')) AS event_id, event_name, event_kind, event_version, topic, CAST(message_key AS BLOB) AS message_key, headers, \
             content_type, payload, payload_text, occurred_at AS occurred_at, \
-            attempts, size, 0 AS group_no, 0 AS gated, NULL AS lane, error, errors, dead_at AS dead_at \
+            attempts, size, 0 AS group_no, 0 AS gated, lane, error, errors, dead_at AS dead_at \
         FROM cqrs_outbox_dead",
     event_id_is: "lower(replace(event_id, '-', '')) = lower(hex(?))",
     scheduled: "\

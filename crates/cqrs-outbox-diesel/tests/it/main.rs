@@ -19,6 +19,7 @@ mod mysql;
 mod names;
 mod operation;
 mod operator_plans;
+mod order_unit;
 mod plans;
 mod postgres;
 mod reach;
@@ -60,6 +61,7 @@ fn main() {
     trials.on_each::<returning_ids::All>();
     trials.on_each::<names::All>();
     trials.on_each::<installation::All>();
+    trials.on_each::<order_unit::All>();
     sqlite::trials(&mut trials);
     drift::trials(&mut trials);
     postgres::trials(&mut trials);

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use cqrs_consumer::Inbox;
 use cqrs_core::{BeginTransaction, ErrorKind, Result, Transaction};
 use cqrs_outbox::OutboxStore;
-use cqrs_outbox_diesel::{MySql, Outbox, Pg, Sqlite, TableNames};
+use cqrs_outbox_diesel::{MySql, OrderUnit, Outbox, Pg, Sqlite, TableNames};
 use cqrs_testing::store::{self, Asked, DeadLetter, Oldest, Outcome, Request, Settings, StoreUnderTest};
 use diesel_async::SimpleAsyncConnection;
 use tokio::sync::Mutex;
@@ -20,6 +20,7 @@ use crate::harness::{Test, Trials, test};
 struct Adapter<D> {
     /// URLs of empty databases: the suite opens a few in a row.
     urls: Mutex<Vec<(String, TableNames)>>,
+    order_unit: OrderUnit,
     database: PhantomData<fn(D)>,
 }
 
@@ -38,7 +39,12 @@ where
         let (url, names) = self.urls.lock().await.pop().unwrap();
         let outbox = D::named(url, names).await?;
         outbox.migrate().await?;
+        outbox.set_order_unit(self.order_unit).await?;
         Ok(Arc::new(outbox))
+    }
+
+    fn order_unit(&self) -> OrderUnit {
+        self.order_unit
     }
 
     fn inbox(&self, store: &Arc<Outbox<D>>) -> Option<Arc<dyn Inbox<D>>> {
@@ -84,16 +90,18 @@ where
     }
 }
 
-async fn row<D: Db>(site: &Site, name: &'static str, other_names: bool) -> Option<String>
+/// All that can be set otherwise is, at once: the names of the tables, and what is in order.
+async fn row<D: Db>(site: &Site, name: &'static str, other_settings: bool) -> Option<String>
 where
     Outbox<D>: OutboxStore,
 {
     let mut urls = Vec::new();
     for _ in 0..DATABASES {
-        let names = if other_names { site.names("orders_").await } else { TableNames::new() };
+        let names = if other_settings { site.names("orders_").await } else { TableNames::new() };
         urls.push((site.empty().await, names));
     }
-    let adapter = Adapter::<D> { urls: Mutex::new(urls), database: PhantomData };
+    let order_unit = if other_settings { OrderUnit::TopicAndKey } else { OrderUnit::Key };
+    let adapter = Adapter::<D> { urls: Mutex::new(urls), order_unit, database: PhantomData };
     let mut settings = Settings::default();
     settings.only = vec![name.to_owned()];
     let report = store::run(&adapter, &settings).await;
@@ -105,19 +113,19 @@ where
 }
 
 pub(crate) fn trials(trials: &mut Trials) {
-    for (title, other_names) in [("suite", false), ("suite_with_other_names", true)] {
+    for (title, other_settings) in [("suite", false), ("suite_with_other_settings", true)] {
         for name in store::row_names() {
             let title = format!("{title}::{name}");
-            trials.on::<Sqlite>(vec![(&title, trial::<Sqlite>(name, other_names))]);
-            trials.on::<Pg>(vec![(&title, trial::<Pg>(name, other_names))]);
-            trials.on::<MySql>(vec![(&title, trial::<MySql>(name, other_names))]);
+            trials.on::<Sqlite>(vec![(&title, trial::<Sqlite>(name, other_settings))]);
+            trials.on::<Pg>(vec![(&title, trial::<Pg>(name, other_settings))]);
+            trials.on::<MySql>(vec![(&title, trial::<MySql>(name, other_settings))]);
         }
     }
 }
 
-fn trial<D: Db>(name: &'static str, other_names: bool) -> Test
+fn trial<D: Db>(name: &'static str, other_settings: bool) -> Test
 where
     Outbox<D>: OutboxStore,
 {
-    test(move |site| Box::pin(row::<D>(site, name, other_names)))
+    test(move |site| Box::pin(row::<D>(site, name, other_settings)))
 }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use cqrs_core::{BeginTransaction, Correlation, Database, Encoder, IntoMessage, Result};
+use cqrs_core::{BeginTransaction, Correlation, Database, Encoder, Error, ErrorKind, IntoMessage, Result};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -17,7 +17,7 @@ pub use self::tables::{DeadLetter, MemoryTables, Scheduled};
 use self::tx::Locks;
 pub use self::tx::MemoryTx;
 use crate::retention::Kept;
-use crate::row::{Confirmed, Lane, OutboxRow};
+use crate::row::{Confirmed, Lane, OrderUnit, OutboxRow};
 use crate::store::{
     Fenced, Heartbeat, LaterEvents, Lease, OutboxStore, Ownership, Promoted, ReadRequest, Rejection, RelayId,
     StoreError,
@@ -62,6 +62,21 @@ impl MemoryOutbox {
                 encoder,
             }),
         }
+    }
+
+    /// What is to be in order, in place of the [key](OrderUnit::Key). To be said before anything is written, or a relay starts.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Configuration`]: it is another one, and there are events or a relay is at work.
+    pub fn set_order_unit(&self, unit: OrderUnit) -> Result<()> {
+        if self.tables().set_order_unit(unit) {
+            return Ok(());
+        }
+        let what = format!(
+            "the unit of order cannot be changed to `{unit}` where there are events already, or a relay is at work"
+        );
+        Err(Error::new(ErrorKind::Configuration, what))
     }
 
     /// Adds an event as a transaction of its own. An event that [asks for something](cqrs_core::WriteOptions) takes a

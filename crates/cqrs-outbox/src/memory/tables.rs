@@ -6,7 +6,7 @@ use bytes::Bytes;
 use cqrs_core::{Message, MessageId};
 use uuid::Uuid;
 
-use crate::row::{Confirmed, GroupNo, Lane, OutboxRow, Place};
+use crate::row::{Confirmed, GroupNo, Lane, OrderUnit, OutboxRow, Place};
 use crate::store::{
     Fenced, Heartbeat, LaterEvents, Lease, Ownership, Promoted, ReadRequest, Rejection, RelayId, Verdict,
 };
@@ -15,6 +15,7 @@ use crate::store::{
 /// directly.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct MemoryTables {
+    order_unit: OrderUnit,
     next_id: i64,
     hot: BTreeMap<i64, OutboxRow>,
     /// By when they are due.
@@ -94,6 +95,7 @@ impl MemoryTables {
     /// Empty tables with so many groups.
     pub fn new(groups: usize) -> Self {
         Self {
+            order_unit: OrderUnit::default(),
             next_id: 1,
             hot: BTreeMap::new(),
             scheduled: BTreeMap::new(),
@@ -105,6 +107,16 @@ impl MemoryTables {
             dedup: BTreeMap::new(),
             versions: BTreeMap::new(),
         }
+    }
+
+    /// What is in order of what is written from now on. `false`, and it stays as it is, if there are rows or leases.
+    pub fn set_order_unit(&mut self, unit: OrderUnit) -> bool {
+        let is_empty = self.waiting() == 0 && self.scheduled.is_empty() && self.dead.is_empty();
+        let may_change = is_empty && self.leases.iter().all(|lease| lease.owner.is_none());
+        if may_change {
+            self.order_unit = unit;
+        }
+        may_change || self.order_unit == unit
     }
 
     /// Takes an id from the sequence: a transaction has its ids before it commits, and others may commit first.
@@ -157,7 +169,7 @@ impl MemoryTables {
 
     fn row(&self, id: i64, message: Message) -> OutboxRow {
         let event_id = message.id.as_ref().and_then(|id| id.to_uuid()).unwrap_or_else(Uuid::now_v7);
-        let lane = Lane::of(message.key.as_deref(), event_id);
+        let lane = self.order_unit.lane(&message.topic, message.key.as_deref(), event_id);
         let mut hasher = DefaultHasher::new();
         lane.hash(&mut hasher);
         let group = GroupNo((hasher.finish() % self.leases.len() as u64) as i32);

@@ -129,6 +129,12 @@ pub(super) fn keyed(key: Option<Bytes>, label: &str) -> Message {
     message
 }
 
+/// On this topic.
+pub(super) fn on(topic: &str, mut message: Message) -> Message {
+    message.topic = topic.to_owned();
+    message
+}
+
 pub(super) fn label(row: &OutboxRow) -> String {
     String::from_utf8_lossy(row.message.payload.as_deref().unwrap_or_default()).into_owned()
 }

@@ -44,7 +44,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use cqrs_consumer::Inbox;
 use cqrs_core::{BeginTransaction, Database, Result};
-use cqrs_outbox::OutboxStore;
+use cqrs_outbox::{OrderUnit, OutboxStore};
 use futures_util::FutureExt;
 use tokio::time;
 use uuid::Uuid;
@@ -117,6 +117,11 @@ pub trait StoreUnderTest: Send + Sync + 'static {
     async fn oldest_waiting(&self, store: &Arc<Self::Store>) -> Result<Oldest> {
         let _ = store;
         Ok(Oldest::Unsupported)
+    }
+
+    /// What the stores that it opens keep in order. Put one that has several to the test with each of them. By default the key.
+    fn order_unit(&self) -> OrderUnit {
+        OrderUnit::Key
     }
 
     /// Whether two transactions that write can be open at the same time. By default `true`; with `false` the rows that

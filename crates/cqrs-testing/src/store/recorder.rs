@@ -5,10 +5,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use cqrs_core::broker::{
     Capabilities, Confirm, ErrorClass, MessageBroker, Receipt, SubscribeOptions, Subscription,
 };
 use cqrs_core::{BrokerError, Message};
+use cqrs_outbox::OrderUnit;
 use tokio::sync::watch;
 use uuid::Uuid;
 
@@ -18,6 +20,7 @@ use crate::history::History;
 #[derive(Debug)]
 pub(super) struct Recorder {
     history: History,
+    unit: OrderUnit,
     /// How often these events are to be refused yet.
     refusals: Mutex<HashMap<Uuid, u32>>,
     accepted: watch::Sender<usize>,
@@ -35,9 +38,10 @@ pub(super) struct Recorder {
 }
 
 impl Recorder {
-    pub(super) fn new(history: &History) -> Arc<Self> {
+    pub(super) fn new(history: &History, unit: OrderUnit) -> Arc<Self> {
         Arc::new(Self {
             history: history.clone(),
+            unit,
             refusals: Mutex::default(),
             accepted: watch::Sender::new(0),
             first: Mutex::default(),
@@ -48,6 +52,23 @@ impl Recorder {
             killer: Mutex::default(),
             killed: watch::Sender::new(0),
         })
+    }
+
+    pub(super) fn history(&self) -> &History {
+        &self.history
+    }
+
+    /// The message was committed, as the so manieth of what it is in order with.
+    pub(super) fn committed(&self, message: &Message, nth: u64) {
+        let event = message.id.as_ref().and_then(|id| id.to_uuid()).unwrap_or_default();
+        self.history.committed(self.in_order_with(message), event, nth);
+    }
+
+    /// As the history has it.
+    fn in_order_with(&self, message: &Message) -> Option<Bytes> {
+        let key = message.key.as_ref()?;
+        let lane = self.unit.lane(&message.topic, Some(key), Uuid::nil());
+        Some(Bytes::copy_from_slice(lane.as_bytes()))
     }
 
     /// The event is at fault, so many times.
@@ -135,7 +156,7 @@ impl MessageBroker for Recorder {
             return Err(BrokerError::new(ErrorClass::Event, "refused, as asked for"));
         }
         self.compare(event, message);
-        self.history.delivered(event, message.key.clone());
+        self.history.delivered(event, self.in_order_with(message));
         self.accepted.send_modify(|accepted| *accepted += 1);
         // Not at once, so that others come in between.
         let round_trip = *self.round_trip.lock().unwrap_or_else(PoisonError::into_inner);

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use cqrs_core::Result;
-use cqrs_outbox::MemoryOutbox;
+use cqrs_outbox::{MemoryOutbox, OrderUnit};
 use cqrs_testing::store::{Asked, DeadLetter, Request, Settings, StoreUnderTest, run};
 use uuid::Uuid;
 
-struct Memory;
+struct Memory(OrderUnit);
 
 #[async_trait]
 impl StoreUnderTest for Memory {
@@ -16,7 +16,13 @@ impl StoreUnderTest for Memory {
     type Store = MemoryOutbox;
 
     async fn open(&self) -> Result<Arc<MemoryOutbox>> {
-        Ok(Arc::new(MemoryOutbox::new()))
+        let outbox = MemoryOutbox::new();
+        outbox.set_order_unit(self.0)?;
+        Ok(Arc::new(outbox))
+    }
+
+    fn order_unit(&self) -> OrderUnit {
+        self.0
     }
 
     async fn dead_letters(&self, store: &Arc<MemoryOutbox>) -> Result<Option<Vec<DeadLetter>>> {
@@ -54,8 +60,10 @@ const NOT_THERE: [&str; 9] = [
 
 #[tokio::test(start_paused = true)]
 async fn the_memory_outbox_passes() {
-    let report = run(&Memory, &Settings::default()).await;
-    println!("{report}");
-    report.assert_passed();
-    assert_eq!(report.skipped(), NOT_THERE);
+    for unit in [OrderUnit::Key, OrderUnit::TopicAndKey] {
+        let report = run(&Memory(unit), &Settings::default()).await;
+        println!("{unit}:\n{report}");
+        report.assert_passed();
+        assert_eq!(report.skipped(), NOT_THERE);
+    }
 }

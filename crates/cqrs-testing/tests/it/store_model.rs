@@ -13,8 +13,8 @@ use cqrs_core::{
     MessageId, Outgoing, Result, ScheduleChange, Transaction, VersionConflict,
 };
 use cqrs_outbox::{
-    Confirmed, Fenced, GroupNo, Heartbeat, Kept, Lane, LaterEvents, Lease, OutboxRow, OutboxStore, Ownership,
-    Place, Promoted, ReadRequest, Rejection, RelayId, StoreError, SuspendedTopic, Verdict,
+    Confirmed, Fenced, GroupNo, Heartbeat, Kept, Lane, LaterEvents, Lease, OrderUnit, OutboxRow, OutboxStore,
+    Ownership, Place, Promoted, ReadRequest, Rejection, RelayId, StoreError, SuspendedTopic, Verdict,
 };
 use cqrs_testing::store::{Asked, DeadLetter, Oldest, Request, StoreUnderTest};
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
@@ -60,6 +60,8 @@ pub(crate) enum Fault {
     LanesTrim,
     LanesAreText,
     OneLaneWithoutKey,
+    TopicsAreApart,
+    TopicsAreOne,
     TakesTooMany,
     TakesOwned,
     ReleasesForOthers,
@@ -355,12 +357,19 @@ impl Model {
         message
     }
 
+    fn order_unit(&self) -> OrderUnit {
+        match self.0.fault {
+            Fault::TopicsAreApart => OrderUnit::TopicAndKey,
+            _ => OrderUnit::Key,
+        }
+    }
+
     fn row(&self, id: i64, message: Message) -> OutboxRow {
         let event_id = message.id.as_ref().unwrap().to_uuid().unwrap();
         let lane = Lane::of(message.key.as_deref(), event_id);
         let sum: i32 = lane.as_bytes().iter().map(|byte| i32::from(*byte)).sum();
         let message = self.stored(message);
-        let lane = Lane::of(message.key.as_deref(), event_id);
+        let lane = self.order_unit().lane(&message.topic, message.key.as_deref(), event_id);
         OutboxRow {
             id,
             event_id,
@@ -1170,6 +1179,11 @@ impl StoreUnderTest for ModelAdapter {
             inbox_locks: Mutex::default(),
             key_locks: Mutex::default(),
         }))))
+    }
+
+    /// What it promises.
+    fn order_unit(&self) -> OrderUnit {
+        if self.0 == Fault::TopicsAreOne { OrderUnit::TopicAndKey } else { OrderUnit::Key }
     }
 
     fn inbox(&self, store: &Arc<Model>) -> Option<Arc<dyn Inbox<ModelDb>>> {

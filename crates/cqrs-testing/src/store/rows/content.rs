@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use chrono::DateTime;
 use cqrs_core::{EventKind, Headers, Message};
-use cqrs_outbox::{Lane, OutboxRow, Place};
+use cqrs_outbox::{OrderUnit, OutboxRow, Place};
 use uuid::Uuid;
 
 use crate::store::StoreUnderTest;
@@ -22,23 +22,24 @@ async fn round_trips<S: StoreUnderTest>(
         let shown = format!("{message:?}");
         let written = owner.commit([message]).await?;
         let rows = owner.read().await?;
-        same(&rows, &written).or_else(|_| fail(format!("{shown}\ncame back as {rows:?}")))?;
+        same(bench.adapter.order_unit(), &rows, &written)
+            .or_else(|_| fail(format!("{shown}\ncame back as {rows:?}")))?;
         owner.settle(rows).await?;
     }
     let written = owner.commit(messages).await?;
     let rows = owner.read().await?;
-    same(&rows, &written)?;
+    same(bench.adapter.order_unit(), &rows, &written)?;
     ensure(owner.read().await? == rows, || "a second read brought other rows".to_owned())?;
     Ok((owner, written))
 }
 
-fn same(rows: &[OutboxRow], written: &[Message]) -> Checked {
+fn same(unit: OrderUnit, rows: &[OutboxRow], written: &[Message]) -> Checked {
     ensure_eq("rows read", rows.len(), written.len())?;
     for (row, message) in rows.iter().zip(written) {
         ensure(row.message == *message, || format!("{:?}\ncame back instead of {message:?}", row.message))?;
         let id = message.id.as_ref().and_then(|id| id.to_uuid());
         ensure_eq("the row's event id", Some(row.event_id), id)?;
-        let lane = Lane::of(message.key.as_deref(), row.event_id);
+        let lane = unit.lane(&message.topic, message.key.as_deref(), row.event_id);
         ensure_eq("the row's lane", &row.lane, &lane)?;
     }
     Ok(())
@@ -136,7 +137,7 @@ pub(super) async fn parked_message<S: StoreUnderTest>(bench: &Bench<'_, S>) -> C
         owner.park(row, Duration::ZERO).await?;
     }
     let parked = owner.parked().await?;
-    same(&parked, &written)?;
+    same(bench.adapter.order_unit(), &parked, &written)?;
     for (hot, parked) in hot.iter().zip(&parked) {
         let expected = OutboxRow { attempts: 1, place: Place::Parked, ..hot.clone() };
         ensure_eq("the row after it was parked", parked, &expected)?;

@@ -8,6 +8,7 @@ mod gates;
 mod inbox;
 mod insight;
 mod leases;
+mod order;
 mod reading;
 mod relay;
 mod retention;
@@ -97,6 +98,7 @@ rows! {
     "parked-order", "parked rows are read in order of their ids, within the limits and the leased groups" => gates::order;
     "parked-behind", "a lane with nothing left to read keeps no other lane from being read" => gates::behind;
     "open-gate", "a gate opens only when nothing waits behind it" => gates::open;
+    "order-unit", "what is refused holds back what has its key, on all topics or on its own, as the store says" => order::unit;
     "attempts", "attempts are counted over parking, and the last error is kept" => gates::attempts;
 
     "bury", "a buried row is a dead letter, and its lane goes on" => dead::bury;
@@ -120,6 +122,7 @@ rows! {
     "relay-rebalance", "relays that come, leave and die share the groups, with work in flight and writers beside them, whom nothing fails" => relay::rebalance;
     "relay-unreadable", "a row that cannot be read as it was promised is given up with a word on its column, and the others go" => relay::unreadable;
     "relay-refused", "a refused event holds back its own key, and its order stays" => relay::refused;
+    "relay-topics", "where the topic belongs to what is in order, a refused event holds back its key on no other topic; else on all" => order::relayed;
 
     "inbox-twice", "a message that was admitted is a duplicate the second time" => inbox::twice;
     "inbox-at-once", "of the same message three times at once one is admitted, and the others wait for it" => inbox::at_once;

@@ -4,7 +4,6 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use cqrs_core::{Message, Transaction};
 use cqrs_outbox::{OutboxRelay, OutboxStore, RelaySettings, RelayStats};
 use tokio::sync::oneshot;
@@ -12,7 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time;
 
 use crate::history::History;
-use crate::store::bench::{Bench, Checked, Table, ensure, ensure_eq, event, fail, labels, skip};
+use crate::store::bench::{Bench, Checked, Table, ensure, ensure_eq, event, fail, labels, on, skip};
 use crate::store::mortal::{Mortal, Point};
 use crate::store::recorder::Recorder;
 use crate::store::rows::insight::age;
@@ -20,7 +19,7 @@ use crate::store::{DeadLetter, Oldest, StoreUnderTest};
 
 const WRITERS: usize = 4;
 
-fn relay<S: StoreUnderTest>(
+pub(super) fn relay<S: StoreUnderTest>(
     table: &Table<S>,
     recorder: &Arc<Recorder>,
     lease: Duration,
@@ -44,25 +43,26 @@ fn settings(lease: Duration) -> RelaySettings {
     settings
 }
 
-/// Commits events of all keys; each key is written by one writer, so that its order is known. Some are refused once, if there is
-/// somebody to do so.
+/// Commits events of all keys, on two topics; each key is written by one writer, so that its order is known. Some are refused once, if
+/// that is asked for.
 async fn write<S: StoreUnderTest>(
     table: Table<S>,
-    history: History,
+    recorder: Arc<Recorder>,
     writer: usize,
     events: usize,
     keys: usize,
-    refusing: Option<Arc<Recorder>>,
+    refusing: bool,
 ) -> Checked {
     let mine: Vec<usize> = (0..keys).filter(|key| key % WRITERS == writer).collect();
     for nth in 0..events {
         let key = format!("key {}", mine[nth % mine.len()]);
-        let mut messages = vec![event(Some(&key), &nth.to_string())];
+        let topic = if nth / mine.len() % 3 == 1 { "halls" } else { "rooms" };
+        let mut messages = vec![on(topic, event(Some(&key), &nth.to_string()))];
         if nth % 50 == 0 {
             // Something that never happened.
             let mut tx = table.begin().await?;
             for message in table.write(&mut tx, messages.clone()).await? {
-                history.rolled_back(id(&message));
+                recorder.history().rolled_back(id(&message));
             }
             drop(tx);
         }
@@ -71,39 +71,39 @@ async fn write<S: StoreUnderTest>(
         }
         let mut tx = table.begin().await?;
         let messages = table.write(&mut tx, messages).await?;
-        if let Some(recorder) = refusing.as_ref().filter(|_| nth % 40 == 20) {
+        if refusing && nth % 40 == 20 {
             messages.iter().for_each(|message| recorder.refuse(id(message), 1));
         }
         tx.commit().await?;
         for message in messages {
-            history.committed(message.key.clone(), id(&message), nth as u64);
+            recorder.committed(&message, nth as u64);
         }
     }
     Ok(())
 }
 
-fn id(message: &Message) -> uuid::Uuid {
+pub(super) fn id(message: &Message) -> uuid::Uuid {
     message.id.as_ref().and_then(|id| id.to_uuid()).unwrap_or_default()
 }
 
 struct Writers(JoinSet<Checked>);
 
 impl Writers {
-    fn start<S: StoreUnderTest>(bench: &Bench<'_, S>, table: &Table<S>, history: &History) -> Self {
-        Self::start_refused(bench, table, history, None)
+    fn start<S: StoreUnderTest>(bench: &Bench<'_, S>, table: &Table<S>, recorder: &Arc<Recorder>) -> Self {
+        Self::start_refused(bench, table, recorder, false)
     }
 
     /// Of whose events some are refused once.
     fn start_refused<S: StoreUnderTest>(
         bench: &Bench<'_, S>,
         table: &Table<S>,
-        history: &History,
-        refusing: Option<Arc<Recorder>>,
+        recorder: &Arc<Recorder>,
+        refusing: bool,
     ) -> Self {
         let (events, keys) = (bench.settings.events / WRITERS, bench.settings.keys.max(WRITERS));
         let mut tasks = JoinSet::new();
         for writer in 0..WRITERS {
-            tasks.spawn(write(table.clone(), history.clone(), writer, events, keys, refusing.clone()));
+            tasks.spawn(write(table.clone(), recorder.clone(), writer, events, keys, refusing));
         }
         Self(tasks)
     }
@@ -117,14 +117,14 @@ impl Writers {
 }
 
 /// A relay at work. Dropped, it dies, and gives nothing back.
-struct Running {
+pub(super) struct Running {
     relay: Arc<OutboxRelay>,
     stop: oneshot::Sender<()>,
     task: JoinSet<cqrs_core::Result<()>>,
 }
 
 impl Running {
-    fn start(relay: OutboxRelay) -> Self {
+    pub(super) fn start(relay: OutboxRelay) -> Self {
         let relay = Arc::new(relay);
         let (stop, stopped) = oneshot::channel::<()>();
         let running = Arc::clone(&relay);
@@ -153,7 +153,7 @@ impl Running {
     }
 
     /// It leaves in order; what it has done.
-    async fn leaves<S: StoreUnderTest>(mut self, bench: &Bench<'_, S>) -> Checked<RelayStats> {
+    pub(super) async fn leaves<S: StoreUnderTest>(mut self, bench: &Bench<'_, S>) -> Checked<RelayStats> {
         self.stop.send(()).ok();
         match bench.bounded("leaving", self.task.join_next()).await? {
             Some(Err(error)) => fail(format!("a relay failed: {error}")),
@@ -163,7 +163,7 @@ impl Running {
     }
 }
 
-async fn nothing_left<S: StoreUnderTest>(table: &Table<S>) -> Checked {
+pub(super) async fn nothing_left<S: StoreUnderTest>(table: &Table<S>) -> Checked {
     let owner = table.owner("inspector").await?;
     ensure_eq("the rows that are left", labels(&owner.read().await?), [""; 0])?;
     ensure_eq("the rows aside that are left", labels(&owner.parked().await?), [""; 0])
@@ -171,8 +171,8 @@ async fn nothing_left<S: StoreUnderTest>(table: &Table<S>) -> Checked {
 
 pub(super) async fn graceful<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Checked {
     let (table, history) = (bench.open().await?, History::new());
-    let recorder = Recorder::new(&history);
-    let writers = Writers::start(bench, &table, &history);
+    let recorder = Recorder::new(&history, bench.adapter.order_unit());
+    let writers = Writers::start(bench, &table, &recorder);
     let patience = bench.settings.patience;
     for (name, part) in [("one", 4), ("two", 2)] {
         let relay = Running::start(relay(&table, &recorder, Duration::from_secs(10), name)?);
@@ -191,9 +191,9 @@ pub(super) async fn graceful<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Checked
 
 pub(super) async fn killed<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Checked {
     let (table, history) = (bench.open().await?, History::new());
-    let recorder = Recorder::new(&history);
+    let recorder = Recorder::new(&history, bench.adapter.order_unit());
     let patience = bench.settings.patience;
-    Writers::start(bench, &table, &history).join().await?;
+    Writers::start(bench, &table, &recorder).join().await?;
     let committed = history.check().committed;
     let lease = bench.settings.lease;
     for part in [4, 2] {
@@ -215,12 +215,12 @@ pub(super) async fn killed<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Checked {
 pub(super) async fn killed_at<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Checked {
     for point in Point::ALL {
         let (table, history) = (bench.open().await?, History::new());
-        let recorder = Recorder::new(&history);
+        let recorder = Recorder::new(&history, bench.adapter.order_unit());
         for nth in 0..5 {
             let messages =
                 [event(Some("a"), &nth.to_string()), event(Some("b"), &nth.to_string()), event(None, "")];
             for message in table.commit(messages).await? {
-                history.committed(message.key.clone(), id(&message), nth);
+                recorder.committed(&message, nth);
             }
         }
         let settings = settings(bench.settings.lease / 2);
@@ -247,13 +247,13 @@ pub(super) async fn killed_at<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Checke
 
 pub(super) async fn outage<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Checked {
     let (table, history) = (bench.open().await?, History::new());
-    let recorder = Recorder::new(&history);
+    let recorder = Recorder::new(&history, bench.adapter.order_unit());
     recorder.is_away(true);
     let mut count = 0;
     for nth in 0..10 {
         let messages = ["a", "b", "c"].map(|key| event(Some(key), &nth.to_string()));
         for message in table.commit(messages).await? {
-            history.committed(message.key.clone(), id(&message), nth);
+            recorder.committed(&message, nth);
             count += 1;
         }
     }
@@ -304,13 +304,13 @@ async fn sent_afterwards<S: StoreUnderTest>(
 
 pub(super) async fn rebalance<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Checked {
     let (table, history) = (bench.open().await?, History::new());
-    let recorder = Recorder::new(&history);
+    let recorder = Recorder::new(&history, bench.adapter.order_unit());
     // So long that there is always something in flight.
     recorder.takes(Duration::from_millis(5));
     let (events, patience) = (bench.settings.events, bench.settings.patience);
     let half = |groups: usize| groups / 2..=groups.div_ceil(2);
     let all = |groups: usize| groups..=groups;
-    let writers = Writers::start_refused(bench, &table, &history, Some(Arc::clone(&recorder)));
+    let writers = Writers::start_refused(bench, &table, &recorder, true);
     let first = Running::start(relay(&table, &recorder, bench.settings.lease, "first")?);
     first.owns(bench, all).await?;
     recorder.until(events / 8, patience).await?;
@@ -341,7 +341,7 @@ async fn sent(history: &History) {
 
 pub(super) async fn refused<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Checked {
     let (table, history) = (bench.open().await?, History::new());
-    let recorder = Recorder::new(&history);
+    let recorder = Recorder::new(&history, bench.adapter.order_unit());
     let mut count = 0;
     for nth in 0..5 {
         let messages = ["a", "b", "c"].map(|key| event(Some(key), &nth.to_string()));
@@ -352,7 +352,7 @@ pub(super) async fn refused<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Checked 
                 Some(b"b") if nth == 0 => recorder.refuse(id(&message), 1),
                 _ => {}
             }
-            history.committed(message.key.clone(), id(&message), nth);
+            recorder.committed(&message, nth);
             count += 1;
         }
     }
@@ -360,7 +360,7 @@ pub(super) async fn refused<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Checked 
     let mut reached = recorder.until(count, bench.settings.patience).await;
     if reached.is_ok() {
         // More of the key, behind a gate that may just be opening.
-        reached = late(bench, &table, &history, &recorder, count).await;
+        reached = late(bench, &table, &recorder, count).await;
     }
     relay.leaves(bench).await?;
     let verdict = history.check();
@@ -373,7 +373,7 @@ pub(super) async fn refused<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Checked 
 /// What plain SQL wrote, and the table could not refuse: it must not go without what cannot be read of it.
 pub(super) async fn unreadable<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Checked {
     let (table, history) = (bench.open().await?, History::new());
-    let recorder = Recorder::new(&history);
+    let recorder = Recorder::new(&history, bench.adapter.order_unit());
     let insert = "INSERT INTO cqrs_outbox (event_name, topic, message_key, payload_text, headers) \
         VALUES ('room_closed', 'rooms', 'a', '{}', '[[\"tenant\", 5]]')";
     if !bench.adapter.execute(&table.store, insert).await? {
@@ -382,7 +382,7 @@ pub(super) async fn unreadable<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Check
     // It waits for what someone does about the one before it.
     table.commit([event(Some("a"), "behind")]).await?;
     for message in table.commit([event(Some("b"), "0"), event(None, "0")]).await? {
-        history.committed(message.key.clone(), id(&message), 0);
+        recorder.committed(&message, 0);
     }
     let mut settings = settings(Duration::from_secs(10));
     settings.max_attempts = 2;
@@ -420,12 +420,11 @@ async fn given_up<S: StoreUnderTest>(
 async fn late<S: StoreUnderTest>(
     bench: &Bench<'_, S>,
     table: &Table<S>,
-    history: &History,
     recorder: &Arc<Recorder>,
     count: usize,
 ) -> Checked {
     for message in table.commit([event(Some("a"), "late")]).await? {
-        history.committed(Some(Bytes::from_static(b"a")), id(&message), 100);
+        recorder.committed(&message, 100);
     }
     recorder.until(count + 1, bench.settings.patience).await
 }
@@ -433,7 +432,7 @@ async fn late<S: StoreUnderTest>(
 /// What ends the process ends it again wherever the event goes next, until that is found out.
 pub(super) async fn killed_by_event<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Checked {
     let (table, history) = (bench.open().await?, History::new());
-    let recorder = Recorder::new(&history);
+    let recorder = Recorder::new(&history, bench.adapter.order_unit());
     let mut killer = None;
     for nth in 0..3 {
         let messages = ["a", "b", "c"].map(|key| event(Some(key), &nth.to_string()));
@@ -442,7 +441,7 @@ pub(super) async fn killed_by_event<S: StoreUnderTest>(bench: &Bench<'_, S>) -> 
                 (Some(b"b"), 1) => killer = Some(id(&message)),
                 // It waits for what someone does about the one before it.
                 (Some(b"b"), 2) => {}
-                _ => history.committed(message.key.clone(), id(&message), nth),
+                _ => recorder.committed(&message, nth),
             }
         }
     }

@@ -1,0 +1,280 @@
+//! What is in order, as the tables say it. That it is so is shown by the suite, which runs with both.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cqrs_core::ErrorKind;
+use cqrs_outbox::{
+    LaterEvents, OutboxRelay, OutboxRow, ReadRequest, Rejection, StoreError, StoreErrorKind, Verdict,
+};
+use cqrs_outbox_diesel::{Asking, DeadLetterFilter, OrderUnit, Outbox, Page};
+use tokio::time::timeout;
+
+use crate::backend::{Db, PlainSql, Site};
+use crate::dead_letters::{Owner, letter};
+use crate::events::{Sink, quick};
+use crate::harness::{OnEach, Test, tests};
+
+pub(crate) struct All;
+
+impl OnEach for All {
+    fn list<D: Db>() -> Vec<(&'static str, Test)> {
+        tests!(order_unit<D> {
+            it_changes_only_while_nobody_goes_by_it,
+            nobody_takes_a_lease_while_it_changes,
+            a_relay_ends_when_it_is_another_one,
+            a_unit_that_is_none_is_named,
+            it_is_known_again_when_its_row_was_lost,
+            the_longest_topic_and_key_have_a_lane,
+            dead_letters_are_found_by_key_in_any_lane,
+        })
+    }
+}
+
+const SOON: Duration = Duration::from_secs(20);
+
+async fn by_topic<D: Db>(site: &Site) -> Outbox<D> {
+    let outbox = site.outbox::<D>().await;
+    outbox.set_order_unit(OrderUnit::TopicAndKey).await.unwrap();
+    outbox
+}
+
+async fn write<D: Db>(outbox: &Outbox<D>, topic: &str, name: &str, key: Option<&[u8]>) {
+    outbox.transaction(async |tx| tx.publish(letter(topic, name, key)).await).await.unwrap();
+}
+
+fn refuse(request: &ReadRequest, row: &OutboxRow, verdict: Verdict) -> Rejection {
+    Rejection {
+        lease: *request.leases.iter().find(|lease| lease.group == row.group).unwrap(),
+        id: row.id,
+        lane: row.lane.clone(),
+        attempts: row.attempts + 1,
+        error: "refused".to_owned(),
+        verdict,
+    }
+}
+
+async fn it_changes_only_while_nobody_goes_by_it<D: Db>(site: &Site) {
+    let outbox = site.outbox::<D>().await;
+    assert_eq!(outbox.order_unit().await.unwrap(), OrderUnit::Key);
+    write(&outbox, "rooms", "waits", Some(b"a")).await;
+    outbox.set_order_unit(OrderUnit::TopicAndKey).await.unwrap();
+    assert_eq!(outbox.order_unit().await.unwrap(), OrderUnit::TopicAndKey);
+    assert_eq!(outbox.status().await.unwrap().order_unit, OrderUnit::TopicAndKey);
+    // As with each start of a service.
+    outbox.migrate().await.unwrap();
+    let refused = async |part: &str| {
+        let error = outbox.set_order_unit(OrderUnit::Key).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Store);
+        assert!(error.to_string().contains(part) && error.to_string().contains("`key`"), "{part}: {error}");
+        outbox.set_order_unit(OrderUnit::TopicAndKey).await.unwrap();
+    };
+
+    let owner = Owner::new(&outbox).await;
+    refused("a relay is at work").await;
+    let request = owner.beat().await;
+    let row = owner.read().await.remove(0);
+    let park = refuse(&request, &row, Verdict::Park { retry_in: Duration::ZERO });
+    owner.store.reject(&park).await.unwrap();
+    let leave = async |owner: &Owner| owner.beat_and(0, owner.beat().await.leases).await;
+    leave(&owner).await;
+    refused("1 events that stand aside").await;
+
+    let request = owner.beat().await;
+    let row = owner.parked().await.remove(0);
+    let bury = refuse(&request, &row, Verdict::Bury { later: LaterEvents::GoOn });
+    owner.store.reject(&bury).await.unwrap();
+    leave(&owner).await;
+    refused("1 dead letters").await;
+
+    outbox.discard_all(&DeadLetterFilter::new(), &Asking::new()).await.unwrap();
+    owner.beat().await;
+    owner.beat().await;
+    leave(&owner).await;
+    outbox.set_order_unit(OrderUnit::Key).await.unwrap();
+    assert_eq!(outbox.order_unit().await.unwrap(), OrderUnit::Key);
+    let error = site.bare::<D>().await.set_order_unit(OrderUnit::Key).await.unwrap_err();
+    assert!(error.to_string().contains("migrate"), "{error}");
+}
+
+/// A relay that starts in the very moment either has its lease first, or finds the new unit.
+async fn nobody_takes_a_lease_while_it_changes<D: Db>(site: &Site) {
+    let outbox = site.outbox::<D>().await;
+    let mut settings = quick();
+    settings.heartbeat_interval = Duration::from_millis(50);
+    for _ in 0..20 {
+        let relay = OutboxRelay::builder(
+            D::store(&outbox.clone().with_encoder(Default::default())),
+            Arc::new(Sink::default()),
+        )
+        .settings(settings.clone())
+        .build()
+        .unwrap();
+        let unit = match outbox.order_unit().await.unwrap() {
+            OrderUnit::Key => OrderUnit::TopicAndKey,
+            _ => OrderUnit::Key,
+        };
+        let (ran, changed) = tokio::join!(relay.run_until_empty(), outbox.set_order_unit(unit));
+        // It is told when it comes to the groups, and has taken none.
+        if let Err(error) = ran {
+            assert!(error.to_string().contains("was changed from"), "{error}");
+            assert!(changed.is_ok());
+        }
+        if let Err(error) = changed {
+            assert!(error.to_string().contains("a relay is at work"), "{error}");
+        }
+        let status = outbox.status().await.unwrap();
+        assert_eq!(status.unowned_groups, status.groups);
+    }
+}
+
+async fn a_relay_ends_when_it_is_another_one<D: Db>(site: &Site) {
+    let outbox = site.outbox::<D>().await;
+    let mut settings = quick();
+    settings.heartbeat_interval = Duration::from_millis(100);
+    let relay = OutboxRelay::builder(D::store(&outbox), Arc::new(Sink::default()))
+        .settings(settings)
+        .build()
+        .unwrap();
+    let exchanged = async {
+        relay.started().await;
+        // It has renewed its leases by then, and has nothing to take: what most heartbeats are.
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        // By hand.
+        outbox.sql("UPDATE cqrs_outbox_meta SET order_unit = 'topic_and_key'").await.unwrap();
+    };
+    let running = relay.run_until(std::future::pending());
+    let (ended, ()) = timeout(SOON, async { tokio::join!(running, exchanged) }).await.unwrap();
+    let error = ended.unwrap_err();
+    let kind = error.downcast_ref::<StoreError>().map(StoreError::kind);
+    assert_eq!(kind, Some(StoreErrorKind::Schema), "{error}");
+    assert!(error.to_string().contains("from `key` to `topic_and_key`"), "{error}");
+    // Started again it goes by it.
+    let relay =
+        OutboxRelay::builder(D::store(&outbox), Arc::new(Sink::default())).settings(quick()).build().unwrap();
+    timeout(SOON, relay.run_until_empty()).await.unwrap().unwrap();
+}
+
+async fn a_unit_that_is_none_is_named<D: Db>(site: &Site) {
+    let outbox = site.outbox::<D>().await;
+    let update = "UPDATE cqrs_outbox_meta SET order_unit = 'tenant'";
+    let error = outbox.sql(update).await.unwrap_err();
+    assert!(
+        error.to_string().to_lowercase().contains("check") || error.to_string().contains("order_unit"),
+        "{error}"
+    );
+    assert_eq!(outbox.order_unit().await.unwrap(), OrderUnit::Key);
+}
+
+async fn it_is_known_again_when_its_row_was_lost<D: Db>(site: &Site) {
+    let outbox = by_topic::<D>(site).await;
+    write(&outbox, "rooms", "first", Some(b"a")).await;
+    let owner = Owner::new(&outbox).await;
+    let request = owner.beat().await;
+    let row = owner.read().await.remove(0);
+    let park = refuse(&request, &row, Verdict::Park { retry_in: Duration::from_secs(600) });
+    owner.store.reject(&park).await.unwrap();
+    outbox.sql("DELETE FROM cqrs_outbox_meta").await.unwrap();
+    assert!(outbox.migrate().await.unwrap().restored);
+    assert_eq!(outbox.order_unit().await.unwrap(), OrderUnit::TopicAndKey);
+    let other = site.outbox::<D>().await;
+    other.sql("DELETE FROM cqrs_outbox_meta").await.unwrap();
+    assert!(other.migrate().await.unwrap().restored);
+    assert_eq!(other.order_unit().await.unwrap(), OrderUnit::Key);
+}
+
+async fn the_longest_topic_and_key_have_a_lane<D: Db>(site: &Site) {
+    let outbox = by_topic::<D>(site).await;
+    // Nothing that an index could compress.
+    let mut seed = 1_u32;
+    let mut noise = |length: usize| -> Vec<u8> {
+        let mut next = || {
+            seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            b'0' + (seed >> 24) as u8 % 75
+        };
+        (0..length).map(|_| next()).collect()
+    };
+    let (topic, key) = (String::from_utf8(noise(500)).unwrap(), noise(2_000));
+    for name in ["1", "2"] {
+        write(&outbox, &topic, name, Some(&key)).await;
+    }
+    let owner = Owner::new(&outbox).await;
+    let request = owner.beat().await;
+    let row = owner.read().await.remove(0);
+    assert_eq!((row.lane.topic(), row.lane.key()), (Some(&*topic), Some(&key[..])));
+    let bury = refuse(&request, &row, Verdict::Bury { later: LaterEvents::Follow });
+    owner.store.reject(&bury).await.unwrap();
+    let second = owner.read().await.remove(0);
+    let lease = request.leases.iter().find(|lease| lease.group == second.group).unwrap();
+    owner.store.set_aside(*lease, &second.lane, &[second.id], LaterEvents::Follow).await.unwrap();
+    let dead =
+        outbox.dead_letters(&DeadLetterFilter::new().key(key.clone()), Page::oldest_first()).await.unwrap();
+    assert_eq!(dead.len(), 2);
+    outbox.replay_all(&DeadLetterFilter::new(), &Asking::new()).await.unwrap();
+    owner.beat().await;
+    assert_eq!(owner.parked().await.len(), 2);
+
+    let longer = format!("{topic}t");
+    let written = outbox.transaction(async |tx| tx.publish(letter(&longer, "3", None)).await).await;
+    let error = written.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidEvent);
+    assert!(error.to_string().contains("501 bytes, and the outbox takes 500"), "{error}");
+    for table in ["cqrs_outbox", "cqrs_outbox_scheduled"] {
+        let (also, value) = match table {
+            "cqrs_outbox" => ("", ""),
+            _ if D::NAME == "sqlite" => (", deliver_at", ", 1"),
+            _ => (", deliver_at", ", '2030-01-01'"),
+        };
+        let insert = |topic: &str| {
+            format!(
+                "INSERT INTO {table} (event_name, topic, payload_text{also}) VALUES ('n', '{topic}', '{{}}'{value})"
+            )
+        };
+        // Bytes, not characters.
+        outbox.sql(&insert(&"ü".repeat(250))).await.unwrap();
+        outbox.sql(&insert(&"ü".repeat(251))).await.unwrap_err();
+    }
+}
+
+async fn dead_letters_are_found_by_key_in_any_lane<D: Db>(site: &Site) {
+    let outbox = by_topic::<D>(site).await;
+    let owner = Owner::new(&outbox).await;
+    for (topic, name, key) in [
+        ("rooms", "a", Some(&b"5"[..])),
+        ("halls", "b", Some(b"5")),
+        ("halls", "c", Some(b"6")),
+        ("halls", "d", None),
+        ("5", "e", Some(b"")),
+    ] {
+        write(&outbox, topic, name, key).await;
+    }
+    let request = owner.beat().await;
+    for mut row in owner.read().await {
+        if row.message.name == "b" {
+            // As a relay refuses it that sends it without regard to its key.
+            row.lane = OrderUnit::Key.lane("", None, row.event_id);
+        }
+        let bury = refuse(&request, &row, Verdict::Bury { later: LaterEvents::Wait });
+        owner.store.reject(&bury).await.unwrap();
+    }
+    let found = async |filter: DeadLetterFilter| {
+        let letters = outbox.dead_letters(&filter, Page::oldest_first()).await.unwrap();
+        assert_eq!(outbox.count_dead_letters(&filter).await.unwrap(), letters.len() as u64);
+        letters.iter().map(|letter| letter.name.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(found(DeadLetterFilter::new().key("5")).await, ["a", "b"]);
+    assert_eq!(found(DeadLetterFilter::new().key("5").topic("rooms")).await, ["a"]);
+    assert_eq!(found(DeadLetterFilter::new().key("6")).await, ["c"]);
+    assert_eq!(found(DeadLetterFilter::new().key("")).await, ["e"]);
+
+    // Asked for, each goes back into its own.
+    outbox.replay_all(&DeadLetterFilter::new().key("5"), &Asking::new()).await.unwrap();
+    let parked = owner.parked().await;
+    let mut lanes: Vec<_> = parked.iter().map(|row| (row.lane.topic(), row.lane.key())).collect();
+    lanes.sort_unstable();
+    assert_eq!(lanes, [(None, None), (Some("rooms"), Some(&b"5"[..]))]);
+    let details = outbox.dead_letters(&DeadLetterFilter::new().key("6"), Page::oldest_first()).await.unwrap();
+    assert_eq!(details[0].lane.topic(), Some("halls"));
+    let in_full = outbox.dead_letter(details[0].event_id).await.unwrap().unwrap();
+    assert_eq!(in_full.letter, details[0]);
+}
