@@ -108,7 +108,7 @@ impl World {
         let event = self.events.get_mut(&row.event_id).unwrap();
         event.delivered += 1;
         let (first, ordered) = (event.delivered == 1, event.ordered);
-        self.history.delivered(row.event_id, row.message.key.clone().filter(|_| ordered));
+        self.history.delivered(row.event_id, self.in_order_with(&row.message).filter(|_| ordered));
         self.counts.add(if first { "delivered" } else { "duplicates" });
         let event = &self.events[&row.event_id];
         if first && ordered && !event.dead && self.settings.later_events != LaterEvents::GoOn {

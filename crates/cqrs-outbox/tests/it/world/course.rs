@@ -78,7 +78,7 @@ impl World {
         }
         let dead = self.tables.dead_letters().into_iter();
         dead.filter(|letter| letter.row.lane.is_of_key())
-            .filter_map(|letter| letter.row.message.key)
+            .filter_map(|letter| self.in_order_with(&letter.row.message))
             .collect()
     }
 

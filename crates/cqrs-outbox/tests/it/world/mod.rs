@@ -16,9 +16,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
+use cqrs_core::Message;
 use cqrs_outbox::engine::{Engine, Input};
 use cqrs_outbox::memory::MemoryTables;
-use cqrs_outbox::{GroupNo, Lane, LaterEvents, RelayId, RelaySettings, Unordered};
+use cqrs_outbox::{GroupNo, Lane, LaterEvents, OrderUnit, RelayId, RelaySettings, Unordered};
 use cqrs_testing::history::History;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -112,6 +113,7 @@ struct World {
     closing: bool,
 
     tables: MemoryTables,
+    order_unit: OrderUnit,
     /// What the database's clock is ahead of the world's.
     database_ahead: Duration,
     database_down: bool,
@@ -145,9 +147,10 @@ struct World {
 
 /// An event that was committed.
 struct Written {
+    /// What it is in order with.
     key: Option<Bytes>,
     sequence: u64,
-    /// Its lane is that of its key.
+    /// Its lane is that of this key.
     by_key: bool,
     /// And its writers took turns, so that its key has an order.
     ordered: bool,
@@ -239,7 +242,11 @@ impl World {
         let groups = rng.random_range(1..7);
         let relays = rng.random_range(1..4);
         let keys = rng.random_range(1..if settings.max_in_flight_per_key > 1 { 4 } else { 8 });
+        let order_unit = if seed % 4 == 3 { OrderUnit::TopicAndKey } else { OrderUnit::Key };
+        let mut tables = MemoryTables::new(groups);
+        assert!(tables.set_order_unit(order_unit));
         Self {
+            order_unit,
             mutant,
             trace,
             now: Duration::ZERO,
@@ -249,7 +256,7 @@ impl World {
             faulty: true,
             slow: rng.random_bool(0.2) || mutant == Some(Mutant::Unfenced),
             closing: false,
-            tables: MemoryTables::new(groups),
+            tables,
             database_ahead: Duration::from_secs(1_000),
             database_down: false,
             leases_end_early: false,
@@ -273,6 +280,13 @@ impl World {
             counts: Counts::default(),
             rng,
         }
+    }
+
+    /// The key of an event or, where the topic belongs to what is in order, both.
+    fn in_order_with(&self, message: &Message) -> Option<Bytes> {
+        let key = message.key.as_ref()?;
+        let lane = self.order_unit.lane(&message.topic, Some(key), Uuid::nil());
+        Some(Bytes::copy_from_slice(lane.as_bytes()))
     }
 
     fn after(&mut self, delay: Duration, happening: impl FnOnce(&mut Self) + 'static) {

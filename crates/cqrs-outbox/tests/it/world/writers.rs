@@ -88,7 +88,7 @@ impl World {
     }
 
     pub(super) fn commit(&mut self, id: i64, event: Uuid, message: Message, sequence: u64, ordered: bool) {
-        let key = message.key.clone();
+        let key = self.in_order_with(&message);
         let by_key = key.is_some() && !self.settings.unordered.includes(&message.topic);
         self.log(|| format!("commit row {id}, event {}, key {key:?}", event.as_u128()));
         // Where nothing is said of order: their place in it is when they are moved.
