@@ -14,6 +14,7 @@ mod renew_id;
 mod settings;
 mod status;
 mod target;
+mod unpark;
 
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
@@ -76,6 +77,8 @@ enum Outbox {
     RenewId(renew_id::Args),
     /// Says, or changes, what is in order: the events of a key, or those of a key on a topic
     OrderUnit(order_unit::Args),
+    /// Has events that the broker refused tried again now, instead of when their wait is over
+    Unpark(unpark::Args),
     /// Removes what is kept for a time only
     Purge(purge::Args),
 }
@@ -120,6 +123,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Outbox(Outbox::Resume(args)) => hold::run(args, false, json).await,
             Command::Outbox(Outbox::RenewId(args)) => renew_id::run(args, json).await,
             Command::Outbox(Outbox::OrderUnit(args)) => order_unit::run(args, json).await,
+            Command::Outbox(Outbox::Unpark(args)) => unpark::run(args, json).await,
             Command::Outbox(Outbox::Purge(args)) => purge::run(args, json).await,
         }
     });

@@ -11,9 +11,9 @@ use serde_json::json;
 
 use crate::database::{self, Connecting};
 use crate::failure::Failure;
-use crate::print;
 use crate::settings::{RetentionArgs, SettingsArgs, Span};
 use crate::target::{NamedDatabase, NamedDatabases};
+use crate::{counted, print};
 
 const EXAMPLES: &str = "\
 It says `ready` on standard output when it is at work, and what it has done in the end. SIGTERM or SIGINT tells it to
@@ -204,8 +204,9 @@ impl Report {
             .to_string()
         } else {
             format!(
-                "ready: relay {}, {road}, {owned_groups} of {groups} groups, {relays} relays alive",
-                self.name
+                "ready: relay {}, {road}, {owned_groups} of {groups} groups, {} alive",
+                self.name,
+                counted(relays, "relay")
             )
         };
         if let Err(failure) = print(&line) {

@@ -13,12 +13,25 @@ use crate::settings::Span;
 /// The database of the outbox.
 #[derive(Debug, clap::Args)]
 pub(crate) struct DatabaseArgs {
-    /// The database of the outbox: postgres://user:password@host:port/database, mysql://.., sqlite://path/to/file
-    #[arg(long, value_name = "URL", env = "CQRS_DATABASE_URL", hide_env_values = true)]
+    /// The database of the outbox: postgres://user:password@host:port/database, mysql://.., sqlite://path/to/file. A name before
+    /// it, NAME=URL as `cqrs relay` takes it, does no harm
+    #[arg(long, value_name = "URL", env = "CQRS_DATABASE_URL", hide_env_values = true, value_parser = one_url)]
     pub(crate) database: String,
 
     #[command(flatten)]
     pub(crate) names: NamesArgs,
+}
+
+/// The URL of one database, without the name that it may have.
+fn one_url(text: &str) -> std::result::Result<String, &'static str> {
+    match text.trim() {
+        "" => Err("it is empty: give the URL of the outbox's database"),
+        // In the variable that a relay shares.
+        text if text.contains('\n') => {
+            Err("there are several databases, one a line: give the one that is meant by `--database`")
+        }
+        text => Ok(NamedDatabase::parse(text).url),
+    }
 }
 
 /// How the tables are called.

@@ -79,26 +79,27 @@ impl DeadLetterFilter {
 
     /// Adds the conditions to a query of `cqrs_outbox_dead`.
     pub(crate) fn apply<B: Backend>(&self, query: Query) -> Query {
-        // By an index, for as a rule it is in the lane of its key. Those of others are looked through: they are of a topic and a key, or
-        // sent without regard to their keys.
-        let query = match self.key.as_deref() {
-            Some(key) => query
-                .condition("(lane = ? OR ((lane < ? OR lane >= ?) AND ", true)
-                .then(B::DIALECT.key_is)
-                .then("))")
-                .bind(Lane::of(Some(key), Uuid::nil()).as_bytes().to_vec())
-                .bind(b"k".to_vec())
-                .bind(b"l".to_vec())
-                .bind(key.to_vec()),
-            None => query,
-        };
-        query
+        of_key::<B>(query, self.key.as_deref())
             .filter(B::DIALECT.event_id_is, self.event_id.map(|id| id.as_bytes().to_vec()))
             .filter("topic = ?", self.topic.clone())
             .filter("event_name = ?", self.name.clone())
             .filter("dead_at >= ?", self.since)
             .filter("dead_at < ?", self.until)
     }
+}
+
+/// Adds the condition that a row that stands aside, or is dead, is of this key. By an index, for as a rule it is in the lane of its key.
+/// Those of other lanes are looked through: they are of a topic and a key, or sent without regard to their keys.
+pub(crate) fn of_key<B: Backend>(query: Query, key: Option<&[u8]>) -> Query {
+    let Some(key) = key else { return query };
+    query
+        .condition("(lane = ? OR ((lane < ? OR lane >= ?) AND ", true)
+        .then(B::DIALECT.key_is)
+        .then("))")
+        .bind(Lane::of(Some(key), Uuid::nil()).as_bytes().to_vec())
+        .bind(b"k".to_vec())
+        .bind(b"l".to_vec())
+        .bind(key.to_vec())
 }
 
 /// Which part of a long list, and from which end.

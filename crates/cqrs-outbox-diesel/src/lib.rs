@@ -23,6 +23,7 @@ mod new_rows;
 mod on;
 mod order_unit;
 mod outbox;
+mod parked;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod query;
@@ -61,6 +62,7 @@ pub use drift::{Drift, DriftKind};
 #[cfg(feature = "mysql")]
 pub use mysql::{MySql, MySqlBuilder};
 pub use outbox::{Outbox, TransactionFn};
+pub use parked::ParkedFilter;
 #[cfg(feature = "postgres")]
 pub use postgres::{Pg, PgBuilder};
 pub use requests::{Asked, Asking, DeadLetterRequest, RequestFilter, RequestKind, RequestOutcome};

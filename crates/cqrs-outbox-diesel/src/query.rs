@@ -133,8 +133,10 @@ pub struct Dialect {
     pub(crate) dead_letters: &'static str,
     /// The same with it: the columns of a `FullDeadRow`.
     pub(crate) dead_letters_in_full: &'static str,
-    /// Whether a row is about the event of this id, which is bound as bytes.
+    /// Whether a dead letter is of the event of this id, which is bound as bytes.
     pub(crate) event_id_is: &'static str,
+    /// The same of a row that stands aside, where no index helps.
+    pub(crate) parked_event_id_is: &'static str,
     /// Scheduled rows: the columns of a `ScheduledRecord`.
     pub(crate) scheduled: &'static str,
     /// Whether a scheduled row is of the key that is bound.

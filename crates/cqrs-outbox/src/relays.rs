@@ -255,7 +255,10 @@ impl Relays {
                     let (database, said) = (member.relay.database(), format!("{error:#}"));
                     *member.failure() = Some(said.clone());
                     if stop.is_cancelled() || until_empty {
-                        tracing::error!(database, error = said, "the relay of this database cannot go on");
+                        // Of a single one, this is what the run ends with.
+                        if self.members.len() > 1 {
+                            tracing::error!(database, error = said, "the relay of this database cannot go on");
+                        }
                         continue;
                     }
                     let settings = member.relay.settings();

@@ -19,6 +19,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     on_each(&mut trials, "hold_and_resume", hold);
     on_each(&mut trials, "a_relay_serves_the_installation_it_was_told", installation);
     on_each(&mut trials, "what_is_in_order_is_said_and_changed", order_unit);
+    on_each(&mut trials, "what_was_refused_is_tried_again_when_it_is_told_to", unpark);
     on_each(&mut trials, "check_tells_what_was_changed", check);
     trials.push(trial(Service::Postgres, "postgres::check_tells_what_it_may_not_see", |server| {
         run(async { check_without_rights(Site::new(Kind::Postgres, server).await).await })
@@ -154,6 +155,55 @@ async fn order_unit(site: Site) {
     assert!(status.contains("key 5 on rooms, waits for somebody to act: no"), "{status}");
     order_unit(&["topic-and-key"]).await.expect_code(0);
     order_unit(&["key"]).await.expect_error(1, &["`key`", "1 keys that wait"]);
+}
+
+/// As a relay leaves it whose broker has refused an event of this key.
+async fn refused(site: &Site, key: &str) {
+    site.insert("rooms", key, "x").await;
+    let (lane, in_an_hour) = match site.kind {
+        Kind::Postgres => (format!("'k{key}'"), "now() + interval '1 hour'"),
+        Kind::MySql => (format!("'k{key}'"), "utc_timestamp(6) + INTERVAL 1 HOUR"),
+        Kind::Sqlite => (format!("CAST('k{key}' AS BLOB)"), "unixepoch('now', '+1 hour')"),
+    };
+    let columns = "id, event_id, event_name, event_kind, event_version, topic, message_key, headers, content_type, payload, payload_text, \
+        tombstone, occurred_at, attempts, size, slot";
+    site.sql(&format!(
+        "INSERT INTO cqrs_outbox_parked ({columns}, lane) SELECT {columns}, {lane} FROM cqrs_outbox"
+    ))
+    .await;
+    site.sql("DELETE FROM cqrs_outbox").await;
+    site.sql(&format!("INSERT INTO cqrs_outbox_gate (lane, slot, until) VALUES ({lane}, 0, {in_an_hour})"))
+        .await;
+}
+
+async fn unpark(site: Site) {
+    site.migrate().await;
+    refused(&site, "5").await;
+    refused(&site, "6").await;
+    let unpark = async |which: &[&str]| {
+        // With the name that a relay knows it by.
+        let database = format!("shop={}", site.url);
+        cqrs(&[&["outbox", "unpark", "--json", "--database", &database], which].concat()).await
+    };
+    let unparked = async |which: &[&str]| -> Value {
+        let said: Value = serde_json::from_str(&unpark(which).await.expect_code(0)).unwrap();
+        assert_eq!(said["database"], site.shown());
+        said["unparked"].clone()
+    };
+    assert_eq!(unparked(&["--key", "7"]).await, 0);
+    assert_eq!(unparked(&["--topic", "halls"]).await, 0);
+    assert_eq!(unparked(&["--event-id", "00000000-0000-4000-8000-000000000000"]).await, 0);
+    assert_eq!(unparked(&["--key", "6", "--topic", "rooms"]).await, 1);
+    assert_eq!(unparked(&["--key", "6"]).await, 0);
+    assert_eq!(unparked(&["--all"]).await, 1);
+    let due = |gate: &Value| gate["opens_in_seconds"] == 0.0;
+    assert!(site.status().await["gates"].as_array().unwrap().iter().all(due));
+    unpark(&[]).await.expect_error(2, &["--all", "--key"]);
+    unpark(&["--all", "--key", "5"]).await.expect_error(2, &["--all", "--key"]);
+    let said = cqrs(&["outbox", "unpark", "--all", "--database", &site.url]).await.expect_code(0);
+    assert!(said.contains("nothing that fits waits"), "{said}");
+    let two = [("CQRS_DATABASE_URL", &*format!("{}\nb=sqlite://b", site.url))];
+    cqrs_with(&["outbox", "unpark", "--all"], &two).await.expect_error(2, &["several databases"]);
 }
 
 async fn installation(site: Site) {

@@ -524,6 +524,7 @@ pub(super) const DIALECT: Dialect = Dialect {
             content_type, payload, payload_text, date_format(occurred_at, '%Y-%m-%dT%H:%i:%s.%fZ') AS occurred_at, \
             attempts, size, 0 AS group_no, false AS gated, lane, error, errors, date_format(dead_at, '%Y-%m-%dT%H:%i:%s.%fZ') AS dead_at \
         FROM cqrs_outbox_dead",
+    parked_event_id_is: "unhex(replace(event_id, '-', '')) = ?",
     event_id_is: "event_key = ?",
     scheduled: "\
         SELECT id, unhex(replace(event_id, '-', '')) AS event_id, event_name, event_kind, event_version, topic, message_key, \

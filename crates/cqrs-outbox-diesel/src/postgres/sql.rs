@@ -686,6 +686,7 @@ pub(super) const DIALECT: Dialect = Dialect {
             content_type, payload, payload_text, to_char(occurred_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') AS occurred_at, \
             attempts, size, 0 AS group_no, false AS gated, lane, error, errors, to_char(dead_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') AS dead_at \
         FROM cqrs_outbox_dead",
+    parked_event_id_is: "event_id = encode(?, 'hex')::uuid",
     event_id_is: "event_id = encode(?, 'hex')::uuid",
     scheduled: "\
         SELECT id, uuid_send(event_id) AS event_id, event_name, event_kind, event_version, topic, message_key, headers, \

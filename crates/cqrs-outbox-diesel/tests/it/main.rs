@@ -20,6 +20,7 @@ mod names;
 mod operation;
 mod operator_plans;
 mod order_unit;
+mod parked;
 mod plans;
 mod postgres;
 mod reach;
@@ -62,6 +63,7 @@ fn main() {
     trials.on_each::<names::All>();
     trials.on_each::<installation::All>();
     trials.on_each::<order_unit::All>();
+    trials.on_each::<parked::All>();
     sqlite::trials(&mut trials);
     drift::trials(&mut trials);
     postgres::trials(&mut trials);

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use cqrs_consumer::Inbox;
 use cqrs_core::{BeginTransaction, ErrorKind, Result, Transaction};
 use cqrs_outbox::OutboxStore;
-use cqrs_outbox_diesel::{MySql, OrderUnit, Outbox, Pg, Sqlite, TableNames};
+use cqrs_outbox_diesel::{MySql, OrderUnit, Outbox, ParkedFilter, Pg, Sqlite, TableNames};
 use cqrs_testing::store::{self, Asked, DeadLetter, Oldest, Outcome, Request, Settings, StoreUnderTest};
 use diesel_async::SimpleAsyncConnection;
 use tokio::sync::Mutex;
@@ -71,6 +71,11 @@ where
 
     async fn oldest_waiting(&self, store: &Arc<Outbox<D>>) -> Result<Oldest> {
         Ok(store.status().await?.oldest_waiting.map_or(Oldest::Nothing, Oldest::Waits))
+    }
+
+    async fn unpark(&self, store: &Arc<Outbox<D>>) -> Result<bool> {
+        store.unpark(&ParkedFilter::new()).await?;
+        Ok(true)
     }
 
     async fn request(&self, store: &Arc<Outbox<D>>, request: Request, event_id: Uuid) -> Result<Asked> {

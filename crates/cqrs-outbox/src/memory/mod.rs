@@ -134,6 +134,14 @@ impl MemoryOutbox {
         found
     }
 
+    /// Has what the broker refused tried again now, instead of when its wait is over; says of how many keys. What waits for somebody to
+    /// act on a dead letter goes on waiting.
+    pub fn unpark(&self) -> usize {
+        let unparked = self.tables().unpark(self.now());
+        self.shared.changed.notify_one();
+        unparked
+    }
+
     fn tables(&self) -> MutexGuard<'_, MemoryTables> {
         self.shared.tables.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -198,6 +198,12 @@ impl MemoryTables {
         self.gates.values().any(|gate| gate.until.is_some_and(|until| until > now))
     }
 
+    /// What waits aside for its time is due now; says of how many lanes.
+    pub fn unpark(&mut self, now: Duration) -> usize {
+        let waits = |gate: &&mut GateRow| gate.until.is_some_and(|until| until > now);
+        self.gates.values_mut().filter(waits).map(|gate| gate.until = Some(now)).count()
+    }
+
     /// The dead letters, oldest first.
     pub fn dead_letters(&self) -> Vec<DeadLetter> {
         self.dead.values().cloned().collect()

@@ -108,6 +108,17 @@ pub trait StoreUnderTest: Send + Sync + 'static {
         Ok(Asked::Unsupported)
     }
 
+    /// Has everything that stands aside for a time tried again now, as an operator does. By default `false`: there is nothing of the
+    /// kind, and the row on it is skipped.
+    ///
+    /// # Errors
+    ///
+    /// Any; it fails the row.
+    async fn unpark(&self, store: &Arc<Self::Store>) -> Result<bool> {
+        let _ = store;
+        Ok(false)
+    }
+
     /// How long the oldest event that waits has been waiting, as operators are told, with no relay running too. By default
     /// [`Oldest::Unsupported`], and the rows on it do not look.
     ///

@@ -34,6 +34,11 @@ impl StoreUnderTest for Memory {
         Ok(Some(letters.collect()))
     }
 
+    async fn unpark(&self, store: &Arc<MemoryOutbox>) -> Result<bool> {
+        store.unpark();
+        Ok(true)
+    }
+
     async fn request(&self, store: &Arc<MemoryOutbox>, request: Request, event_id: Uuid) -> Result<Asked> {
         let found = match request {
             Request::Replay => store.replay(event_id),

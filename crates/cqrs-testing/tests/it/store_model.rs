@@ -62,6 +62,8 @@ pub(crate) enum Fault {
     OneLaneWithoutKey,
     TopicsAreApart,
     TopicsAreOne,
+    UnparksNothing,
+    UnparkOpensGates,
     TakesTooMany,
     TakesOwned,
     ReleasesForOthers,
@@ -355,6 +357,15 @@ impl Model {
             _ => {}
         }
         message
+    }
+
+    fn unpark(&self) {
+        let (mut tables, now) = (self.tables(), self.now());
+        match self.0.fault {
+            Fault::UnparksNothing => {}
+            Fault::UnparkOpensGates => tables.gates.retain(|_, until| until.is_none()),
+            _ => tables.gates.values_mut().flatten().for_each(|until| *until = now.min(*until)),
+        }
     }
 
     fn order_unit(&self) -> OrderUnit {
@@ -1247,6 +1258,11 @@ impl StoreUnderTest for ModelAdapter {
             Some(_) if self.0 == Fault::AgeStandsStill => Oldest::Waits(Duration::from_secs(1)),
             Some(first) => Oldest::Waits(store.now() - first),
         })
+    }
+
+    async fn unpark(&self, store: &Arc<Model>) -> Result<bool> {
+        store.unpark();
+        Ok(true)
     }
 
     async fn request(&self, store: &Arc<Model>, request: Request, event_id: Uuid) -> Result<Asked> {

@@ -122,6 +122,7 @@ rows! {
     "relay-rebalance", "relays that come, leave and die share the groups, with work in flight and writers beside them, whom nothing fails" => relay::rebalance;
     "relay-unreadable", "a row that cannot be read as it was promised is given up with a word on its column, and the others go" => relay::unreadable;
     "relay-refused", "a refused event holds back its own key, and its order stays" => relay::refused;
+    "relay-unparked", "a refused event that an operator has tried again goes before what its key waits with, also what is written just then" => relay::unparked;
     "relay-topics", "where the topic belongs to what is in order, a refused event holds back its key on no other topic; else on all" => order::relayed;
 
     "inbox-twice", "a message that was admitted is a duplicate the second time" => inbox::twice;

@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time;
 
 use crate::history::History;
-use crate::store::bench::{Bench, Checked, Table, ensure, ensure_eq, event, fail, labels, on, skip};
+use crate::store::bench::{Bench, Checked, LONG, Table, ensure, ensure_eq, event, fail, labels, on, skip};
 use crate::store::mortal::{Mortal, Point};
 use crate::store::recorder::Recorder;
 use crate::store::rows::insight::age;
@@ -367,6 +367,52 @@ pub(super) async fn refused<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Checked 
     ensure(verdict.is_clean(), || verdict.to_string())?;
     reached?;
     ensure(verdict.duplicates == 0, || format!("sent again after a refusal: {verdict}"))?;
+    nothing_left(&table).await
+}
+
+/// By itself it would go in an hour.
+pub(super) async fn unparked<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Checked {
+    let (table, history) = (bench.open().await?, History::new());
+    if !bench.adapter.unpark(&table.store).await? {
+        return skip("this store does not let operators have events tried again (`StoreUnderTest::unpark`)");
+    }
+    let recorder = Recorder::new(&history, bench.adapter.order_unit());
+    let mut settings = settings(Duration::from_secs(10));
+    (settings.backoff, settings.max_backoff) = (LONG, LONG);
+    let store: Arc<dyn OutboxStore> = table.store.clone();
+    let running = Running::start(OutboxRelay::builder(store, recorder.clone()).settings(settings).build()?);
+    let mut count = 0;
+    let worked = async {
+        for round in 0..5 {
+            for nth in 0..10 {
+                for message in table.commit(["a", "b"].map(|key| event(Some(key), ""))).await? {
+                    recorder.committed(&message, round * 10 + nth);
+                    if nth == 3 && message.key.as_deref() == Some(b"a") {
+                        recorder.refuse(id(&message), 2);
+                    }
+                    count += 1;
+                }
+                // Before it is refused, when it is, and while the others of its key go aside or follow.
+                bench.adapter.unpark(&table.store).await?;
+            }
+            let all_sent = async {
+                while history.check().deliveries < count {
+                    bench.adapter.unpark(&table.store).await?;
+                    time::sleep(Duration::from_millis(10)).await;
+                }
+                Checked::Ok(())
+            };
+            bench.bounded("sending what was refused and is to be tried again", all_sent).await??;
+        }
+        Ok(())
+    };
+    let worked: Checked = worked.await;
+    let stats = running.leaves(bench).await?;
+    worked?;
+    let verdict = history.check();
+    ensure(verdict.is_clean(), || verdict.to_string())?;
+    ensure(verdict.duplicates == 0, || format!("sent again: {verdict}"))?;
+    ensure_eq("what was parked", stats.parked, 10)?;
     nothing_left(&table).await
 }
 
