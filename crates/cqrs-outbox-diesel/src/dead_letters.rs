@@ -79,7 +79,7 @@ impl DeadLetterFilter {
 
     /// Adds the conditions to a query of `cqrs_outbox_dead`.
     pub(crate) fn apply<B: Backend>(&self, query: Query) -> Query {
-        of_key::<B>(query, self.key.as_deref())
+        of_key::<B>(query, "cqrs_outbox_dead", self.key.as_deref())
             .filter(B::DIALECT.event_id_is, self.event_id.map(|id| id.as_bytes().to_vec()))
             .filter("topic = ?", self.topic.clone())
             .filter("event_name = ?", self.name.clone())
@@ -88,16 +88,26 @@ impl DeadLetterFilter {
     }
 }
 
-/// Adds the condition that a row that stands aside, or is dead, is of this key. By an index, for as a rule it is in the lane of its key.
-/// Those of other lanes are looked through: they are of a topic and a key, or sent without regard to their keys.
-pub(crate) fn of_key<B: Backend>(query: Query, key: Option<&[u8]>) -> Query {
+/// Adds the condition that a row of this table, which stands aside or is dead, is of this key. By an index, for as a rule it is in the lane
+/// of its key. Those of other lanes are looked through: they are of a topic and a key, or each for itself.
+pub(crate) fn of_key<B: Backend>(query: Query, table: &str, key: Option<&[u8]>) -> Query {
     let Some(key) = key else { return query };
+    let key_is = B::DIALECT.key_is;
+    let sides = ["lane = ?".to_owned(), format!("lane < ? AND {key_is}"), format!("lane >= ? AND {key_is}")];
+    let condition = if B::DIALECT.searches_or {
+        sides.map(|side| format!("({side})")).join(" OR ")
+    } else {
+        let parts = sides.map(|side| format!("SELECT id FROM {table} WHERE {side}"));
+        format!("id IN ({})", parts.join(" UNION ALL "))
+    };
+    let lane = Lane::of(Some(key), Uuid::nil());
     query
-        .condition("(lane = ? OR ((lane < ? OR lane >= ?) AND ", true)
-        .then(B::DIALECT.key_is)
-        .then("))")
-        .bind(Lane::of(Some(key), Uuid::nil()).as_bytes().to_vec())
+        .condition("(", true)
+        .then(&condition)
+        .then(")")
+        .bind(lane.as_bytes().to_vec())
         .bind(b"k".to_vec())
+        .bind(key.to_vec())
         .bind(b"l".to_vec())
         .bind(key.to_vec())
 }
@@ -199,8 +209,8 @@ pub struct Refusal {
 impl<B: Backend> Outbox<B> {
     /// The dead letters that fit, a page of them.
     ///
-    /// Behind the filters stand indexes on the key and on the event's id (with a [unit of order](OrderUnit) that has the topic in it, only on the
-    /// event's id); for the others the list is walked in its order until the page is full.
+    /// Behind the filters stand indexes on the key and on the event's id; for the others the list is walked in its order until the page is
+    /// full. By key, all dead letters are looked through, too, that have none or wait by their topic ([`OrderUnit::TopicAndKey`]).
     ///
     /// # Errors
     ///
@@ -218,7 +228,7 @@ impl<B: Backend> Outbox<B> {
         rows.into_iter().map(DeadRow::into_letter).collect()
     }
 
-    /// How many dead letters fit. They are counted: with a filter on the key or the event's id by an index.
+    /// How many dead letters fit. They are counted: by what [`dead_letters`](Self::dead_letters) looks at.
     ///
     /// # Errors
     ///

@@ -41,9 +41,11 @@ impl<'c, B: Statements> On<'c, B> {
 pub(crate) type Lanes = &'static [(&'static str, &'static str)];
 
 fn by_topic(text: Cow<'static, str>, lanes: Lanes) -> Cow<'static, str> {
-    lanes.iter().fold(text, |text, (by_key, by_topic)| {
+    let text = lanes.iter().fold(text, |text, (by_key, by_topic)| {
         if text.contains(by_key) { Cow::Owned(text.replace(by_key, by_topic)) } else { text }
-    })
+    });
+    debug_assert!(!text.contains("'k'"), "a lane that is written in another way: {text}");
+    text
 }
 
 impl<B: Statements> fmt::Debug for On<'_, B> {

@@ -1,7 +1,5 @@
 //! What is in order, as the tables say it: all that use them have to see it alike.
 
-use std::sync::{Mutex, PoisonError};
-
 #[cfg(doc)]
 use cqrs_core::ErrorKind;
 use cqrs_core::Result;
@@ -31,7 +29,8 @@ impl<B: Backend> Outbox<B> {
     /// each start, behind [`migrate`](Self::migrate).
     ///
     /// It can be changed while no relay is at work and nothing stands aside or is a dead letter: these wait with what they had in common with others.
-    /// What waits to be sent, or is scheduled, does no harm.
+    /// What waits to be sent, or is scheduled, does no harm. A process that has relayed by the one before has to be started again, for its
+    /// relays end with an error.
     ///
     /// ```no_run
     /// # async fn start() -> cqrs_core::Result<()> {
@@ -70,43 +69,23 @@ impl<B: Backend> Outbox<B> {
         }
         let update = Query::new("UPDATE cqrs_outbox_meta SET order_unit = ?").bind(unit.as_str());
         B::execute(&mut tx.on(), update).await.map_err(store_error)?;
+        // A relay whose lease has expired may park what it has sent as long as nobody has taken the group: by the lane that it knows.
+        let fence = Query::new("UPDATE cqrs_outbox_group SET epoch = epoch + 1");
+        B::execute(&mut tx.on(), fence).await.map_err(store_error)?;
         commit(tx).await
     }
 
-    /// What a relay finds when it starts. It works by it until it ends.
-    pub(crate) fn learn_order_unit(&self, found: &str) -> Result<(), StoreError> {
-        self.known_order_unit().set(understood(found)?);
-        Ok(())
-    }
-
-    /// Fails if it is not any more what it was when the relay started. Rows that it has in memory are of lanes that no other relay knows.
+    /// Fails if it is not what a relay of this outbox has found first: what that one has in memory is of lanes that no other relay knows.
     pub(crate) fn is_order_unit_known(&self, found: &str) -> Result<(), StoreError> {
         let found = understood(found)?;
-        match self.known_order_unit().get() {
-            None => self.known_order_unit().set(found),
-            Some(known) if known == found => {}
-            Some(known) => {
-                let what = format!(
-                    "the unit of order of this outbox was changed from `{known}` to `{found}` while this relay had no lease: start it again"
-                );
-                return Err(StoreError::new(StoreErrorKind::Schema, what));
-            }
+        let known = *self.known_order_unit().get_or_init(|| found);
+        if known == found {
+            return Ok(());
         }
-        Ok(())
-    }
-}
-
-/// What a relay of this process knows of it; nothing before one has started.
-#[derive(Debug, Default)]
-pub(crate) struct KnownOrderUnit(Mutex<Option<OrderUnit>>);
-
-impl KnownOrderUnit {
-    pub(crate) fn get(&self) -> Option<OrderUnit> {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn set(&self, unit: OrderUnit) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(unit);
+        let what = format!(
+            "the unit of order of this outbox is `{found}`, and was `{known}` when this process began to relay: start the process again"
+        );
+        Err(StoreError::new(StoreErrorKind::Schema, what))
     }
 }
 
@@ -122,7 +101,7 @@ fn understood(found: &str) -> Result<OrderUnit, StoreError> {
 }
 
 /// Why the unit of order may not be changed; none if it may, until the end of this transaction: whoever wants a lease passes over groups that are
-/// locked, and without a lease nobody moves a row.
+/// locked, and finds the new unit with the next ones.
 async fn reason_against<B: Backend>(on: &mut On<'_, B>) -> diesel::QueryResult<Option<String>> {
     let lock = Query::new("SELECT epoch AS value FROM cqrs_outbox_group ORDER BY group_no");
     B::numbers(on, lock.then(B::DIALECT.for_update)).await?;
@@ -148,20 +127,6 @@ async fn reason_against<B: Backend>(on: &mut On<'_, B>) -> diesel::QueryResult<O
         }
     }
     Ok(None)
-}
-
-/// Says it again where that was lost: by what stands aside. Where nothing does, no harm is done by the default.
-pub(crate) async fn restore_order_unit<B: Backend>(on: &mut On<'_, B>) -> diesel::QueryResult<()> {
-    for table in ["cqrs_outbox_gate", "cqrs_outbox_parked", "cqrs_outbox_dead"] {
-        let by_topic =
-            Query::new("SELECT count(*) AS value FROM ").then(table).then(" WHERE lane >= ? AND lane < ?");
-        if count::<B>(on, by_topic.bind(b"t".to_vec()).bind(b"u".to_vec())).await? > 0 {
-            let update = Query::new("UPDATE cqrs_outbox_meta SET order_unit = ?");
-            B::execute(on, update.bind(OrderUnit::TopicAndKey.as_str())).await?;
-            break;
-        }
-    }
-    Ok(())
 }
 
 async fn count<B: Backend>(on: &mut On<'_, B>, query: Query) -> diesel::QueryResult<i64> {

@@ -1,7 +1,7 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -25,7 +25,6 @@ use crate::backend::Backend;
 use crate::error::{META_LOST, MIGRATE, is_denied, is_missing_schema, store_error};
 use crate::migration::{Migrated, Migration, SCHEMA_VERSION};
 use crate::on::On;
-use crate::order_unit::{KnownOrderUnit, restore_order_unit};
 use crate::requests::Portion;
 use crate::statements::Meta;
 use crate::status::OutboxStatus;
@@ -51,7 +50,8 @@ struct Shared<B: Backend> {
     elsewhere: Option<Arc<dyn Elsewhere>>,
     memory: B::Memory,
     portion: Portion,
-    order_unit: KnownOrderUnit,
+    /// What is in order, as far as a relay has found it. It holds as long as this does.
+    order_unit: OnceLock<OrderUnit>,
     settings: Settings,
 }
 
@@ -101,7 +101,7 @@ impl<B: Backend> Outbox<B> {
                 elsewhere,
                 memory,
                 portion,
-                order_unit: KnownOrderUnit::default(),
+                order_unit: OnceLock::new(),
                 settings,
             }),
         }
@@ -132,7 +132,7 @@ impl<B: Backend> Outbox<B> {
             elsewhere: self.shared.elsewhere.clone(),
             memory: B::Memory::default(),
             portion: Portion::default(),
-            order_unit: KnownOrderUnit::default(),
+            order_unit: OnceLock::new(),
             settings: self.shared.settings.clone(),
         };
         Self { shared: Arc::new(shared) }
@@ -279,7 +279,6 @@ impl<B: Backend> Outbox<B> {
             version = versions::<B>(&mut tx.on()).await?;
             if version.is_none() && is_all_there {
                 version = restore_meta::<B>(&mut tx.on()).await.map_err(store_error)?;
-                restore_order_unit::<B>(&mut tx.on()).await.map_err(store_error)?;
                 restored = version.is_some();
             }
         }
@@ -338,9 +337,7 @@ impl<B: Backend> Outbox<B> {
     }
 
     pub(crate) async fn try_check_schema(&self) -> Result<(), StoreError> {
-        let meta = self.meta().await?;
-        self.is_expected(&meta.installation_id)?;
-        self.learn_order_unit(&meta.order_unit)
+        self.is_expected(&self.meta().await?.installation_id)
     }
 
     /// What the tables say of themselves, if they can be used.
@@ -467,14 +464,14 @@ impl<B: Backend> Outbox<B> {
         self.shared.settings.installation_id
     }
 
-    /// What is in order, as far as a relay of this process knows.
-    pub(crate) fn known_order_unit(&self) -> &KnownOrderUnit {
+    /// What is in order, as far as a relay has found it.
+    pub(crate) fn known_order_unit(&self) -> &OnceLock<OrderUnit> {
         &self.shared.order_unit
     }
 
     /// The same for statements. Those of a relay know it, and to others it makes no difference.
     pub(crate) fn effective_order_unit(&self) -> OrderUnit {
-        self.shared.order_unit.get().unwrap_or_default()
+        self.shared.order_unit.get().copied().unwrap_or_default()
     }
 
     pub(crate) fn place(&self) -> &str {
@@ -571,9 +568,18 @@ async fn restore_meta<B: Backend>(on: &mut On<'_, B>) -> QueryResult<Option<(i32
     tracing::warn!(version, "the outbox's tables had lost their version: it is written again");
     let table = on.sql(B::META_TABLE);
     on.conn.batch_execute(&table).await?;
+    // By what stands aside, which waits by it. Where nothing does, no harm is done by the default.
+    let by_topic = ["cqrs_outbox_gate", "cqrs_outbox_parked", "cqrs_outbox_dead"]
+        .map(|table| format!("EXISTS (SELECT 1 FROM {table} WHERE {})", B::DIALECT.is_lane_of_topic));
+    let order_unit = format!(
+        "CASE WHEN {} THEN '{}' ELSE '{}' END",
+        by_topic.join(" OR "),
+        OrderUnit::TopicAndKey,
+        OrderUnit::Key
+    );
     let row = format!(
-        "INSERT INTO cqrs_outbox_meta (schema_version, min_reader_version, hold) \
-         SELECT {version}, {min_reader_version}, (SELECT count(*) FROM cqrs_outbox_group WHERE epoch > 0) \
+        "INSERT INTO cqrs_outbox_meta (schema_version, min_reader_version, order_unit, hold) \
+         SELECT {version}, {min_reader_version}, {order_unit}, (SELECT count(*) FROM cqrs_outbox_group WHERE epoch > 0) \
             + (SELECT count(*) FROM (SELECT 1 FROM cqrs_outbox LIMIT 1) waiting) > 0"
     );
     let row = on.sql(row);

@@ -74,7 +74,7 @@ impl<B: Backend> Outbox<B> {
         let lanes = Query::new("UPDATE cqrs_outbox_gate SET until = ").then(now).bind(0.0);
         let lanes = lanes.then(" WHERE until > ").then(now).bind(0.0);
         let lanes = lanes.then(" AND lane IN (SELECT lane FROM cqrs_outbox_parked");
-        let lanes = of_key::<B>(lanes, filter.key.as_deref())
+        let lanes = of_key::<B>(lanes, "cqrs_outbox_parked", filter.key.as_deref())
             .filter("topic = ?", filter.topic.clone())
             .filter(B::DIALECT.parked_event_id_is, filter.event_id.map(|id| id.as_bytes().to_vec()))
             .then(")");

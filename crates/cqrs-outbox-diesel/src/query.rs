@@ -137,6 +137,10 @@ pub struct Dialect {
     pub(crate) event_id_is: &'static str,
     /// The same of a row that stands aside, where no index helps.
     pub(crate) parked_event_id_is: &'static str,
+    /// Whether a lane is that of a topic and a key.
+    pub(crate) is_lane_of_topic: &'static str,
+    /// Whether an index is searched for each side of an `OR`; else only for each part of a `UNION`.
+    pub(crate) searches_or: bool,
     /// Scheduled rows: the columns of a `ScheduledRecord`.
     pub(crate) scheduled: &'static str,
     /// Whether a scheduled row is of the key that is bound.

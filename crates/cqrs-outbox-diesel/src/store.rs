@@ -28,7 +28,9 @@ impl<B: Backend> OutboxStore for Outbox<B> {
     }
 
     async fn check(&self) -> Result<(), StoreError> {
-        self.try_check_schema().await
+        let meta = self.meta().await?;
+        self.is_expected(&meta.installation_id)?;
+        self.is_order_unit_known(&meta.order_unit)
     }
 
     async fn heartbeat(&self, relay: &RelayId, heartbeat: &Heartbeat) -> Result<Ownership, StoreError> {

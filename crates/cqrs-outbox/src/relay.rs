@@ -372,7 +372,10 @@ impl OutboxRelay {
                             Ok(input) => engine.step(now, input),
                             Err(error) => {
                                 drop(pending);
-                                self.leave_at_once(&relay).await;
+                                // Of another installation nothing is touched.
+                                if error.kind() != StoreErrorKind::Installation {
+                                    self.leave_at_once(&relay).await;
+                                }
                                 return Err(error.into_error());
                             }
                         }

@@ -134,7 +134,7 @@ pub(super) const PULSE: &str = "\
             (SELECT count(*) FROM cqrs_outbox_relay WHERE seen_at > utc_timestamp(6) - INTERVAL ? MICROSECOND) AS relays, \
             coalesce((SELECT hold FROM cqrs_outbox_meta), 1) AS hold, \
             (SELECT installation_id FROM cqrs_outbox_meta) AS installation_id, \
-        (SELECT order_unit FROM cqrs_outbox_meta) AS order_unit, \
+            (SELECT order_unit FROM cqrs_outbox_meta) AS order_unit, \
             NOT EXISTS (SELECT 1 FROM cqrs_outbox_gate WHERE until IS NOT NULL) AS nothing_aside, \
             NOT EXISTS (SELECT 1 FROM cqrs_outbox_scheduled) AS nothing_scheduled, \
             EXISTS (SELECT 1 FROM cqrs_outbox_group WHERE incarnation IS NULL OR expires_at <= utc_timestamp(6) \
@@ -524,6 +524,8 @@ pub(super) const DIALECT: Dialect = Dialect {
             content_type, payload, payload_text, date_format(occurred_at, '%Y-%m-%dT%H:%i:%s.%fZ') AS occurred_at, \
             attempts, size, 0 AS group_no, false AS gated, lane, error, errors, date_format(dead_at, '%Y-%m-%dT%H:%i:%s.%fZ') AS dead_at \
         FROM cqrs_outbox_dead",
+    is_lane_of_topic: "lane >= 't' AND lane < 'u'",
+    searches_or: true,
     parked_event_id_is: "unhex(replace(event_id, '-', '')) = ?",
     event_id_is: "event_key = ?",
     scheduled: "\

@@ -146,7 +146,7 @@ pub(super) const CENSUS: &str = "\
             WHERE seen_at > clock_timestamp() - make_interval(secs => $1)) AS relays, \
         coalesce((SELECT hold FROM cqrs_outbox_meta), true) AS hold, \
         (SELECT installation_id::text FROM cqrs_outbox_meta) AS installation_id, \
-    (SELECT order_unit FROM cqrs_outbox_meta) AS order_unit, \
+        (SELECT order_unit FROM cqrs_outbox_meta) AS order_unit, \
         (SELECT until FROM cqrs_outbox_gate ORDER BY until LIMIT 1) IS NULL AS nothing_aside, \
         (SELECT id FROM cqrs_outbox_scheduled ORDER BY id LIMIT 1) IS NULL AS nothing_scheduled";
 
@@ -171,7 +171,7 @@ pub(super) const PULSE: &str = "\
                 WHERE incarnation = $1 OR seen_at > clock_timestamp() - make_interval(secs => $2)) AS relays, \
             coalesce((SELECT hold FROM cqrs_outbox_meta), true) AS hold, \
             (SELECT installation_id::text FROM cqrs_outbox_meta) AS installation_id, \
-    (SELECT order_unit FROM cqrs_outbox_meta) AS order_unit, \
+            (SELECT order_unit FROM cqrs_outbox_meta) AS order_unit, \
             (SELECT until FROM cqrs_outbox_gate ORDER BY until LIMIT 1) IS NULL AS nothing_aside, \
             (SELECT id FROM cqrs_outbox_scheduled ORDER BY id LIMIT 1) IS NULL AS nothing_scheduled, \
             EXISTS (SELECT 1 FROM cqrs_outbox_group WHERE incarnation IS NULL OR expires_at <= clock_timestamp() \
@@ -686,6 +686,8 @@ pub(super) const DIALECT: Dialect = Dialect {
             content_type, payload, payload_text, to_char(occurred_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') AS occurred_at, \
             attempts, size, 0 AS group_no, false AS gated, lane, error, errors, to_char(dead_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') AS dead_at \
         FROM cqrs_outbox_dead",
+    is_lane_of_topic: "lane >= 't'::bytea AND lane < 'u'::bytea",
+    searches_or: true,
     parked_event_id_is: "event_id = encode(?, 'hex')::uuid",
     event_id_is: "event_id = encode(?, 'hex')::uuid",
     scheduled: "\

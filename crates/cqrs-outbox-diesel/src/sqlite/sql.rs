@@ -479,6 +479,8 @@ pub(super) const DIALECT: Dialect = Dialect {
             content_type, payload, payload_text, occurred_at AS occurred_at, \
             attempts, size, 0 AS group_no, 0 AS gated, lane, error, errors, dead_at AS dead_at \
         FROM cqrs_outbox_dead",
+    is_lane_of_topic: "lane >= CAST('t' AS BLOB) AND lane < CAST('u' AS BLOB)",
+    searches_or: false,
     parked_event_id_is: "unhex(replace(event_id, '-', '')) = ?",
     event_id_is: "lower(replace(event_id, '-', '')) = lower(hex(?))",
     scheduled: "\

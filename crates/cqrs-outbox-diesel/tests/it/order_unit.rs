@@ -3,12 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use cqrs_core::ErrorKind;
+use cqrs_core::{BeginTransaction, ErrorKind, Transaction};
 use cqrs_outbox::{
-    LaterEvents, OutboxRelay, OutboxRow, ReadRequest, Rejection, StoreError, StoreErrorKind, Verdict,
+    Fenced, Heartbeat, LaterEvents, OutboxRelay, OutboxRow, ReadRequest, Rejection, RelayId, StoreError,
+    StoreErrorKind, Verdict,
 };
 use cqrs_outbox_diesel::{Asking, DeadLetterFilter, OrderUnit, Outbox, Page};
+use diesel_async::SimpleAsyncConnection;
 use tokio::time::timeout;
+use uuid::Uuid;
 
 use crate::backend::{Db, PlainSql, Site};
 use crate::dead_letters::{Owner, letter};
@@ -21,9 +24,10 @@ impl OnEach for All {
     fn list<D: Db>() -> Vec<(&'static str, Test)> {
         tests!(order_unit<D> {
             it_changes_only_while_nobody_goes_by_it,
-            nobody_takes_a_lease_while_it_changes,
+            it_waits_for_who_takes_a_lease,
+            a_relay_that_has_overslept_parks_nothing_by_the_old_one,
             a_relay_ends_when_it_is_another_one,
-            a_unit_that_is_none_is_named,
+            a_unit_that_is_none_is_refused_by_the_table,
             it_is_known_again_when_its_row_was_lost,
             the_longest_topic_and_key_have_a_lane,
             dead_letters_are_found_by_key_in_any_lane,
@@ -97,39 +101,60 @@ async fn it_changes_only_while_nobody_goes_by_it<D: Db>(site: &Site) {
     assert!(error.to_string().contains("migrate"), "{error}");
 }
 
-/// A relay that starts in the very moment either has its lease first, or finds the new unit.
-async fn nobody_takes_a_lease_while_it_changes<D: Db>(site: &Site) {
+/// The transaction of a heartbeat that takes all groups, before its commit.
+async fn it_waits_for_who_takes_a_lease<D: Db>(site: &Site) {
     let outbox = site.outbox::<D>().await;
-    let mut settings = quick();
-    settings.heartbeat_interval = Duration::from_millis(50);
-    for _ in 0..20 {
-        let relay = OutboxRelay::builder(
-            D::store(&outbox.clone().with_encoder(Default::default())),
-            Arc::new(Sink::default()),
-        )
-        .settings(settings.clone())
-        .build()
-        .unwrap();
-        let unit = match outbox.order_unit().await.unwrap() {
-            OrderUnit::Key => OrderUnit::TopicAndKey,
-            _ => OrderUnit::Key,
-        };
-        let (ran, changed) = tokio::join!(relay.run_until_empty(), outbox.set_order_unit(unit));
-        // It is told when it comes to the groups, and has taken none.
-        if let Err(error) = ran {
-            assert!(error.to_string().contains("was changed from"), "{error}");
-            assert!(changed.is_ok());
+    let in_an_hour = match D::NAME {
+        "postgres" => "now() + interval '1 hour'",
+        "mysql" => "utc_timestamp(6) + INTERVAL 1 HOUR",
+        _ => "unixepoch('now', '+1 hour')",
+    };
+    let mut tx = outbox.begin().await.unwrap();
+    let take =
+        "UPDATE cqrs_outbox_group SET incarnation = '00000000-0000-4000-8000-000000000000', expires_at = ";
+    tx.batch_execute(&format!("{take}{in_an_hour}")).await.unwrap();
+    let commit = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        tx.commit().await.unwrap();
+    };
+    let (changed, ()) = tokio::join!(outbox.set_order_unit(OrderUnit::TopicAndKey), commit);
+    let error = changed.unwrap_err();
+    assert!(error.to_string().contains("a relay is at work"), "{error}");
+    assert_eq!(outbox.order_unit().await.unwrap(), OrderUnit::Key);
+}
+
+/// It has slept past its lease, and nobody has taken its groups. The broker has refused what it had sent before.
+async fn a_relay_that_has_overslept_parks_nothing_by_the_old_one<D: Db>(site: &Site) {
+    let outbox = site.outbox::<D>().await;
+    write(&outbox, "rooms", "1", Some(b"a")).await;
+    write(&outbox, "rooms", "2", Some(b"a")).await;
+    let relay = RelayId { name: "asleep".to_owned(), incarnation: Uuid::new_v4() };
+    let store = D::store(&outbox);
+    let beat = Heartbeat { lease: Duration::from_millis(100), take: usize::MAX, release: Vec::new() };
+    let leases = store.heartbeat(&relay, &beat).await.unwrap().leases;
+    let request = ReadRequest { leases, known: Vec::new(), limit: 10, max_bytes: usize::MAX };
+    let row = store.read(&request).await.unwrap().remove(0);
+    let changed = async || outbox.set_order_unit(OrderUnit::TopicAndKey).await;
+    let lease_is_over = async {
+        while changed().await.is_err() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        if let Err(error) = changed {
-            assert!(error.to_string().contains("a relay is at work"), "{error}");
-        }
-        let status = outbox.status().await.unwrap();
-        assert_eq!(status.unowned_groups, status.groups);
-    }
+    };
+    timeout(SOON, lease_is_over).await.unwrap();
+    let park = refuse(&request, &row, Verdict::Park { retry_in: Duration::from_secs(600) });
+    assert_eq!(store.reject(&park).await.unwrap(), Fenced::LeaseLost);
+    // Nor does it come by new leases, whoever else asks.
+    outbox.check_schema().await.unwrap();
+    let error = store.heartbeat(&relay, &beat).await.unwrap_err();
+    assert_eq!(error.kind(), StoreErrorKind::Schema, "{error}");
+    let status = outbox.status().await.unwrap();
+    assert_eq!((status.unowned_groups, status.closed_gates), (status.groups, 0));
 }
 
 async fn a_relay_ends_when_it_is_another_one<D: Db>(site: &Site) {
-    let outbox = site.outbox::<D>().await;
+    let url = site.empty().await;
+    let outbox = D::connect(url.clone()).await.unwrap();
+    outbox.migrate().await.unwrap();
     let mut settings = quick();
     settings.heartbeat_interval = Duration::from_millis(100);
     let relay = OutboxRelay::builder(D::store(&outbox), Arc::new(Sink::default()))
@@ -148,14 +173,15 @@ async fn a_relay_ends_when_it_is_another_one<D: Db>(site: &Site) {
     let error = ended.unwrap_err();
     let kind = error.downcast_ref::<StoreError>().map(StoreError::kind);
     assert_eq!(kind, Some(StoreErrorKind::Schema), "{error}");
-    assert!(error.to_string().contains("from `key` to `topic_and_key`"), "{error}");
-    // Started again it goes by it.
+    assert!(error.to_string().contains("is `topic_and_key`, and was `key`"), "{error}");
+    // Started again it goes by it, at once.
+    let outbox = D::connect(url).await.unwrap();
     let relay =
         OutboxRelay::builder(D::store(&outbox), Arc::new(Sink::default())).settings(quick()).build().unwrap();
     timeout(SOON, relay.run_until_empty()).await.unwrap().unwrap();
 }
 
-async fn a_unit_that_is_none_is_named<D: Db>(site: &Site) {
+async fn a_unit_that_is_none_is_refused_by_the_table<D: Db>(site: &Site) {
     let outbox = site.outbox::<D>().await;
     let update = "UPDATE cqrs_outbox_meta SET order_unit = 'tenant'";
     let error = outbox.sql(update).await.unwrap_err();
