@@ -29,6 +29,8 @@ pub(crate) struct Args {
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Unit {
     Key,
+    // The other one is how `--json` and the tables write it.
+    #[value(alias = "topic_and_key")]
     TopicAndKey,
 }
 
@@ -58,7 +60,9 @@ pub(crate) async fn run(args: Args, json: bool) -> Result<(), Failure> {
 /// What it comes to.
 pub(crate) fn for_people(unit: OrderUnit) -> &'static str {
     match unit {
-        OrderUnit::TopicAndKey => "what has one key is in order on each topic, not between topics",
-        _ => "what has one key is in order, whatever the topic",
+        OrderUnit::TopicAndKey => {
+            "topic-and-key: events with the same key are in order on each topic, not between topics"
+        }
+        _ => "key: events with the same key are in order, whatever the topic",
     }
 }

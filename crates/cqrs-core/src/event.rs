@@ -110,7 +110,8 @@ pub trait IntegrationEvent: Event + Serialize {
     /// The version of the payload's schema. Default 1.
     const VERSION: u32 = 1;
 
-    /// The key: events of one key reach every consumer in the order in which they were said. `None` means that
+    /// The key: events of one key reach every consumer in the order in which they were said (on each topic, where an outbox has the topic
+    /// and the key as its unit of order). `None` means that
     /// no order is wanted; an empty key is a key.
     fn key(&self) -> Option<Bytes> {
         None

@@ -110,20 +110,25 @@ async fn reason_against<B: Backend>(on: &mut On<'_, B>) -> diesel::QueryResult<O
     );
     if count::<B>(on, leases.then(B::DIALECT.not_before).bind(0.0)).await? > 0 {
         return Ok(Some(
-            "a relay is at work. End all relays, and wait for the leases of those that died".to_owned(),
+            "a relay is at work: end all relays, and wait for the leases of those that died".to_owned(),
         ));
     }
-    for (table, what) in [
+    for (table, what, what_to_do) in [
         (
             "cqrs_outbox_dead",
-            "dead letters. Replay or discard them (`cqrs dead`), and let a relay carry it out",
+            "dead letters",
+            "replay or discard them (`cqrs dead`), and let a relay carry that out",
         ),
-        ("cqrs_outbox_parked", "events that stand aside. Let a relay send them"),
-        ("cqrs_outbox_gate", "keys that wait. Let a relay look after them"),
+        (
+            "cqrs_outbox_parked",
+            "events that stand aside",
+            "let a relay run, not `--until-empty`, until `cqrs outbox status` has none parked: each is sent or becomes a dead letter",
+        ),
+        ("cqrs_outbox_gate", "closed gates", "let a relay run until `cqrs outbox status` has none"),
     ] {
         let there = count::<B>(on, Query::new("SELECT count(*) AS value FROM ").then(table)).await?;
         if there > 0 {
-            return Ok(Some(format!("there are {there} {what}")));
+            return Ok(Some(format!("there are {what} ({there}): {what_to_do}")));
         }
     }
     Ok(None)

@@ -13,7 +13,7 @@
 //! *first* deliveries of a key's events are in the order in which they were written, where one was committed before the
 //! other was begun; concurrent writers of one key have no order, unless they lock something: the aggregate's row, or the
 //! key ([`Transaction::lock_key`](cqrs_core::Transaction::lock_key)). A late *duplicate* may follow a newer event: the inbox
-//! drops it. The place of a [scheduled](cqrs_core::Envelope::deliver_at) event is the moment at which its time has come.
+//! drops it. Where an outbox says so, the unit of order is not the key but the [topic and the key](OrderUnit). The place of a [scheduled](cqrs_core::Envelope::deliver_at) event is the moment at which its time has come.
 //!
 //! # Insight
 //!

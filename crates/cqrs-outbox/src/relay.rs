@@ -141,7 +141,7 @@ impl OutboxRelay {
     /// # Errors
     ///
     /// What waiting does not mend: [`ErrorKind::Store`](cqrs_core::ErrorKind::Store) for missing tables, tables of another
-    /// version or [installation](StoreErrorKind::Installation), or if the database refuses the login; [`ErrorKind::Broker`](cqrs_core::ErrorKind::Broker) if the broker does. A login counts
+    /// version or [installation](StoreErrorKind::Installation), a [unit of order](crate::OrderUnit) that was changed meanwhile, or if the database refuses the login; [`ErrorKind::Broker`](cqrs_core::ErrorKind::Broker) if the broker does. A login counts
     /// as refused before it was ever accepted in this run. Later that is taken for an outage: it was right once, and may be again, as while
     /// a password is changed.
     ///
@@ -649,11 +649,14 @@ fn log_rejection(rejection: &Rejection) {
             tracing::warn!(row, topic, key, attempts, then, error, "an event was put aside");
         }
         Verdict::Bury { later } => {
+            let of = if topic.is_some() { "key and topic" } else { "key" };
             let then = match later {
-                _ if key.is_none() => "into the dead letters",
-                LaterEvents::Wait => "into the dead letters; the later events of its key wait",
-                LaterEvents::GoOn => "into the dead letters; the later events of its key go on",
-                LaterEvents::Follow => "into the dead letters; the later events of its key follow it",
+                _ if key.is_none() => "into the dead letters".to_owned(),
+                LaterEvents::Wait => format!("into the dead letters; the later events of its {of} wait"),
+                LaterEvents::GoOn => format!("into the dead letters; the later events of its {of} go on"),
+                LaterEvents::Follow => {
+                    format!("into the dead letters; the later events of its {of} follow it")
+                }
             };
             tracing::warn!(row, topic, key, attempts, then, error, "an event was given up");
         }

@@ -66,7 +66,7 @@ pub struct RelaySettings {
     /// Counted by each relay, as the time that its probes have waited, so not while the broker is away or the outbox on hold; anew
     /// after a restart, and when nothing was for the topic for twice `max_backoff` and `publish_timeout`.
     pub destination_timeout: Option<Duration>,
-    /// What becomes of the later events of a key when one of it goes to the dead letters. Default
+    /// What becomes of the later events of a key (or of a key on a topic: [`OrderUnit`](crate::OrderUnit)) when one of it goes to the dead letters. Default
     /// [`Wait`](LaterEvents::Wait): until someone has replayed or discarded it.
     pub later_events: LaterEvents,
     /// Which events are sent without regard to the order of their keys. Default: none.

@@ -44,7 +44,7 @@
 //!
 //! # What there is to know
 //!
-//! - **Order.** The rows of a key are sent in the order in which they were written. Lock the row of the aggregate, or change
+//! - **Order.** The rows of a key (and a topic, where that is the [unit of order](crate::OrderUnit)) are sent in the order in which they were written. Lock the row of the aggregate, or change
 //!   it, before you write its event; else two open transactions may write one key's events in either order.
 //! - **On SQLite** begin with `BEGIN IMMEDIATE`: a deferred transaction that reads first cannot write after another has.
 //! - **On MariaDB and MySQL** the connection's character set is `utf8mb4`, as it is by default. After a deadlock the whole

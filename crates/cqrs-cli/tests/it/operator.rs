@@ -135,13 +135,18 @@ async fn order_unit(site: Site) {
     };
     let said = order_unit(&[]).await.expect_code(0);
     assert!(said.contains(&site.shown()) && said.contains("whatever the topic"), "{said}");
+    // As it is written in the tables, and in what is said as JSON.
+    order_unit(&["topic_and_key"]).await.expect_code(0);
     let said = order_unit(&["topic-and-key", "--json"]).await.expect_code(0);
     let said: Value = serde_json::from_str(&said).unwrap();
     let unit = Value::from("topic_and_key");
     assert_eq!((&said["order_unit"], &said["database"]), (&unit, &site.shown().into()));
     assert_eq!(site.status().await["order_unit"], unit);
     let status = cqrs(&["outbox", "status", "--database", &site.url]).await.expect_code(0);
-    assert!(status.contains("in order       what has one key is in order on each topic"), "{status}");
+    assert!(
+        status.contains("in order       topic-and-key: events with the same key are in order on each topic"),
+        "{status}"
+    );
     order_unit(&["tenant"]).await.expect_error(2, &["tenant", "topic-and-key"]);
 
     // A key that waits is told with its topic.
@@ -154,7 +159,7 @@ async fn order_unit(site: Site) {
     let status = cqrs(&["outbox", "status", "--database", &site.url]).await.expect_code(0);
     assert!(status.contains("key 5 on rooms, waits for somebody to act: no"), "{status}");
     order_unit(&["topic-and-key"]).await.expect_code(0);
-    order_unit(&["key"]).await.expect_error(1, &["`key`", "1 keys that wait"]);
+    order_unit(&["key"]).await.expect_error(1, &["`key`", "closed gates (1)"]);
 }
 
 /// As a relay leaves it whose broker has refused an event of this key.

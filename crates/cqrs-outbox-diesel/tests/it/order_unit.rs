@@ -82,14 +82,14 @@ async fn it_changes_only_while_nobody_goes_by_it<D: Db>(site: &Site) {
     owner.store.reject(&park).await.unwrap();
     let leave = async |owner: &Owner| owner.beat_and(0, owner.beat().await.leases).await;
     leave(&owner).await;
-    refused("1 events that stand aside").await;
+    refused("events that stand aside (1)").await;
 
     let request = owner.beat().await;
     let row = owner.parked().await.remove(0);
     let bury = refuse(&request, &row, Verdict::Bury { later: LaterEvents::GoOn });
     owner.store.reject(&bury).await.unwrap();
     leave(&owner).await;
-    refused("1 dead letters").await;
+    refused("dead letters (1)").await;
 
     outbox.discard_all(&DeadLetterFilter::new(), &Asking::new()).await.unwrap();
     owner.beat().await;
@@ -174,7 +174,9 @@ async fn a_relay_ends_when_it_is_another_one<D: Db>(site: &Site) {
     let kind = error.downcast_ref::<StoreError>().map(StoreError::kind);
     assert_eq!(kind, Some(StoreErrorKind::Schema), "{error}");
     assert!(error.to_string().contains("is `topic_and_key`, and was `key`"), "{error}");
-    // Started again it goes by it, at once.
+    // It has given its groups back. Started again it goes by the new one.
+    let status = outbox.status().await.unwrap();
+    assert_eq!(status.unowned_groups, status.groups);
     let outbox = D::connect(url).await.unwrap();
     let relay =
         OutboxRelay::builder(D::store(&outbox), Arc::new(Sink::default())).settings(quick()).build().unwrap();
