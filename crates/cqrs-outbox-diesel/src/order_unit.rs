@@ -34,9 +34,9 @@ impl<B: Backend> Outbox<B> {
     ///
     /// ```no_run
     /// # async fn start() -> cqrs_core::Result<()> {
-    /// use cqrs_outbox_diesel::{OrderUnit, PgOutbox};
+    /// use cqrs_outbox_diesel::{OrderUnit, Outbox, Pg};
     ///
-    /// let outbox = PgOutbox::connect("postgres://localhost/shop").await?;
+    /// let outbox = Outbox::<Pg>::connect("postgres://localhost/shop").await?;
     /// outbox.migrate().await?;
     /// outbox.set_order_unit(OrderUnit::TopicAndKey).await?;
     /// # Ok(())
