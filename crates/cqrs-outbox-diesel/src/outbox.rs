@@ -333,11 +333,14 @@ impl<B: Backend> Outbox<B> {
     ///
     /// Safe.
     pub async fn check_schema(&self) -> Result<()> {
-        self.try_check_schema().await.map_err(|error| self.failed(error))
+        self.expected_meta().await.map(drop).map_err(|error| self.failed(error))
     }
 
-    pub(crate) async fn try_check_schema(&self) -> Result<(), StoreError> {
-        self.is_expected(&self.meta().await?.installation_id)
+    /// What the tables say of themselves, if they can be used and are of the installation that was asked for.
+    pub(crate) async fn expected_meta(&self) -> Result<Meta, StoreError> {
+        let meta = self.meta().await?;
+        self.is_expected(&meta.installation_id)?;
+        Ok(meta)
     }
 
     /// What the tables say of themselves, if they can be used.

@@ -28,9 +28,7 @@ impl<B: Backend> OutboxStore for Outbox<B> {
     }
 
     async fn check(&self) -> Result<(), StoreError> {
-        let meta = self.meta().await?;
-        self.is_expected(&meta.installation_id)?;
-        self.is_order_unit_known(&meta.order_unit)
+        self.is_order_unit_known(&self.expected_meta().await?.order_unit)
     }
 
     async fn heartbeat(&self, relay: &RelayId, heartbeat: &Heartbeat) -> Result<Ownership, StoreError> {
