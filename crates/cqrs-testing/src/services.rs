@@ -5,8 +5,9 @@
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::thread;
 
-use libtest_mimic::{Completion, Failed, Trial};
+use libtest_mimic::{Arguments, Completion, Conclusion, Failed, Trial};
 use tempfile::TempDir;
 
 /// Set to `1`, a test that finds no server fails; else it is ignored.
@@ -116,6 +117,16 @@ pub fn trial_with_own(
         }
         test().map(|()| Completion::Completed)
     })
+}
+
+/// Runs tests of servers as the arguments of this process say. Without a word about it, twice as many run at a time as there are
+/// processors: most of their time they wait.
+pub fn run(trials: Vec<Trial>) -> Conclusion {
+    let mut arguments = Arguments::from_args();
+    arguments
+        .test_threads
+        .get_or_insert_with(|| thread::available_parallelism().map_or(2, |cores| 2 * cores.get()));
+    libtest_mimic::run(&arguments, trials)
 }
 
 /// Whether a test that finds no server fails.
@@ -279,7 +290,7 @@ fn services(command: &str, arguments: &[&str], set_up: impl FnOnce(&mut Command)
 impl Drop for Server {
     #[expect(clippy::print_stderr, reason = "for whoever reads why a test failed")]
     fn drop(&mut self) {
-        if std::thread::panicking() {
+        if thread::panicking() {
             match self.keep_logs() {
                 Ok(kept) => eprintln!("the logs of the test's own {} are in {kept}", self.service.name()),
                 Err(why) => {

@@ -13,8 +13,8 @@ mod topology;
 use std::future::Future;
 use std::time::Duration;
 
-use cqrs_testing::services::{Service, trial};
-use libtest_mimic::{Arguments, Failed};
+use cqrs_testing::services::{self, Service, trial};
+use libtest_mimic::Failed;
 
 /// Limits that only a hang reaches.
 const TEST: Duration = Duration::from_secs(120);
@@ -33,7 +33,7 @@ fn main() {
     trials.extend(login::trials());
     trials.extend(private::trials());
     trials.extend(topology::trials());
-    libtest_mimic::run(&Arguments::from_args(), trials).exit();
+    services::run(trials).exit();
 }
 
 /// A name that no earlier run used.

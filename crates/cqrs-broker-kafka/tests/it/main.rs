@@ -13,8 +13,8 @@ use std::future::Future;
 use std::time::Duration;
 
 use cqrs_broker_kafka::{KafkaBroker, KafkaBrokerBuilder};
-use cqrs_testing::services::{Service, trial};
-use libtest_mimic::{Arguments, Failed, Trial};
+use cqrs_testing::services::{self, Service, trial};
+use libtest_mimic::{Failed, Trial};
 
 /// Limits that only a hang reaches.
 const TEST: Duration = Duration::from_secs(120);
@@ -44,7 +44,7 @@ fn main() {
     trials.extend(sessions::trials());
     trials.extend(login::trials());
     trials.extend(private::trials());
-    libtest_mimic::run(&Arguments::from_args(), trials).exit();
+    services::run(trials).exit();
 }
 
 /// With the shortest session that the cluster allows, which is how long it waits for a member that asked to join and

@@ -13,8 +13,8 @@ mod support;
 
 use std::time::Duration;
 
-use cqrs_testing::services::{Service, trial};
-use libtest_mimic::{Arguments, Failed, Trial};
+use cqrs_testing::services::{self, Service, trial};
+use libtest_mimic::{Failed, Trial};
 
 use self::site::Kind;
 
@@ -26,7 +26,7 @@ fn main() {
     trials.extend(dead::trials());
     trials.extend(refused::trials());
     trials.extend(relaying::trials());
-    libtest_mimic::run(&Arguments::from_args(), trials).exit();
+    services::run(trials).exit();
 }
 
 fn run(test: impl Future<Output = ()>) -> Result<(), Failed> {

@@ -38,7 +38,7 @@ mod tables;
 mod transactions;
 mod writing;
 
-use libtest_mimic::Arguments;
+use cqrs_testing::services;
 
 use self::harness::Trials;
 
@@ -76,5 +76,5 @@ fn main() {
     cuts::trials(&mut trials);
     names::trials(&mut trials);
     installation::trials(&mut trials);
-    libtest_mimic::run(&Arguments::from_args(), trials.into_vec()).exit();
+    services::run(trials.into_vec()).exit();
 }
