@@ -16,6 +16,7 @@ use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::types::RDKafkaErrorCode as Code;
 use rdkafka::{Offset, TopicPartitionList};
 use tokio::sync::Notify;
+use tokio::task::coop;
 use tokio::time::{sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 
@@ -334,6 +335,8 @@ impl KafkaSubscription {
 #[async_trait]
 impl Subscription for KafkaSubscription {
     async fn next(&mut self) -> Result<Option<Delivery>, BrokerError> {
+        // Messages that are released at once come again at once: a loop over them must let other tasks run.
+        coop::consume_budget().await;
         let closed = self.closed.clone();
         // No branch loses a message: what was received and not handed out stays with the member.
         tokio::select! {

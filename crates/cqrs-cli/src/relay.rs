@@ -47,7 +47,8 @@ pub(crate) struct Args {
     #[arg(long, env = "CQRS_RELAY_NAME", default_value_t = default_name())]
     name: String,
 
-    /// Ends when nothing waits any more
+    /// Ends when nothing waits any more but what waits for a time or for you: scheduled events, and those that stand aside
+    /// behind one that was refused
     #[arg(long)]
     until_empty: bool,
 

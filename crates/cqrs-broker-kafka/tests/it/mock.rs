@@ -1,11 +1,12 @@
 //! What only a mock cluster can be made to do.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use cqrs_broker_kafka::{KafkaBroker, KafkaBrokerBuilder};
 use cqrs_core::ErrorClass;
 use cqrs_core::broker::{MessageBroker, SubscribeOptions};
-use futures_util::future::join_all;
+use futures_util::future::{Either, join_all, select};
 use libtest_mimic::Trial;
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
@@ -22,6 +23,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         Trial::test("mock::subscribing_to_a_missing_topic_fails", missing_subscription),
         Trial::test("mock::an_outage_is_told_and_passes", outage),
         Trial::test("mock::a_member_hears_nothing_of_an_outage_that_has_passed", member_outage),
+        Trial::test("mock::a_message_that_is_released_again_and_again_lets_others_run", released),
         Trial::test("mock::what_refused_a_member_many_times_is_told_once", member_refusal),
         Trial::test("mock::a_full_queue_waits_for_room", full_queue),
         Trial::test("mock::a_broken_producer_is_replaced", broken_producer),
@@ -119,12 +121,31 @@ fn member_outage() -> Result<(), libtest_mimic::Failed> {
         loop {
             let delivery = rooms.next().await.unwrap().unwrap();
             let is_last = delivery.message().payload.as_deref() == Some(b"2");
-            // One that is dropped is released, and comes again at once, for ever.
             delivery.ack().await.unwrap();
             if is_last {
                 break;
             }
         }
+    })
+}
+
+fn released() -> Result<(), libtest_mimic::Failed> {
+    let cluster = cluster();
+    let broker = broker(&cluster);
+    cluster.create_topic("rooms", 1, 1)?;
+    run(TEST, async {
+        let mut rooms = broker.subscribe(SubscribeOptions::new("g", ["rooms"])).await.unwrap();
+        broker.publish(keyed("rooms", "one", "1")).await.unwrap();
+        drop(rooms.next().await.unwrap().unwrap());
+        let others_run = pin!(tokio::task::yield_now());
+        let dropping = pin!(async {
+            for _ in 0..100_000 {
+                drop(rooms.next().await.unwrap().unwrap());
+            }
+        });
+        // The second is polled only when the first gives way.
+        let first = select(dropping, others_run).await;
+        assert!(matches!(first, Either::Right(_)), "it never gave way");
     })
 }
 

@@ -20,15 +20,18 @@ const KEYS: &str = "\
 A key is written as text, or as hex:00ff.. where it is no text. A time is one of RFC 3339, such as 2026-01-31T08:00:00Z, or
 how long ago it was, such as 2h.";
 
-const ASKING: &str = "\
-A key is written as text, or as hex:00ff.. where it is no text. A time is one of RFC 3339, such as 2026-01-31T08:00:00Z, or
-how long ago it was, such as 2h.
+fn asking(verb: &str) -> String {
+    format!(
+        "\
+{KEYS}
 
 It is the relays that do it, each with its heartbeats: `cqrs dead requests` says what became of it.
 
-  cqrs dead replay 0197a0c4-5f6e-7cc1-b7a6-0c0f8f3a2b11
-  cqrs dead replay --topic orders --since 2h --dry-run
-  cqrs dead replay --key customer-17 --rate 20 --yes";
+  cqrs dead {verb} 0197a0c4-5f6e-7cc1-b7a6-0c0f8f3a2b11
+  cqrs dead {verb} --topic orders --since 2h --dry-run
+  cqrs dead {verb} --key customer-17 --rate 20 --yes"
+    )
+}
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -41,10 +44,10 @@ pub(crate) enum Command {
     /// Shows one: what was to be sent, and every refusal
     Show(ShowArgs),
     /// Asks for dead letters to be sent again, those of a key in their order
-    #[command(after_help = ASKING)]
+    #[command(after_help = asking("replay"))]
     Replay(ask::Args),
     /// Asks for dead letters to be dropped, so that the later events of their keys go on
-    #[command(after_help = ASKING)]
+    #[command(after_help = asking("discard"))]
     Discard(ask::Args),
     /// Lists what was asked for, by whom, and what became of it
     Requests(ask::RequestsArgs),
