@@ -9,7 +9,7 @@ use cqrs::{Error, ErrorKind, Result};
 use cqrs_outbox_diesel::migrations::{Migrated, Migration};
 use cqrs_outbox_diesel::{
     Asked, Asking, Backend, DeadLetter, DeadLetterDetails, DeadLetterFilter, DeadLetterRequest, Drift,
-    OrderUnit, Outbox, OutboxStatus, Page, ParkedFilter, RequestFilter, RequestKind, TableNames,
+    OrderUnit, Outbox, OutboxStatus, Page, ParkedEvent, ParkedFilter, RequestFilter, RequestKind, TableNames,
 };
 use uuid::Uuid;
 
@@ -33,6 +33,7 @@ pub(crate) trait Database: Send + Sync {
     async fn dead_letter(&self, event_id: Uuid) -> Result<Option<DeadLetterDetails>>;
     async fn ask(&self, kind: RequestKind, filter: &DeadLetterFilter, asking: &Asking) -> Result<Asked>;
     async fn ask_for(&self, kind: RequestKind, letters: &[DeadLetter], asking: &Asking) -> Result<()>;
+    async fn parked(&self, filter: &ParkedFilter, page: Page) -> Result<Vec<ParkedEvent>>;
     async fn unpark(&self, filter: &ParkedFilter) -> Result<u64>;
     async fn purge_sent(&self, older_than: Duration, chunk: usize) -> Result<u64>;
     async fn purge_inbox(&self, older_than: Duration, chunk: usize) -> Result<u64>;
@@ -106,6 +107,10 @@ impl<B: Backend> Database for Outbox<B> {
 
     async fn ask_for(&self, kind: RequestKind, letters: &[DeadLetter], asking: &Asking) -> Result<()> {
         self.ask_for(kind, letters, asking).await
+    }
+
+    async fn parked(&self, filter: &ParkedFilter, page: Page) -> Result<Vec<ParkedEvent>> {
+        self.parked(filter, page).await
     }
 
     async fn unpark(&self, filter: &ParkedFilter) -> Result<u64> {

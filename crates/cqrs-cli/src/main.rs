@@ -8,6 +8,8 @@ mod hold;
 mod key;
 mod migrate;
 mod order_unit;
+mod page;
+mod parked;
 mod purge;
 mod relay;
 mod renew_id;
@@ -19,6 +21,7 @@ mod unpark;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
+use chrono::{DateTime, SecondsFormat, Utc};
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
@@ -77,6 +80,8 @@ enum Outbox {
     RenewId(renew_id::Args),
     /// Says, or changes, what is in order: the events of a key, or those of a key on a topic
     OrderUnit(order_unit::Args),
+    /// Lists events that stand aside: refused by the broker, or behind such a one; a page of them
+    Parked(parked::Args),
     /// Has events that the broker refused tried again now, instead of when their wait is over
     Unpark(unpark::Args),
     /// Removes what is kept for a time only
@@ -103,6 +108,11 @@ fn fail(failure: &Failure, json: bool) -> ExitCode {
     failure.code()
 }
 
+/// A time as all of them are shown.
+fn time(time: DateTime<Utc>) -> String {
+    time.to_rfc3339_opts(SecondsFormat::Millis, true)
+}
+
 /// Prints a line beside the result, on standard error.
 fn tell(line: &str) {
     // There is nobody to tell if this fails.
@@ -123,6 +133,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Outbox(Outbox::Resume(args)) => hold::run(args, false, json).await,
             Command::Outbox(Outbox::RenewId(args)) => renew_id::run(args, json).await,
             Command::Outbox(Outbox::OrderUnit(args)) => order_unit::run(args, json).await,
+            Command::Outbox(Outbox::Parked(args)) => parked::run(args, json).await,
             Command::Outbox(Outbox::Unpark(args)) => unpark::run(args, json).await,
             Command::Outbox(Outbox::Purge(args)) => purge::run(args, json).await,
         }

@@ -1,12 +1,11 @@
 //! `cqrs outbox unpark`
 
+use clap::ArgGroup;
 use cqrs::without_password;
-use cqrs_outbox_diesel::ParkedFilter;
 use serde_json::json;
-use uuid::Uuid;
 
 use crate::failure::Failure;
-use crate::key::Key;
+use crate::parked::FilterArgs;
 use crate::target::PatientDatabaseArgs;
 use crate::{counted, print};
 
@@ -16,47 +15,29 @@ all that waits with it for the same key, in their order. If it is refused again 
 goes on waiting: `cqrs dead replay` or `cqrs dead discard` ends that.";
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = AFTER)]
-#[group(required = true, multiple = true)]
-pub(crate) struct Which {
-    /// For this topic
-    #[arg(long)]
-    topic: Option<String>,
-    /// Of this key, as text or as hex:00ff..
-    #[arg(long)]
-    key: Option<Key>,
-    /// This event
-    #[arg(long, value_name = "ID")]
-    event_id: Option<Uuid>,
+#[command(
+    after_help = AFTER,
+    group = ArgGroup::new("which").required(true).multiple(true).args(["topic", "key", "event_id", "all"])
+)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    filter: FilterArgs,
+
     /// All of them
     #[arg(long, conflicts_with_all = ["topic", "key", "event_id"])]
     all: bool,
-}
-
-#[derive(Debug, clap::Args)]
-pub(crate) struct Args {
-    #[command(flatten)]
-    which: Which,
 
     #[command(flatten)]
     database: PatientDatabaseArgs,
 }
 
-impl Which {
-    fn filter(&self) -> ParkedFilter {
-        let filter = self.topic.iter().fold(ParkedFilter::new(), ParkedFilter::topic);
-        let filter = self.key.iter().fold(filter, |filter, key| filter.key(key.0.clone()));
-        self.event_id.iter().fold(filter, |filter, id| filter.event_id(*id))
-    }
-}
-
 pub(crate) async fn run(args: Args, json: bool) -> Result<(), Failure> {
     let shown = without_password(&args.database.database.database);
-    let unparked = args.database.open().await?.unpark(&args.which.filter()).await?;
+    let unparked = args.database.open().await?.unpark(&args.filter.filter()).await?;
     print(&if json {
         json!({ "database": shown, "unparked": unparked }).to_string()
     } else if unparked == 0 {
-        format!("{shown}: nothing that fits waits for a time; `cqrs outbox status` shows what waits")
+        format!("{shown}: nothing that fits waits for a time; `cqrs outbox parked` shows what stands aside")
     } else {
         format!("{shown}: {} tried again with the relays' next heartbeat", counted(unparked, "key"))
     })

@@ -225,7 +225,7 @@ impl<B: Backend> Outbox<B> {
         let rows =
             B::dead_letters(&mut conn.on(), query).await.map_err(|error| self.failed(store_error(error)))?;
         conn.give_back();
-        rows.into_iter().map(DeadRow::into_letter).collect()
+        rows.into_iter().map(ListedRow::into_letter).collect()
     }
 
     /// How many dead letters fit. They are counted: by what [`dead_letters`](Self::dead_letters) looks at.
@@ -268,9 +268,9 @@ impl<B: Backend> Outbox<B> {
     }
 }
 
-/// A dead letter without what was to be sent: ids as bytes, times as RFC 3339, and as bytes what a writer may have got wrong.
+/// A row that is dead, or stands aside, without what is to be sent: ids as bytes, times as RFC 3339, and as bytes what a writer may have got wrong.
 #[derive(QueryableByName, Debug)]
-pub struct DeadRow {
+pub struct ListedRow {
     #[diesel(sql_type = BigInt)]
     pub(crate) id: i64,
     #[diesel(sql_type = Nullable<Binary>)]
@@ -292,10 +292,10 @@ pub struct DeadRow {
     #[diesel(sql_type = Nullable<Binary>)]
     occurred_at: Option<Vec<u8>>,
     #[diesel(sql_type = Text)]
-    dead_at: String,
+    at: String,
 }
 
-impl DeadRow {
+impl ListedRow {
     pub(crate) fn into_letter(self) -> Result<DeadLetter> {
         Ok(DeadLetter {
             id: self.id,
@@ -308,7 +308,7 @@ impl DeadRow {
             size: usize::try_from(self.size).unwrap_or(0),
             error: self.error,
             occurred_at: self.occurred_at.and_then(|at| time(&lossy(&at)).ok()),
-            died_at: time(&self.dead_at)?,
+            died_at: time(&self.at)?,
         })
     }
 }

@@ -62,7 +62,7 @@ pub use drift::{Drift, DriftKind};
 #[cfg(feature = "mysql")]
 pub use mysql::{MySql, MySqlBuilder};
 pub use outbox::{Outbox, TransactionFn};
-pub use parked::ParkedFilter;
+pub use parked::{ParkedEvent, ParkedFilter};
 #[cfg(feature = "postgres")]
 pub use postgres::{Pg, PgBuilder};
 pub use requests::{Asked, Asking, DeadLetterRequest, RequestFilter, RequestKind, RequestOutcome};

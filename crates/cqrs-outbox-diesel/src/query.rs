@@ -129,7 +129,7 @@ impl From<DateTime<Utc>> for Value {
 /// How the parts of such statements are written on a database, where databases differ.
 #[derive(Debug)]
 pub struct Dialect {
-    /// Dead letters, without what was to be sent: the columns of a `DeadRow`.
+    /// Dead letters, without what was to be sent: the columns of a `ListedRow`.
     pub(crate) dead_letters: &'static str,
     /// The same with it: the columns of a `FullDeadRow`.
     pub(crate) dead_letters_in_full: &'static str,
@@ -141,6 +141,8 @@ pub struct Dialect {
     pub(crate) is_lane_of_topic: &'static str,
     /// Whether an index is searched for each side of an `OR`; else only for each part of a `UNION`.
     pub(crate) searches_or: bool,
+    /// Rows that stand aside: the columns of a `ParkedRow`.
+    pub(crate) parked: &'static str,
     /// Scheduled rows: the columns of a `ScheduledRecord`.
     pub(crate) scheduled: &'static str,
     /// Whether a scheduled row is of the key that is bound.

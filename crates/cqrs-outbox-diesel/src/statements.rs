@@ -16,10 +16,11 @@ use diesel::{QueryResult, QueryableByName};
 use diesel_async::{AsyncConnection, TransactionManager};
 use uuid::Uuid;
 
-use crate::dead_letters::{DeadRow, FullDeadRow};
+use crate::dead_letters::{FullDeadRow, ListedRow};
 use crate::drift::{Fact, Sequence};
 use crate::migration::Migration;
 use crate::on::{Lanes, On};
+use crate::parked::ParkedRow;
 use crate::query::{Dialect, Query};
 use crate::record::Record;
 use crate::requests::{DueRequest, Later, RequestRow};
@@ -224,7 +225,13 @@ pub trait Statements: Sized {
     fn dead_letters(
         on: &mut On<'_, Self>,
         query: Query,
-    ) -> impl Future<Output = QueryResult<Vec<DeadRow>>> + Send;
+    ) -> impl Future<Output = QueryResult<Vec<ListedRow>>> + Send;
+
+    /// The rows of a query that stand aside.
+    fn parked_events(
+        on: &mut On<'_, Self>,
+        query: Query,
+    ) -> impl Future<Output = QueryResult<Vec<ParkedRow>>> + Send;
 
     /// The only dead letter of a query, in full.
     fn dead_letter(

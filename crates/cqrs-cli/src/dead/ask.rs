@@ -6,11 +6,12 @@ use cqrs_outbox_diesel::{Asked, Asking, DeadLetterFilter, DeadLetterRequest, Req
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::{FilterArgs, PageArgs, ended, show};
+use super::{FilterArgs, show};
 use crate::failure::Failure;
 use crate::key::visible;
+use crate::page::{self, PageArgs};
 use crate::target::PatientDatabaseArgs;
-use crate::{counted, print};
+use crate::{counted, print, time};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -194,7 +195,7 @@ pub(crate) async fn requests(args: RequestsArgs, json: bool) -> Result<(), Failu
     for request in &requests {
         print(&if json { as_json(request).to_string() } else { for_people(request) })?;
     }
-    ended(&requests, more, |last| last.id, "request", json)
+    page::ended(&requests, more, |last| last.id, "request", json)
 }
 
 pub(crate) async fn cancel(args: CancelArgs, json: bool) -> Result<(), Failure> {
@@ -227,10 +228,10 @@ fn as_json(request: &DeadLetterRequest) -> Value {
         "id": request.id,
         "request": request.kind.as_str(),
         "event_id": request.event_id.to_string(),
-        "not_before": show::time(request.not_before),
+        "not_before": time(request.not_before),
         "requested_by": request.requested_by,
-        "requested_at": show::time(request.requested_at),
-        "done_at": request.done.map(|(at, _)| show::time(at)),
+        "requested_at": time(request.requested_at),
+        "done_at": request.done.map(|(at, _)| time(at)),
         "outcome": request.done.map(|(_, outcome)| outcome.as_str()),
     })
 }
@@ -238,13 +239,13 @@ fn as_json(request: &DeadLetterRequest) -> Value {
 fn for_people(request: &DeadLetterRequest) -> String {
     let by = if request.requested_by.is_empty() { "nobody known" } else { &request.requested_by };
     let became = match request.done {
-        Some((at, outcome)) => format!("{} at {}", outcome.as_str(), show::time(at)),
-        None => format!("open, not before {}", show::time(request.not_before)),
+        Some((at, outcome)) => format!("{} at {}", outcome.as_str(), time(at)),
+        None => format!("open, not before {}", time(request.not_before)),
     };
     format!(
         "{}  {}  {} {}, asked by {}: {became}",
         request.id,
-        show::time(request.requested_at),
+        time(request.requested_at),
         request.kind.as_str(),
         request.event_id,
         visible(by),

@@ -7,14 +7,15 @@ use std::str::FromStr;
 
 use chrono::{DateTime, Utc};
 use clap::Subcommand;
-use cqrs_outbox_diesel::{DeadLetterFilter, Page, RequestKind};
+use cqrs_outbox_diesel::{DeadLetterFilter, RequestKind};
 use uuid::Uuid;
 
 use crate::failure::Failure;
 use crate::key::Key;
+use crate::page::{self, PageArgs};
+use crate::print;
 use crate::settings::Span;
 use crate::target::PatientDatabaseArgs;
-use crate::{counted, print, tell};
 
 const KEYS: &str = "\
 A key is written as text, or as hex:00ff.. where it is no text. A time is one of RFC 3339, such as 2026-01-31T08:00:00Z, or
@@ -81,36 +82,6 @@ pub(crate) struct ShowArgs {
     event_id: Uuid,
     #[command(flatten)]
     database: PatientDatabaseArgs,
-}
-
-/// Which part of a list.
-#[derive(Debug, clap::Args)]
-pub(crate) struct PageArgs {
-    /// Begins with the oldest, and not with the newest
-    #[arg(long)]
-    oldest_first: bool,
-    /// So many at most
-    #[arg(long, value_name = "COUNT", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
-    limit: u32,
-    /// Goes on behind the one with this number: the last of the page before
-    #[arg(long, value_name = "NUMBER")]
-    after: Option<i64>,
-}
-
-impl PageArgs {
-    /// With one more than there is to be, to know whether there are more.
-    fn page(&self) -> Page {
-        let page = if self.oldest_first { Page::oldest_first() } else { Page::newest_first() };
-        let page = page.limit(self.limit as usize + 1);
-        self.after.map_or(page, |after| page.after(after))
-    }
-
-    /// Leaves that one off; whether it was there.
-    fn cut<T>(&self, list: &mut Vec<T>) -> bool {
-        let more = list.len() > self.limit as usize;
-        list.truncate(self.limit as usize);
-        more
-    }
 }
 
 /// Which dead letters.
@@ -201,22 +172,7 @@ async fn list(args: ListArgs, json: bool) -> Result<(), Failure> {
     for letter in &letters {
         print(&if json { show::as_json(letter).to_string() } else { show::for_people(letter) })?;
     }
-    ended(&letters, more, |last| last.id, "dead letter", json)
-}
-
-/// What stands below a page: how many there were and, where there are more, behind which one they come. For programs that stands on
-/// standard error, so that all lines of the result are of one kind.
-fn ended<T>(page: &[T], more: bool, id: impl Fn(&T) -> i64, what: &str, json: bool) -> Result<(), Failure> {
-    let after = page.last().filter(|_| more).map(id);
-    match after {
-        Some(after) if json => {
-            tell(&serde_json::json!({ "more": true, "after": after }).to_string());
-            Ok(())
-        }
-        None if json => Ok(()),
-        Some(after) => print(&format!("{}, and there are more: --after {after}", counted(page.len(), what))),
-        None => print(&counted(page.len(), what)),
-    }
+    page::ended(&letters, more, |last| last.id, "dead letter", json)
 }
 
 async fn count(args: CountArgs, json: bool) -> Result<(), Failure> {

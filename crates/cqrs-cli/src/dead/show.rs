@@ -2,16 +2,11 @@
 
 use std::fmt::Write as _;
 
-use chrono::{DateTime, SecondsFormat, Utc};
 use cqrs_outbox_diesel::{DeadLetter, DeadLetterDetails};
 use serde_json::{Value, json};
 
-use crate::counted;
 use crate::key::{Key, hex, visible};
-
-pub(super) fn time(time: DateTime<Utc>) -> String {
-    time.to_rfc3339_opts(SecondsFormat::Millis, true)
-}
+use crate::{counted, time};
 
 fn key(letter: &DeadLetter) -> Option<String> {
     letter.key.clone().map(|key| Key(key).to_string())

@@ -195,6 +195,24 @@ async fn unpark(site: Site) {
         assert_eq!(said["database"], site.shown());
         said["unparked"].clone()
     };
+    let parked = async |more: &[&str]| {
+        cqrs(&[&["outbox", "parked", "--database", &site.url], more].concat()).await.expect_code(0)
+    };
+    let listed = parked(&["--json", "--oldest-first"]).await;
+    let listed: Vec<Value> = listed.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let keys: Vec<_> = listed.iter().map(|event| (event["key"].clone(), event["topic"].clone())).collect();
+    assert_eq!(keys, ["5", "6"].map(|key| (key.into(), "rooms".into())));
+    assert!(
+        listed.iter().all(|event| event["attempts"] == 0 && event["tried_again_at"].is_string()),
+        "{listed:?}"
+    );
+    let said = parked(&["--key", "6"]).await;
+    assert!(
+        said.contains("key 6") && said.contains("tried again at") && said.ends_with("1 event\n"),
+        "{said}"
+    );
+    assert_eq!(parked(&["--topic", "halls"]).await, "0 events\n");
+    assert!(parked(&["--limit", "1"]).await.contains("--after"));
     assert_eq!(unparked(&["--key", "7"]).await, 0);
     assert_eq!(unparked(&["--topic", "halls"]).await, 0);
     assert_eq!(unparked(&["--event-id", "00000000-0000-4000-8000-000000000000"]).await, 0);

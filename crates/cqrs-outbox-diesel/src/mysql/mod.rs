@@ -30,13 +30,14 @@ pub use self::connect::MySqlBuilder;
 use self::connect::Pools;
 use self::kept::{Parameter, kept};
 use crate::backend::Backend;
-use crate::dead_letters::{DeadRow, FullDeadRow};
+use crate::dead_letters::{FullDeadRow, ListedRow};
 use crate::drift::{Fact, Sequence};
 use crate::error::is_missing_table;
 use crate::migration::{MYSQL, MYSQL_META, Migration};
 use crate::network::pool_error;
 use crate::new_rows::NewRows;
 use crate::on::{Lanes, On};
+use crate::parked::ParkedRow;
 use crate::query::{Dialect, Query, Value};
 use crate::record::Record;
 use crate::requests::{ARE_OPEN, DueRequest, Later, RequestRow};
@@ -343,7 +344,11 @@ impl Statements for MySql {
         Ok(())
     }
 
-    async fn dead_letters(on: &mut On<'_, MySql>, query: Query) -> QueryResult<Vec<DeadRow>> {
+    async fn dead_letters(on: &mut On<'_, MySql>, query: Query) -> QueryResult<Vec<ListedRow>> {
+        bound(on, query).load(on.conn).await
+    }
+
+    async fn parked_events(on: &mut On<'_, MySql>, query: Query) -> QueryResult<Vec<ParkedRow>> {
         bound(on, query).load(on.conn).await
     }
 

@@ -513,12 +513,24 @@ pub(super) const STATUS: &str = "\
             timestampdiff(MICROSECOND, min(deliver_at), utc_timestamp(6)) / 1e6 AS oldest_due \
         FROM cqrs_outbox_scheduled) s";
 
+/// The columns of a `ListedRow`, with this one as its time, and with more.
+macro_rules! listed {
+    ($at:literal, $more:literal, $table:literal) => {
+        concat!(
+            "SELECT id, unhex(replace(event_id, '-', '')) AS event_id, event_name, topic, message_key, lane, attempts, size, error, \
+                date_format(occurred_at, '%Y-%m-%dT%H:%i:%s.%fZ') AS occurred_at, date_format(",
+            $at,
+            ", '%Y-%m-%dT%H:%i:%s.%fZ') AS at",
+            $more,
+            " FROM ",
+            $table
+        )
+    };
+}
+
 /// Operators' statements, as far as they are put together.
 pub(super) const DIALECT: Dialect = Dialect {
-    dead_letters: "\
-        SELECT id, unhex(replace(event_id, '-', '')) AS event_id, event_name, topic, message_key, lane, attempts, size, error, \
-            date_format(occurred_at, '%Y-%m-%dT%H:%i:%s.%fZ') AS occurred_at, date_format(dead_at, '%Y-%m-%dT%H:%i:%s.%fZ') AS dead_at \
-        FROM cqrs_outbox_dead",
+    dead_letters: listed!("dead_at", "", "cqrs_outbox_dead"),
     dead_letters_in_full: "\
         SELECT id, unhex(replace(event_id, '-', '')) AS event_id, event_name, event_kind, event_version, topic, message_key, headers, \
             content_type, payload, payload_text, date_format(occurred_at, '%Y-%m-%dT%H:%i:%s.%fZ') AS occurred_at, \
@@ -528,6 +540,11 @@ pub(super) const DIALECT: Dialect = Dialect {
     searches_or: true,
     parked_event_id_is: "unhex(replace(event_id, '-', '')) = ?",
     event_id_is: "event_key = ?",
+    parked: listed!(
+        "parked_at",
+        ", (SELECT timestampdiff(MICROSECOND, '1970-01-01', until) FROM cqrs_outbox_gate g WHERE g.lane = p.lane) AS until_micros",
+        "cqrs_outbox_parked p"
+    ),
     scheduled: "\
         SELECT id, unhex(replace(event_id, '-', '')) AS event_id, event_name, event_kind, event_version, topic, message_key, \
             headers, content_type, payload, payload_text, \

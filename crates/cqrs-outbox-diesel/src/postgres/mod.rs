@@ -28,11 +28,12 @@ pub use self::connect::PgBuilder;
 use self::floor::{Basis, Floors};
 use self::prepared::{Parameter, prepared};
 use crate::backend::Backend;
-use crate::dead_letters::{DeadRow, FullDeadRow};
+use crate::dead_letters::{FullDeadRow, ListedRow};
 use crate::drift::{Fact, Sequence};
 use crate::migration::{Migration, POSTGRES, POSTGRES_META};
 use crate::network::pool_error;
 use crate::on::{Lanes, On};
+use crate::parked::ParkedRow;
 use crate::query::{Dialect, Query, Value};
 use crate::record::Record;
 use crate::requests::{ARE_OPEN, DueRequest, Later, RequestRow};
@@ -280,7 +281,11 @@ impl Statements for Pg {
         Ok(())
     }
 
-    async fn dead_letters(on: &mut On<'_, Pg>, query: Query) -> QueryResult<Vec<DeadRow>> {
+    async fn dead_letters(on: &mut On<'_, Pg>, query: Query) -> QueryResult<Vec<ListedRow>> {
+        bound(on, query).load(on.conn).await
+    }
+
+    async fn parked_events(on: &mut On<'_, Pg>, query: Query) -> QueryResult<Vec<ParkedRow>> {
         bound(on, query).load(on.conn).await
     }
 

@@ -675,12 +675,25 @@ pub(super) const STATUS: &str = "\
             extract(epoch FROM statement_timestamp() - min(deliver_at))::double precision AS oldest_due \
         FROM cqrs_outbox_scheduled) s";
 
+/// The columns of a `ListedRow`, with this one as its time, and with more.
+macro_rules! listed {
+    ($at:literal, $more:literal, $table:literal) => {
+        concat!(
+            "SELECT id, uuid_send(event_id) AS event_id, event_name, topic, message_key, lane, attempts, size, error, \
+                to_char(occurred_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') AS occurred_at, \
+                to_char(",
+            $at,
+            " AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') AS at",
+            $more,
+            " FROM ",
+            $table
+        )
+    };
+}
+
 /// Operators' statements, as far as they are put together.
 pub(super) const DIALECT: Dialect = Dialect {
-    dead_letters: "\
-        SELECT id, uuid_send(event_id) AS event_id, event_name, topic, message_key, lane, attempts, size, error, \
-            to_char(occurred_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') AS occurred_at, to_char(dead_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') AS dead_at \
-        FROM cqrs_outbox_dead",
+    dead_letters: listed!("dead_at", "", "cqrs_outbox_dead"),
     dead_letters_in_full: "\
         SELECT id, uuid_send(event_id) AS event_id, event_name, event_kind, event_version, topic, message_key, headers, \
             content_type, payload, payload_text, to_char(occurred_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') AS occurred_at, \
@@ -690,6 +703,11 @@ pub(super) const DIALECT: Dialect = Dialect {
     searches_or: true,
     parked_event_id_is: "event_id = encode(?, 'hex')::uuid",
     event_id_is: "event_id = encode(?, 'hex')::uuid",
+    parked: listed!(
+        "parked_at",
+        ", (SELECT (extract(epoch FROM until) * 1000000)::bigint FROM cqrs_outbox_gate g WHERE g.lane = p.lane) AS until_micros",
+        "cqrs_outbox_parked p"
+    ),
     scheduled: "\
         SELECT id, uuid_send(event_id) AS event_id, event_name, event_kind, event_version, topic, message_key, headers, \
             content_type, payload, payload_text, \

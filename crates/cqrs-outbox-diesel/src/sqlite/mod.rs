@@ -23,11 +23,12 @@ use uuid::Uuid;
 pub use self::connect::SqliteBuilder;
 use crate::backend::Backend;
 use crate::choice::{self, Choice, Present};
-use crate::dead_letters::{DeadRow, FullDeadRow};
+use crate::dead_letters::{FullDeadRow, ListedRow};
 use crate::drift::{Fact, Sequence};
 use crate::migration::{Migration, SQLITE, SQLITE_META};
 use crate::new_rows::NewRows;
 use crate::on::{Lanes, On};
+use crate::parked::ParkedRow;
 use crate::query::{Dialect, Query, Value};
 use crate::record::Record;
 use crate::requests::{ARE_OPEN, DueRequest, Later, RequestRow};
@@ -269,7 +270,11 @@ impl Statements for Sqlite {
         Ok(())
     }
 
-    async fn dead_letters(on: &mut On<'_, Sqlite>, query: Query) -> QueryResult<Vec<DeadRow>> {
+    async fn dead_letters(on: &mut On<'_, Sqlite>, query: Query) -> QueryResult<Vec<ListedRow>> {
+        bound(on, query).load(on.conn).await
+    }
+
+    async fn parked_events(on: &mut On<'_, Sqlite>, query: Query) -> QueryResult<Vec<ParkedRow>> {
         bound(on, query).load(on.conn).await
     }
 

@@ -468,12 +468,24 @@ pub(super) const STATUS: &str = "\
             unixepoch('now', 'subsec') - min(deliver_at) AS oldest_due \
         FROM cqrs_outbox_scheduled) s";
 
+/// The columns of a `ListedRow`, with this one as its time, and with more.
+macro_rules! listed {
+    ($at:literal, $more:literal, $table:literal) => {
+        concat!(
+            "SELECT id, unhex(replace(event_id, '-', '')) AS event_id, event_name, topic, CAST(message_key AS BLOB) AS message_key, \
+                lane, attempts, size, error, occurred_at, ",
+            $at,
+            " AS at",
+            $more,
+            " FROM ",
+            $table
+        )
+    };
+}
+
 /// Operators' statements, as far as they are put together.
 pub(super) const DIALECT: Dialect = Dialect {
-    dead_letters: "\
-        SELECT id, unhex(replace(event_id, '-', '')) AS event_id, event_name, topic, CAST(message_key AS BLOB) AS message_key, lane, attempts, size, error, \
-            occurred_at AS occurred_at, dead_at AS dead_at \
-        FROM cqrs_outbox_dead",
+    dead_letters: listed!("dead_at", "", "cqrs_outbox_dead"),
     dead_letters_in_full: "\
         SELECT id, unhex(replace(event_id, '-', '')) AS event_id, event_name, event_kind, event_version, topic, CAST(message_key AS BLOB) AS message_key, headers, \
             content_type, payload, payload_text, occurred_at AS occurred_at, \
@@ -483,6 +495,11 @@ pub(super) const DIALECT: Dialect = Dialect {
     searches_or: false,
     parked_event_id_is: "unhex(replace(event_id, '-', '')) = ?",
     event_id_is: "lower(replace(event_id, '-', '')) = lower(hex(?))",
+    parked: listed!(
+        "parked_at",
+        ", (SELECT CAST(round(until * 1000000) AS INTEGER) FROM cqrs_outbox_gate g WHERE g.lane = p.lane) AS until_micros",
+        "cqrs_outbox_parked p"
+    ),
     scheduled: "\
         SELECT id, unhex(replace(event_id, '-', '')) AS event_id, event_name, event_kind, event_version, topic, \
             CAST(message_key AS BLOB) AS message_key, headers, content_type, payload, payload_text, occurred_at, attempts, \

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use cqrs_outbox::{LaterEvents, Rejection, Verdict};
-use cqrs_outbox_diesel::{Outbox, ParkedFilter};
+use cqrs_outbox_diesel::{Outbox, Page, ParkedEvent, ParkedFilter};
 use uuid::Uuid;
 
 use crate::backend::{Db, PlainSql, Site};
@@ -14,7 +15,7 @@ pub(crate) struct All;
 
 impl OnEach for All {
     fn list<D: Db>() -> Vec<(&'static str, Test)> {
-        tests!(parked<D> { what_fits_is_tried_again_now })
+        tests!(parked<D> { what_fits_is_tried_again_now, they_are_listed })
     }
 }
 
@@ -85,4 +86,66 @@ async fn what_fits_is_tried_again_now<D: Db>(site: &Site) {
     assert_eq!(outbox.unpark(&all()).await.unwrap(), 0);
     let error = site.bare::<D>().await.unpark(&all()).await.unwrap_err();
     assert!(error.to_string().contains("migrate"), "{error}");
+}
+
+async fn they_are_listed<D: Db>(site: &Site) {
+    let (outbox, owner) = refused::<D>(site).await;
+    // One that waits for a dead letter.
+    outbox
+        .transaction(async |tx| tx.publish_all(vec![letter("rooms", "behind", Some(b"dead"))]).await)
+        .await
+        .unwrap();
+    let behind = owner.read().await.remove(0);
+    let request = owner.beat().await;
+    let lease = request.leases.iter().find(|lease| lease.group == behind.group).unwrap();
+    owner.store.set_aside(*lease, &behind.lane, &[behind.id], LaterEvents::Wait).await.unwrap();
+
+    let all = ParkedFilter::new;
+    let listed = async |filter: ParkedFilter| -> Vec<ParkedEvent> {
+        let mut listed = outbox.parked(&filter, Page::newest_first()).await.unwrap();
+        listed.sort_by_key(|event| event.key.clone());
+        listed
+    };
+    let events = listed(all()).await;
+    let mut keys: Vec<_> =
+        events.iter().map(|event| (event.key.as_deref(), &*event.name, event.attempts)).collect();
+    keys.sort();
+    let a: &[u8] = b"a";
+    assert_eq!(
+        keys,
+        [
+            (None, "first", 1),
+            (Some(b"" as &[u8]), "first", 1),
+            (Some(a), "first", 1),
+            (Some(a), "second", 0),
+            (Some(b"dead"), "behind", 0)
+        ]
+    );
+    let now = Utc::now();
+    let near = |time: DateTime<Utc>, to: DateTime<Utc>| (time - to).num_minutes().abs() < 5;
+    for event in &events {
+        assert_eq!(event.error.as_deref(), (event.attempts > 0).then_some("no"), "{event:?}");
+        assert!(near(event.parked_at, now) && near(event.occurred_at.unwrap(), now), "{event:?}");
+        match event.tried_again_at {
+            None => assert_eq!(event.name, "behind"),
+            Some(at) => assert!(event.name != "behind" && near(at, now + HOUR), "{event:?}"),
+        }
+        assert_eq!(event.topic, if event.name == "second" { "halls" } else { "rooms" });
+        assert!(event.size > 0 && !event.event_id.is_nil(), "{event:?}");
+        assert_eq!(listed(all().event_id(event.event_id)).await, std::slice::from_ref(event));
+    }
+
+    assert_eq!(listed(all().key("a")).await.len(), 2);
+    assert_eq!(listed(all().key("")).await.len(), 1);
+    assert_eq!(listed(all().key("a").topic("halls")).await.len(), 1);
+    assert!(listed(all().topic("lobbies")).await.is_empty());
+    let page = Page::oldest_first().limit(2);
+    let first = outbox.parked(&all(), page).await.unwrap();
+    let rest = outbox.parked(&all(), Page::oldest_first().after(first[1].id)).await.unwrap();
+    let ids: Vec<_> = first.iter().chain(&rest).map(|event| event.id).collect();
+    assert!(first.len() == 2 && ids.len() == 5 && ids.is_sorted(), "{ids:?}");
+
+    assert_eq!(outbox.unpark(&all().key("")).await.unwrap(), 1);
+    let at = listed(all().key("")).await[0].tried_again_at.unwrap();
+    assert!(near(at, now), "{at}");
 }
