@@ -10,8 +10,8 @@ use std::hash::{BuildHasher, RandomState};
 use std::panic::{self, AssertUnwindSafe};
 use std::process::ExitCode;
 
-use cqrs_testing::services::{Service, trial, trial_with};
-use libtest_mimic::{Arguments, Failed, Trial};
+use cqrs_testing::services::{self, Service, trial, trial_with};
+use libtest_mimic::{Failed, Trial};
 
 use self::bench::{Bench, Running, commands, totals};
 
@@ -57,7 +57,7 @@ fn main() -> ExitCode {
             }));
         }
     }
-    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+    services::run(trials).exit_code()
 }
 
 fn broker_url(broker: Service, server: &str) -> String {

@@ -39,6 +39,16 @@ impl fmt::Display for Key {
     }
 }
 
+/// A key, if there is one.
+pub(crate) fn shown(key: Option<&Bytes>) -> Option<String> {
+    key.map(|key| Key(key.clone()).to_string())
+}
+
+/// The same in a line for people.
+pub(crate) fn for_people(key: Option<&Bytes>) -> String {
+    shown(key).map_or("no key".to_owned(), |key| format!("key {}", visible(&key)))
+}
+
 pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -80,7 +80,7 @@ enum Outbox {
     RenewId(renew_id::Args),
     /// Says, or changes, what is in order: the events of a key, or those of a key on a topic
     OrderUnit(order_unit::Args),
-    /// Lists events that stand aside: refused by the broker, or behind such a one; a page of them
+    /// Lists events that stand aside, and what they wait for; a page of them
     Parked(parked::Args),
     /// Has events that the broker refused tried again now, instead of when their wait is over
     Unpark(unpark::Args),

@@ -5,15 +5,15 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::failure::Failure;
-use crate::key::{Key, visible};
+use crate::key::{self, Key, visible};
 use crate::page::{self, PageArgs};
 use crate::target::PatientDatabaseArgs;
 use crate::{counted, print, time};
 
 const AFTER: &str = "\
-An event that the broker refused stands aside until it is tried again, and with it the later ones of its key. An event without attempts
-only waits behind another one. Where it says that a dead letter is waited for, `cqrs dead replay` or `cqrs dead discard` ends that; any
-other wait is ended by `cqrs outbox unpark`.
+What was refused stands aside until it is tried again, and so may what is replayed, or is for a topic that cannot be reached; with it
+stand the later events of its key. Without an error an event only waits behind another one. Where it says that a dead letter is waited for,
+`cqrs dead replay` or `cqrs dead discard` ends that; any other wait is ended by `cqrs outbox unpark`.
 
   cqrs outbox parked --database postgres://app:secret@db/orders --oldest-first
   cqrs outbox parked --key customer-17 --json";
@@ -62,17 +62,13 @@ pub(crate) async fn run(args: Args, json: bool) -> Result<(), Failure> {
     page::ended(&events, more, |last| last.id, "event", json)
 }
 
-fn key(event: &ParkedEvent) -> Option<String> {
-    event.key.clone().map(|key| Key(key).to_string())
-}
-
 fn as_json(event: &ParkedEvent) -> Value {
     json!({
         "id": event.id,
         "event_id": event.event_id.to_string(),
         "name": event.name,
         "topic": event.topic,
-        "key": key(event),
+        "key": key::shown(event.key.as_ref()),
         "attempts": event.attempts,
         "size": event.size,
         "error": event.error,
@@ -83,18 +79,18 @@ fn as_json(event: &ParkedEvent) -> Value {
 }
 
 fn for_people(event: &ParkedEvent) -> String {
-    let key = key(event).map_or("no key".to_owned(), |key| format!("key {}", visible(&key)));
     let until = event
         .tried_again_at
         .map_or("waits for a dead letter".to_owned(), |at| format!("tried again at {}", time(at)));
     let error = event.error.as_deref().unwrap_or("waits behind another one");
     format!(
-        "{}  {}  {}  {} for {}, {key}, {}, {until}\n    {}",
+        "{}  {}  {}  {} for {}, {}, {}, {until}\n    {}",
         event.id,
         time(event.parked_at),
         event.event_id,
         visible(&event.name),
         visible(&event.topic),
+        key::for_people(event.key.as_ref()),
         counted(event.attempts, "attempt"),
         visible(error),
     )

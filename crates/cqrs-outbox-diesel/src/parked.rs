@@ -56,7 +56,7 @@ impl ParkedFilter {
     }
 }
 
-/// An event that stands aside: the broker has refused it, or one before it in its lane.
+/// An event that stands aside: it was refused, is replayed, or is for a topic that cannot be reached; or it waits behind such a one.
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParkedEvent {
@@ -72,11 +72,11 @@ pub struct ParkedEvent {
     pub key: Option<Bytes>,
     /// What it is in order with.
     pub lane: Lane,
-    /// How often it was refused: 0 if it only waits behind another one.
+    /// How often it was refused.
     pub attempts: u32,
     /// Bytes of payload, key and headers.
     pub size: usize,
-    /// The last refusal.
+    /// Why it stands aside itself; `None` if it only waits behind another one.
     pub error: Option<String>,
     /// When the event occurred; `None` if what stands in the table is no time (SQLite takes any text).
     pub occurred_at: Option<DateTime<Utc>>,

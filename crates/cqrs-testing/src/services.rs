@@ -120,12 +120,12 @@ pub fn trial_with_own(
 }
 
 /// Runs tests of servers as the arguments of this process say. Without a word about it, twice as many run at a time as there are
-/// processors: most of their time they wait.
+/// processors, for most of their time they wait; but not more than the connections of a test server suffice for.
 pub fn run(trials: Vec<Trial>) -> Conclusion {
     let mut arguments = Arguments::from_args();
     arguments
         .test_threads
-        .get_or_insert_with(|| thread::available_parallelism().map_or(2, |cores| 2 * cores.get()));
+        .get_or_insert_with(|| thread::available_parallelism().map_or(2, |cores| (2 * cores.get()).min(16)));
     libtest_mimic::run(&arguments, trials)
 }
 

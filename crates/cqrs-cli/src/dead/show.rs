@@ -5,12 +5,8 @@ use std::fmt::Write as _;
 use cqrs_outbox_diesel::{DeadLetter, DeadLetterDetails};
 use serde_json::{Value, json};
 
-use crate::key::{Key, hex, visible};
+use crate::key::{self, Key, hex, visible};
 use crate::{counted, time};
-
-fn key(letter: &DeadLetter) -> Option<String> {
-    letter.key.clone().map(|key| Key(key).to_string())
-}
 
 pub(super) fn as_json(letter: &DeadLetter) -> Value {
     json!({
@@ -18,7 +14,7 @@ pub(super) fn as_json(letter: &DeadLetter) -> Value {
         "event_id": letter.event_id.to_string(),
         "name": letter.name,
         "topic": letter.topic,
-        "key": key(letter),
+        "key": key::shown(letter.key.as_ref()),
         "attempts": letter.attempts,
         "size": letter.size,
         "error": letter.error,
@@ -28,14 +24,14 @@ pub(super) fn as_json(letter: &DeadLetter) -> Value {
 }
 
 pub(super) fn for_people(letter: &DeadLetter) -> String {
-    let key = key(letter).map_or("no key".to_owned(), |key| format!("key {}", visible(&key)));
     format!(
-        "{}  {}  {}  {} for {}, {key}, {}\n    {}",
+        "{}  {}  {}  {} for {}, {}, {}\n    {}",
         letter.id,
         time(letter.died_at),
         letter.event_id,
         visible(&letter.name),
         visible(&letter.topic),
+        key::for_people(letter.key.as_ref()),
         counted(letter.attempts, "attempt"),
         visible(letter.error.as_deref().unwrap_or("no error is known")),
     )
@@ -75,7 +71,7 @@ pub(super) fn details_for_people(details: &DeadLetterDetails) -> String {
     row("event", &letter.event_id.to_string());
     row("name", &letter.name);
     row("topic", &letter.topic);
-    row("key", &key(letter).unwrap_or_else(|| "none".to_owned()));
+    row("key", &key::shown(letter.key.as_ref()).unwrap_or_else(|| "none".to_owned()));
     row("occurred", &letter.occurred_at.map_or("not known".to_owned(), time));
     row("died", &time(letter.died_at));
     row("attempts", &letter.attempts.to_string());

@@ -173,7 +173,8 @@ async fn refused(site: &Site, key: &str) {
     let columns = "id, event_id, event_name, event_kind, event_version, topic, message_key, headers, content_type, payload, payload_text, \
         tombstone, occurred_at, attempts, size, slot";
     site.sql(&format!(
-        "INSERT INTO cqrs_outbox_parked ({columns}, lane) SELECT {columns}, {lane} FROM cqrs_outbox"
+        "INSERT INTO cqrs_outbox_parked ({columns}, lane, error) SELECT {}, {lane}, 'no' FROM cqrs_outbox",
+        columns.replace("attempts", "1")
     ))
     .await;
     site.sql("DELETE FROM cqrs_outbox").await;
@@ -203,16 +204,24 @@ async fn unpark(site: Site) {
     let keys: Vec<_> = listed.iter().map(|event| (event["key"].clone(), event["topic"].clone())).collect();
     assert_eq!(keys, ["5", "6"].map(|key| (key.into(), "rooms".into())));
     assert!(
-        listed.iter().all(|event| event["attempts"] == 0 && event["tried_again_at"].is_string()),
+        listed.iter().all(|event| event["attempts"] == 1
+            && event["error"] == "no"
+            && event["tried_again_at"].is_string()),
         "{listed:?}"
     );
     let said = parked(&["--key", "6"]).await;
-    assert!(
-        said.contains("key 6") && said.contains("tried again at") && said.ends_with("1 event\n"),
-        "{said}"
-    );
+    for part in ["room_closed for rooms, key 6, 1 attempt, tried again at 2", "\n    no\n", "\n1 event\n"] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    let (id, after) = (listed[1]["event_id"].as_str().unwrap(), listed[0]["id"].to_string());
+    assert_eq!(parked(&["--event-id", id]).await, said);
+    assert_eq!(parked(&["--oldest-first", "--after", &after]).await, said);
     assert_eq!(parked(&["--topic", "halls"]).await, "0 events\n");
-    assert!(parked(&["--limit", "1"]).await.contains("--after"));
+    assert!(
+        parked(&["--oldest-first", "--limit", "1"])
+            .await
+            .ends_with(&format!("1 event, and there are more: --after {after}\n"))
+    );
     assert_eq!(unparked(&["--key", "7"]).await, 0);
     assert_eq!(unparked(&["--topic", "halls"]).await, 0);
     assert_eq!(unparked(&["--event-id", "00000000-0000-4000-8000-000000000000"]).await, 0);
@@ -221,6 +230,10 @@ async fn unpark(site: Site) {
     assert_eq!(unparked(&["--all"]).await, 1);
     let due = |gate: &Value| gate["opens_in_seconds"] == 0.0;
     assert!(site.status().await["gates"].as_array().unwrap().iter().all(due));
+    site.sql("UPDATE cqrs_outbox_gate SET until = NULL").await;
+    assert!(parked(&["--key", "5"]).await.contains("waits for a dead letter"));
+    let said: Value = serde_json::from_str(&parked(&["--key", "5", "--json"]).await).unwrap();
+    assert_eq!(said["tried_again_at"], Value::Null);
     unpark(&[]).await.expect_error(2, &["--all", "--key"]);
     unpark(&["--all", "--key", "5"]).await.expect_error(2, &["--all", "--key"]);
     let said = cqrs(&["outbox", "unpark", "--all", "--database", &site.url]).await.expect_code(0);

@@ -96,6 +96,9 @@ pub trait MessageBroker: Debug + Send + Sync + 'static {
 pub trait Subscription: Send {
     /// The next message; `None` when the subscription was closed.
     ///
+    /// A loop over messages lets other tasks run, also when there is always one: an adapter in which nothing else waits then calls
+    /// [`tokio::task::coop::consume_budget`].
+    ///
     /// # Errors
     ///
     /// A [`BrokerError`]. Those of a retryable class pass by calling again: the adapter reconnects by itself.
