@@ -318,7 +318,8 @@ async fn fails(site: Site, mut road: Road) {
     );
     let (next, _) = Relay::start(&road.arguments(&site, &LONG)).await;
     site.insert(&road.topic, "room 5", "two").await;
-    road.expect("two").await;
+    // What the first one had not settled yet when it was ended comes again.
+    while road.next().await.payload.as_deref() != Some(b"two") {}
     next.stop().await;
 }
 
