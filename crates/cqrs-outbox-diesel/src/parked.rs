@@ -11,7 +11,7 @@ use diesel::sql_types::{BigInt, Nullable};
 use uuid::Uuid;
 
 use crate::backend::Backend;
-use crate::dead_letters::{DeadLetter, ListedRow, Page, of_key};
+use crate::dead_letters::{ListedRow, Page, of_key};
 use crate::error::store_error;
 use crate::outbox::{Outbox, commit};
 use crate::query::Query;
@@ -98,33 +98,20 @@ pub struct ParkedRow {
 
 impl ParkedRow {
     fn into_event(self) -> Result<ParkedEvent> {
-        let DeadLetter {
-            id,
-            event_id,
-            name,
-            topic,
-            key,
-            lane,
-            attempts,
-            size,
-            error,
-            occurred_at,
-            died_at: parked_at,
-        } = self.listed.into_letter()?;
-        let tried_again_at = self.until_micros.and_then(DateTime::from_timestamp_micros);
+        let row = self.listed.into_letter()?;
         Ok(ParkedEvent {
-            id,
-            event_id,
-            name,
-            topic,
-            key,
-            lane,
-            attempts,
-            size,
-            error,
-            occurred_at,
-            parked_at,
-            tried_again_at,
+            id: row.id,
+            event_id: row.event_id,
+            name: row.name,
+            topic: row.topic,
+            key: row.key,
+            lane: row.lane,
+            attempts: row.attempts,
+            size: row.size,
+            error: row.error,
+            occurred_at: row.occurred_at,
+            parked_at: row.died_at,
+            tried_again_at: self.until_micros.and_then(DateTime::from_timestamp_micros),
         })
     }
 }
