@@ -1,43 +1,64 @@
 //! Calls into librdkafka that block, kept off the threads that run tasks.
 
+use std::sync::mpsc;
+use std::thread;
 use std::time::Duration;
 
 use cqrs_core::broker::{BrokerError, ErrorClass};
 use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 
-/// Runs it on a thread for blocking work.
+/// How long the end of a runtime, or a thread without one, waits for what was begun.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Runs it on a thread for blocking work: the runtime does not end before it does.
 pub(crate) async fn run<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, BrokerError> + Send + 'static,
 ) -> Result<T, BrokerError> {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {
-        Err(BrokerError::new(ErrorClass::Unknown, "a call into the Kafka client was cut short")
-            .with_source(error))
-    })
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(cut_short().with_source(error)))
 }
 
-/// The same, with an end to the waiting. What was begun runs on behind it.
+/// Runs it on a thread of its own, which the runtime does not wait for, with an end to the waiting: while the cluster is away, some
+/// calls do not come back. What was begun runs on behind it.
 pub(crate) async fn run_within<T: Send + 'static>(
     limit: Duration,
     what: &str,
     work: impl FnOnce() -> Result<T, BrokerError> + Send + 'static,
 ) -> Result<T, BrokerError> {
-    tokio::time::timeout(limit, run(work)).await.unwrap_or_else(|_| {
-        Err(BrokerError::new(
+    let (done, ended) = oneshot::channel();
+    // Where there is no thread to be had the work is dropped, and so is the sender.
+    let _ = thread::Builder::new().spawn(move || done.send(work()));
+    match tokio::time::timeout(limit, ended).await {
+        Ok(ended) => ended.unwrap_or_else(|_| Err(cut_short())),
+        Err(_) => Err(BrokerError::new(
             ErrorClass::Outage,
             format!("{what}: no answer within {limit:?}: see that the brokers are up and can be reached"),
-        ))
-    })
-}
-
-/// Begins it where it holds up nobody.
-pub(crate) fn begin(work: impl FnOnce() + Send + 'static) {
-    match Handle::try_current() {
-        Ok(runtime) => drop(runtime.spawn_blocking(work)),
-        Err(_) => work(),
+        )),
     }
 }
 
-/// Drops a client: that waits for its threads.
+fn cut_short() -> BrokerError {
+    BrokerError::new(ErrorClass::Unknown, "a call into the Kafka client was cut short")
+}
+
+/// Begins it where it holds up nobody, but for the end of the runtime, for a while.
+pub(crate) fn begin(work: impl FnOnce() + Send + 'static) {
+    let (done, ended) = mpsc::channel::<()>();
+    let _ = thread::Builder::new().spawn(move || {
+        work();
+        drop(done);
+    });
+    let wait = move || {
+        // Either it is done, or nobody waits any longer.
+        let _ = ended.recv_timeout(PATIENCE);
+    };
+    match Handle::try_current() {
+        Ok(runtime) => drop(runtime.spawn_blocking(wait)),
+        Err(_) => wait(),
+    }
+}
+
+/// Drops a client: that waits for its threads, and for the cluster as long as that is away.
 pub(crate) fn discard<T: Send + 'static>(client: T) {
     begin(move || drop(client));
 }

@@ -199,7 +199,9 @@ impl Config {
 
     fn client(&self, defaults: &[(&str, &str)], always: &[(&str, &str)]) -> ClientConfig {
         let mut client = ClientConfig::new();
-        client.set_log_level(RDKafkaLogLevel::Warning);
+        // Of what librdkafka is told to say, nothing is to be left out.
+        let debug = self.settings.contains_key("debug");
+        client.set_log_level(if debug { RDKafkaLogLevel::Debug } else { RDKafkaLogLevel::Warning });
         for (key, value) in defaults {
             client.set(*key, *value);
         }

@@ -1,5 +1,6 @@
 //! Receiving: a member of a consumer group.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -23,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{self, Config};
 use crate::error::{code, failed, passes, refused};
 use crate::trouble::Trouble;
+use crate::watch::Watch;
 use crate::watermark::Lanes;
 use crate::{blocking, record};
 
@@ -44,8 +46,9 @@ type Client = StreamConsumer<Member>;
 #[derive(Default)]
 struct Shared {
     lanes: Mutex<Lanes>,
-    /// A message was acknowledged or released.
+    /// A message was acknowledged or released, or the client was found to be cut off.
     changed: Notify,
+    cut_off: AtomicBool,
 }
 
 impl Shared {
@@ -68,18 +71,14 @@ impl ClientContext for Member {
 }
 
 impl ConsumerContext for Member {
-    fn pre_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
+    fn pre_rebalance(&self, _: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
         match rebalance {
             Rebalance::Assign(partitions) => self.0.lanes().assign(pairs(&partitions.elements())),
             Rebalance::Revoke(partitions) => {
-                // First, so that no acknowledgement is answered `Done` behind the commit.
+                // So that no acknowledgement is answered `Done` behind the commit, which the client does as it gives them away. To wait
+                // for it here would be for ever where the cluster is gone.
                 self.0.lanes().revoke(pairs(&partitions.elements()));
                 self.0.changed.notify_one();
-                if !consumer.assignment_lost()
-                    && let Err(error) = commit(consumer)
-                {
-                    tracing::warn!(%error, "offsets were not committed before a rebalance; messages come again");
-                }
             }
             Rebalance::Error(error) => {
                 tracing::warn!(%error, "a rebalance failed");
@@ -97,8 +96,8 @@ fn pairs<'a>(
 }
 
 /// Commits the stored offsets; there being none is no error.
-fn commit(consumer: &impl Consumer<Member>) -> KafkaResult<()> {
-    match consumer.commit_consumer_state(CommitMode::Sync) {
+fn commit(client: &Client) -> KafkaResult<()> {
+    match client.commit_consumer_state(CommitMode::Sync) {
         Err(KafkaError::ConsumerCommit(Code::NoOffset)) => Ok(()),
         outcome => outcome,
     }
@@ -152,6 +151,8 @@ pub(crate) struct KafkaSubscription {
     /// When a client may follow one that was beyond repair.
     rejoin_at: Option<Instant>,
     trouble: Trouble,
+    /// From when the client has lost all brokers until it receives something.
+    watch: Option<Watch>,
 }
 
 impl KafkaSubscription {
@@ -176,6 +177,7 @@ impl KafkaSubscription {
             full_since: None,
             rejoin_at: None,
             trouble: Trouble::default(),
+            watch: None,
         };
         let client = member.client()?;
         let topics = member.options.topics.clone();
@@ -209,12 +211,16 @@ impl KafkaSubscription {
         let now = Instant::now();
         match received {
             Ok(message) => {
+                self.watch = None;
                 let (partition, offset) = (message.partition(), message.offset());
                 self.shared.lanes().receive(record::to_message(&message), partition, offset);
                 Ok(())
             }
             Err(KafkaError::PartitionEOF(_)) => Ok(()),
             Err(error) if passes(code(&error)) => {
+                if code(&error) == Code::AllBrokersDown && self.watch.as_ref().is_none_or(Watch::is_over) {
+                    self.watch = self.watch();
+                }
                 if self.trouble.is_news(code(&error), now) {
                     tracing::warn!(
                         %error, group = self.options.group, broker = %self.config,
@@ -239,7 +245,23 @@ impl KafkaSubscription {
         }
     }
 
+    /// Somebody looks whether the client comes back.
+    fn watch(&self) -> Option<Watch> {
+        let client = self.client.as_ref().map(|(client, _)| Arc::downgrade(client))?;
+        let shared = Arc::clone(&self.shared);
+        Watch::begin(
+            &self.config,
+            self.options.topics.first()?,
+            move |topic, patience| Some(client.upgrade()?.fetch_metadata(Some(topic), patience).is_ok()),
+            move || {
+                shared.cut_off.store(true, Ordering::Release);
+                shared.changed.notify_one();
+            },
+        )
+    }
+
     fn leave(&mut self) {
+        self.watch = None;
         if let Some(error) = self.trouble.take() {
             tracing::warn!(%error, broker = %self.config, "a Kafka consumer leaves with something amiss");
         }
@@ -256,6 +278,13 @@ impl KafkaSubscription {
         loop {
             if let Some(error) = self.trouble.tell(Instant::now()) {
                 return Err(error);
+            }
+            if self.shared.cut_off.swap(false, Ordering::AcqRel) {
+                tracing::warn!(
+                    group = self.options.group, broker = %self.config,
+                    "a Kafka consumer has lost the cluster for good, which others reach: it is replaced, and messages may come again"
+                );
+                self.leave();
             }
             let Some((client, acks)) = self.client.clone() else {
                 // Here and below, of one that is asked again and again the time goes on.
@@ -353,7 +382,7 @@ impl Subscription for KafkaSubscription {
         let Some((client, _)) = self.client.take() else { return Ok(()) };
         let group = self.options.group.clone();
         blocking::run_within(PATIENCE, &format!("the group `{group}` was not left"), move || {
-            commit(&*client).map_err(|error| {
+            commit(&client).map_err(|error| {
                 failed(ErrorClass::Outage, format!("the last offsets of `{group}` were not committed"), error)
             })
         })

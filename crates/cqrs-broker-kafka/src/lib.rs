@@ -86,6 +86,7 @@ mod producer;
 mod record;
 mod session;
 mod trouble;
+mod watch;
 mod watermark;
 
 pub use broker::{KafkaBroker, KafkaBrokerBuilder};

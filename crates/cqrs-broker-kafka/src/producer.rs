@@ -13,6 +13,7 @@ use rdkafka::types::RDKafkaErrorCode as Code;
 use crate::config::{Config, Log};
 use crate::error::{code, failed, refused, undelivered};
 use crate::session::{Session, SessionHandle};
+use crate::watch::Watch;
 use crate::{blocking, record};
 
 pub(crate) type Client = FutureProducer<Log>;
@@ -30,6 +31,8 @@ pub(crate) struct Producer {
     client: RwLock<Option<Arc<Client>>>,
     /// For a close: they have clients of their own.
     sessions: Mutex<Vec<Weak<Session>>>,
+    /// Since a message was not confirmed in time.
+    watch: Mutex<Option<Watch>>,
 }
 
 enum Handover {
@@ -47,6 +50,7 @@ impl Producer {
             log,
             client: RwLock::new(Some(Arc::new(client))),
             sessions: Mutex::default(),
+            watch: Mutex::default(),
         }))
     }
 
@@ -196,6 +200,28 @@ impl Producer {
         failed(refused(code(&error)), what, error)
     }
 
+    /// Somebody looks whether the client still reaches the cluster, unless one does.
+    fn watch(self: &Arc<Self>, client: &Arc<Client>, topic: &str) {
+        let mut watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner);
+        if watch.as_ref().is_some_and(|watch| !watch.is_over()) {
+            return;
+        }
+        let (watched, owner) = (Arc::downgrade(client), Arc::downgrade(self));
+        let of_producer = Weak::clone(&watched);
+        *watch = Watch::begin(
+            &self.config,
+            topic,
+            move |topic, patience| {
+                Some(watched.upgrade()?.client().fetch_metadata(Some(topic), patience).is_ok())
+            },
+            move || {
+                if let (Some(producer), Some(client)) = (owner.upgrade(), of_producer.upgrade()) {
+                    producer.replace(&client);
+                }
+            },
+        );
+    }
+
     /// Puts a new client in the place of a broken one, unless that was done already. What is left in the old one is
     /// given up, and its confirms answer that its fate is unknown.
     fn replace(&self, broken: &Arc<Client>) {
@@ -205,7 +231,12 @@ impl Producer {
         }
         match self.config.producer::<Client>(self.log.clone()) {
             Ok(new) => {
-                tracing::warn!(reason = ?broken.client().fatal_error(), "replaced a broken Kafka producer");
+                let reason = broken.client().fatal_error();
+                let reason = reason
+                    .map_or("it has lost the cluster for good, which others reach".to_owned(), |(_, why)| {
+                        why
+                    });
+                tracing::warn!(reason, broker = %self.config, "replaced a broken Kafka producer");
                 let old = client.replace(Arc::new(new));
                 broken.purge(PurgeConfig::default().queue().inflight());
                 blocking::discard(old);
@@ -256,6 +287,8 @@ async fn outcome(
     outcome.map_err(|error| {
         if error.class() == ErrorClass::Fatal || client.client().fatal_error().is_some() {
             producer.replace(&client);
+        } else if matches!(error.class(), ErrorClass::Outage | ErrorClass::Unknown) {
+            producer.watch(&client, &topic);
         }
         error.at(&producer.config)
     })

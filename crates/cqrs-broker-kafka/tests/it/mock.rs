@@ -1,16 +1,19 @@
 //! What only a mock cluster can be made to do.
 
 use std::pin::pin;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use cqrs_broker_kafka::{KafkaBroker, KafkaBrokerBuilder};
 use cqrs_core::ErrorClass;
-use cqrs_core::broker::{MessageBroker, SubscribeOptions};
+use cqrs_core::broker::{Acknowledged, MessageBroker, SubscribeOptions};
 use futures_util::future::{Either, join_all, select};
 use libtest_mimic::Trial;
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::scenarios::keyed;
 use crate::{TEST, run};
@@ -23,6 +26,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         Trial::test("mock::subscribing_to_a_missing_topic_fails", missing_subscription),
         Trial::test("mock::an_outage_is_told_and_passes", outage),
         Trial::test("mock::a_member_hears_nothing_of_an_outage_that_has_passed", member_outage),
+        Trial::test("mock::who_is_cut_off_from_the_cluster_is_replaced", cut_off),
         Trial::test("mock::a_message_that_is_released_again_and_again_lets_others_run", released),
         Trial::test("mock::what_refused_a_member_many_times_is_told_once", member_refusal),
         Trial::test("mock::a_full_queue_waits_for_room", full_queue),
@@ -126,6 +130,55 @@ fn member_outage() -> Result<(), libtest_mimic::Failed> {
                 break;
             }
         }
+    })
+}
+
+/// Behind one name first this cluster, then another: what comes there goes to whichever it is.
+async fn name_of(cluster: Arc<Mutex<String>>) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let name = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        loop {
+            let (mut client, _) = listener.accept().await.unwrap();
+            let server = cluster.lock().unwrap().clone();
+            tokio::spawn(async move {
+                if let Ok(mut server) = TcpStream::connect(server).await {
+                    let _ = copy_bidirectional(&mut client, &mut server).await;
+                }
+            });
+        }
+    });
+    name
+}
+
+/// A client that never asks its bootstrap servers again is in the state into which librdkafka may come by itself: of the brokers that it
+/// knows none is left.
+fn cut_off() -> Result<(), libtest_mimic::Failed> {
+    run(TEST, async {
+        let first = cluster();
+        first.create_topic("rooms", 1, 1).unwrap();
+        let behind = Arc::new(Mutex::new(first.bootstrap_servers()));
+        let name = name_of(Arc::clone(&behind)).await;
+        let broker = crate::builder(&name, true)
+            .set("metadata.recovery.strategy", "none")
+            .set("message.timeout.ms", "1000")
+            .build()
+            .unwrap();
+        let mut rooms = broker.subscribe(SubscribeOptions::new("g", ["rooms"])).await.unwrap();
+        while broker.publish(keyed("rooms", "one", "1")).await.is_err() {}
+        rooms.next().await.unwrap().unwrap().ack().await.unwrap();
+
+        let second = cluster();
+        second.create_topic("rooms", 1, 1).unwrap();
+        drop(first);
+        let receiving = tokio::spawn(async move { (rooms.next().await, rooms) });
+        assert!(broker.publish(keyed("rooms", "one", "2")).await.is_err());
+        *behind.lock().unwrap() = second.bootstrap_servers();
+        while broker.publish(keyed("rooms", "one", "3")).await.is_err() {}
+        let (received, _rooms) = receiving.await.unwrap();
+        let delivery = received.unwrap().unwrap();
+        assert_eq!(delivery.message().payload.as_deref(), Some(&b"3"[..]));
+        assert_eq!(delivery.ack().await.unwrap(), Acknowledged::Done);
     })
 }
 
