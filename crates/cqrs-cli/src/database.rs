@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use cqrs::outbox::OutboxStore;
-use cqrs::{Error, ErrorKind, Result};
+use cqrs::{Encoder, Error, ErrorKind, Result};
 use cqrs_outbox_diesel::migrations::{Migrated, Migration};
 use cqrs_outbox_diesel::{
-    Asked, Asking, Backend, DeadLetter, DeadLetterDetails, DeadLetterFilter, DeadLetterRequest, Drift,
-    OrderUnit, Outbox, OutboxStatus, Page, ParkedEvent, ParkedFilter, RequestFilter, RequestKind, TableNames,
+    Asked, Asking, Backend, DeadLetter, DeadLetterDetails, DeadLetterFilter, DeadLetterRequest, Drift, Edit,
+    Edited, OrderUnit, Outbox, OutboxStatus, Page, ParkedEvent, ParkedFilter, RequestFilter, RequestKind,
+    TableNames,
 };
 use uuid::Uuid;
 
@@ -39,6 +40,7 @@ pub(crate) trait Database: Send + Sync {
     async fn purge_inbox(&self, older_than: Duration, chunk: usize) -> Result<u64>;
     async fn purge_requests(&self, older_than: Duration, chunk: usize) -> Result<u64>;
     async fn purge_dedup(&self, chunk: usize) -> Result<u64>;
+    async fn edit(&self, event_id: Uuid, edit: &Edit) -> Result<Edited>;
     async fn requests(&self, filter: &RequestFilter, page: Page) -> Result<Vec<DeadLetterRequest>>;
     async fn cancel_requests(&self, filter: &RequestFilter) -> Result<u64>;
 }
@@ -131,6 +133,12 @@ impl<B: Backend> Database for Outbox<B> {
 
     async fn purge_dedup(&self, chunk: usize) -> Result<u64> {
         self.purge_dedup(chunk).await
+    }
+
+    async fn edit(&self, event_id: Uuid, edit: &Edit) -> Result<Edited> {
+        // Whether it is too large the broker says: the services may have another limit than this program.
+        let encoder = Encoder::default().with_max_message_bytes(usize::MAX);
+        self.clone().with_encoder(encoder).edit(event_id, edit).await
     }
 
     async fn requests(&self, filter: &RequestFilter, page: Page) -> Result<Vec<DeadLetterRequest>> {

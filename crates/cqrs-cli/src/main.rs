@@ -3,6 +3,7 @@
 mod check;
 mod database;
 mod dead;
+mod edit;
 mod failure;
 mod hold;
 mod key;
@@ -84,6 +85,8 @@ enum Outbox {
     Parked(parked::Args),
     /// Has events that the broker refused tried again now, instead of when their wait is over
     Unpark(unpark::Args),
+    /// Changes the payload or the headers of an event that waits for its time, or is a dead letter
+    Edit(edit::Args),
     /// Removes what is kept for a time only
     Purge(purge::Args),
 }
@@ -113,6 +116,12 @@ fn time(time: DateTime<Utc>) -> String {
     time.to_rfc3339_opts(SecondsFormat::Millis, true)
 }
 
+/// Whoever runs this, by the name that the system gives.
+fn user() -> Option<String> {
+    let names = ["USER", "LOGNAME", "USERNAME"];
+    names.iter().find_map(|name| std::env::var(name).ok().filter(|name| !name.is_empty()))
+}
+
 /// Prints a line beside the result, on standard error.
 fn tell(line: &str) {
     // There is nobody to tell if this fails.
@@ -135,6 +144,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Outbox(Outbox::OrderUnit(args)) => order_unit::run(args, json).await,
             Command::Outbox(Outbox::Parked(args)) => parked::run(args, json).await,
             Command::Outbox(Outbox::Unpark(args)) => unpark::run(args, json).await,
+            Command::Outbox(Outbox::Edit(args)) => edit::run(args, json).await,
             Command::Outbox(Outbox::Purge(args)) => purge::run(args, json).await,
         }
     });

@@ -291,24 +291,7 @@ impl Encoder {
     ///
     /// [`ErrorKind::InvalidEvent`]: it has no topic or no name, a bad header, or is too large.
     pub fn finish(&self, mut message: Message, correlation: &Correlation) -> Result<Message> {
-        let refused = |what: String| Err(Error::new(ErrorKind::InvalidEvent, what));
-        if message.name.is_empty() {
-            return refused("a message has no event name: set `Message::name`".to_owned());
-        }
-        if message.topic.is_empty() {
-            return refused(format!(
-                "the event `{}` has no topic: give its type `#[event(topic = \"..\")]` or the occurrence `Envelope::with_topic`",
-                message.name
-            ));
-        }
-        if let Some((name, _)) =
-            message.headers.iter().find(|(name, _)| name.is_empty() || name.contains('\0'))
-        {
-            return refused(format!(
-                "the event `{}` has a header with the unusable name {name:?}",
-                message.name
-            ));
-        }
+        check_parts(&message)?;
         if !self.topic_prefix.is_empty() {
             message.topic.insert_str(0, &self.topic_prefix);
         }
@@ -326,15 +309,50 @@ impl Encoder {
             }
         }
         let message = self.codec.encode(message)?;
-        let size = message.size();
-        if size > self.max_message_bytes {
-            return refused(format!(
-                "the event `{}` has {size} bytes, and the limit is {}: make it smaller (a notification with an id instead of the state), or raise the limit with `Encoder::with_max_message_bytes` (`.encoder(..)` of the bootstrap) and the broker's own",
-                message.name, self.max_message_bytes
-            ));
-        }
+        self.check_size(&message)?;
         Ok(message)
     }
+
+    /// Checks a message that was finished before, and has been changed since.
+    ///
+    /// # Errors
+    ///
+    /// As for [`finish`](Self::finish).
+    pub fn check(&self, message: &Message) -> Result<()> {
+        check_parts(message)?;
+        self.check_size(message)
+    }
+
+    fn check_size(&self, message: &Message) -> Result<()> {
+        let size = message.size();
+        if size <= self.max_message_bytes {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::InvalidEvent,
+            format!(
+                "the event `{}` has {size} bytes, and the limit is {}: make it smaller (a notification with an id instead of the state), or raise the limit with `Encoder::with_max_message_bytes` (`.encoder(..)` of the bootstrap) and the broker's own",
+                message.name, self.max_message_bytes
+            ),
+        ))
+    }
+}
+
+fn check_parts(message: &Message) -> Result<()> {
+    let refused = |what: String| Err(Error::new(ErrorKind::InvalidEvent, what));
+    if message.name.is_empty() {
+        return refused("a message has no event name: set `Message::name`".to_owned());
+    }
+    if message.topic.is_empty() {
+        return refused(format!(
+            "the event `{}` has no topic: give its type `#[event(topic = \"..\")]` or the occurrence `Envelope::with_topic`",
+            message.name
+        ));
+    }
+    if let Some((name, _)) = message.headers.iter().find(|(name, _)| name.is_empty() || name.contains('\0')) {
+        return refused(format!("the event `{}` has a header with the unusable name {name:?}", message.name));
+    }
+    Ok(())
 }
 
 /// What can be published: an [integration event](IntegrationEvent), an [`Envelope`] around one, a [`Message`] of your own

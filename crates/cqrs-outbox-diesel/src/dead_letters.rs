@@ -317,7 +317,7 @@ impl ListedRow {
 #[derive(QueryableByName, Debug)]
 pub struct FullDeadRow {
     #[diesel(embed)]
-    record: Record,
+    pub(crate) record: Record,
     #[diesel(sql_type = Nullable<Text>)]
     error: Option<String>,
     /// JSON: `[{"at": .., "error": ..}, ..]`

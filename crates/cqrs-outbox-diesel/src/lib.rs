@@ -11,6 +11,7 @@ mod backend;
 mod choice;
 mod dead_letters;
 mod drift;
+mod edit;
 mod error;
 mod installation;
 mod migration;
@@ -59,6 +60,7 @@ pub use cqrs_outbox::OrderUnit;
 pub use cqrs_outbox::table::TableNames;
 pub use dead_letters::{DeadLetter, DeadLetterDetails, DeadLetterFilter, Page, Refusal};
 pub use drift::{Drift, DriftKind};
+pub use edit::{Edit, Edited};
 #[cfg(feature = "mysql")]
 pub use mysql::{MySql, MySqlBuilder};
 pub use outbox::{Outbox, TransactionFn};

@@ -72,7 +72,26 @@ where
     }
 }
 
+/// The headers as they stand in the table.
+pub(crate) struct RawHeaders<'a>(Option<&'a [u8]>);
+
+impl RawHeaders<'_> {
+    /// Why they cannot be read, if that is so.
+    pub(crate) fn error(&self) -> Option<String> {
+        self.0.and_then(|text| headers::from_json(text).err()).map(|error| error.to_string())
+    }
+
+    /// How many bytes they take.
+    pub(crate) fn size(&self) -> usize {
+        self.0.map_or(0, <[u8]>::len)
+    }
+}
+
 impl Record {
+    pub(crate) fn headers(&self) -> RawHeaders<'_> {
+        RawHeaders(self.headers.as_deref())
+    }
+
     /// `free` is where it stands if its lane's gate is not closed.
     ///
     /// What is not as the tables promise is a defect of the row: it cannot be sent, and there is no message that would do for

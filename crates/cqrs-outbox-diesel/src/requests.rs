@@ -122,7 +122,7 @@ pub struct Asked {
     pub open: Vec<DeadLetterRequest>,
 }
 
-/// What is asked for a dead letter.
+/// What is asked for.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RequestKind {
@@ -130,15 +130,27 @@ pub enum RequestKind {
     Replay,
     /// Drop it.
     Discard,
+    /// Change what is to be sent. It is done at once, by [`Outbox::edit`], and stands here for those who want to know who it was.
+    Edit,
 }
 
 impl RequestKind {
-    /// As it stands in the table: `replay` or `discard`.
+    /// As it stands in the table: `replay`, `discard` or `edit`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Replay => "replay",
             Self::Discard => "discard",
+            Self::Edit => "edit",
         }
+    }
+
+    /// Refuses what a relay would not carry out.
+    fn check(self) -> Result<()> {
+        if self == Self::Edit {
+            let what = "an edit is not asked for: `Outbox::edit` does it";
+            return Err(Error::new(ErrorKind::Configuration, what));
+        }
+        Ok(())
     }
 }
 
@@ -155,16 +167,19 @@ pub enum RequestOutcome {
     Gone,
     /// Nothing: the request was taken back before ([`Outbox::cancel_requests`]).
     Cancelled,
+    /// What is to be sent was changed.
+    Edited,
 }
 
 impl RequestOutcome {
-    /// As it stands in the table: `replayed`, `discarded`, `gone` or `cancelled`.
+    /// As it stands in the table: `replayed`, `discarded`, `gone`, `cancelled` or `edited`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Replayed => "replayed",
             Self::Discarded => "discarded",
             Self::Gone => "gone",
             Self::Cancelled => "cancelled",
+            Self::Edited => "edited",
         }
     }
 }
@@ -177,7 +192,7 @@ pub struct DeadLetterRequest {
     pub id: i64,
     /// What was asked for.
     pub kind: RequestKind,
-    /// For the dead letter of this event.
+    /// For the dead letter, or, of an edit, the scheduled event with this id.
     pub event_id: Uuid,
     /// It is not done before this time, by the database's clock.
     pub not_before: DateTime<Utc>,
@@ -226,7 +241,7 @@ impl RequestFilter {
     /// Adds the conditions to a query of `cqrs_outbox_request`.
     fn apply<B: Backend>(&self, query: Query) -> Query {
         let query = query
-            .condition("kind IN ('replay', 'discard')", true)
+            .condition("kind IN ('replay', 'discard', 'edit')", true)
             .condition("done_at IS NULL", self.open)
             .filter("id = ?", self.id);
         match self.event_id {
@@ -363,12 +378,13 @@ impl<B: Backend> Outbox<B> {
     ///
     /// # Errors
     ///
-    /// As for [`replay_all`](Self::replay_all).
+    /// As for [`replay_all`](Self::replay_all); [`ErrorKind::Configuration`] for [`RequestKind::Edit`], which is not asked for.
     ///
     /// # Cancel safety
     ///
     /// As for [`replay_all`](Self::replay_all).
     pub async fn ask(&self, kind: RequestKind, filter: &DeadLetterFilter, asking: &Asking) -> Result<Asked> {
+        kind.check()?;
         asking.check(0)?;
         // One more, to know whether there are more.
         let page = Page::oldest_first().limit(asking.limit.saturating_add(1));
@@ -406,13 +422,14 @@ impl<B: Backend> Outbox<B> {
     ///
     /// # Errors
     ///
-    /// As for [`replay_all`](Self::replay_all). One that is not there any more is no error: its request ends as
+    /// As for [`ask`](Self::ask). One that is not there any more is no error: its request ends as
     /// [`Gone`](RequestOutcome::Gone).
     ///
     /// # Cancel safety
     ///
     /// As for [`replay_all`](Self::replay_all).
     pub async fn ask_for(&self, kind: RequestKind, letters: &[DeadLetter], asking: &Asking) -> Result<()> {
+        kind.check()?;
         asking.check(letters.len())?;
         if letters.is_empty() {
             return Ok(());
@@ -814,11 +831,16 @@ impl RequestRow {
             Some("replayed") => RequestOutcome::Replayed,
             Some("discarded") => RequestOutcome::Discarded,
             Some("cancelled") => RequestOutcome::Cancelled,
+            Some("edited") => RequestOutcome::Edited,
             _ => RequestOutcome::Gone,
         };
         Ok(DeadLetterRequest {
             id: self.id,
-            kind: if self.kind == "replay" { RequestKind::Replay } else { RequestKind::Discard },
+            kind: match &*self.kind {
+                "replay" => RequestKind::Replay,
+                "edit" => RequestKind::Edit,
+                _ => RequestKind::Discard,
+            },
             event_id: self.event_id.and_then(|id| Uuid::from_slice(&id).ok()).unwrap_or_default(),
             not_before: time(&self.not_before)?,
             requested_by: self.requested_by,

@@ -110,7 +110,7 @@ pub struct ScheduledEvent {
 #[derive(QueryableByName, Debug)]
 pub struct ScheduledRecord {
     #[diesel(embed)]
-    record: Record,
+    pub(crate) record: Record,
     #[diesel(sql_type = BigInt)]
     deliver_micros: i64,
 }

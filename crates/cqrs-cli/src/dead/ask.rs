@@ -11,7 +11,7 @@ use crate::failure::Failure;
 use crate::key::visible;
 use crate::page::{self, PageArgs};
 use crate::target::PatientDatabaseArgs;
-use crate::{counted, print, time};
+use crate::{counted, print, time, user};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -116,12 +116,6 @@ pub(crate) async fn run(kind: RequestKind, args: Args, json: bool) -> Result<(),
     // For those that were shown or counted, not for what has come meanwhile.
     database.ask_for(kind, &preview.letters, &asking).await?;
     report(kind, &preview, false, json)
-}
-
-/// Whoever runs this, by the name that the system gives.
-fn user() -> Option<String> {
-    let names = ["USER", "LOGNAME", "USERNAME"];
-    names.iter().find_map(|name| std::env::var(name).ok().filter(|name| !name.is_empty()))
 }
 
 /// Asks the one who sits there, if somebody does.

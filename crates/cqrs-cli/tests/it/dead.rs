@@ -19,6 +19,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     on_each(&mut trials, "what_was_asked_for_is_told", requests);
     on_each(&mut trials, "what_was_asked_for_is_taken_back", cancelled);
     on_each(&mut trials, "more_than_one_needs_a_yes", yes);
+    on_each(&mut trials, "what_is_to_be_sent_is_changed", edited);
     trials
 }
 
@@ -114,6 +115,65 @@ async fn cancelled(site: Site) {
     // Which ones has to be said, in one way.
     dead(&site, &["cancel"]).await.expect_error(2, &["required"]);
     dead(&site, &["cancel", "1", "--all"]).await.expect_error(2, &["cannot be used with"]);
+}
+
+async fn edited(site: Site) {
+    site.migrate().await;
+    bury(&site, &[("rooms", "5"), ("rooms", "6")]).await;
+    let edit = async |arguments: &[&str]| {
+        let variables = [("USER", "lin"), ("CQRS_DATABASE_URL", &*site.url)];
+        cqrs_with(&[&["outbox", "edit"], arguments].concat(), &variables).await
+    };
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), r#"{"room":7}"#).unwrap();
+    let path = file.path().to_str().unwrap();
+    let changes = ["--payload-file", path, "--header", "schema=rooms/2", "--header", "raw=hex:00ff"];
+    let said = edit(&[&[&*id(1)], &changes[..]].concat()).await.expect_code(0);
+    assert!(said.contains(&id(1)) && said.contains("cqrs dead replay"), "{said}");
+    let shown = dead_json(&site, &["show", &id(1)]).await.remove(0);
+    assert_eq!(shown["payload"], r#"{"room":7}"#);
+    let header = |shown: &Value, name: &str| {
+        let headers = shown["headers"].as_array().unwrap().clone();
+        headers.into_iter().find(|header| header[0] == name).map(|header| header[1].clone())
+    };
+    assert_eq!(header(&shown, "schema"), Some("rooms/2".into()));
+    assert_eq!(header(&shown, "raw"), Some(serde_json::json!({ "hex": "00ff" })));
+
+    let said = edit(&[&id(1), "--tombstone", "--remove-header", "raw", "--json"]).await.expect_code(0);
+    let said: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!((&said["event_id"], &said["edited"]), (&id(1).into(), &"dead_letter".into()));
+    let shown = dead_json(&site, &["show", &id(1)]).await.remove(0);
+    assert_eq!((&shown["payload"], header(&shown, "raw")), (&Value::Null, None));
+    edit(&[&id(1), "--payload", "", "--remove-headers", "--header", "only=one", "--requested-by", "ada"])
+        .await
+        .expect_code(0);
+    let shown = dead_json(&site, &["show", &id(1)]).await.remove(0);
+    assert_eq!((&shown["payload"], &shown["headers"]), (&"".into(), &serde_json::json!([["only", "one"]])));
+    let requests = dead_json(&site, &["requests", "--oldest-first"]).await;
+    let who: Vec<_> =
+        requests.iter().map(|request| (&request["request"], &request["requested_by"])).collect();
+    assert_eq!(who.len(), 3);
+    assert_eq!(who[0], (&"edit".into(), &"lin".into()));
+    assert_eq!((who[2], &requests[2]["outcome"]), ((&"edit".into(), &"ada".into()), &"edited".into()));
+    assert_eq!(dead_json(&site, &["requests", "--open"]).await.len(), 0);
+
+    // What would not do, and what is not there.
+    for (arguments, code, parts) in [
+        (&[&*id(2)][..], 2, &["required", "--payload"][..]),
+        (&[&id(2), "--payload", "{}", "--tombstone"], 2, &["cannot be used with"]),
+        (&[&id(2), "--header", "schema"], 2, &["NAME=VALUE"]),
+        (&[&id(2), "--header", "raw=hex:0"], 2, &["hexadecimal"]),
+        (&[&id(2), "--payload-file", "/nowhere/at/all"], 2, &["no payload can be read", "/nowhere/at/all"]),
+        (&[&id(2), "--payload", "{"], 1, &["no JSON", "EOF"]),
+        (&[&id(2), "--header", "=x"], 1, &["unusable name"]),
+        (&[&id(9), "--payload", "{}"], 1, &["no event with the id", &id(9)]),
+        (&["x", "--payload", "{}"], 2, &["x"]),
+    ] {
+        edit(arguments).await.expect_error(code, parts);
+    }
+    let shown = dead_json(&site, &["show", &id(2)]).await.remove(0);
+    assert_eq!(shown["payload"], r#"{"nth": 2}"#);
+    assert_eq!(dead_json(&site, &["requests"]).await.len(), 3);
 }
 
 async fn yes(site: Site) {

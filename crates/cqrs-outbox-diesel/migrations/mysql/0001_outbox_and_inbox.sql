@@ -227,7 +227,7 @@ CREATE TABLE IF NOT EXISTS cqrs_outbox_version (
 -- What operators ask for; the owner of the group carries it out.
 CREATE TABLE IF NOT EXISTS cqrs_outbox_request (
     id           BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY,
-    -- `replay` or `discard`; kinds that this version does not know stay open.
+    -- `replay`, `discard` or, done at once, `edit`; kinds that this version does not know stay open.
     kind         VARCHAR(100) NOT NULL,
     -- The dead letter that it is about: its event, its row, and its lane.
     event_id     VARCHAR(36) CHARACTER SET ascii COLLATE ascii_bin,

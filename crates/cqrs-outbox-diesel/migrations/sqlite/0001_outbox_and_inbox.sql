@@ -218,7 +218,7 @@ CREATE TABLE cqrs_outbox_version (
 -- What operators ask for; the owner of the group carries it out.
 CREATE TABLE cqrs_outbox_request (
     id           INTEGER PRIMARY KEY AUTOINCREMENT,
-    -- `replay` or `discard`; kinds that this version does not know stay open.
+    -- `replay`, `discard` or, done at once, `edit`; kinds that this version does not know stay open.
     kind         TEXT NOT NULL,
     -- The dead letter that it is about: its event, its row, and its lane.
     event_id     TEXT,

@@ -10,6 +10,7 @@ mod cuts;
 mod dead_letters;
 mod drift;
 mod drivers;
+mod edit;
 mod events;
 mod explain;
 mod floors;
@@ -64,6 +65,7 @@ fn main() {
     trials.on_each::<installation::All>();
     trials.on_each::<order_unit::All>();
     trials.on_each::<parked::All>();
+    trials.on_each::<edit::All>();
     sqlite::trials(&mut trials);
     drift::trials(&mut trials);
     postgres::trials(&mut trials);

@@ -1,0 +1,124 @@
+//! `cqrs outbox edit`
+
+use std::fs;
+use std::io::{self, Read};
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use clap::ArgGroup;
+use cqrs_outbox_diesel::{Edit, Edited};
+use serde_json::json;
+use uuid::Uuid;
+
+use crate::failure::Failure;
+use crate::key::Key;
+use crate::print;
+use crate::target::PatientDatabaseArgs;
+
+const AFTER: &str = "\
+An event that waits for its time goes as it is then; a dead letter as it is when `cqrs dead replay` has it sent again. What a relay may be
+about to send is not changed. The payload and the headers are those that the broker is given, as `cqrs dead show` has them; what they were
+before is not kept, and who changed them is: `cqrs dead requests`. A topic or a key is not changed, for it is an event's place in the
+order: discard the dead letter, and write another event.
+
+  cqrs outbox edit 0197a0c4-5f6e-7cc1-b7a6-0c0f8f3a2b11 --payload-file mended.json --header schema=rooms/2
+  cqrs dead show 0197a0c4-5f6e-7cc1-b7a6-0c0f8f3a2b11 --json | jq -c '.payload | fromjson | .room = 5' |
+    cqrs outbox edit 0197a0c4-5f6e-7cc1-b7a6-0c0f8f3a2b11 --payload-file -";
+
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = AFTER,
+    group = ArgGroup::new("payloads").args(["payload", "payload_file", "tombstone"]),
+    group = ArgGroup::new("what").required(true).multiple(true).args(
+        ["payload", "payload_file", "tombstone", "header", "remove_header", "remove_headers"]
+    )
+)]
+pub(crate) struct Args {
+    /// The event's id
+    event_id: Uuid,
+
+    /// Another payload, as text or as hex:00ff..
+    #[arg(long, value_name = "TEXT")]
+    payload: Option<Key>,
+    /// Another payload: all that is in this file, or, with -, in standard input
+    #[arg(long, value_name = "FILE")]
+    payload_file: Option<PathBuf>,
+    /// No payload at all
+    #[arg(long)]
+    tombstone: bool,
+
+    /// Sets a header in place of those of the same name; the value as text or as hex:00ff.. May be given several times
+    #[arg(long, value_name = "NAME=VALUE", value_parser = header)]
+    header: Vec<(String, Key)>,
+    /// Takes away every header of that name. May be given several times
+    #[arg(long, value_name = "NAME")]
+    remove_header: Vec<String>,
+    /// Takes away all headers but for those that are set
+    #[arg(long)]
+    remove_headers: bool,
+
+    /// Who changes it
+    #[arg(long, value_name = "NAME", env = "CQRS_REQUESTED_BY")]
+    requested_by: Option<String>,
+
+    #[command(flatten)]
+    database: PatientDatabaseArgs,
+}
+
+fn header(text: &str) -> Result<(String, Key), String> {
+    let (name, value) = text.split_once('=').ok_or("write NAME=VALUE, or NAME= for an empty value")?;
+    Ok((name.to_owned(), value.parse()?))
+}
+
+impl Args {
+    fn edit(&self) -> Result<Edit, Failure> {
+        let mut edit = Edit::new();
+        if let Some(payload) = &self.payload {
+            edit = edit.payload(payload.0.clone());
+        }
+        if let Some(file) = &self.payload_file {
+            edit = edit.payload(read(file)?);
+        }
+        if self.tombstone {
+            edit = edit.tombstone();
+        }
+        if self.remove_headers {
+            edit = edit.without_headers();
+        }
+        edit = self.remove_header.iter().fold(edit, Edit::without_header);
+        edit =
+            self.header.iter().fold(edit, |edit, (name, value)| edit.header(name.clone(), value.0.clone()));
+        Ok(self.requested_by.clone().or_else(crate::user).into_iter().fold(edit, Edit::requested_by))
+    }
+}
+
+fn read(file: &PathBuf) -> Result<Bytes, Failure> {
+    let mut payload = Vec::new();
+    let read = match file.as_os_str() == "-" {
+        true => io::stdin().lock().read_to_end(&mut payload).map(drop),
+        false => fs::read(file).map(|all| payload = all),
+    };
+    read.map_err(|error| {
+        Failure::usage(format!("no payload can be read from `{}`: {error}", file.display()))
+    })?;
+    Ok(payload.into())
+}
+
+pub(crate) async fn run(args: Args, json: bool) -> Result<(), Failure> {
+    let (event_id, edit) = (args.event_id, args.edit()?);
+    let (what, then) = match args.database.open().await?.edit(event_id, &edit).await? {
+        Edited::Scheduled => ("scheduled", "it goes so when its time has come"),
+        Edited::DeadLetter => ("dead_letter", "`cqrs dead replay` has it sent so"),
+        Edited::TooLate => {
+            return Err(Failure::nothing(format!(
+                "no event with the id {event_id} waits for its time or is a dead letter: it may have been sent, or a relay may be about \
+                 to send it, and there was nothing to change"
+            )));
+        }
+    };
+    print(&if json {
+        json!({ "event_id": event_id.to_string(), "edited": what }).to_string()
+    } else {
+        format!("the event {event_id} was changed: {then}")
+    })
+}

@@ -1,0 +1,296 @@
+//! Changing what is to be sent, as long as no relay may have it: of scheduled events and of dead letters.
+
+use bytes::Bytes;
+use cqrs_core::{BeginTransaction, Encoder, Error, ErrorKind, Headers, Message, Result, Transaction};
+use cqrs_outbox::table::OutboxRecord;
+use cqrs_outbox::{OrderUnit, Place};
+use diesel::QueryResult;
+use serde::de::IgnoredAny;
+use uuid::Uuid;
+
+use crate::backend::Backend;
+use crate::error::store_error;
+use crate::on::On;
+use crate::outbox::Outbox;
+use crate::query::Query;
+use crate::record::Record;
+use crate::requests::{RequestKind, RequestOutcome};
+
+/// What to change of an event. Its topic and its key stay, for they are its place in the order, and so do its id and its name: where
+/// these are wrong, discard or cancel it and write another one.
+///
+/// The payload and the headers are those that the broker is given, as [`Outbox::dead_letter`] and [`Outbox::scheduled`] show them. With
+/// some wire formats the id, the name and the time stand in them, too, by which consumers know the event.
+///
+/// ```
+/// use cqrs_outbox_diesel::Edit;
+///
+/// let mended = Edit::new()
+///     .payload(r#"{"room": 5}"#)
+///     .header("schema", "rooms/2")
+///     .without_header("x-debug")
+///     .requested_by("ada");
+/// ```
+#[must_use = "it does nothing by itself"]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Edit {
+    /// `Some(None)` is a tombstone.
+    payload: Option<Option<Bytes>>,
+    headers: Vec<HeaderEdit>,
+    requested_by: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum HeaderEdit {
+    Set(String, Bytes),
+    Remove(String),
+    Clear,
+}
+
+impl Edit {
+    /// Nothing yet, in the name of the database's user.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Another payload.
+    pub fn payload(mut self, payload: impl Into<Bytes>) -> Self {
+        self.payload = Some(Some(payload.into()));
+        self
+    }
+
+    /// No payload at all, which Kafka calls a tombstone.
+    pub fn tombstone(mut self) -> Self {
+        self.payload = Some(None);
+        self
+    }
+
+    /// Sets a header in place of those of the same name.
+    pub fn header(mut self, name: impl Into<String>, value: impl Into<Bytes>) -> Self {
+        self.headers.push(HeaderEdit::Set(name.into(), value.into()));
+        self
+    }
+
+    /// Takes away every header of that name.
+    pub fn without_header(mut self, name: impl Into<String>) -> Self {
+        self.headers.push(HeaderEdit::Remove(name.into()));
+        self
+    }
+
+    /// Takes all headers away that the event has, but for those that are set after this.
+    pub fn without_headers(mut self) -> Self {
+        self.headers.push(HeaderEdit::Clear);
+        self
+    }
+
+    /// Who changes it. Default: the database's user, where the database has users.
+    pub fn requested_by(mut self, requested_by: impl Into<String>) -> Self {
+        self.requested_by = Some(requested_by.into());
+        self
+    }
+
+    /// What the columns are to be.
+    fn apply(&self, record: Record, encoder: &Encoder) -> Result<Change> {
+        let refused = |what: String| Error::new(ErrorKind::InvalidEvent, what);
+        let raw_headers = record.headers();
+        let (unreadable, headers_size) = (raw_headers.error(), raw_headers.size());
+        let mut message = record.into_row(Place::Parked, OrderUnit::default()).message;
+        let size_before = message.size();
+        if let Some(error) = unreadable
+            && !self.headers.is_empty()
+        {
+            if !self.headers.contains(&HeaderEdit::Clear) {
+                return Err(refused(format!(
+                    "the headers of the event `{}` cannot be read ({error}), and so not be changed one by one: take them all \
+                     away, and set those that it is to have",
+                    message.name
+                )));
+            }
+            message.headers = Headers::new();
+        }
+        for edit in &self.headers {
+            match edit {
+                HeaderEdit::Set(name, value) => message.headers.set(name.clone(), value.clone()),
+                HeaderEdit::Remove(name) => message.headers.remove(name),
+                HeaderEdit::Clear => message.headers = Headers::new(),
+            }
+        }
+        if let Some(payload) = &self.payload {
+            check_json(&message, payload.as_deref())?;
+            message.payload.clone_from(payload);
+        }
+        if message.size() > size_before {
+            encoder.check(&message)?;
+        } else {
+            // It may have been written under another limit.
+            encoder.clone().with_max_message_bytes(size_before).check(&message)?;
+        }
+        let key_size = message.key.as_ref().map_or(0, Bytes::len);
+        let payload_size = message.payload.as_ref().map_or(0, Bytes::len);
+        let headers = match self.headers.is_empty() {
+            true => None,
+            false => Some(OutboxRecord::try_from(message)?.headers),
+        };
+        let headers_size = headers.as_ref().map_or(headers_size, String::len);
+        let size = i64::try_from(payload_size + key_size + headers_size).unwrap_or(i64::MAX);
+        Ok(Change { payload: self.payload.clone(), headers, size })
+    }
+}
+
+/// What was JSON stays JSON: it is easily written wrong by hand, and would fail at each consumer.
+fn check_json(message: &Message, payload: Option<&[u8]>) -> Result<()> {
+    let json = |payload: &[u8]| serde_json::from_slice::<IgnoredAny>(payload).map(drop);
+    let was_json = message.payload.as_deref().is_some_and(|payload| json(payload).is_ok());
+    let wants_json = message.content_type.as_deref().is_some_and(|media| media.contains("json"));
+    match payload.map(json) {
+        Some(Err(error)) if was_json && wants_json => {
+            let what = format!("the new payload of the event `{}` is no JSON: {error}", message.name);
+            Err(Error::new(ErrorKind::InvalidEvent, what))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What an event was when it was changed.
+#[must_use = "it may have been too late"]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Edited {
+    /// It waits for its time, and goes as it is now.
+    Scheduled,
+    /// It was given up, and goes as it is now if it is [replayed](Outbox::replay).
+    DeadLetter,
+    /// It is neither, and nothing was changed: it may have been sent, or a relay may be about to send it.
+    TooLate,
+}
+
+/// Columns of a row.
+struct Change {
+    payload: Option<Option<Bytes>>,
+    headers: Option<String>,
+    /// Bytes of payload, key and headers, as the tables count them.
+    size: i64,
+}
+
+impl Change {
+    /// Scheduled rows count their bytes by themselves.
+    fn into_update(self, update: &'static str, counts_bytes: bool) -> Query {
+        // The same text whatever is changed begins with what changes nothing.
+        let mut query = Query::new(update).then(" SET id = id");
+        if let Some(headers) = self.headers {
+            query = query.then(", headers = ?").bind(headers);
+        }
+        query = match self.payload {
+            Some(Some(payload)) => {
+                query.then(", payload_text = NULL, tombstone = false, payload = ?").bind(Vec::from(payload))
+            }
+            Some(None) => query.then(", payload_text = NULL, tombstone = true, payload = NULL"),
+            None => query,
+        };
+        if counts_bytes { query } else { query.then(", size = ?").bind(self.size) }
+    }
+}
+
+impl<B: Backend> Outbox<B> {
+    /// Changes a [scheduled](Self::scheduled) event, or a [dead letter](Self::dead_letter), which is then [replayed](Self::replay)
+    /// as it is now. What a relay may be about to send is not changed: neither events that are due, nor those that stand aside.
+    ///
+    /// Two that change the same event wait for each other, and so does a relay that would take it. Who changed what event, and when,
+    /// stands in [`requests`](Self::requests); what it was before does not.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidEvent`], and nothing is changed: it would be too large for the outbox's encoder, would have a header with an
+    /// unusable name, its payload was JSON and is none now, or its headers cannot be read and are to be changed one by one.
+    /// [`ErrorKind::Configuration`] if nothing is to be changed. [`ErrorKind::Store`]; those of [`Transaction::commit`].
+    ///
+    /// # Cancel safety
+    ///
+    /// A dropped future leaves it open whether it was done; doing it twice is harmless.
+    pub async fn edit(&self, event_id: Uuid, edit: &Edit) -> Result<Edited> {
+        if edit.payload.is_none() && edit.headers.is_empty() {
+            let what = "an edit that changes nothing: say what the payload or a header is to be";
+            return Err(Error::new(ErrorKind::Configuration, what));
+        }
+        let mut tx = self.begin_short().await.map_err(|error| self.failed(error))?;
+        let failed = |error| self.failed(store_error(error));
+        let scheduled = lock_scheduled::<B>(&mut tx.on(), event_id).await.map_err(failed)?;
+        let dead = lock_dead::<B>(&mut tx.on(), event_id).await.map_err(failed)?;
+        let edited = match (&scheduled[..], &dead[..]) {
+            ([], []) => return Ok(Edited::TooLate),
+            ([], _) => Edited::DeadLetter,
+            _ => Edited::Scheduled,
+        };
+        for (records, update, counts_bytes) in
+            [(scheduled, "UPDATE cqrs_outbox_scheduled", true), (dead, "UPDATE cqrs_outbox_dead", false)]
+        {
+            for record in records {
+                let id = record.id;
+                let update = edit.apply(record, self.encoder())?.into_update(update, counts_bytes);
+                let update = update.condition("id = ?", true).bind(id);
+                B::execute(&mut tx.on(), update).await.map_err(failed)?;
+                let dead_id = if counts_bytes { 0 } else { id };
+                note::<B>(&mut tx.on(), event_id, dead_id, edit.requested_by.as_deref())
+                    .await
+                    .map_err(failed)?;
+            }
+        }
+        tx.commit().await?;
+        Ok(edited)
+    }
+}
+
+/// The scheduled rows of this event, locked. Found first, and locked by their ids, so that no rows are locked that are only looked at.
+async fn lock_scheduled<B: Backend>(on: &mut On<'_, B>, event_id: Uuid) -> QueryResult<Vec<Record>> {
+    let find = Query::new("SELECT id AS value FROM cqrs_outbox_scheduled")
+        .condition("event_id = ", true)
+        .then(B::DIALECT.event_id)
+        .bind(event_id.to_string());
+    let found = B::numbers(on, find).await?;
+    if found.is_empty() {
+        return Ok(Vec::new());
+    }
+    let rows = B::scheduled(on, locking::<B>(B::DIALECT.scheduled).list(&found).then(B::DIALECT.for_update));
+    Ok(rows.await?.into_iter().map(|row| row.record).collect())
+}
+
+/// The dead letters of this event, locked.
+async fn lock_dead<B: Backend>(on: &mut On<'_, B>, event_id: Uuid) -> QueryResult<Vec<Record>> {
+    let find = Query::new("SELECT id AS value FROM cqrs_outbox_dead")
+        .condition(B::DIALECT.event_id_is, true)
+        .bind(event_id.as_bytes().to_vec());
+    let mut records = Vec::new();
+    for id in B::numbers(on, find).await? {
+        let row = locking::<B>(B::DIALECT.dead_letters_in_full).list(&[id]).then(B::DIALECT.for_update);
+        records.extend(B::dead_letter(on, row).await?.map(|row| row.record));
+    }
+    Ok(records)
+}
+
+fn locking<B: Backend>(rows: &'static str) -> Query {
+    Query::new(rows).then(B::DIALECT.by_primary_key).condition("id IN ", true)
+}
+
+/// Who did it, and when.
+async fn note<B: Backend>(
+    on: &mut On<'_, B>,
+    event_id: Uuid,
+    dead_id: i64,
+    requested_by: Option<&str>,
+) -> QueryResult<()> {
+    let dialect = B::DIALECT;
+    let note = Query::new(
+        "INSERT INTO cqrs_outbox_request (kind, event_id, dead_id, outcome, done_at, requested_by) VALUES (?, ",
+    )
+    .bind(RequestKind::Edit.as_str())
+    .then(dialect.event_id)
+    .bind(event_id.to_string())
+    .then(", ?, ?, ")
+    .bind(dead_id)
+    .bind(RequestOutcome::Edited.as_str())
+    .then(dialect.now);
+    let note = match requested_by {
+        Some(by) => note.then(", ?)").bind(by),
+        None => note.then(", ").then(dialect.me).then(")"),
+    };
+    B::execute(on, note).await.map(drop)
+}
