@@ -43,18 +43,25 @@ fn cut_short() -> BrokerError {
 
 /// Begins it where it holds up nobody, but for the end of the runtime, for a while.
 pub(crate) fn begin(work: impl FnOnce() + Send + 'static) {
-    let (done, ended) = mpsc::channel::<()>();
+    let (done, ended) = mpsc::channel();
     let _ = thread::Builder::new().spawn(move || {
         work();
         drop(done);
     });
-    let wait = move || {
-        // Either it is done, or nobody waits any longer.
-        let _ = ended.recv_timeout(PATIENCE);
-    };
+    let wait = Wait(ended);
     match Handle::try_current() {
-        Ok(runtime) => drop(runtime.spawn_blocking(wait)),
-        Err(_) => wait(),
+        Ok(runtime) => drop(runtime.spawn_blocking(move || drop(wait))),
+        Err(_) => drop(wait),
+    }
+}
+
+/// Waits as it is dropped, for a runtime that is ending drops what it does not begin any more.
+struct Wait(mpsc::Receiver<()>);
+
+impl Drop for Wait {
+    fn drop(&mut self) {
+        // Either it is done, or nobody waits any longer.
+        let _ = self.0.recv_timeout(PATIENCE);
     }
 }
 

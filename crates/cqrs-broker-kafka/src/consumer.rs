@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{self, Config};
 use crate::error::{code, failed, passes, refused};
 use crate::trouble::Trouble;
-use crate::watch::Watch;
+use crate::watch::{Watch, reaches};
 use crate::watermark::Lanes;
 use crate::{blocking, record};
 
@@ -71,6 +71,18 @@ impl ClientContext for Member {
 }
 
 impl ConsumerContext for Member {
+    fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {
+        match result {
+            Ok(()) | Err(KafkaError::ConsumerCommit(Code::NoOffset)) => {}
+            Err(error) if passes(code(&error)) => tracing::debug!(%error, "offsets were not committed"),
+            Err(error) => config::log(
+                RDKafkaLogLevel::Warning,
+                "COMMIT",
+                &format!("offsets were not committed, and messages may come again: {error}"),
+            ),
+        }
+    }
+
     fn pre_rebalance(&self, _: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
         match rebalance {
             Rebalance::Assign(partitions) => self.0.lanes().assign(pairs(&partitions.elements())),
@@ -252,7 +264,7 @@ impl KafkaSubscription {
         Watch::begin(
             &self.config,
             self.options.topics.first()?,
-            move |topic, patience| Some(client.upgrade()?.fetch_metadata(Some(topic), patience).is_ok()),
+            move |topic| Some(reaches(client.upgrade()?.client(), topic)),
             move || {
                 shared.cut_off.store(true, Ordering::Release);
                 shared.changed.notify_one();
@@ -267,7 +279,11 @@ impl KafkaSubscription {
         }
         self.full_since = None;
         self.shared.lanes().revoke_all();
-        blocking::discard(self.client.take());
+        // What the old client is still called back about is no affair of the next one's partitions.
+        self.shared = Arc::default();
+        if let Some(client) = self.client.take() {
+            blocking::discard(client);
+        }
     }
 
     fn has_room(&self) -> bool {
@@ -378,6 +394,7 @@ impl Subscription for KafkaSubscription {
     }
 
     async fn close(mut self: Box<Self>) -> Result<(), BrokerError> {
+        self.watch = None;
         self.shared.lanes().revoke_all();
         let Some((client, _)) = self.client.take() else { return Ok(()) };
         let group = self.options.group.clone();

@@ -13,7 +13,7 @@ use rdkafka::types::RDKafkaErrorCode as Code;
 use crate::config::{Config, Log};
 use crate::error::{code, failed, refused, undelivered};
 use crate::session::{Session, SessionHandle};
-use crate::watch::Watch;
+use crate::watch::{Watch, reaches};
 use crate::{blocking, record};
 
 pub(crate) type Client = FutureProducer<Log>;
@@ -125,7 +125,7 @@ impl Producer {
                 Handover::Taken(delivery) => {
                     return Ok(Confirm::new(outcome(
                         Arc::clone(self),
-                        client,
+                        Arc::downgrade(&client),
                         delivery,
                         message.topic.clone(),
                     )));
@@ -211,9 +211,7 @@ impl Producer {
         *watch = Watch::begin(
             &self.config,
             topic,
-            move |topic, patience| {
-                Some(watched.upgrade()?.client().fetch_metadata(Some(topic), patience).is_ok())
-            },
+            move |topic| Some(reaches(watched.upgrade()?.client(), topic)),
             move || {
                 if let (Some(producer), Some(client)) = (owner.upgrade(), of_producer.upgrade()) {
                     producer.replace(&client);
@@ -273,22 +271,27 @@ impl Producer {
 
 impl Drop for Producer {
     fn drop(&mut self) {
-        blocking::discard(self.client.get_mut().unwrap_or_else(PoisonError::into_inner).take());
+        if let Some(client) = self.client.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
+            blocking::discard(client);
+        }
     }
 }
 
 async fn outcome(
     producer: Arc<Producer>,
-    client: Arc<Client>,
+    // Not kept alive: dropping the last one blocks.
+    client: Weak<Client>,
     delivery: DeliveryFuture,
     topic: String,
 ) -> Result<Receipt, BrokerError> {
     let outcome = producer.delivered(&topic, delivery).await;
     outcome.map_err(|error| {
-        if error.class() == ErrorClass::Fatal || client.client().fatal_error().is_some() {
-            producer.replace(&client);
-        } else if matches!(error.class(), ErrorClass::Outage | ErrorClass::Unknown) {
-            producer.watch(&client, &topic);
+        if let Some(client) = client.upgrade() {
+            if error.class() == ErrorClass::Fatal || client.client().fatal_error().is_some() {
+                producer.replace(&client);
+            } else if matches!(error.class(), ErrorClass::Outage | ErrorClass::Unknown) {
+                producer.watch(&client, &topic);
+            }
         }
         error.at(&producer.config)
     })

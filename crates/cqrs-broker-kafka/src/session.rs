@@ -134,7 +134,9 @@ impl PublishSession for SessionHandle {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        blocking::discard(self.client.take());
+        if let Some(client) = self.client.take() {
+            blocking::discard(client);
+        }
     }
 }
 

@@ -8,6 +8,8 @@
 
 use std::time::Duration;
 
+use rdkafka::ClientContext;
+use rdkafka::client::Client;
 use rdkafka::producer::Producer as _;
 use tokio::runtime::Handle;
 use tokio::time::sleep;
@@ -15,7 +17,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::blocking;
 use crate::config::{Config, Log};
-use crate::producer::Client;
+use crate::producer;
 
 /// How long a client may be without the cluster before somebody looks; and how long from one look to the next.
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -23,27 +25,36 @@ const INTERVAL: Duration = Duration::from_secs(10);
 /// How long to wait for the cluster's answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long a look takes at most: three answers, and a client that is made and dropped.
+const LOOK: Duration = Duration::from_secs(30);
+
 /// Over when the client reaches the cluster again, is gone, or is found to be cut off. Ends when it is dropped.
+///
+/// It begins with an error: a producer whose messages have no time-out (`message.timeout.ms=0`) has none.
 pub(crate) struct Watch(AbortOnDropHandle<()>);
 
 impl Watch {
-    /// `reaches` asks by the client for an answer about a topic, within a time, and blocks; it says `None` when the client is gone.
-    /// `cut_off` is called if the client gets none, and another one of the same settings does. Without a runtime nobody looks.
+    /// `reaches_it` says whether the client [`reaches`] the cluster, or `None` when it is gone. `cut_off` is called if it does not, and
+    /// another one of the same settings does. Without a runtime nobody looks.
     pub(crate) fn begin(
         config: &Config,
         topic: &str,
-        reaches: impl Fn(&str, Duration) -> Option<bool> + Clone + Send + 'static,
+        reaches_it: impl Fn(&str) -> Option<bool> + Clone + Send + 'static,
         cut_off: impl FnOnce() + Send + 'static,
     ) -> Option<Self> {
         let (config, topic) = (config.clone(), topic.to_owned());
         let task = Handle::try_current().ok()?.spawn(async move {
-            loop {
+            let mut reached = 0;
+            // Once is not enough: the answer may have come just before what cuts it off.
+            while reached < 2 {
                 sleep(INTERVAL).await;
-                let (config, topic, reaches) = (config.clone(), topic.clone(), reaches.clone());
-                match blocking::run(move || Ok(look(&config, &topic, reaches))).await {
-                    Ok(Finding::Away) => {}
+                let (config, topic, reaches_it) = (config.clone(), topic.clone(), reaches_it.clone());
+                let looking = move || Ok(look(&config, &topic, reaches_it));
+                match blocking::run_within(LOOK, "nobody knows whether a client is cut off", looking).await {
+                    Ok(Finding::Reached) => reached += 1,
+                    Ok(Finding::Away) => reached = 0,
                     Ok(Finding::CutOff) => return cut_off(),
-                    Ok(Finding::Reached) | Err(_) => return,
+                    Err(error) => tracing::warn!(%error),
                 }
             }
         });
@@ -64,14 +75,19 @@ enum Finding {
     CutOff,
 }
 
+/// Whether a client gets an answer about the cluster that names brokers. Blocks.
+pub(crate) fn reaches(client: &Client<impl ClientContext>, topic: &str) -> bool {
+    client.fetch_metadata(Some(topic), PATIENCE).is_ok_and(|cluster| !cluster.brokers().is_empty())
+}
+
 /// Blocks.
-fn look(config: &Config, topic: &str, reaches: impl Fn(&str, Duration) -> Option<bool>) -> Finding {
-    let is_lost = || reaches(topic, PATIENCE) == Some(false);
+fn look(config: &Config, topic: &str, reaches_it: impl Fn(&str) -> Option<bool>) -> Finding {
+    let is_lost = || reaches_it(topic) == Some(false);
     if !is_lost() {
         return Finding::Reached;
     }
-    let other = config.producer::<Client>(Log::default());
-    let other_reaches = other.is_ok_and(|other| other.client().fetch_metadata(Some(topic), PATIENCE).is_ok());
+    let other = config.producer::<producer::Client>(Log::default());
+    let other_reaches = other.is_ok_and(|other| reaches(other.client(), topic));
     match other_reaches {
         false => Finding::Away,
         // It may have come back meanwhile.

@@ -291,7 +291,7 @@ impl Encoder {
     ///
     /// [`ErrorKind::InvalidEvent`]: it has no topic or no name, a bad header, or is too large.
     pub fn finish(&self, mut message: Message, correlation: &Correlation) -> Result<Message> {
-        check_parts(&message)?;
+        message.check()?;
         if !self.topic_prefix.is_empty() {
             message.topic.insert_str(0, &self.topic_prefix);
         }
@@ -313,17 +313,12 @@ impl Encoder {
         Ok(message)
     }
 
-    /// Checks a message that was finished before, and has been changed since.
+    /// Checks that a message is not larger than is allowed.
     ///
     /// # Errors
     ///
-    /// As for [`finish`](Self::finish).
-    pub fn check(&self, message: &Message) -> Result<()> {
-        check_parts(message)?;
-        self.check_size(message)
-    }
-
-    fn check_size(&self, message: &Message) -> Result<()> {
+    /// [`ErrorKind::InvalidEvent`] if it is.
+    pub fn check_size(&self, message: &Message) -> Result<()> {
         let size = message.size();
         if size <= self.max_message_bytes {
             return Ok(());
@@ -336,23 +331,6 @@ impl Encoder {
             ),
         ))
     }
-}
-
-fn check_parts(message: &Message) -> Result<()> {
-    let refused = |what: String| Err(Error::new(ErrorKind::InvalidEvent, what));
-    if message.name.is_empty() {
-        return refused("a message has no event name: set `Message::name`".to_owned());
-    }
-    if message.topic.is_empty() {
-        return refused(format!(
-            "the event `{}` has no topic: give its type `#[event(topic = \"..\")]` or the occurrence `Envelope::with_topic`",
-            message.name
-        ));
-    }
-    if let Some((name, _)) = message.headers.iter().find(|(name, _)| name.is_empty() || name.contains('\0')) {
-        return refused(format!("the event `{}` has a header with the unusable name {name:?}", message.name));
-    }
-    Ok(())
 }
 
 /// What can be published: an [integration event](IntegrationEvent), an [`Envelope`] around one, a [`Message`] of your own

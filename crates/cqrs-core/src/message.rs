@@ -7,6 +7,7 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
+use crate::error::{Error, ErrorKind, Result};
 use crate::event::EventKind;
 
 /// The id of a message, by which an inbox tells duplicates: bytes, compared as bytes.
@@ -174,6 +175,32 @@ impl Message {
             content_type: None,
             timestamp: None,
         }
+    }
+
+    /// Checks what every message needs: a name, a topic, and headers whose names are names.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidEvent`], which says what is missing or wrong.
+    pub fn check(&self) -> Result<()> {
+        let refused = |what: String| Err(Error::new(ErrorKind::InvalidEvent, what));
+        if self.name.is_empty() {
+            return refused("a message has no event name: set `Message::name`".to_owned());
+        }
+        if self.topic.is_empty() {
+            return refused(format!(
+                "the event `{}` has no topic: give its type `#[event(topic = \"..\")]` or the occurrence `Envelope::with_topic`",
+                self.name
+            ));
+        }
+        if let Some((name, _)) = self.headers.iter().find(|(name, _)| name.is_empty() || name.contains('\0'))
+        {
+            return refused(format!(
+                "the event `{}` has a header with the unusable name {name:?}: it is empty, or has a NUL in it",
+                self.name
+            ));
+        }
+        Ok(())
     }
 
     /// The bytes that count against a size limit: payload, key, and header names and values.

@@ -1,6 +1,7 @@
 //! Changing what is to be sent, as long as no relay may have it: of scheduled events and of dead letters.
 
 use bytes::Bytes;
+use cqrs_core::codec::Json;
 use cqrs_core::{BeginTransaction, Encoder, Error, ErrorKind, Headers, Message, Result, Transaction};
 use cqrs_outbox::table::OutboxRecord;
 use cqrs_outbox::{OrderUnit, Place};
@@ -15,6 +16,7 @@ use crate::outbox::Outbox;
 use crate::query::Query;
 use crate::record::Record;
 use crate::requests::{RequestKind, RequestOutcome};
+use crate::tx::Tx;
 
 /// What to change of an event. Its topic and its key stay, for they are its place in the order, and so do its id and its name: where
 /// these are wrong, discard or cancel it and write another one.
@@ -45,6 +47,7 @@ enum HeaderEdit {
     Set(String, Bytes),
     Remove(String),
     Clear,
+    Standard,
 }
 
 impl Edit {
@@ -77,7 +80,15 @@ impl Edit {
         self
     }
 
-    /// Takes all headers away that the event has, but for those that are set after this.
+    /// Puts those headers in place of all that the event has which the default wire format ([`Json`]) gives it, and which an event gets that
+    /// plain SQL wrote: its id, name, kind and version, its time, and its content type.
+    pub fn standard_headers(mut self) -> Self {
+        self.headers.push(HeaderEdit::Standard);
+        self
+    }
+
+    /// Takes all headers away that the event has, but for those that are set after this; with some wire formats those, too, by which
+    /// consumers know it.
     pub fn without_headers(mut self) -> Self {
         self.headers.push(HeaderEdit::Clear);
         self
@@ -99,10 +110,10 @@ impl Edit {
         if let Some(error) = unreadable
             && !self.headers.is_empty()
         {
-            if !self.headers.contains(&HeaderEdit::Clear) {
+            if !self.headers.iter().any(|edit| matches!(edit, HeaderEdit::Clear | HeaderEdit::Standard)) {
                 return Err(refused(format!(
-                    "the headers of the event `{}` cannot be read ({error}), and so not be changed one by one: take them all \
-                     away, and set those that it is to have",
+                    "the headers of the event `{}` cannot be read ({error}), and so not be changed one by one: put the standard \
+                     ones in their place, or take them all away, and set those that it is to have",
                     message.name
                 )));
             }
@@ -113,17 +124,20 @@ impl Edit {
                 HeaderEdit::Set(name, value) => message.headers.set(name.clone(), value.clone()),
                 HeaderEdit::Remove(name) => message.headers.remove(name),
                 HeaderEdit::Clear => message.headers = Headers::new(),
+                HeaderEdit::Standard => {
+                    message.headers = Headers::new();
+                    Json::set_headers(&mut message);
+                }
             }
         }
         if let Some(payload) = &self.payload {
             check_json(&message, payload.as_deref())?;
             message.payload.clone_from(payload);
         }
+        message.check()?;
+        // One that was too large before was written under another limit.
         if message.size() > size_before {
-            encoder.check(&message)?;
-        } else {
-            // It may have been written under another limit.
-            encoder.clone().with_max_message_bytes(size_before).check(&message)?;
+            encoder.check_size(&message)?;
         }
         let key_size = message.key.as_ref().map_or(0, Bytes::len);
         let payload_size = message.payload.as_ref().map_or(0, Bytes::len);
@@ -137,14 +151,17 @@ impl Edit {
     }
 }
 
-/// What was JSON stays JSON: it is easily written wrong by hand, and would fail at each consumer.
+/// What was JSON stays JSON: it is easily written wrong by hand, and would fail at each consumer. Who means it makes it a tombstone first.
 fn check_json(message: &Message, payload: Option<&[u8]>) -> Result<()> {
     let json = |payload: &[u8]| serde_json::from_slice::<IgnoredAny>(payload).map(drop);
     let was_json = message.payload.as_deref().is_some_and(|payload| json(payload).is_ok());
     let wants_json = message.content_type.as_deref().is_some_and(|media| media.contains("json"));
     match payload.map(json) {
         Some(Err(error)) if was_json && wants_json => {
-            let what = format!("the new payload of the event `{}` is no JSON: {error}", message.name);
+            let what = format!(
+                "the new payload of the event `{}` is no JSON ({error}), as the one before was, and as its content type says",
+                message.name
+            );
             Err(Error::new(ErrorKind::InvalidEvent, what))
         }
         _ => Ok(()),
@@ -194,29 +211,43 @@ impl<B: Backend> Outbox<B> {
     /// Changes a [scheduled](Self::scheduled) event, or a [dead letter](Self::dead_letter), which is then [replayed](Self::replay)
     /// as it is now. What a relay may be about to send is not changed: neither events that are due, nor those that stand aside.
     ///
-    /// Two that change the same event wait for each other, and so does a relay that would take it. Who changed what event, and when,
-    /// stands in [`requests`](Self::requests); what it was before does not.
+    /// Two that change the same event wait for each other. A relay that would take it meanwhile passes it by, or the other way round it was
+    /// too late. Who changed which event, and when, stands in [`requests`](Self::requests) as long as those are kept; what it was before,
+    /// nowhere.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::InvalidEvent`], and nothing is changed: it would be too large for the outbox's encoder, would have a header with an
-    /// unusable name, its payload was JSON and is none now, or its headers cannot be read and are to be changed one by one.
+    /// unusable name, its payload was JSON, as its content type says, and is none now, or its headers cannot be read and are to be changed
+    /// one by one. Whether it is too large is asked only if it grows.
     /// [`ErrorKind::Configuration`] if nothing is to be changed. [`ErrorKind::Store`]; those of [`Transaction::commit`].
     ///
     /// # Cancel safety
     ///
-    /// A dropped future leaves it open whether it was done; doing it twice is harmless.
+    /// A dropped future leaves it open whether it was done, all of it or nothing. Done twice it stands twice in the requests.
     pub async fn edit(&self, event_id: Uuid, edit: &Edit) -> Result<Edited> {
         if edit.payload.is_none() && edit.headers.is_empty() {
             let what = "an edit that changes nothing: say what the payload or a header is to be";
             return Err(Error::new(ErrorKind::Configuration, what));
         }
         let mut tx = self.begin_short().await.map_err(|error| self.failed(error))?;
+        match self.edit_in(&mut tx, event_id, edit).await {
+            Ok(Edited::TooLate) => tx.rollback().await.map(|()| Edited::TooLate),
+            Ok(edited) => tx.commit().await.map(|()| edited),
+            Err(error) => {
+                // So that the connection is not given up with it.
+                tx.rollback().await?;
+                Err(error)
+            }
+        }
+    }
+
+    async fn edit_in(&self, tx: &mut Tx<B>, event_id: Uuid, edit: &Edit) -> Result<Edited> {
         let failed = |error| self.failed(store_error(error));
         let scheduled = lock_scheduled::<B>(&mut tx.on(), event_id).await.map_err(failed)?;
         let dead = lock_dead::<B>(&mut tx.on(), event_id).await.map_err(failed)?;
         let edited = match (&scheduled[..], &dead[..]) {
-            ([], []) => return Ok(Edited::TooLate),
+            ([], []) => Edited::TooLate,
             ([], _) => Edited::DeadLetter,
             _ => Edited::Scheduled,
         };
@@ -234,7 +265,6 @@ impl<B: Backend> Outbox<B> {
                     .map_err(failed)?;
             }
         }
-        tx.commit().await?;
         Ok(edited)
     }
 }
@@ -244,12 +274,16 @@ async fn lock_scheduled<B: Backend>(on: &mut On<'_, B>, event_id: Uuid) -> Query
     let find = Query::new("SELECT id AS value FROM cqrs_outbox_scheduled")
         .condition("event_id = ", true)
         .then(B::DIALECT.event_id)
-        .bind(event_id.to_string());
+        .bind(event_id.to_string())
+        .then(" ORDER BY id");
     let found = B::numbers(on, find).await?;
     if found.is_empty() {
         return Ok(Vec::new());
     }
-    let rows = B::scheduled(on, locking::<B>(B::DIALECT.scheduled).list(&found).then(B::DIALECT.for_update));
+    let rows = B::scheduled(
+        on,
+        locking::<B>(B::DIALECT.scheduled).list(&found).then(" ORDER BY id").then(B::DIALECT.for_update),
+    );
     Ok(rows.await?.into_iter().map(|row| row.record).collect())
 }
 
@@ -257,7 +291,8 @@ async fn lock_scheduled<B: Backend>(on: &mut On<'_, B>, event_id: Uuid) -> Query
 async fn lock_dead<B: Backend>(on: &mut On<'_, B>, event_id: Uuid) -> QueryResult<Vec<Record>> {
     let find = Query::new("SELECT id AS value FROM cqrs_outbox_dead")
         .condition(B::DIALECT.event_id_is, true)
-        .bind(event_id.as_bytes().to_vec());
+        .bind(event_id.as_bytes().to_vec())
+        .then(" ORDER BY id");
     let mut records = Vec::new();
     for id in B::numbers(on, find).await? {
         let row = locking::<B>(B::DIALECT.dead_letters_in_full).list(&[id]).then(B::DIALECT.for_update);

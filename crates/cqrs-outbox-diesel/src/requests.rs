@@ -1,4 +1,4 @@
-//! What an operator asks for dead letters, and how it is carried out: a row for each dead letter in
+//! What an operator asks for dead letters, and how it is carried out (and what was edited, for the record): a row for each in
 //! `cqrs_outbox_request`, which the relay that owns its group finds with its heartbeat.
 
 use std::collections::{HashMap, HashSet};
@@ -154,7 +154,7 @@ impl RequestKind {
     }
 }
 
-/// What became of a dead letter that something was asked for. It may not be what was asked for: of two requests for one dead
+/// What became of a dead letter that something was asked for, or of an event that was edited. It may not be what was asked for: of two requests for one dead
 /// letter, the first that is due wins.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -192,7 +192,7 @@ pub struct DeadLetterRequest {
     pub id: i64,
     /// What was asked for.
     pub kind: RequestKind,
-    /// For the dead letter, or, of an edit, the scheduled event with this id.
+    /// For the dead letter of this event; an edit may be of a scheduled event.
     pub event_id: Uuid,
     /// It is not done before this time, by the database's clock.
     pub not_before: DateTime<Utc>,
@@ -200,7 +200,7 @@ pub struct DeadLetterRequest {
     pub requested_by: String,
     /// When, by the database's clock.
     pub requested_at: DateTime<Utc>,
-    /// When it was done, and what became of the dead letter; `None` as long as it is open.
+    /// When it was done, and what became of the event; `None` as long as it is open.
     pub done: Option<(DateTime<Utc>, RequestOutcome)>,
 }
 
@@ -241,7 +241,7 @@ impl RequestFilter {
     /// Adds the conditions to a query of `cqrs_outbox_request`.
     fn apply<B: Backend>(&self, query: Query) -> Query {
         let query = query
-            .condition("kind IN ('replay', 'discard', 'edit')", true)
+            .condition("(kind IN ('replay', 'discard') OR kind = 'edit' AND done_at IS NOT NULL)", true)
             .condition("done_at IS NULL", self.open)
             .filter("id = ?", self.id);
         match self.event_id {

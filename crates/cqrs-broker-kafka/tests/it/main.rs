@@ -1,6 +1,11 @@
 //! The adapter against librdkafka's mock cluster, always; and against a real cluster, see `cqrs_testing::services`.
 
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "these are tests, with a main of their own")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "these are tests, with a main of their own"
+)]
 
 mod conformance;
 mod login;

@@ -4,16 +4,19 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use bytes::{Buf, BufMut, BytesMut};
 use cqrs_broker_kafka::{KafkaBroker, KafkaBrokerBuilder};
-use cqrs_core::ErrorClass;
-use cqrs_core::broker::{Acknowledged, MessageBroker, SubscribeOptions};
+use cqrs_core::broker::{Acknowledged, Delivery, MessageBroker, SubscribeOptions, Subscription};
+use cqrs_core::{BrokerError, ErrorClass};
 use futures_util::future::{Either, join_all, select};
 use libtest_mimic::Trial;
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
-use tokio::io::copy_bidirectional;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 use crate::scenarios::keyed;
 use crate::{TEST, run};
@@ -27,6 +30,8 @@ pub(crate) fn trials() -> Vec<Trial> {
         Trial::test("mock::an_outage_is_told_and_passes", outage),
         Trial::test("mock::a_member_hears_nothing_of_an_outage_that_has_passed", member_outage),
         Trial::test("mock::who_is_cut_off_from_the_cluster_is_replaced", cut_off),
+        Trial::test("mock::a_cluster_that_names_no_brokers_for_a_while_is_reached_again", no_brokers),
+        Trial::test("mock::a_runtime_ends_although_the_cluster_is_away", runtime_end),
         Trial::test("mock::a_message_that_is_released_again_and_again_lets_others_run", released),
         Trial::test("mock::what_refused_a_member_many_times_is_told_once", member_refusal),
         Trial::test("mock::a_full_queue_waits_for_room", full_queue),
@@ -151,8 +156,20 @@ async fn name_of(cluster: Arc<Mutex<String>>) -> String {
     name
 }
 
-/// A client that never asks its bootstrap servers again is in the state into which librdkafka may come by itself: of the brokers that it
-/// knows none is left.
+type Receiving = (Result<Option<Delivery>, BrokerError>, Box<dyn Subscription>);
+
+/// The producer is replaced, and so is the member, which goes on.
+async fn reached_again(broker: &KafkaBroker, receiving: JoinHandle<Receiving>) {
+    let published = async { while broker.publish(keyed("rooms", "one", "3")).await.is_err() {} };
+    timeout(TEST / 2, published).await.expect("the producer does not come back");
+    let (received, _rooms) =
+        timeout(TEST / 2, receiving).await.expect("the member does not come back").unwrap();
+    let delivery = received.unwrap().unwrap();
+    assert_eq!(delivery.message().payload.as_deref(), Some(&b"3"[..]));
+    assert_eq!(delivery.ack().await.unwrap(), Acknowledged::Done);
+}
+
+/// A client that never asks its bootstrap servers again, and whose cluster has moved.
 fn cut_off() -> Result<(), libtest_mimic::Failed> {
     run(TEST, async {
         let first = cluster();
@@ -174,12 +191,109 @@ fn cut_off() -> Result<(), libtest_mimic::Failed> {
         let receiving = tokio::spawn(async move { (rooms.next().await, rooms) });
         assert!(broker.publish(keyed("rooms", "one", "2")).await.is_err());
         *behind.lock().unwrap() = second.bootstrap_servers();
-        while broker.publish(keyed("rooms", "one", "3")).await.is_err() {}
-        let (received, _rooms) = receiving.await.unwrap();
-        let delivery = received.unwrap().unwrap();
-        assert_eq!(delivery.message().payload.as_deref(), Some(&b"3"[..]));
-        assert_eq!(delivery.ack().await.unwrap(), Acknowledged::Done);
+        reached_again(&broker, receiving).await;
     })
+}
+
+/// As a cluster that is starting: it knows its topic, and no broker that is ready. Speaks no more than a client has to hear.
+async fn starting() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        loop {
+            let (client, _) = listener.accept().await.unwrap();
+            tokio::spawn(async move {
+                let mut client = client;
+                while answer(&mut client).await.is_ok() {}
+            });
+        }
+    });
+    address
+}
+
+/// Of the protocol's first versions: <https://kafka.apache.org/protocol>.
+async fn answer(client: &mut TcpStream) -> std::io::Result<()> {
+    const METADATA: i16 = 3;
+    const API_VERSIONS: i16 = 18;
+    const UNSUPPORTED_VERSION: i16 = 35;
+    const LEADER_NOT_AVAILABLE: i16 = 5;
+    let size = client.read_i32().await?;
+    let mut request = vec![0; size as usize];
+    client.read_exact(&mut request).await?;
+    let (mut request, mut response) = (&request[..], BytesMut::new());
+    let (api, version) = (request.get_i16(), request.get_i16());
+    response.put_i32(request.get_i32());
+    match api {
+        API_VERSIONS => {
+            response.put_i16(if version == 0 { 0 } else { UNSUPPORTED_VERSION });
+            response.put_i32(2);
+            for (api, to) in [(METADATA, 1), (API_VERSIONS, 0)] {
+                [api, 0, to].into_iter().for_each(|number| response.put_i16(number));
+            }
+        }
+        METADATA => {
+            response.put_i32(0); // brokers
+            response.put_i32(-1); // controller
+            response.put_i32(1); // topics
+            response.put_i16(0);
+            response.put_i16(5);
+            response.put_slice(b"rooms");
+            response.put_u8(0);
+            response.put_i32(1); // partitions
+            response.put_i16(LEADER_NOT_AVAILABLE);
+            [0, -1, 0, 0].into_iter().for_each(|number| response.put_i32(number));
+        }
+        _ => return Err(std::io::ErrorKind::Unsupported.into()),
+    }
+    client.write_i32(response.len() as i32).await?;
+    client.write_all(&response).await
+}
+
+/// The client forgets the brokers that it knew, and finds none again by itself.
+fn no_brokers() -> Result<(), libtest_mimic::Failed> {
+    run(TEST, async {
+        let first = cluster();
+        first.create_topic("rooms", 1, 1).unwrap();
+        let behind = Arc::new(Mutex::new(first.bootstrap_servers()));
+        let name = name_of(Arc::clone(&behind)).await;
+        let broker = crate::builder(&name, true).set("message.timeout.ms", "1000").build().unwrap();
+        let mut rooms = broker.subscribe(SubscribeOptions::new("g", ["rooms"])).await.unwrap();
+        while broker.publish(keyed("rooms", "one", "1")).await.is_err() {}
+        rooms.next().await.unwrap().unwrap().ack().await.unwrap();
+
+        *behind.lock().unwrap() = starting().await;
+        drop(first);
+        let receiving = tokio::spawn(async move { (rooms.next().await, rooms) });
+        assert!(broker.publish(keyed("rooms", "one", "2")).await.is_err());
+        let second = cluster();
+        second.create_topic("rooms", 1, 1).unwrap();
+        *behind.lock().unwrap() = second.bootstrap_servers();
+        reached_again(&broker, receiving).await;
+    })
+}
+
+/// What a member has not committed waits for the cluster, and nobody waits for that.
+fn runtime_end() -> Result<(), libtest_mimic::Failed> {
+    let (ended, has_ended) = std::sync::mpsc::channel();
+    let service = std::thread::spawn(move || {
+        let cluster = cluster();
+        let broker = builder(&cluster).set("auto.commit.interval.ms", "100000").build()?;
+        cluster.create_topic("rooms", 1, 1)?;
+        let work = run(TEST, async {
+            let mut rooms = broker.subscribe(SubscribeOptions::new("g", ["rooms"])).await.unwrap();
+            broker.publish(keyed("rooms", "one", "1")).await.unwrap();
+            rooms.next().await.unwrap().unwrap().ack().await.unwrap();
+            cluster.broker_down(-1).unwrap();
+            let error = rooms.close().await.unwrap_err();
+            assert_eq!(error.class(), ErrorClass::Outage, "{error}");
+        });
+        ended.send(()).unwrap();
+        // Not before: with it goes what the member may be waiting for.
+        drop(cluster);
+        work
+    });
+    has_ended.recv_timeout(TEST).map_err(|_| "the runtime does not end")?;
+    service.join().unwrap()
 }
 
 fn released() -> Result<(), libtest_mimic::Failed> {

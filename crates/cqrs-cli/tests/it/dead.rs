@@ -119,7 +119,7 @@ async fn cancelled(site: Site) {
 
 async fn edited(site: Site) {
     site.migrate().await;
-    bury(&site, &[("rooms", "5"), ("rooms", "6")]).await;
+    bury(&site, &[("rooms", "5"), ("rooms", "6"), ("rooms", "7")]).await;
     let edit = async |arguments: &[&str]| {
         let variables = [("USER", "lin"), ("CQRS_DATABASE_URL", &*site.url)];
         cqrs_with(&[&["outbox", "edit"], arguments].concat(), &variables).await
@@ -157,14 +157,25 @@ async fn edited(site: Site) {
     assert_eq!((who[2], &requests[2]["outcome"]), ((&"edit".into(), &"ada".into()), &"edited".into()));
     assert_eq!(dead_json(&site, &["requests", "--open"]).await.len(), 0);
 
+    edit(&[&id(1), "--standard-headers"]).await.expect_code(0);
+    let shown = dead_json(&site, &["show", &id(1)]).await.remove(0);
+    assert_eq!(header(&shown, "cqrs-id"), Some(id(1).into()));
+    assert_eq!(header(&shown, "only"), None);
+
     // What would not do, and what is not there.
+    dead_json(&site, &["replay", &id(3)]).await;
+    beat(&site).await;
     for (arguments, code, parts) in [
         (&[&*id(2)][..], 2, &["required", "--payload"][..]),
         (&[&id(2), "--payload", "{}", "--tombstone"], 2, &["cannot be used with"]),
         (&[&id(2), "--header", "schema"], 2, &["NAME=VALUE"]),
         (&[&id(2), "--header", "raw=hex:0"], 2, &["hexadecimal"]),
         (&[&id(2), "--payload-file", "/nowhere/at/all"], 2, &["no payload can be read", "/nowhere/at/all"]),
-        (&[&id(2), "--payload", "{"], 1, &["no JSON", "EOF"]),
+        (&[&id(2), "--payload", "{"], 1, &["no JSON", "EOF", "content type"]),
+        (&[&id(2), "--payload-file", "/dev/null"], 2, &["nothing in", "--payload ''"]),
+        (&[&id(2), "--header", "a=1", "--header", "a=2"], 2, &["`a`", "twice"]),
+        (&[&id(2), "--remove-headers", "--standard-headers"], 2, &["cannot be used with"]),
+        (&[&id(3), "--payload", "{}"], 1, &[&id(3), "stands aside", "Nothing was changed"]),
         (&[&id(2), "--header", "=x"], 1, &["unusable name"]),
         (&[&id(9), "--payload", "{}"], 1, &["no event with the id", &id(9)]),
         (&["x", "--payload", "{}"], 2, &["x"]),
@@ -173,7 +184,7 @@ async fn edited(site: Site) {
     }
     let shown = dead_json(&site, &["show", &id(2)]).await.remove(0);
     assert_eq!(shown["payload"], r#"{"nth": 2}"#);
-    assert_eq!(dead_json(&site, &["requests"]).await.len(), 3);
+    assert_eq!(dead_json(&site, &["requests"]).await.len(), 5);
 }
 
 async fn yes(site: Site) {

@@ -229,7 +229,7 @@ CREATE TABLE IF NOT EXISTS cqrs_outbox_request (
     id           BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY,
     -- `replay`, `discard` or, done at once, `edit`; kinds that this version does not know stay open.
     kind         VARCHAR(100) NOT NULL,
-    -- The dead letter that it is about: its event, its row, and its lane.
+    -- The dead letter that it is about, or an edited event: its event, its row, and its lane.
     event_id     VARCHAR(36) CHARACTER SET ascii COLLATE ascii_bin,
     dead_id      BIGINT NOT NULL DEFAULT 0,
     lane         VARBINARY(2502),
@@ -237,7 +237,7 @@ CREATE TABLE IF NOT EXISTS cqrs_outbox_request (
     requested_by TEXT NOT NULL DEFAULT (''),
     requested_at DATETIME(6) NOT NULL DEFAULT (utc_timestamp(6)),
     -- When it was done, and what became of the dead letter: `replayed`, `discarded`, or `gone` by another hand;
-    -- `cancelled`: the request was taken back before.
+    -- `cancelled`: the request was taken back before; `edited`.
     done_at      DATETIME(6),
     outcome      TEXT,
     INDEX cqrs_outbox_request_open (done_at, dead_id, id),

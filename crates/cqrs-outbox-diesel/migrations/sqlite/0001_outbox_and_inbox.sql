@@ -220,7 +220,7 @@ CREATE TABLE cqrs_outbox_request (
     id           INTEGER PRIMARY KEY AUTOINCREMENT,
     -- `replay`, `discard` or, done at once, `edit`; kinds that this version does not know stay open.
     kind         TEXT NOT NULL,
-    -- The dead letter that it is about: its event, its row, and its lane.
+    -- The dead letter that it is about, or an edited event: its event, its row, and its lane.
     event_id     TEXT,
     dead_id      INTEGER NOT NULL DEFAULT 0,
     lane         BLOB,
@@ -229,7 +229,7 @@ CREATE TABLE cqrs_outbox_request (
     requested_by TEXT NOT NULL DEFAULT '',
     requested_at TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')),
     -- When it was done, and what became of the dead letter: `replayed`, `discarded`, or `gone` by another hand;
-    -- `cancelled`: the request was taken back before.
+    -- `cancelled`: the request was taken back before; `edited`.
     done_at      TEXT,
     outcome      TEXT
 );

@@ -342,7 +342,7 @@ async fn what_became_of_each_is_kept<D: Db>(site: &Site) {
     outbox.replay_all(&key("c"), &ada).await.unwrap();
     outbox.sql("DELETE FROM cqrs_outbox_dead WHERE event_name = 'c'").await.unwrap();
     // A kind that this version does not know stays open, and harms nobody.
-    outbox.sql("INSERT INTO cqrs_outbox_request (kind) VALUES ('edit')").await.unwrap();
+    outbox.sql("INSERT INTO cqrs_outbox_request (kind) VALUES ('rename')").await.unwrap();
     let listed = async |filter: RequestFilter, page: Page| outbox.requests(&filter, page).await.unwrap();
     assert!(listed(RequestFilter::new(), Page::oldest_first()).await.iter().all(|one| one.done.is_none()));
     owner.beat().await;
