@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 use cqrs::outbox::OutboxStore;
-use cqrs::{Encoder, Error, ErrorKind, Result};
+use cqrs::{Encoder, Error, ErrorKind, Result, ScheduleChange};
 use cqrs_outbox_diesel::migrations::{Migrated, Migration};
 use cqrs_outbox_diesel::{
     Asked, Asking, Backend, DeadLetter, DeadLetterDetails, DeadLetterFilter, DeadLetterRequest, Drift, Edit,
     Edited, OrderUnit, Outbox, OutboxStatus, Page, ParkedEvent, ParkedFilter, RequestFilter, RequestKind,
-    TableNames,
+    ScheduleFilter, ScheduledEvent, TableNames,
 };
 use uuid::Uuid;
 
@@ -41,6 +42,9 @@ pub(crate) trait Database: Send + Sync {
     async fn purge_requests(&self, older_than: Duration, chunk: usize) -> Result<u64>;
     async fn purge_dedup(&self, chunk: usize) -> Result<u64>;
     async fn edit(&self, event_id: Uuid, edit: &Edit) -> Result<Edited>;
+    async fn scheduled(&self, filter: &ScheduleFilter) -> Result<Vec<ScheduledEvent>>;
+    async fn cancel(&self, event_id: Uuid) -> Result<ScheduleChange>;
+    async fn reschedule(&self, event_id: Uuid, at: DateTime<Utc>) -> Result<ScheduleChange>;
     async fn requests(&self, filter: &RequestFilter, page: Page) -> Result<Vec<DeadLetterRequest>>;
     async fn cancel_requests(&self, filter: &RequestFilter) -> Result<u64>;
 }
@@ -139,6 +143,18 @@ impl<B: Backend> Database for Outbox<B> {
         // Whether it is too large the broker says: the services may have another limit than this program.
         let encoder = Encoder::default().with_max_message_bytes(usize::MAX);
         self.clone().with_encoder(encoder).edit(event_id, edit).await
+    }
+
+    async fn scheduled(&self, filter: &ScheduleFilter) -> Result<Vec<ScheduledEvent>> {
+        self.scheduled(filter).await
+    }
+
+    async fn cancel(&self, event_id: Uuid) -> Result<ScheduleChange> {
+        self.cancel(event_id).await
+    }
+
+    async fn reschedule(&self, event_id: Uuid, at: DateTime<Utc>) -> Result<ScheduleChange> {
+        self.reschedule(event_id, at).await
     }
 
     async fn requests(&self, filter: &RequestFilter, page: Page) -> Result<Vec<DeadLetterRequest>> {

@@ -7,6 +7,7 @@ mod edit;
 mod failure;
 mod hold;
 mod key;
+mod message;
 mod migrate;
 mod order_unit;
 mod page;
@@ -14,6 +15,7 @@ mod parked;
 mod purge;
 mod relay;
 mod renew_id;
+mod scheduled;
 mod settings;
 mod status;
 mod target;
@@ -60,6 +62,9 @@ enum Command {
     /// Looks after events that were given up
     #[command(subcommand)]
     Dead(dead::Command),
+    /// Looks after events that wait for their time
+    #[command(subcommand)]
+    Scheduled(scheduled::Command),
     /// Looks after an outbox
     #[command(subcommand)]
     Outbox(Outbox),
@@ -135,6 +140,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         match cli.command {
             Command::Relay(args) => relay::run(*args, json).await,
             Command::Dead(command) => dead::run(command, json).await,
+            Command::Scheduled(command) => scheduled::run(command, json).await,
             Command::Outbox(Outbox::Migrate(args)) => migrate::run(args, json).await,
             Command::Outbox(Outbox::Check(args)) => check::run(args, json).await,
             Command::Outbox(Outbox::Status(args)) => status::run(args, json).await,

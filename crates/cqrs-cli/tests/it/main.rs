@@ -7,6 +7,7 @@ mod dead;
 mod operator;
 mod refused;
 mod relaying;
+mod scheduled;
 mod site;
 #[path = "../support/mod.rs"]
 mod support;
@@ -24,6 +25,7 @@ const TEST: Duration = Duration::from_secs(180);
 fn main() {
     let mut trials = operator::trials();
     trials.extend(dead::trials());
+    trials.extend(scheduled::trials());
     trials.extend(refused::trials());
     trials.extend(relaying::trials());
     services::run(trials).exit();
