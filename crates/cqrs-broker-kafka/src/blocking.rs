@@ -1,8 +1,8 @@
 //! Calls into librdkafka that block, kept off the threads that run tasks.
 
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cqrs_core::broker::{BrokerError, ErrorClass};
 use tokio::runtime::Handle;
@@ -10,6 +10,9 @@ use tokio::sync::oneshot;
 
 /// How long the end of a runtime, or a thread without one, waits for what was begun.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long from one look to the next whether others still have a client.
+const OTHERS: Duration = Duration::from_millis(5);
 
 /// Runs it on a thread for blocking work: the runtime does not end before it does.
 pub(crate) async fn run<T: Send + 'static>(
@@ -48,7 +51,7 @@ pub(crate) fn begin(work: impl FnOnce() + Send + 'static) {
         work();
         drop(done);
     });
-    let wait = Wait(ended);
+    let wait = Wait { ended, until: Instant::now() + PATIENCE };
     match Handle::try_current() {
         Ok(runtime) => drop(runtime.spawn_blocking(move || drop(wait))),
         Err(_) => drop(wait),
@@ -56,16 +59,27 @@ pub(crate) fn begin(work: impl FnOnce() + Send + 'static) {
 }
 
 /// Waits as it is dropped, for a runtime that is ending drops what it does not begin any more.
-struct Wait(mpsc::Receiver<()>);
+struct Wait {
+    ended: mpsc::Receiver<()>,
+    until: Instant,
+}
 
 impl Drop for Wait {
     fn drop(&mut self) {
         // Either it is done, or nobody waits any longer.
-        let _ = self.0.recv_timeout(PATIENCE);
+        let _ = self.ended.recv_timeout(self.until.saturating_duration_since(Instant::now()));
     }
 }
 
-/// Drops a client: that waits for its threads, and for the cluster as long as that is away.
-pub(crate) fn discard<T: Send + 'static>(client: T) {
-    begin(move || drop(client));
+/// Drops a client on a thread of its own: that waits for its threads, and for the cluster as long as that is away.
+pub(crate) fn discard<T: Send + Sync + 'static>(client: Arc<T>) {
+    begin(move || drop_last(client));
+}
+
+/// Drops it after all others that have it, so that it is not dropped by one of them on a thread that runs tasks. Blocks.
+pub(crate) fn drop_last<T>(mut client: Arc<T>) {
+    while let Err(shared) = Arc::try_unwrap(client) {
+        client = shared;
+        thread::sleep(OTHERS);
+    }
 }

@@ -281,7 +281,7 @@ impl KafkaSubscription {
         self.shared.lanes().revoke_all();
         // What the old client is still called back about is no affair of the next one's partitions.
         self.shared = Arc::default();
-        if let Some(client) = self.client.take() {
+        if let Some((client, _)) = self.client.take() {
             blocking::discard(client);
         }
     }
@@ -308,6 +308,8 @@ impl KafkaSubscription {
                 self.rejoin_at = Some(Instant::now() + REJOIN);
                 let client = self.client()?;
                 self.enter(client)?;
+                // It may be cut off before it was ever connected, and then no error says so.
+                self.watch = self.watch();
                 continue;
             };
             // Also when something waits: messages that are released again and again must not keep a rebalance out.
@@ -399,9 +401,11 @@ impl Subscription for KafkaSubscription {
         let Some((client, _)) = self.client.take() else { return Ok(()) };
         let group = self.options.group.clone();
         blocking::run_within(PATIENCE, &format!("the group `{group}` was not left"), move || {
-            commit(&client).map_err(|error| {
+            let committed = commit(&client).map_err(|error| {
                 failed(ErrorClass::Outage, format!("the last offsets of `{group}` were not committed"), error)
-            })
+            });
+            blocking::drop_last(client);
+            committed
         })
         .await
         .map_err(|error| error.at(&self.config))

@@ -45,7 +45,9 @@
 //! [unknown](cqrs_core::ErrorClass::Unknown): a time-out, a cut, a purge; and what the client only concludes, for it takes a message
 //! for appended when a later one of its partition was, and a broker may have taken that one without it. A topic that does not exist is an error of
 //! class [destination](cqrs_core::ErrorClass::Destination) after about three seconds, if the cluster does not create
-//! it. A producer that is beyond repair is replaced, and what was left in it is given up as unknown.
+//! it. A producer that is beyond repair is replaced, and what was left in it is given up as unknown; so is one that has lost the
+//! cluster for good while others reach it, as librdkafka's clients may when all brokers start anew. (That is found out by messages
+//! that were not confirmed in time: with `message.timeout.ms=0` there are none.)
 //!
 //! # Receiving
 //!
@@ -61,7 +63,8 @@
 //!
 //! An error of `next` says that somebody has to act: a topic is missing, the group is not allowed. Several that come at once
 //! are told as one. What passes by itself is logged, and `next` waits: the brokers are away, the group has another
-//! coordinator, the member was too slow and joins again.
+//! coordinator, the member was too slow and joins again. A member that has lost the cluster for good while others reach it is
+//! replaced within a minute: its deliveries are lost, and what was not committed comes again.
 //!
 //! # Not guaranteed, and simple on purpose for now
 //!
@@ -74,7 +77,6 @@
 //!   `session.timeout.ms`), may fail to commit: `close` then says so, and messages come again.
 //! - No transactions, no TLS or SASL beyond what librdkafka was built with.
 //! - More partitions for a topic take keys to other partitions: drain it first.
-//! - A rebalance commits while it blocks the thread that called `next`.
 //! - `check` asks for the metadata of all topics.
 
 mod blocking;

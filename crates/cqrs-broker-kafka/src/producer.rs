@@ -135,7 +135,7 @@ impl Producer {
                     wait = (wait * 2).min(ROOM.1);
                 }
                 Handover::Failed(error) if refused(code(&error)) == ErrorClass::Fatal && !replaced => {
-                    self.replace(&client);
+                    self.replace(&client, &format!("it refuses all work: {error}"));
                     replaced = true;
                 }
                 Handover::Failed(error) => return Err(self.not_taken(message, error)),
@@ -202,6 +202,10 @@ impl Producer {
 
     /// Somebody looks whether the client still reaches the cluster, unless one does.
     fn watch(self: &Arc<Self>, client: &Arc<Client>, topic: &str) {
+        // What is given up in one that was replaced says nothing of the next one.
+        if !self.client().is_ok_and(|current| Arc::ptr_eq(&current, client)) {
+            return;
+        }
         let mut watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner);
         if watch.as_ref().is_some_and(|watch| !watch.is_over()) {
             return;
@@ -214,7 +218,7 @@ impl Producer {
             move |topic| Some(reaches(watched.upgrade()?.client(), topic)),
             move || {
                 if let (Some(producer), Some(client)) = (owner.upgrade(), of_producer.upgrade()) {
-                    producer.replace(&client);
+                    producer.replace(&client, "it has lost the cluster for good, which others reach");
                 }
             },
         );
@@ -222,24 +226,27 @@ impl Producer {
 
     /// Puts a new client in the place of a broken one, unless that was done already. What is left in the old one is
     /// given up, and its confirms answer that its fate is unknown.
-    fn replace(&self, broken: &Arc<Client>) {
-        let mut client = self.client.write().unwrap_or_else(PoisonError::into_inner);
-        if !client.as_ref().is_some_and(|current| Arc::ptr_eq(current, broken)) {
-            return;
-        }
-        match self.config.producer::<Client>(self.log.clone()) {
-            Ok(new) => {
-                let reason = broken.client().fatal_error();
-                let reason = reason
-                    .map_or("it has lost the cluster for good, which others reach".to_owned(), |(_, why)| {
-                        why
-                    });
-                tracing::warn!(reason, broker = %self.config, "replaced a broken Kafka producer");
-                let old = client.replace(Arc::new(new));
-                broken.purge(PurgeConfig::default().queue().inflight());
-                blocking::discard(old);
+    fn replace(&self, broken: &Arc<Client>, reason: &str) {
+        let old = {
+            let mut client = self.client.write().unwrap_or_else(PoisonError::into_inner);
+            if !client.as_ref().is_some_and(|current| Arc::ptr_eq(current, broken)) {
+                return;
             }
-            Err(error) => tracing::error!(%error, "a broken Kafka producer could not be replaced"),
+            match self.config.producer::<Client>(self.log.clone()) {
+                Ok(new) => client.replace(Arc::new(new)),
+                Err(error) => {
+                    tracing::error!(%error, "a broken Kafka producer could not be replaced");
+                    return;
+                }
+            }
+        };
+        tracing::warn!(reason, broker = %self.config, "replaced a broken Kafka producer");
+        if let Some(old) = old {
+            // It waits for the client's threads, which may be waiting for a name to be resolved.
+            blocking::begin(move || {
+                old.purge(PurgeConfig::default().queue().inflight());
+                blocking::drop_last(old);
+            });
         }
     }
 
@@ -256,6 +263,7 @@ impl Producer {
             let flushed = client.flush(patience);
             let left = client.in_flight_count();
             client.purge(PurgeConfig::default().queue().inflight());
+            blocking::discard(client);
             flushed.map_err(|error| {
                 failed(
                     ErrorClass::Unknown,
@@ -288,7 +296,7 @@ async fn outcome(
     outcome.map_err(|error| {
         if let Some(client) = client.upgrade() {
             if error.class() == ErrorClass::Fatal || client.client().fatal_error().is_some() {
-                producer.replace(&client);
+                producer.replace(&client, &format!("it refuses all work: {error}"));
             } else if matches!(error.class(), ErrorClass::Outage | ErrorClass::Unknown) {
                 producer.watch(&client, &topic);
             }

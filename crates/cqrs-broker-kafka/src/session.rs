@@ -135,7 +135,7 @@ impl PublishSession for SessionHandle {
 impl Drop for Session {
     fn drop(&mut self) {
         if let Some(client) = self.client.take() {
-            blocking::discard(client);
+            blocking::discard(Arc::new(client));
         }
     }
 }

@@ -20,7 +20,7 @@ use crate::config::{Config, Log};
 use crate::producer;
 
 /// How long a client may be without the cluster before somebody looks; and how long from one look to the next.
-const INTERVAL: Duration = Duration::from_secs(10);
+const INTERVAL: Duration = Duration::from_secs(5);
 
 /// How long to wait for the cluster's answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -34,26 +34,28 @@ const LOOK: Duration = Duration::from_secs(30);
 pub(crate) struct Watch(AbortOnDropHandle<()>);
 
 impl Watch {
-    /// `reaches_it` says whether the client [`reaches`] the cluster, or `None` when it is gone. `cut_off` is called if it does not, and
-    /// another one of the same settings does. Without a runtime nobody looks.
+    /// `reaches_it` says whether the client [`reaches`] the cluster, or `None` when it is gone. `replace` is called if it does not, and
+    /// another one of the same settings does, twice in a row. Without a runtime nobody looks.
     pub(crate) fn begin(
         config: &Config,
         topic: &str,
         reaches_it: impl Fn(&str) -> Option<bool> + Clone + Send + 'static,
-        cut_off: impl FnOnce() + Send + 'static,
+        replace: impl FnOnce() + Send + 'static,
     ) -> Option<Self> {
         let (config, topic) = (config.clone(), topic.to_owned());
         let task = Handle::try_current().ok()?.spawn(async move {
-            let mut reached = 0;
-            // Once is not enough: the answer may have come just before what cuts it off.
+            // Once is not enough: an answer may have come just before what cuts it off, or be missing where there is too much to do.
+            let (mut reached, mut cut_off) = (0, 0);
             while reached < 2 {
                 sleep(INTERVAL).await;
                 let (config, topic, reaches_it) = (config.clone(), topic.clone(), reaches_it.clone());
                 let looking = move || Ok(look(&config, &topic, reaches_it));
                 match blocking::run_within(LOOK, "nobody knows whether a client is cut off", looking).await {
-                    Ok(Finding::Reached) => reached += 1,
-                    Ok(Finding::Away) => reached = 0,
-                    Ok(Finding::CutOff) => return cut_off(),
+                    Ok(Finding::Gone) => return,
+                    Ok(Finding::Reached) => (reached, cut_off) = (reached + 1, 0),
+                    Ok(Finding::Away) => (reached, cut_off) = (0, 0),
+                    Ok(Finding::CutOff) if cut_off == 0 => (reached, cut_off) = (0, 1),
+                    Ok(Finding::CutOff) => return replace(),
                     Err(error) => tracing::warn!(%error),
                 }
             }
@@ -67,7 +69,9 @@ impl Watch {
 }
 
 enum Finding {
-    /// The client reaches the cluster, or is gone.
+    /// The client is gone.
+    Gone,
+    /// It reaches the cluster.
     Reached,
     /// Nobody reaches it.
     Away,
@@ -82,16 +86,20 @@ pub(crate) fn reaches(client: &Client<impl ClientContext>, topic: &str) -> bool 
 
 /// Blocks.
 fn look(config: &Config, topic: &str, reaches_it: impl Fn(&str) -> Option<bool>) -> Finding {
-    let is_lost = || reaches_it(topic) == Some(false);
-    if !is_lost() {
-        return Finding::Reached;
+    match reaches_it(topic) {
+        None => return Finding::Gone,
+        Some(true) => return Finding::Reached,
+        Some(false) => {}
     }
+    let mut config = config.clone();
+    // To look is not to make one.
+    config.set("allow.auto.create.topics".to_owned(), "false".to_owned());
     let other = config.producer::<producer::Client>(Log::default());
     let other_reaches = other.is_ok_and(|other| reaches(other.client(), topic));
-    match other_reaches {
-        false => Finding::Away,
-        // It may have come back meanwhile.
-        true if is_lost() => Finding::CutOff,
-        true => Finding::Reached,
+    match (other_reaches, other_reaches.then(|| reaches_it(topic)).flatten()) {
+        (false, _) => Finding::Away,
+        (true, Some(false)) => Finding::CutOff,
+        (true, Some(true)) => Finding::Reached,
+        (true, None) => Finding::Gone,
     }
 }

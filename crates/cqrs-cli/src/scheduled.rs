@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use clap::{ArgGroup, Subcommand};
-use cqrs::ScheduleChange;
+use cqrs::{Deliver, ScheduleChange};
 use cqrs_outbox_diesel::{ScheduleFilter, ScheduledEvent};
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -12,13 +12,13 @@ use crate::key::{self, Key, visible};
 use crate::message::{self, Rows};
 use crate::settings::Span;
 use crate::target::PatientDatabaseArgs;
-use crate::{counted, print, time};
+use crate::{counted, print, tell, time};
 
 const TIMES: &str = "\
 A key is written as text, or as hex:00ff.. where it is no text. A time is one of RFC 3339, such as 2026-01-31T08:00:00Z.";
 
 const EXAMPLES: &str = "\
-What is due is not changed any more: a relay may be about to send it. `cqrs outbox edit` changes what is to be sent.
+What a relay has taken up is not changed any more. `cqrs outbox edit` changes what is to be sent.
 
   cqrs scheduled reschedule 0197a0c4-5f6e-7cc1-b7a6-0c0f8f3a2b11 --at 2026-01-31T08:00:00Z
   cqrs scheduled reschedule 0197a0c4-5f6e-7cc1-b7a6-0c0f8f3a2b11 --after 2h";
@@ -52,7 +52,7 @@ pub(crate) struct ListArgs {
     #[arg(long)]
     name: Option<String>,
     /// Due before this time
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", value_parser = moment)]
     before: Option<DateTime<Utc>>,
     /// So many at most
     #[arg(long, value_name = "COUNT", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
@@ -73,11 +73,16 @@ pub(crate) struct RescheduleArgs {
     event: EventArgs,
 
     /// Sends it at this time; one that is past is now
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", value_parser = moment)]
     at: Option<DateTime<Utc>>,
     /// Sends it so long from now, by this machine's clock
     #[arg(long, value_name = "TIME")]
     after: Option<Span>,
+}
+
+fn moment(text: &str) -> Result<DateTime<Utc>, &'static str> {
+    let time = DateTime::parse_from_rfc3339(text).map_err(|_| "write a time such as 2026-01-31T08:00:00Z")?;
+    Ok(time.with_timezone(&Utc))
 }
 
 pub(crate) async fn run(command: Command, json: bool) -> Result<(), Failure> {
@@ -111,7 +116,11 @@ async fn list(args: ListArgs, json: bool) -> Result<(), Failure> {
         print(&if json { as_json(event).to_string() } else { for_people(event) })?;
     }
     match (json, more) {
-        (true, _) => Ok(()),
+        (true, false) => Ok(()),
+        (true, true) => {
+            tell(&json!({ "more": true }).to_string());
+            Ok(())
+        }
         (_, true) => {
             print(&format!("{}, and there are more: --limit shows them", counted(events.len(), "event")))
         }
@@ -156,18 +165,20 @@ async fn reschedule(args: RescheduleArgs, json: bool) -> Result<(), Failure> {
     let Some(at) = args.at.or_else(after) else {
         return Err(Failure::usage("that is too long: there is no such time"));
     };
+    Deliver::At(at).check().map_err(|error| Failure::usage(error.to_string()))?;
     match database.open().await?.reschedule(event_id, at).await? {
         ScheduleChange::TooLate => Err(too_late(event_id, "give another time to")),
         ScheduleChange::Done if json => {
             print(&json!({ "event_id": event_id.to_string(), "deliver_at": time(at) }).to_string())
         }
+        ScheduleChange::Done if at <= Utc::now() => print(&format!("the event {event_id} is due now")),
         ScheduleChange::Done => print(&format!("the event {event_id} is due at {}", time(at))),
     }
 }
 
 fn too_late(event_id: Uuid, verb: &str) -> Failure {
     Failure::nothing(format!(
-        "no event with the id {event_id} waits for its time: it is due, was cancelled, or never was scheduled. Nothing to {verb}"
+        "no event with the id {event_id} waits for its time: a relay has taken it up, it was cancelled, or it never was scheduled. Nothing to {verb}"
     ))
 }
 

@@ -154,8 +154,8 @@ impl RequestKind {
     }
 }
 
-/// What became of a dead letter that something was asked for, or of an event that was edited. It may not be what was asked for: of two requests for one dead
-/// letter, the first that is due wins.
+/// What became of a dead letter that something was asked for, or of an event that was edited. It may not be what was asked for: of two
+/// requests for one dead letter, the first that is due wins.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RequestOutcome {

@@ -61,6 +61,8 @@ async fn listed(site: Site) {
         assert!(said.contains(part), "{part}: {said}");
     }
     assert!(!said.contains(&id(1)), "{said}");
+    let Ran { out, err, .. } = scheduled(&site, &["list", "--limit", "2", "--json"]).await;
+    assert_eq!((out.lines().count(), &*err), (2, "{\"more\":true}\n"));
 
     let shown = scheduled_json(&site, &["show", &id(2)]).await.remove(0);
     assert_eq!((&shown["payload"], &shown["topic"]), (&r#"{"nth": 2}"#.into(), &"halls".into()));
@@ -71,7 +73,9 @@ async fn listed(site: Site) {
         assert!(said.contains(part), "{part}: {said}");
     }
     scheduled(&site, &["show", &id(9)]).await.expect_error(1, &[&id(9), "waits for its time"]);
-    scheduled(&site, &["list", "--before", "tomorrow"]).await.expect_error(2, &["tomorrow"]);
+    scheduled(&site, &["list", "--before", "tomorrow"])
+        .await
+        .expect_error(2, &["tomorrow", "2026-01-31T08:00:00Z"]);
 }
 
 async fn changed(site: Site) {
@@ -83,6 +87,10 @@ async fn changed(site: Site) {
     let moved = scheduled_json(&site, &["reschedule", &id(2), "--after", "1h"]).await.remove(0);
     assert_eq!(scheduled_json(&site, &["show", &id(2)]).await[0]["deliver_at"], moved["deliver_at"]);
     assert_eq!(ids(&scheduled_json(&site, &["list"]).await), [id(2), id(1)]);
+    let said = scheduled(&site, &["reschedule", &id(1), "--at", "2020-01-31T08:00:00Z"]).await.expect_code(0);
+    assert!(said.contains("is due now"), "{said}");
+    // No relay has taken it up.
+    scheduled(&site, &["reschedule", &id(1), "--after", "900days"]).await.expect_code(0);
     let cancelled = scheduled_json(&site, &["cancel", &id(2)]).await.remove(0);
     assert_eq!((&cancelled["event_id"], &cancelled["cancelled"]), (&id(2).into(), &true.into()));
     assert_eq!(ids(&scheduled_json(&site, &["list"]).await), [id(1)]);
@@ -99,6 +107,7 @@ async fn changed(site: Site) {
         ),
         (&["reschedule", &first, "--after", "soon"], 2, &["such as 10s"]),
         (&["reschedule", &first, "--after", "300000years"], 2, &["too long"]),
+        (&["reschedule", &first, "--after", "9000years"], 2, &["the last year is 9999"]),
     ] {
         scheduled(&site, arguments).await.expect_error(code, parts);
     }
