@@ -165,6 +165,8 @@ async fn reached_again(broker: &KafkaBroker, receiving: JoinHandle<Receiving>) {
     let received = async {
         while !receiving.is_finished() {
             publish().await;
+            // The mock cluster forgets the oldest where there are many.
+            tokio::time::sleep(Duration::from_millis(100)).await;
         }
         receiving.await.unwrap()
     };
