@@ -95,11 +95,13 @@ fn look(config: &Config, topic: &str, reaches_it: impl Fn(&str) -> Option<bool>)
     // To look is not to make one.
     config.set("allow.auto.create.topics".to_owned(), "false".to_owned());
     let other = config.producer::<producer::Client>(Log::default());
-    let other_reaches = other.is_ok_and(|other| reaches(other.client(), topic));
-    match (other_reaches, other_reaches.then(|| reaches_it(topic)).flatten()) {
-        (false, _) => Finding::Away,
-        (true, Some(false)) => Finding::CutOff,
-        (true, Some(true)) => Finding::Reached,
-        (true, None) => Finding::Gone,
+    if !other.is_ok_and(|other| reaches(other.client(), topic)) {
+        return Finding::Away;
+    }
+    // It may have come back meanwhile.
+    match reaches_it(topic) {
+        None => Finding::Gone,
+        Some(true) => Finding::Reached,
+        Some(false) => Finding::CutOff,
     }
 }

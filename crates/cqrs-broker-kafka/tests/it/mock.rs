@@ -155,6 +155,15 @@ async fn name_of(cluster: Arc<Mutex<String>>) -> String {
     name
 }
 
+/// A cluster with a topic, behind a name; and what is behind that.
+async fn named_cluster() -> (Cluster, Arc<Mutex<String>>, String) {
+    let cluster = cluster();
+    cluster.create_topic("rooms", 1, 1).unwrap();
+    let behind = Arc::new(Mutex::new(cluster.bootstrap_servers()));
+    let name = name_of(Arc::clone(&behind)).await;
+    (cluster, behind, name)
+}
+
 type Receiving = (Result<Option<Delivery>, BrokerError>, Box<dyn Subscription>);
 
 /// The producer comes back, and so does the member. More than once it is told, for one that finds its way by itself looks where it was in
@@ -179,10 +188,7 @@ async fn reached_again(broker: &KafkaBroker, receiving: JoinHandle<Receiving>) {
 /// A client that never asks its bootstrap servers again, and whose cluster has moved.
 fn cut_off() -> Result<(), libtest_mimic::Failed> {
     run(3 * TEST, async {
-        let first = cluster();
-        first.create_topic("rooms", 1, 1).unwrap();
-        let behind = Arc::new(Mutex::new(first.bootstrap_servers()));
-        let name = name_of(Arc::clone(&behind)).await;
+        let (first, behind, name) = named_cluster().await;
         let broker = crate::builder(&name, true)
             .set("metadata.recovery.strategy", "none")
             .set("message.timeout.ms", "1000")
@@ -259,10 +265,7 @@ async fn answer(client: &mut TcpStream) -> std::io::Result<()> {
 /// The client forgets the brokers that it knew, and finds none again by itself.
 fn no_brokers() -> Result<(), libtest_mimic::Failed> {
     run(3 * TEST, async {
-        let first = cluster();
-        first.create_topic("rooms", 1, 1).unwrap();
-        let behind = Arc::new(Mutex::new(first.bootstrap_servers()));
-        let name = name_of(Arc::clone(&behind)).await;
+        let (first, behind, name) = named_cluster().await;
         let broker = crate::builder(&name, true).set("message.timeout.ms", "1000").build().unwrap();
         let mut rooms = broker.subscribe(SubscribeOptions::new("g", ["rooms"])).await.unwrap();
         while broker.publish(keyed("rooms", "one", "1")).await.is_err() {}
