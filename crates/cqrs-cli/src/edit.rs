@@ -51,7 +51,7 @@ pub(crate) struct Args {
     /// Sets a header in place of those of the same name; the value as text or as hex:00ff.. May be given several times
     #[arg(long, value_name = "NAME=VALUE", value_parser = header)]
     header: Vec<(String, Key)>,
-    /// Takes away every header of that name. May be given several times
+    /// Takes away every header of that name; there has to be one. May be given several times
     #[arg(long, value_name = "NAME")]
     remove_header: Vec<String>,
     /// Takes away all headers but for those that are set: also those by which consumers know the event, `cqrs-id` for example

@@ -177,7 +177,8 @@ impl Message {
         }
     }
 
-    /// Checks what every message needs: a name, a topic, and headers whose names are names.
+    /// Checks what every message needs: a name, a topic, and headers whose names are names, all of them text without a NUL, which neither
+    /// every database nor every broker takes.
     ///
     /// # Errors
     ///
@@ -191,6 +192,18 @@ impl Message {
             return refused(format!(
                 "the event `{}` has no topic: give its type `#[event(topic = \"..\")]` or the occurrence `Envelope::with_topic`",
                 self.name
+            ));
+        }
+        let texts = [
+            ("name", Some(&self.name)),
+            ("topic", Some(&self.topic)),
+            ("content type", self.content_type.as_ref()),
+        ];
+        let mut texts = texts.into_iter().filter_map(|(what, text)| Some((what, text?)));
+        if let Some((what, text)) = texts.find(|(_, text)| text.contains('\0')) {
+            return refused(format!(
+                "the event `{}` has the {what} {text:?}, with a NUL in it, which not every database and broker takes",
+                self.name.escape_debug()
             ));
         }
         if let Some((name, _)) = self.headers.iter().find(|(name, _)| name.is_empty() || name.contains('\0'))

@@ -74,7 +74,7 @@ impl Edit {
         self
     }
 
-    /// Takes away every header of that name.
+    /// Takes away every header of that name. There has to be one.
     pub fn without_header(mut self, name: impl Into<String>) -> Self {
         self.headers.push(HeaderEdit::Remove(name.into()));
         self
@@ -122,6 +122,9 @@ impl Edit {
         for edit in &self.headers {
             match edit {
                 HeaderEdit::Set(name, value) => message.headers.set(name.clone(), value.clone()),
+                HeaderEdit::Remove(name) if message.headers.get(name).is_none() => {
+                    return Err(refused(no_header(&message, name)));
+                }
                 HeaderEdit::Remove(name) => message.headers.remove(name),
                 HeaderEdit::Clear => message.headers = Headers::new(),
                 HeaderEdit::Standard => {
@@ -149,6 +152,13 @@ impl Edit {
         let size = i64::try_from(payload_size + key_size + headers_size).unwrap_or(i64::MAX);
         Ok(Change { payload: self.payload.clone(), headers, size })
     }
+}
+
+fn no_header(message: &Message, name: &str) -> String {
+    let mut names: Vec<String> = message.headers.iter().map(|(name, _)| format!("{name:?}")).collect();
+    names.dedup();
+    let has = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+    format!("the event `{}` has no header {name:?} that could be taken away: it has {has}", message.name)
 }
 
 /// What was JSON stays JSON: it is easily written wrong by hand, and would fail at each consumer. Who means it makes it a tombstone first.
@@ -218,7 +228,7 @@ impl<B: Backend> Outbox<B> {
     /// # Errors
     ///
     /// [`ErrorKind::InvalidEvent`], and nothing is changed: it would be too large for the outbox's encoder, would have a header with an
-    /// unusable name, its payload was JSON, as its content type says, and is none now, or its headers cannot be read and are to be changed
+    /// unusable name, has none of a name that is to be taken away, its payload was JSON, as its content type says, and is none now, or its headers cannot be read and are to be changed
     /// one by one. Whether it is too large is asked only if it grows.
     /// [`ErrorKind::Configuration`] if nothing is to be changed. [`ErrorKind::Store`]; those of [`Transaction::commit`].
     ///

@@ -36,6 +36,13 @@ pub(crate) fn store_error(error: DieselError) -> StoreError {
         );
         return StoreError::new(StoreErrorKind::Configuration, what).with_source(error);
     }
+    if has_waited(&error) {
+        let what = format!(
+            "the outbox's database did not get to it in time, as happens while another transaction holds what is wanted: {error}: try it \
+             again when that one has ended"
+        );
+        return StoreError::new(StoreErrorKind::Unavailable, what).with_source(error);
+    }
     let kind = if is_unavailable(&error) { StoreErrorKind::Unavailable } else { StoreErrorKind::Other };
     StoreError::new(kind, format!("the outbox's database failed: {error}")).with_source(error)
 }
@@ -101,26 +108,37 @@ fn is_unavailable(error: &DieselError) -> bool {
         // Diesel has no kinds for these.
         DieselError::DatabaseError(DatabaseErrorKind::Unknown, info) => {
             let message = info.message();
-            TRANSIENT.iter().any(|known| message.contains(known))
+            TRANSIENT.iter().chain(WAITED).any(|known| message.contains(known))
         }
         _ => false,
     }
 }
 
-const TRANSIENT: &[&str] = &[
+/// A lock that was not to be had in time, or a statement that took too long, which may be the same.
+fn has_waited(error: &DieselError) -> bool {
+    let DieselError::DatabaseError(DatabaseErrorKind::Unknown, info) = error else { return false };
+    WAITED.iter().any(|known| info.message().contains(known))
+}
+
+const WAITED: &[&str] = &[
     // PostgreSQL, SQLite.
-    "deadlock detected",
     "lock timeout",
-    "the database system is",
-    "terminating connection due to",
     "canceling statement due to statement timeout",
-    "in a read-only transaction",
     "database is locked",
-    // MariaDB and MySQL; diesel-async drops their codes. 1213, 1205, 1969 and 3024.
-    "Deadlock found",
+    // MariaDB and MySQL; diesel-async drops their codes. 1205, 1969 and 3024.
     "Lock wait timeout exceeded",
     "max_statement_time exceeded",
     "maximum statement execution time exceeded",
+];
+
+const TRANSIENT: &[&str] = &[
+    // PostgreSQL.
+    "deadlock detected",
+    "the database system is",
+    "terminating connection due to",
+    "in a read-only transaction",
+    // MariaDB and MySQL. 1213.
+    "Deadlock found",
     // Cut or about to be: 1317, 1927, 1053, 1040, 1290 (a fail-over), and what a proxy says.
     "execution was interrupted",
     "Connection was killed",
@@ -259,7 +277,10 @@ mod tests {
         ];
         for (text, kind) in said {
             let error = DieselError::DatabaseError(DatabaseErrorKind::Unknown, Box::new(text.to_owned()));
-            assert_eq!(store_error(error).kind(), kind, "{text}");
+            let error = store_error(error);
+            assert_eq!(error.kind(), kind, "{text}");
+            let waited = ["timeout", "locked", "time exceeded"].iter().any(|word| text.contains(word));
+            assert_eq!(error.to_string().contains("did not get to it in time"), waited, "{text}");
         }
     }
 }

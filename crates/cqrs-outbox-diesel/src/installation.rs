@@ -55,7 +55,7 @@ impl<B: Backend> Outbox<B> {
         self.meta().await?;
         let id = Uuid::new_v4();
         let update = Query::new("UPDATE cqrs_outbox_meta SET installation_id = ").then(B::DIALECT.event_id);
-        let mut tx = self.begin_write().await?;
+        let mut tx = self.begin_short().await?;
         B::execute(&mut tx.on(), update.bind(id.to_string())).await.map_err(store_error)?;
         commit(tx).await?;
         Ok(id)

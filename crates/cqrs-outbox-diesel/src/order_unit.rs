@@ -62,9 +62,10 @@ impl<B: Backend> Outbox<B> {
         if self.try_order_unit().await? == unit {
             return Ok(());
         }
-        let mut tx = self.begin_write().await?;
-        if let Some(reason) = reason_against::<B>(&mut tx.on()).await.map_err(store_error)? {
-            let what = format!("the unit of order cannot be changed to `{unit}` now: {reason}");
+        let mut tx = self.begin_short().await?;
+        let reasons = reasons_against::<B>(&mut tx.on()).await.map_err(store_error)?;
+        if !reasons.is_empty() {
+            let what = format!("the unit of order cannot be changed to `{unit}` now: {}", reasons.join("; "));
             return Err(StoreError::new(StoreErrorKind::Other, what));
         }
         let update = Query::new("UPDATE cqrs_outbox_meta SET order_unit = ?").bind(unit.as_str());
@@ -100,19 +101,12 @@ fn understood(found: &str) -> Result<OrderUnit, StoreError> {
     })
 }
 
-/// Why the unit of order may not be changed; none if it may, until the end of this transaction: whoever wants a lease passes over groups that are
-/// locked, and finds the new unit with the next ones.
-async fn reason_against<B: Backend>(on: &mut On<'_, B>) -> diesel::QueryResult<Option<String>> {
+/// Why the unit of order may not be changed, in the order in which to mend it; none if it may, until the end of this transaction: whoever wants
+/// a lease passes over groups that are locked, and finds the new unit with the next ones.
+async fn reasons_against<B: Backend>(on: &mut On<'_, B>) -> diesel::QueryResult<Vec<String>> {
     let lock = Query::new("SELECT epoch AS value FROM cqrs_outbox_group ORDER BY group_no");
     B::numbers(on, lock.then(B::DIALECT.for_update)).await?;
-    let leases = Query::new(
-        "SELECT count(*) AS value FROM cqrs_outbox_group WHERE incarnation IS NOT NULL AND expires_at > ",
-    );
-    if count::<B>(on, leases.then(B::DIALECT.not_before).bind(0.0)).await? > 0 {
-        return Ok(Some(
-            "a relay is at work: end all relays, and wait for the leases of those that died".to_owned(),
-        ));
-    }
+    let mut reasons = Vec::new();
     for (table, what, what_to_do) in [
         (
             "cqrs_outbox_dead",
@@ -128,10 +122,19 @@ async fn reason_against<B: Backend>(on: &mut On<'_, B>) -> diesel::QueryResult<O
     ] {
         let there = count::<B>(on, Query::new("SELECT count(*) AS value FROM ").then(table)).await?;
         if there > 0 {
-            return Ok(Some(format!("there are {what} ({there}): {what_to_do}")));
+            reasons.push(format!("there are {what} ({there}): {what_to_do}"));
         }
     }
-    Ok(None)
+    let leases = Query::new(
+        "SELECT count(*) AS value FROM cqrs_outbox_group WHERE incarnation IS NOT NULL AND expires_at > ",
+    );
+    if count::<B>(on, leases.then(B::DIALECT.not_before).bind(0.0)).await? > 0 {
+        let then = if reasons.is_empty() { "" } else { "then " };
+        let what =
+            format!("a relay is at work: {then}end all relays, and wait for the leases of those that died");
+        reasons.push(what);
+    }
+    Ok(reasons)
 }
 
 async fn count<B: Backend>(on: &mut On<'_, B>, query: Query) -> diesel::QueryResult<i64> {

@@ -156,7 +156,7 @@ impl<B: Backend> Outbox<B> {
     }
 
     /// Adds events, in their order and in one statement; all or, if one of them is refused here, none. (On MariaDB,
-    /// MySQL and SQLite a statement for each 1,000: roll the transaction back if this fails.)
+    /// MySQL and SQLite a statement for each 1,000 or 4 MiB: roll the transaction back if this fails.)
     ///
     /// # Errors
     ///
@@ -522,8 +522,8 @@ impl<B: Backend> Outbox<B> {
         Ok(tx)
     }
 
-    /// A transaction that is going to write.
-    pub(crate) async fn begin_write(&self) -> Result<Tx<B>, StoreError> {
+    /// A transaction of the application's, which is going to write.
+    async fn begin_write(&self) -> Result<Tx<B>, StoreError> {
         let permit = self.may_write().await?;
         let mut tx = Tx::new(self.acquire().await?, self.clone(), permit);
         B::begin(&mut tx).await.map_err(store_error)?;

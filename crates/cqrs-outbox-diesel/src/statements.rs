@@ -731,16 +731,6 @@ pub(crate) fn joined<T: std::fmt::Display>(items: &[T]) -> String {
 /// Rows of one statement: MariaDB and MySQL allow 65,535 parameters, SQLite 32,766.
 pub(crate) const ROWS_PER_INSERT: usize = 1_000;
 
-/// Rows, as many at a time as one statement takes.
-#[cfg(any(feature = "mysql", feature = "sqlite"))]
-pub(crate) fn in_parts<T>(rows: Vec<T>) -> impl Iterator<Item = Vec<T>> {
-    let mut rows = rows.into_iter();
-    std::iter::from_fn(move || {
-        let some: Vec<T> = rows.by_ref().take(ROWS_PER_INSERT).collect();
-        (!some.is_empty()).then_some(some)
-    })
-}
-
 /// The places of one row or value, so many times.
 pub(crate) fn places(row: &str, count: usize) -> String {
     vec![row; count].join(", ")

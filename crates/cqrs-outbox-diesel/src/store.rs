@@ -205,9 +205,10 @@ impl<B: Backend> Outbox<B> {
         };
         let update = update.condition("incarnation = ", true).then(B::DIALECT.event_id);
         let update = update.bind(relay.incarnation.to_string());
-        let mut conn = self.acquire_for_write().await?;
-        let recorded = B::execute(&mut conn.on(), update).await.map_err(store_error)?;
-        conn.give_back();
+        // The heartbeat of this relay writes the same row: at REPEATABLE READ, where a server has that by default, one of them would fail.
+        let mut tx = self.begin_short().await?;
+        let recorded = B::execute(&mut tx.on(), update).await.map_err(store_error)?;
+        commit(tx).await?;
         Ok(recorded > 0)
     }
 

@@ -80,6 +80,9 @@ pub const MAX_TOPIC_BYTES: usize = 500;
 /// Rows of one statement. A statement may have 65,535 parameters on PostgreSQL, MariaDB and MySQL, and 32,766 on SQLite.
 const ROWS_PER_INSERT: usize = 1_000;
 
+/// The bytes of a statement's rows, if they are more than one: MariaDB takes a packet of 16 MiB by default.
+const BYTES_PER_INSERT: usize = 4 << 20;
+
 /// Refuses a key that is longer than [`MAX_KEY_BYTES`].
 ///
 /// # Errors
@@ -201,6 +204,13 @@ impl OutboxRecord {
         Err(Error::new(ErrorKind::NoTarget, what))
     }
 
+    /// The bytes of its texts, its key and its payload.
+    pub fn size(&self) -> usize {
+        let texts = [&self.event_name, &self.topic, &self.headers, &self.content_type];
+        let bytes = [&self.message_key, &self.payload].map(|bytes| bytes.as_ref().map_or(0, Vec::len));
+        texts.map(String::len).iter().chain(&bytes).sum()
+    }
+
     /// What is bound, in the order of [`COLUMNS`](Self::COLUMNS) and in the form that this database stores.
     pub fn into_values(self, dialect: Dialect) -> [Value; 11] {
         let tombstone = i32::from(self.payload.is_none());
@@ -264,7 +274,7 @@ impl TryFrom<Message> for OutboxRecord {
     }
 }
 
-/// The statements that write these rows in their order: one for each 1,000, and none for none.
+/// The statements that write these rows in their order: one for each 1,000 or 4 MiB, and none for none.
 ///
 /// Run them within your transaction, and roll it back if one of them fails.
 pub fn inserts(
@@ -293,12 +303,27 @@ fn statements(
     dialect: Dialect,
     records: impl IntoIterator<Item = OutboxRecord>,
 ) -> impl Iterator<Item = Insert> {
-    let mut records = records.into_iter();
+    in_parts(records, |record| record).map(move |some| {
+        let sql = names.sql(dialect, insert_sql(dialect, some.len())).into_owned();
+        Insert { sql, values: some.into_iter().flat_map(|record| record.into_values(dialect)).collect() }
+    })
+}
+
+/// Rows as many at a time as one statement takes on every database: 1,000, or fewer that have 4 MiB together, but at least one.
+pub fn in_parts<T>(
+    rows: impl IntoIterator<Item = T>,
+    record: impl Fn(&T) -> &OutboxRecord,
+) -> impl Iterator<Item = Vec<T>> {
+    let mut rows = rows.into_iter().peekable();
     iter::from_fn(move || {
-        let some = records.by_ref().take(ROWS_PER_INSERT);
-        let values: Vec<Value> = some.flat_map(|record| record.into_values(dialect)).collect();
-        let rows = values.len() / OutboxRecord::COLUMNS.len();
-        (rows > 0).then(|| Insert { sql: names.sql(dialect, insert_sql(dialect, rows)).into_owned(), values })
+        let (mut some, mut bytes) = (Vec::new(), 0);
+        while some.len() < ROWS_PER_INSERT {
+            let fits = |row: &T| some.is_empty() || bytes + record(row).size() <= BYTES_PER_INSERT;
+            let Some(row) = rows.next_if(fits) else { break };
+            bytes += record(&row).size();
+            some.push(row);
+        }
+        (!some.is_empty()).then_some(some)
     })
 }
 
@@ -381,6 +406,9 @@ mod tests {
         let (mut bad_header, mut other_id) = (message("5"), message("5"));
         bad_header.headers.append("", "x");
         other_id.id = Some("5".into());
+        let (mut nul_topic, mut nul_name, mut nul_type) = (message("5"), message("5"), message("5"));
+        (nul_topic.topic, nul_name.name) = ("a\0b".to_owned(), "a\0b".to_owned());
+        nul_type.content_type = Some("a\0b".to_owned());
         let (mut large, mut version) = (message("5"), message("5"));
         large.payload = Some(vec![b' '; 1_000_001].into());
         version.version = Some(u32::MAX);
@@ -388,6 +416,9 @@ mod tests {
             (no_topic, "no topic"),
             (no_name, "no event name"),
             (bad_header, "unusable name"),
+            (nul_topic, "`room_closed` has the topic \"a\\0b\""),
+            (nul_name, "has the name \"a\\0b\""),
+            (nul_type, "`room_closed` has the content type \"a\\0b\""),
             (other_id, "not a UUID"),
             (large, "the limit is 1000000"),
             (version, "out of range"),
@@ -423,6 +454,27 @@ mod tests {
             inserts(Dialect::MySql, record()).next().unwrap().sql.starts_with("INSERT INTO cqrs_outbox (")
         );
         assert!(inserts_into(&names, Dialect::Sqlite, record()).is_err());
+    }
+
+    #[test]
+    fn a_statement_has_no_more_bytes_than_servers_take() {
+        let encoder = Encoder::default().with_max_message_bytes(10_000_000);
+        let row = |bytes: usize| {
+            let mut message = message("5");
+            message.payload = Some(vec![b' '; bytes].into());
+            OutboxRecord::encode(message, &encoder, &Correlation::default()).unwrap()
+        };
+        for (sizes, parts) in [
+            (vec![900_000; 5], vec![4, 1]),
+            // One has to go, whatever its size.
+            (vec![5_000_000, 5_000_000, 1], vec![1, 1, 1]),
+            (vec![1, 5_000_000], vec![1, 1]),
+        ] {
+            let rows: Vec<_> = sizes.iter().copied().map(row).collect();
+            let made: Vec<usize> = in_parts(&rows, |row| row).map(|some| some.len()).collect();
+            assert_eq!(made, parts, "{sizes:?}");
+            assert_eq!(inserts(Dialect::MySql, rows).count(), parts.len());
+        }
     }
 
     #[test]

@@ -137,9 +137,10 @@ impl Serialize for Unspeakable {
 /// Integration events that are refused when they are said, each with a piece of the error's text.
 pub(crate) type Refused = (&'static str, fn(&Context<'_>));
 
-pub(crate) const REFUSED: [Refused; 4] = [
+pub(crate) const REFUSED: [Refused; 5] = [
     ("the event `unspeakable` cannot be serialised: it has no words", |cx| cx.emit(Unspeakable)),
     ("the event `told` has no topic", |cx| cx.emit(Envelope::new(Told(9)).with_topic(""))),
+    ("has the topic \"a\\0b\"", |cx| cx.emit(Envelope::new(Told(9)).with_topic("a\0b"))),
     ("a header with the unusable name \"\"", |cx| cx.emit(Envelope::new(Told(9)).with_header("", "x"))),
     ("and the limit is 1000000", |cx| cx.emit(Envelope::new(Told(9)).with_key(vec![b'k'; 1_000_000]))),
 ];

@@ -44,8 +44,7 @@ use crate::requests::{ARE_OPEN, DueRequest, Later, RequestRow};
 use crate::schedule::ScheduledRecord;
 use crate::statements::{
     Census, Due, Exists, Gate, GroupRow, LeaseRow, Meta, Micros, Number, PulseRow, ROWS_PER_INSERT,
-    Statements, TABLES, TakenKey, VersionRow, Wait, attempts, has_ended, in_parts, joined, limit, places,
-    receipts,
+    Statements, TABLES, TakenKey, VersionRow, Wait, attempts, has_ended, joined, limit, places, receipts,
 };
 use crate::status::StatusRow;
 use crate::tx::Tx;
@@ -197,14 +196,14 @@ impl Statements for MySql {
     }
 
     async fn insert(on: &mut On<'_, MySql>, rows: Vec<OutboxRecord>) -> QueryResult<()> {
-        for some in in_parts(rows) {
+        for some in table::in_parts(rows, |row| row) {
             NewRows::new(on.sql(sql::INSERT), some, table::Dialect::MySql).execute(on.conn).await?;
         }
         Ok(())
     }
 
     async fn schedule(on: &mut On<'_, MySql>, rows: Vec<(OutboxRecord, DateTime<Utc>)>) -> QueryResult<()> {
-        for some in in_parts(rows) {
+        for some in table::in_parts(rows, |(row, _)| row) {
             let insert = boxed(on, format!("{}{}", sql::SCHEDULE, places(sql::SCHEDULE_ROW, some.len())));
             let bind = |insert, (row, at)| bind_row(insert, row).bind::<Text, _>(datetime(at));
             some.into_iter().fold(insert, bind).execute(on.conn).await?;

@@ -48,6 +48,10 @@ use crate::writing::Claim;
 
 /// PostgreSQL, 13 or newer, as the database of an [`Outbox`](crate::Outbox).
 ///
+/// Your own transactions keep the server's isolation level, and where `default_transaction_isolation` is above READ COMMITTED, of two that
+/// meet (in a deduplication key, the version of a key, a message in the inbox) the second fails with an error that is worth a retry, where
+/// it would wait. Those of a relay and of an operator are at READ COMMITTED.
+///
 /// One server that writes, and its physical standbys. The order of a key is not promised on distributed databases that speak
 /// PostgreSQL's protocol, for they hand out ids in bunches, nor across a switch-over by logical replication, which does not take the
 /// sequences along: hold relaying before it ([`Outbox::hold`](crate::Outbox::hold)), and set them by the statement that

@@ -98,7 +98,7 @@ pub(super) const SET_VERSION: &str =
 
 /// Shorter than a lease: a relay that is stopped in the midst of a transaction must not keep a lease's row locked.
 pub(super) const BEGIN_SHORT: &str = "\
-    BEGIN; SET LOCAL lock_timeout = '3s'; SET LOCAL statement_timeout = '5s'; \
+    BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = '3s'; SET LOCAL statement_timeout = '5s'; \
     SET LOCAL idle_in_transaction_session_timeout = '5s'";
 
 pub(super) const COMMIT: &str = "SELECT 1; COMMIT";

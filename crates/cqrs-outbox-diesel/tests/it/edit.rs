@@ -201,6 +201,7 @@ async fn what_would_not_do_is_refused_and_changes_nothing<D: Db>(site: &Site) {
         (Edit::new(), ErrorKind::Configuration, "changes nothing"),
         (Edit::new().requested_by("ada"), ErrorKind::Configuration, "changes nothing"),
         (Edit::new().header("", "x"), ErrorKind::InvalidEvent, "unusable name"),
+        (Edit::new().without_header("wrod"), ErrorKind::InvalidEvent, "has no header \"wrod\""),
         (Edit::new().without_headers().header("a\0b", ""), ErrorKind::InvalidEvent, "unusable name"),
         (Edit::new().payload("{\"room\":"), ErrorKind::InvalidEvent, "no JSON"),
         (Edit::new().payload(""), ErrorKind::InvalidEvent, "no JSON"),

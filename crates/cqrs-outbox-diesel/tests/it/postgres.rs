@@ -304,12 +304,12 @@ async fn arrive(sink: &Sink, count: usize) {
     timeout(Duration::from_secs(30), arrived).await.expect("the relay was not woken");
 }
 
-/// How many connections of this database listen.
+/// The connections of this test that listen: others work in the same database.
 async fn listening(outbox: &Outbox<Pg>) -> Vec<String> {
     outbox
         .values(
             "SELECT pid::text AS value FROM pg_stat_activity \
-             WHERE datname = current_database() AND query = 'LISTEN \"cqrs_outbox\"'",
+             WHERE application_name = current_setting('application_name') AND query = 'LISTEN \"cqrs_outbox\"'",
         )
         .await
 }
