@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 use clap::ArgGroup;
-use cqrs_outbox_diesel::{Edit, Edited, Page, ParkedFilter};
+use cqrs_outbox_diesel::{Edit, Edited, Page, ParkedFilter, ScheduleFilter};
 use serde_json::json;
 use uuid::Uuid;
 
@@ -125,9 +125,16 @@ fn read(file: &PathBuf) -> Result<Bytes, Failure> {
 pub(crate) async fn run(args: Args, json: bool) -> Result<(), Failure> {
     let (event_id, edit) = (args.event_id, args.edit()?);
     let database = args.database.open().await?;
-    let (what, then) = match database.edit(event_id, &edit).await? {
-        Edited::Scheduled => ("scheduled", "it goes so when its time has come"),
-        Edited::DeadLetter => ("dead_letter", "it goes so when it is replayed (`cqrs dead replay`)"),
+    let (what, then, defect) = match database.edit(event_id, &edit).await? {
+        Edited::Scheduled => {
+            let filter = ScheduleFilter::default().event_id(event_id).limit(1);
+            let defect = database.scheduled(&filter).await?.pop().and_then(|event| event.defect);
+            ("scheduled", "it goes so when its time has come", defect)
+        }
+        Edited::DeadLetter => {
+            let defect = database.dead_letter(event_id).await?.and_then(|details| details.defect);
+            ("dead_letter", "it goes so when it is replayed (`cqrs dead replay`)", defect)
+        }
         Edited::TooLate => {
             let aside = database
                 .parked(&ParkedFilter::new().event_id(event_id), Page::oldest_first().limit(1))
@@ -146,7 +153,9 @@ pub(crate) async fn run(args: Args, json: bool) -> Result<(), Failure> {
         }
     };
     print(&if json {
-        json!({ "event_id": event_id.to_string(), "edited": what }).to_string()
+        json!({ "event_id": event_id.to_string(), "edited": what, "defect": defect }).to_string()
+    } else if let Some(defect) = defect {
+        format!("the event {event_id} was changed, and cannot be sent as it is: {defect}")
     } else {
         format!("the event {event_id} was changed: {then}")
     })

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use bytes::Bytes;
 use cqrs::Message;
 use serde_json::{Value, json};
 
@@ -15,8 +16,16 @@ fn bytes(bytes: &[u8]) -> Value {
     }
 }
 
+/// What is wrong with the row of an event.
+pub(crate) struct Wrong<'a> {
+    pub(crate) defect: Option<&'a str>,
+    pub(crate) unreadable_headers: Option<&'a Bytes>,
+}
+
 /// Adds it to the object of its event.
-pub(crate) fn add(all: &mut Value, message: &Message) {
+pub(crate) fn add(all: &mut Value, message: &Message, wrong: &Wrong<'_>) {
+    all["defect"] = json!(wrong.defect);
+    all["unreadable_headers"] = wrong.unreadable_headers.map_or(Value::Null, |headers| bytes(headers));
     all["kind"] = json!(message.kind.map(|kind| kind.as_str()));
     all["version"] = json!(message.version);
     all["content_type"] = json!(message.content_type);
@@ -35,7 +44,13 @@ impl Rows {
     }
 
     /// With what is to be sent below them.
-    pub(crate) fn above(mut self, message: &Message) -> String {
+    pub(crate) fn above(mut self, message: &Message, wrong: &Wrong<'_>) -> String {
+        if let Some(defect) = wrong.defect {
+            self.row("cannot be sent", defect);
+        }
+        if let Some(headers) = wrong.unreadable_headers {
+            self.row("headers", &Key(headers.clone()).to_string());
+        }
         self.row("content type", message.content_type.as_deref().unwrap_or("none"));
         for (name, value) in message.headers.iter() {
             self.row("header", &format!("{name}: {}", Key(value.clone())));

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::failure::Failure;
 use crate::key::{self, Key, visible};
-use crate::message::{self, Rows};
+use crate::message::{self, Rows, Wrong};
 use crate::settings::Span;
 use crate::target::PatientDatabaseArgs;
 use crate::{counted, print, tell, time};
@@ -133,9 +133,11 @@ async fn show(args: EventArgs, json: bool) -> Result<(), Failure> {
     let Some(event) = args.database.open().await?.scheduled(&filter).await?.pop() else {
         return Err(too_late(args.event_id, "show"));
     };
+    let wrong =
+        Wrong { defect: event.defect.as_deref(), unreadable_headers: event.unreadable_headers.as_ref() };
     if json {
         let mut all = as_json(&event);
-        message::add(&mut all, &event.message);
+        message::add(&mut all, &event.message, &wrong);
         return print(&all.to_string());
     }
     let mut rows = Rows::default();
@@ -145,7 +147,7 @@ async fn show(args: EventArgs, json: bool) -> Result<(), Failure> {
     rows.row("key", &key::shown(event.message.key.as_ref()).unwrap_or_else(|| "none".to_owned()));
     rows.row("occurred", &event.message.timestamp.map_or("not known".to_owned(), time));
     rows.row("due", &time(event.deliver_at));
-    print(&rows.above(&event.message))
+    print(&rows.above(&event.message, &wrong))
 }
 
 async fn cancel(args: EventArgs, json: bool) -> Result<(), Failure> {

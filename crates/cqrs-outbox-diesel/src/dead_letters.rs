@@ -190,8 +190,12 @@ pub struct DeadLetter {
 pub struct DeadLetterDetails {
     /// What a list shows, too.
     pub letter: DeadLetter,
-    /// What was to be sent.
+    /// What was to be sent, as far as it can be read.
     pub message: Message,
+    /// The first column that is not as the outbox's tables promise, and why: as long as there is one, the event cannot be sent.
+    pub defect: Option<String>,
+    /// What stands in the column of the headers, if it cannot be read.
+    pub unreadable_headers: Option<Bytes>,
     /// Every refusal, the first one first.
     pub refusals: Vec<Refusal>,
 }
@@ -329,7 +333,8 @@ pub struct FullDeadRow {
 
 impl FullDeadRow {
     fn into_details(self) -> Result<DeadLetterDetails> {
-        let OutboxRow { id, event_id, lane, attempts, size, message, .. } =
+        let unreadable_headers = self.record.headers().unreadable();
+        let OutboxRow { id, event_id, lane, attempts, size, message, defect, .. } =
             self.record.into_row(Place::Parked, OrderUnit::default());
         let letter = DeadLetter {
             id,
@@ -344,7 +349,8 @@ impl FullDeadRow {
             occurred_at: message.timestamp,
             died_at: time(&self.dead_at)?,
         };
-        Ok(DeadLetterDetails { letter, message, refusals: refusals(&self.errors) })
+        let refusals = refusals(&self.errors);
+        Ok(DeadLetterDetails { letter, message, defect, unreadable_headers, refusals })
     }
 }
 

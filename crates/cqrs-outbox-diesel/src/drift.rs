@@ -356,10 +356,12 @@ fn drift(table: &str, part: Part, name: &str, expected: Option<String>, found: O
              it, unless you know what it does"
         }
         Part::Trigger if on_inserts_only => {
-            "It runs for each row that is written there: while it fails none is, and each transaction waits for it"
+            "It runs for each row that is written there: while it fails none is, each transaction waits for it, and a row that it removes or \
+             changes is lost or goes out otherwise"
         }
         Part::Trigger => {
-            "It runs for each row that a relay removes, moves or marks there: while it fails, what was sent stays, and is sent again"
+            "It runs for each row that a relay removes, moves or marks there: while it fails, what was sent stays, and is sent again; and \
+             what it changes of the rows there may be lost, or sent again"
         }
         Part::Rule => {
             "It takes the place of what writers and relays do, or adds to it: events may not be written, or not be removed after \

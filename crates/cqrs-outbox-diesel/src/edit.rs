@@ -113,16 +113,19 @@ impl Edit {
             if !self.headers.iter().any(|edit| matches!(edit, HeaderEdit::Clear | HeaderEdit::Standard)) {
                 return Err(refused(format!(
                     "the headers of the event `{}` cannot be read ({error}), and so not be changed one by one: put the standard \
-                     ones in their place, or take them all away, and set those that it is to have",
+                     ones in their place (`--standard-headers`), or take them all away (`--remove-headers`), and set those that it is to have",
                     message.name
                 )));
             }
             message.headers = Headers::new();
         }
+        let before = message.headers.clone();
         for edit in &self.headers {
             match edit {
                 HeaderEdit::Set(name, value) => message.headers.set(name.clone(), value.clone()),
-                HeaderEdit::Remove(name) if message.headers.get(name).is_none() => {
+                HeaderEdit::Remove(name)
+                    if before.get(name).is_none() && message.headers.get(name).is_none() =>
+                {
                     return Err(refused(no_header(&message, name)));
                 }
                 HeaderEdit::Remove(name) => message.headers.remove(name),
@@ -234,7 +237,8 @@ impl<B: Backend> Outbox<B> {
     ///
     /// # Cancel safety
     ///
-    /// A dropped future leaves it open whether it was done, all of it or nothing. Done twice it stands twice in the requests.
+    /// A dropped future leaves it open whether it was done, all of it or nothing. Done twice it stands twice in the requests, but one
+    /// that takes a header away is refused the second time.
     pub async fn edit(&self, event_id: Uuid, edit: &Edit) -> Result<Edited> {
         if edit.payload.is_none() && edit.headers.is_empty() {
             let what = "an edit that changes nothing: say what the payload or a header is to be";

@@ -5,7 +5,7 @@ use cqrs_outbox::{StoreError, StoreErrorKind};
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 
 /// What to do about tables that are not there.
-pub(crate) const MIGRATE: &str = "the outbox's tables are missing in this database: run `cqrs outbox migrate`, which with \
+pub(crate) const MIGRATE: &str = "the outbox's tables are missing in this database, or some of them: run `cqrs outbox migrate`, which with \
      `--print` prints the SQL, or call `Outbox::migrate`";
 
 /// What to do about tables that do not say what they are.

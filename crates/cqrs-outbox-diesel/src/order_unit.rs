@@ -62,12 +62,20 @@ impl<B: Backend> Outbox<B> {
         if self.try_order_unit().await? == unit {
             return Ok(());
         }
-        let mut tx = self.begin_short().await?;
-        let reasons = reasons_against::<B>(&mut tx.on()).await.map_err(store_error)?;
-        if !reasons.is_empty() {
+        let refuse = |reasons: Vec<String>| {
             let what = format!("the unit of order cannot be changed to `{unit}` now: {}", reasons.join("; "));
-            return Err(StoreError::new(StoreErrorKind::Other, what));
-        }
+            if reasons.is_empty() { Ok(()) } else { Err(StoreError::new(StoreErrorKind::Other, what)) }
+        };
+        // Before anything is locked: relays may be at work, and to count what there is may take its time.
+        let mut conn = self.lend().await?;
+        let reasons = reasons_against::<B>(&mut conn.on()).await.map_err(store_error)?;
+        conn.give_back();
+        refuse(reasons)?;
+        let mut tx = self.begin_short().await?;
+        // Until the end of this transaction: whoever wants a lease passes over groups that are locked, and finds the new unit with the next ones.
+        let lock = Query::new("SELECT epoch AS value FROM cqrs_outbox_group ORDER BY group_no");
+        B::numbers(&mut tx.on(), lock.then(B::DIALECT.for_update)).await.map_err(store_error)?;
+        refuse(reasons_against::<B>(&mut tx.on()).await.map_err(store_error)?)?;
         let update = Query::new("UPDATE cqrs_outbox_meta SET order_unit = ?").bind(unit.as_str());
         B::execute(&mut tx.on(), update).await.map_err(store_error)?;
         // A relay whose lease has expired may park what it has sent as long as nobody has taken the group: by the lane that it knows.
@@ -101,11 +109,8 @@ fn understood(found: &str) -> Result<OrderUnit, StoreError> {
     })
 }
 
-/// Why the unit of order may not be changed, in the order in which to mend it; none if it may, until the end of this transaction: whoever wants
-/// a lease passes over groups that are locked, and finds the new unit with the next ones.
+/// Why the unit of order may not be changed, in the order in which to mend it.
 async fn reasons_against<B: Backend>(on: &mut On<'_, B>) -> diesel::QueryResult<Vec<String>> {
-    let lock = Query::new("SELECT epoch AS value FROM cqrs_outbox_group ORDER BY group_no");
-    B::numbers(on, lock.then(B::DIALECT.for_update)).await?;
     let mut reasons = Vec::new();
     for (table, what, what_to_do) in [
         (
@@ -124,6 +129,11 @@ async fn reasons_against<B: Backend>(on: &mut On<'_, B>) -> diesel::QueryResult<
         if there > 0 {
             reasons.push(format!("there are {what} ({there}): {what_to_do}"));
         }
+    }
+    // Nothing of it gets done by a relay that holds.
+    let held = Query::new("SELECT count(*) AS value FROM cqrs_outbox_meta WHERE hold");
+    if !reasons.is_empty() && count::<B>(on, held).await? > 0 {
+        reasons.insert(0, "relaying is on hold: first `cqrs outbox resume`".to_owned());
     }
     let leases = Query::new(
         "SELECT count(*) AS value FROM cqrs_outbox_group WHERE incarnation IS NOT NULL AND expires_at > ",

@@ -286,8 +286,8 @@ impl<B: Backend> Outbox<B> {
         if version.is_some() {
             B::check_tables(&mut tx.on()).await.map_err(|error| {
                 let what = format!(
-                    "some of the outbox's tables are there and others are not: {error}; restore what is missing, or drop \
-                     what is left (in `cqrs outbox migrate --print` are the names) and migrate again"
+                    "some of the outbox's tables are there and others are not: {error}: `cqrs outbox check` says which, and how to make \
+                     them again. Drop none of those that are there: in them is what waits to be sent"
                 );
                 StoreError::new(StoreErrorKind::Schema, what).with_source(error)
             })?;
@@ -407,7 +407,7 @@ impl<B: Backend> Outbox<B> {
     }
 
     async fn set_hold(&self, hold: bool) -> Result<()> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_short().await.map_err(|error| self.failed(error))?;
         B::set_hold(&mut tx.on(), hold).await.map_err(|error| self.failed(store_error(error)))?;
         tx.commit().await
     }

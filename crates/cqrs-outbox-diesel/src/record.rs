@@ -81,6 +81,11 @@ impl RawHeaders<'_> {
         self.0.and_then(|text| headers::from_json(text).err()).map(|error| error.to_string())
     }
 
+    /// What stands there instead of headers.
+    pub(crate) fn unreadable(&self) -> Option<Bytes> {
+        self.error().and(self.0).map(Bytes::copy_from_slice)
+    }
+
     /// How many bytes they take.
     pub(crate) fn size(&self) -> usize {
         self.0.map_or(0, <[u8]>::len)

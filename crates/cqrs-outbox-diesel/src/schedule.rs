@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use cqrs_core::{Deliver, Message, Result, ScheduleChange, Transaction};
-use cqrs_outbox::{OrderUnit, Place, StoreError};
+use cqrs_outbox::{OrderUnit, OutboxRow, Place, StoreError};
 use diesel::QueryableByName;
 use diesel::sql_types::BigInt;
 use uuid::Uuid;
@@ -102,8 +102,12 @@ pub struct ScheduledEvent {
     pub event_id: Uuid,
     /// When it is due, by the database's clock.
     pub deliver_at: DateTime<Utc>,
-    /// What is to be sent.
+    /// What is to be sent, as far as it can be read.
     pub message: Message,
+    /// The first column that is not as the outbox's tables promise, and why: as long as there is one, the event cannot be sent.
+    pub defect: Option<String>,
+    /// What stands in the column of the headers, if it cannot be read.
+    pub unreadable_headers: Option<Bytes>,
 }
 
 /// It, as every database gives it.
@@ -118,8 +122,10 @@ pub struct ScheduledRecord {
 impl From<ScheduledRecord> for ScheduledEvent {
     fn from(row: ScheduledRecord) -> Self {
         let deliver_at = DateTime::from_timestamp_micros(row.deliver_micros).unwrap_or_default();
-        let row = row.record.into_row(Place::Hot, OrderUnit::default());
-        Self { event_id: row.event_id, deliver_at, message: row.message }
+        let unreadable_headers = row.record.headers().unreadable();
+        let OutboxRow { event_id, message, defect, .. } =
+            row.record.into_row(Place::Hot, OrderUnit::default());
+        Self { event_id, deliver_at, message, defect, unreadable_headers }
     }
 }
 

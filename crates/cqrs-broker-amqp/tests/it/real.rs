@@ -306,7 +306,7 @@ async fn a_cut_before_the_confirm_leaves_it_unknown(url: String, topic: String) 
     let confirms = join_all([&Message::new(&topic, ""); 3].map(|message| broker.enqueue(message))).await;
     let (outcomes, ()) = tokio::join!(join_all(confirms.into_iter().map(Result::unwrap)), async {
         // Until they are written: whatever is not would be an outage.
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
         proxy.cut();
     });
     for outcome in outcomes {

@@ -314,7 +314,7 @@ fn member_refusal() -> Result<(), libtest_mimic::Failed> {
         let error = rooms.next().await.unwrap_err();
         assert_eq!(error.class(), ErrorClass::Destination, "{error}");
         // The client asks again every other second. What it hears is queued, as nobody asks.
-        tokio::time::sleep(Duration::from_secs(7)).await;
+        tokio::time::sleep(Duration::from_secs(10)).await;
         let mut told = 0;
         while let Err(error) = rooms.next().await {
             assert_eq!(error.class(), ErrorClass::Destination, "{error}");

@@ -4,7 +4,7 @@ use cqrs_outbox_diesel::{DeadLetter, DeadLetterDetails};
 use serde_json::{Value, json};
 
 use crate::key::{self, visible};
-use crate::message::{self, Rows};
+use crate::message::{self, Rows, Wrong};
 use crate::{counted, time};
 
 pub(super) fn as_json(letter: &DeadLetter) -> Value {
@@ -36,10 +36,14 @@ pub(super) fn for_people(letter: &DeadLetter) -> String {
     )
 }
 
+fn wrong(details: &DeadLetterDetails) -> Wrong<'_> {
+    Wrong { defect: details.defect.as_deref(), unreadable_headers: details.unreadable_headers.as_ref() }
+}
+
 pub(super) fn details_as_json(details: &DeadLetterDetails) -> Value {
     let DeadLetterDetails { letter, message, refusals, .. } = details;
     let mut all = as_json(letter);
-    message::add(&mut all, message);
+    message::add(&mut all, message, &wrong(details));
     all["refusals"] = refusals
         .iter()
         .map(|refusal| json!({ "at": refusal.at.map(time), "error": refusal.error }))
@@ -62,5 +66,5 @@ pub(super) fn details_for_people(details: &DeadLetterDetails) -> String {
         let at = refusal.at.map_or("not known when".to_owned(), time);
         rows.row("refused", &format!("{at}  {}", refusal.error));
     }
-    rows.above(message)
+    rows.above(message, &wrong(details))
 }

@@ -189,7 +189,8 @@ impl Db for Pg {
     const NAME: &'static str = "postgres";
     const RELAYS_AT_WORK: usize = 2;
     const CUTS: Option<Cuts> = Some(Cuts {
-        in_commit: Point::answer_to(b"COMMIT"),
+        // And no `READ COMMITTED`.
+        in_commit: Point::answer_to(b"; COMMIT"),
         in_settle: Point::answer_to_prepared(b"DELETE FROM cqrs_outbox WHERE id"),
     });
 

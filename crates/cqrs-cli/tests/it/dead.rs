@@ -162,6 +162,18 @@ async fn edited(site: Site) {
     assert_eq!(header(&shown, "cqrs-id"), Some(id(1).into()));
     assert_eq!(header(&shown, "only"), None);
 
+    // What is wrong with the row of one is told, and what stands there.
+    site.sql(&format!("UPDATE cqrs_outbox_dead SET headers = '[[1]]' WHERE event_id = '{}'", id(1))).await;
+    let shown = dead_json(&site, &["show", &id(1)]).await.remove(0);
+    assert_eq!((&shown["unreadable_headers"], &shown["headers"]), (&"[[1]]".into(), &serde_json::json!([])));
+    let shown = dead(&site, &["show", &id(1)]).await.expect_code(0);
+    assert!(shown.contains("cannot be sent") && shown.contains("[[1]]"), "{shown}");
+    let said = edit(&[&id(1), "--payload", "{}"]).await.expect_code(0);
+    assert!(said.contains("cannot be sent as it is") && said.contains("`headers`"), "{said}");
+    edit(&[&id(1), "--header", "a=b"]).await.expect_error(1, &["--standard-headers", "--remove-headers"]);
+    let said = edit(&[&id(1), "--standard-headers"]).await.expect_code(0);
+    assert!(said.contains("cqrs dead replay"), "{said}");
+
     // What would not do, and what is not there.
     dead_json(&site, &["replay", &id(3)]).await;
     beat(&site).await;
@@ -184,7 +196,7 @@ async fn edited(site: Site) {
     }
     let shown = dead_json(&site, &["show", &id(2)]).await.remove(0);
     assert_eq!(shown["payload"], r#"{"nth": 2}"#);
-    assert_eq!(dead_json(&site, &["requests"]).await.len(), 5);
+    assert_eq!(dead_json(&site, &["requests"]).await.len(), 7);
 }
 
 async fn yes(site: Site) {

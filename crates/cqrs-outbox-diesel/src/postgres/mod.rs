@@ -49,8 +49,9 @@ use crate::writing::Claim;
 /// PostgreSQL, 13 or newer, as the database of an [`Outbox`](crate::Outbox).
 ///
 /// Your own transactions keep the server's isolation level, and where `default_transaction_isolation` is above READ COMMITTED, of two that
-/// meet (in a deduplication key, the version of a key, a message in the inbox) the second fails with an error that is worth a retry, where
-/// it would wait. Those of a relay and of an operator are at READ COMMITTED.
+/// meet (in a deduplication key, the version of a key, a message in the inbox, a scheduled event) the second fails with an error that is
+/// worth a retry, where it would wait. Transactions of a relay, of an operator and of a migration are at READ COMMITTED. Single statements of a
+/// relay are at the server's level; one that meets another is tried again.
 ///
 /// One server that writes, and its physical standbys. The order of a key is not promised on distributed databases that speak
 /// PostgreSQL's protocol, for they hand out ids in bunches, nor across a switch-over by logical replication, which does not take the
@@ -217,7 +218,8 @@ impl Statements for Pg {
     }
 
     async fn begin_migration(on: &mut On<'_, Pg>) -> QueryResult<()> {
-        Self::begin(on.conn).await?;
+        // At a higher level it would see the tables as they were before it waited for the lock.
+        AnsiTransactionManager::begin_transaction_sql(on.conn, sql::BEGIN_MIGRATION).await?;
         on.query(sql::LOCK_MIGRATIONS).bind::<BigInt, _>(MIGRATION_LOCK).execute(on.conn).await?;
         Ok(())
     }

@@ -101,6 +101,8 @@ pub(super) const BEGIN_SHORT: &str = "\
     BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = '3s'; SET LOCAL statement_timeout = '5s'; \
     SET LOCAL idle_in_transaction_session_timeout = '5s'";
 
+pub(super) const BEGIN_MIGRATION: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
+
 pub(super) const COMMIT: &str = "SELECT 1; COMMIT";
 
 pub(super) const SET_HOLD: &str = "UPDATE cqrs_outbox_meta SET hold = $1";

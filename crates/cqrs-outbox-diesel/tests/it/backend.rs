@@ -267,6 +267,25 @@ impl Site {
         }
     }
 
+    /// The URL of an empty database in which transactions are at REPEATABLE READ unless they say otherwise, as MariaDB's are anyway.
+    pub(crate) async fn empty_at_repeatable_read(&self) -> String {
+        let url = self.empty().await;
+        if !matches!(self.kind, Kind::Schemas(_)) {
+            return url;
+        }
+        let level = "options=-cdefault_transaction_isolation%3Drepeatable%5C%20read%20";
+        let at_that_level = url.replacen("options=", level, 1);
+        assert_ne!(at_that_level, url);
+        at_that_level
+    }
+
+    /// A database with tables, and with that level.
+    pub(crate) async fn outbox_at_repeatable_read<D: Db>(&self) -> Outbox<D> {
+        let outbox = D::connect(self.empty_at_repeatable_read().await).await.unwrap();
+        outbox.migrate().await.unwrap();
+        outbox
+    }
+
     /// A database without tables.
     pub(crate) async fn bare<D: Db>(&self) -> Outbox<D> {
         D::connect(self.empty().await).await.unwrap()

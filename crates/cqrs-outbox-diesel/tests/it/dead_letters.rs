@@ -104,7 +104,7 @@ pub(crate) async fn buried<D: Db>(
     lane_waits: bool,
     messages: Vec<Message>,
 ) -> (Outbox<D>, Owner) {
-    let outbox = site.outbox::<D>().await;
+    let outbox = site.outbox_at_repeatable_read::<D>().await;
     let owner = Owner::new(&outbox).await;
     outbox.transaction(async |tx| tx.publish_all(messages).await).await.unwrap();
     owner.bury_all(lane_waits, "not readable").await;

@@ -412,7 +412,12 @@ async fn a_key_that_lives_on_stays_in_order<D: Db>(site: &Site) {
         let so = async {
             loop {
                 let dead = outbox.count_dead_letters(&all()).await.unwrap();
-                if is_so(broker.sink.messages().len(), dead) {
+                let mut sent: Vec<_> =
+                    broker.sink.messages().into_iter().map(|one| (one.key, one.name)).collect();
+                sent.sort();
+                // One may be sent again by a relay that takes over.
+                sent.dedup();
+                if is_so(sent.len(), dead) {
                     return;
                 }
                 tokio::task::yield_now().await;

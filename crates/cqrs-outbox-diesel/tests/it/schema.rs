@@ -96,7 +96,7 @@ async fn migrating_twice_changes_nothing<D: Db>(site: &Site) {
 }
 
 async fn four_migrate_at_once<D: Db>(site: &Site) {
-    let url = site.empty().await;
+    let url = site.empty_at_repeatable_read().await;
     let mut tasks = tokio::task::JoinSet::new();
     for _ in 0..4 {
         let url = url.clone();

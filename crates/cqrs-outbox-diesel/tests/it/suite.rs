@@ -106,11 +106,10 @@ where
     let mut urls = Vec::new();
     for _ in 0..DATABASES {
         let names = if other_settings { site.names("orders_").await } else { TableNames::new() };
-        let mut url = site.empty().await;
-        if D::NAME == Pg::NAME && other_settings && !WRITERS_MEET.contains(&name) {
-            let level = "options=-cdefault_transaction_isolation%3Drepeatable%5C%20read%20";
-            url = url.replacen("options=", level, 1);
-        }
+        let url = match other_settings && !WRITERS_MEET.contains(&name) {
+            true => site.empty_at_repeatable_read().await,
+            false => site.empty().await,
+        };
         urls.push((url, names));
     }
     let order_unit = if other_settings { OrderUnit::TopicAndKey } else { OrderUnit::Key };

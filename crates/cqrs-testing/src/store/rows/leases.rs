@@ -232,12 +232,16 @@ pub(super) async fn suspects<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Checked
     two.record_suspects(&[5]).await?;
     time::sleep(lease + lease / 10).await;
     // For longer than a lease it was not seen.
+    let begun = Instant::now();
     let taken = two.beat(lease, usize::MAX, Vec::new()).await?;
     let of_one: BTreeMap<_, _> = two.owned().into_iter().map(|group| (group, vec![9, i64::MAX])).collect();
     ensure(!of_one.is_empty(), || "nothing was taken over".to_owned())?;
     ensure_eq("what was left of the relay that died", dirty(&taken), of_one.clone())?;
     let again = two.beat(lease, 0, Vec::new()).await?;
-    ensure_eq("the same in the next answer", dirty(&again), of_one)?;
+    // Unless the machine was too slow to answer in time.
+    if begun.elapsed() < lease {
+        ensure_eq("the same in the next answer", dirty(&again), of_one)?;
+    }
 
     // Its own lease lapses: nothing has ended, so nothing is held against anything for a second time.
     time::sleep(lease + lease / 10).await;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use cqrs_core::{AddOutcome, Deliver, ErrorKind, Outgoing, ScheduleChange, Transaction};
 use cqrs_outbox::{Lease, Promoted};
-use tokio::time;
+use tokio::time::{self, Instant};
 use uuid::Uuid;
 
 use crate::store::StoreUnderTest;
@@ -56,7 +56,7 @@ pub(super) async fn due<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Checked {
     let owner = bench.owned().await?;
     let nothing = Promoted { moved: 0, next_due: None };
     ensure_eq("with nothing scheduled", promote(bench, &owner).await?, nothing)?;
-    let wait = bench.settings.lease;
+    let (wait, begun) = (bench.settings.lease, Instant::now());
     let past = Utc::now() - LONG;
     let events = [
         after(Some("a"), "later", wait),
@@ -70,30 +70,47 @@ pub(super) async fn due<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Checked {
     ensure_eq("what became of a far one", outcomes, [SCHEDULED])?;
     ensure_eq("read before", labels(&owner.read().await?), ["past", "now", "zero"])?;
     let early = owner.promote(&owner.leases, 1_000).await?;
-    ensure_eq("promoted too early", early.moved, 0)?;
-    ensure(early.next_due.is_some_and(|next| next <= wait), || {
-        format!("the next one is due in {wait:?} at most, and is said to be in {:?}", early.next_due)
-    })?;
+    // A machine that was too slow to look in time has not seen anything.
+    let in_time = begun.elapsed() < wait;
+    if in_time {
+        ensure_eq("promoted too early", early.moved, 0)?;
+        ensure(early.next_due.is_some_and(|next| next <= wait), || {
+            format!("the next one is due in {wait:?} at most, and is said to be in {:?}", early.next_due)
+        })?;
+    }
     time::sleep(wait).await;
     owner.commit([event(Some("a"), "meanwhile")]).await?;
     let promoted = promote(bench, &owner).await?;
-    ensure_eq("promoted when it was due", promoted.moved, 1)?;
+    ensure_eq("promoted when it was due", early.moved + promoted.moved, 1)?;
     ensure(promoted.next_due.is_some_and(|next| next > LONG / 2 && next <= LONG), || {
         format!("the far one is due in about {LONG:?}, and is said to be in {:?}", promoted.next_due)
     })?;
     // Its place is the moment of promotion.
-    ensure_eq("read after", labels(&owner.read().await?), ["past", "now", "zero", "meanwhile", "later"])
+    let read = owner.read().await?;
+    if in_time {
+        ensure_eq("read after", labels(&read), ["past", "now", "zero", "meanwhile", "later"])?;
+    }
+    ensure_eq("how many were read after", read.len(), 5)
 }
 
 pub(super) async fn order<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Checked {
-    let owner = bench.owned().await?;
     let wait = bench.settings.lease / 2;
-    let time = Utc::now() + wait;
-    let by = |millis: i64| time + chrono::TimeDelta::milliseconds(millis);
-    // Of one time: as they were written.
-    let events = [("2", 1), ("4", 3), ("1", 0), ("3", 1), ("5", 3), ("6", 4)];
-    let (outcomes, _) = add(&owner, events.map(|(label, millis)| at(Some("a"), label, by(millis)))).await?;
-    ensure_eq("what became of them", outcomes, [SCHEDULED; 6])?;
+    // A busy machine may write them when they are due already; then it is tried again.
+    let mut tries = 0;
+    let owner = loop {
+        let owner = bench.owned().await?;
+        let time = Utc::now() + wait;
+        let by = |millis: i64| time + chrono::TimeDelta::milliseconds(millis);
+        // Of one time: as they were written.
+        let events = [("2", 1), ("4", 3), ("1", 0), ("3", 1), ("5", 3), ("6", 4)];
+        let (outcomes, _) =
+            add(&owner, events.map(|(label, millis)| at(Some("a"), label, by(millis)))).await?;
+        tries += 1;
+        if tries == 5 || Utc::now() < time {
+            ensure_eq("what became of them", outcomes, [SCHEDULED; 6])?;
+            break owner;
+        }
+    };
     time::sleep(wait + wait / 4).await;
     let first = bench
         .bounded("waiting for the first", async {
