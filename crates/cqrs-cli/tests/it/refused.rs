@@ -232,7 +232,7 @@ async fn missing_tables(site: Site) {
     site.migrate().await;
     site.sql("DROP TABLE cqrs_outbox_parked").await;
     for command in ["status", "migrate"] {
-        let part = if command == "status" { "tables are missing" } else { "restore what is missing" };
+        let part = if command == "status" { "tables are missing" } else { "`cqrs outbox check` says which" };
         cqrs(&["outbox", command, "--database", &site.url])
             .await
             .expect_error(3, &[&site.shown(), "cqrs_outbox_parked", part]);
