@@ -83,7 +83,6 @@ mod consumer;
 mod dead_letter;
 mod inbox;
 mod lanes;
-mod retry;
 mod seen;
 mod settings;
 mod source;
@@ -91,8 +90,8 @@ mod stats;
 mod worker;
 
 pub use consumer::Consumer;
+pub use cqrs_core::RetryPolicy;
 pub use dead_letter::header;
 pub use inbox::{Inbox, Inboxed, MissingId};
-pub use retry::RetryPolicy;
 pub use settings::{ConsumerBuilder, OnFailure, Unhandled};
 pub use stats::ConsumerStats;

@@ -6,7 +6,7 @@ use cqrs_core::{Error, ErrorKind, EventMediator, MessageBroker, Result};
 
 use crate::consumer::Consumer;
 use crate::dead_letter::DeadLetters;
-use crate::retry::RetryPolicy;
+use cqrs_core::RetryPolicy;
 
 /// What happens to a message whose last attempt has failed, or which cannot be decoded.
 #[non_exhaustive]

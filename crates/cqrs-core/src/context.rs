@@ -2,17 +2,24 @@
 
 use std::any::{Any, TypeId};
 use std::fmt;
+use std::future::Future;
 use std::mem;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::Instant;
+
+use smallvec::SmallVec;
+use tokio_util::sync::CancellationToken;
 
 use crate::codec::{Correlation, IntoMessage};
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, Result};
 use crate::event::{DomainEvent, Envelope, Event, IntegrationEvent, kind};
-use crate::mediator::{Core, Sending};
+use crate::mediator::{Core, Sending, Streaming};
 use crate::message::Message;
 use crate::outgoing::Outgoing;
-use crate::request::Request;
+use crate::request::{Request, StreamRequest};
+use crate::scope::Scope;
+use crate::send_options::{SendOptions, cancelled, commit_cut_off, now, too_late};
 
 /// What a handler has at hand: it says what happened ([`emit`](Self::emit)), sends further requests
 /// ([`send`](Self::send)), and sees what led here.
@@ -24,8 +31,18 @@ pub struct Context<'a> {
     origin: Origin<'a>,
     has_transaction: AtomicBool,
     /// Out of the way: most contexts hear nothing, and each is made, looked at and dropped.
-    said: OnceLock<Box<Mutex<Vec<Said>>>>,
+    used: OnceLock<Box<Used>>,
 }
+
+/// What a context has when something was said or kept in it.
+#[derive(Default)]
+struct Used {
+    said: Mutex<SaidList>,
+    scope: OnceLock<Scope>,
+}
+
+/// Most handlers say little, and it costs no allocation of its own.
+pub(crate) type SaidList = SmallVec<[Said; 2]>;
 
 /// Where a context comes from, and so what it inherits. Two words, so that it travels in registers.
 #[derive(Clone, Copy)]
@@ -34,6 +51,50 @@ pub(crate) enum Origin<'a> {
     Correlated(&'a Correlation),
     Received(&'a Received),
     Nested(&'a Context<'a>),
+    Narrowed(&'a Narrowed<'a>),
+}
+
+/// A request from outside, or a part of what happens in a context, with options of its own.
+pub(crate) struct Narrowed<'a> {
+    parent: Option<&'a Context<'a>>,
+    options: &'a SendOptions,
+    /// A commit has begun in it: if its time is up now, nobody can tell what became of it.
+    commit_begun: AtomicBool,
+    /// Which [`ConcurrencyLimit`](crate::ConcurrencyLimit) it has a place of.
+    place: Option<usize>,
+}
+
+impl<'a> Narrowed<'a> {
+    pub(crate) fn new(parent: Option<&'a Context<'a>>, options: &'a SendOptions) -> Self {
+        Self { parent, options, commit_begun: AtomicBool::new(false), place: None }
+    }
+
+    pub(crate) fn with_place(mut self, limit: usize) -> Self {
+        self.place = Some(limit);
+        self
+    }
+
+    /// Waits for the reply, but not for longer than until the deadline.
+    pub(crate) async fn limit<T, E: From<Error>>(
+        &self,
+        request: &str,
+        reply: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
+        if self.options.is_cancelled() {
+            return Err(cancelled(request).into());
+        }
+        let Some(deadline) = self.options.deadline else { return reply.await };
+        if deadline <= now() {
+            return Err(too_late(request).into());
+        }
+        tokio::time::timeout_at(deadline.into(), reply).await.unwrap_or_else(|_| {
+            Err(if self.commit_begun.load(Ordering::Relaxed) {
+                commit_cut_off(request).into()
+            } else {
+                too_late(request).into()
+            })
+        })
+    }
 }
 
 /// A received message, with what ties to it whatever is said because of it.
@@ -48,6 +109,16 @@ pub(crate) enum Said {
     Domain(Box<dyn AnyDomainEvent>),
     Integration(Box<Outgoing>),
     Refused(Error),
+}
+
+impl Said {
+    pub(crate) fn name(&self) -> &str {
+        match self {
+            Self::Domain(event) => event.name(),
+            Self::Integration(outgoing) => &outgoing.message.name,
+            Self::Refused(_) => "?",
+        }
+    }
 }
 
 /// A domain event whose type is found again by its [`TypeId`].
@@ -69,7 +140,7 @@ impl dyn AnyDomainEvent {
 
 impl<'a> Context<'a> {
     pub(crate) fn new(core: &'a Core, origin: Origin<'a>) -> Self {
-        Self { core, origin, has_transaction: AtomicBool::new(false), said: OnceLock::new() }
+        Self { core, origin, has_transaction: AtomicBool::new(false), used: OnceLock::new() }
     }
 
     /// Says that something happened: a domain event, an integration event, or an [`Envelope`] around one.
@@ -93,17 +164,70 @@ impl<'a> Context<'a> {
     /// # Errors
     ///
     /// The handler's own; [`ErrorKind::MissingHandler`]; [`ErrorKind::Transaction`] if a transactional request is
-    /// sent from within a transaction.
+    /// sent from within a transaction; [`ErrorKind::Timeout`] and [`ErrorKind::Cancelled`] if the
+    /// [deadline](Self::deadline) has passed or the [token](Self::cancellation) is cancelled before it begins.
     pub fn send<R: Request>(&'a self, request: R) -> Sending<'a, R> {
-        self.core.send(request, Origin::Nested(self))
+        match self.ended(R::name()) {
+            Ok(()) => self.core.send(request, Origin::Nested(self)),
+            Err(error) => Sending::refused(error),
+        }
+    }
+
+    /// The same with a time or a token of its own, within those that there are.
+    ///
+    /// # Errors
+    ///
+    /// As [`send`](Self::send), and [`ErrorKind::Timeout`] if the time of the options is up.
+    pub fn send_with<R: Request>(&'a self, request: R, options: &'a SendOptions) -> Sending<'a, R> {
+        Sending::running(Box::pin(async move {
+            self.ended(R::name())?;
+            let narrowed = Narrowed::new(Some(self), options);
+            narrowed.limit(R::name(), self.core.send(request, Origin::Narrowed(&narrowed))).await
+        }))
+    }
+
+    /// The results of a streaming request, from within a handler; see
+    /// [`RequestMediator::stream`](crate::RequestMediator::stream).
+    pub fn stream<R: StreamRequest>(&'a self, request: R) -> Streaming<'a, R> {
+        match self.ended(R::name()) {
+            Ok(()) => self.core.stream(request, Origin::Nested(self)),
+            Err(error) => Streaming::refused(error),
+        }
+    }
+
+    /// By when the request that led here has to be answered: the earliest that was asked for on the way
+    /// ([`SendOptions`], or a [`Timeout`](crate::Timeout) around a handler).
+    ///
+    /// Whoever asked for it drops the handler then. It is for those who would pass it on, to a database or another service.
+    pub fn deadline(&self) -> Option<Instant> {
+        let own = self.options().and_then(|options| options.deadline);
+        own.into_iter().chain(self.parent().and_then(Context::deadline)).min()
+    }
+
+    /// Cancelled when the request that led here is not wanted any more; one that nobody cancels, where no one was given
+    /// ([`SendOptions::with_cancellation`]).
+    ///
+    /// It asks, it does not force: a handler that would rather end early looks at it, or waits for it beside its work.
+    /// Nothing is sent any more from a context whose token is cancelled.
+    pub fn cancellation(&self) -> CancellationToken {
+        self.given_cancellation().cloned().unwrap_or_default()
+    }
+
+    /// What is kept for the time of the request that came from outside, the events that it leads to, and all requests within
+    /// it.
+    pub fn scope(&self) -> &Scope {
+        match (self.parent(), self.options().and_then(|options| options.scope.as_ref())) {
+            (Some(parent), _) => parent.scope(),
+            (None, Some(given)) => given,
+            (None, None) => self.used.get_or_init(Box::default).scope.get_or_init(Scope::default),
+        }
     }
 
     /// The message that led here, if a consumer received one.
     pub fn message(&self) -> Option<&Message> {
         match self.origin {
             Origin::Received(received) => Some(&received.message),
-            Origin::Nested(parent) => parent.message(),
-            _ => None,
+            _ => self.parent().and_then(Context::message),
         }
     }
 
@@ -114,13 +238,75 @@ impl<'a> Context<'a> {
             Origin::Correlated(correlation) => correlation.clone(),
             Origin::Received(received) => received.correlation.clone(),
             Origin::Nested(parent) => parent.correlation(),
+            Origin::Narrowed(Narrowed { options: SendOptions { correlation: Some(given), .. }, .. }) => {
+                given.clone()
+            }
+            Origin::Narrowed(narrowed) => narrowed.parent.map(Context::correlation).unwrap_or_default(),
         }
     }
 
     /// Whether a transaction takes the integration events that are said here.
     pub fn is_in_transaction(&self) -> bool {
-        self.has_transaction.load(Ordering::Relaxed)
-            || matches!(self.origin, Origin::Nested(parent) if parent.is_in_transaction())
+        self.has_transaction.load(Ordering::Relaxed) || self.parent().is_some_and(Context::is_in_transaction)
+    }
+
+    /// The context in which this one is a part.
+    pub(crate) fn parent(&self) -> Option<&'a Context<'a>> {
+        match self.origin {
+            Origin::Nested(parent) => Some(parent),
+            Origin::Narrowed(narrowed) => narrowed.parent,
+            Origin::Root | Origin::Correlated(_) | Origin::Received(_) => None,
+        }
+    }
+
+    fn options(&self) -> Option<&'a SendOptions> {
+        match self.origin {
+            Origin::Narrowed(narrowed) => Some(narrowed.options),
+            _ => None,
+        }
+    }
+
+    fn given_cancellation(&self) -> Option<&CancellationToken> {
+        let own = self.options().and_then(|options| options.cancellation.as_ref());
+        own.or_else(|| self.parent().and_then(Context::given_cancellation))
+    }
+
+    /// Whether a further request may begin here.
+    fn ended(&self, request: &str) -> Result<()> {
+        if self.is_cancelled() {
+            return Err(cancelled(request));
+        }
+        match self.deadline() {
+            Some(deadline) if deadline <= now() => Err(too_late(request)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether one of the tokens on the way here is cancelled.
+    fn is_cancelled(&self) -> bool {
+        self.options().is_some_and(SendOptions::is_cancelled)
+            || self.parent().is_some_and(Context::is_cancelled)
+    }
+
+    /// From now on nobody who gives up on this one can tell whether it happened.
+    pub(crate) fn begin_commit(&self) {
+        if let Origin::Narrowed(narrowed) = self.origin {
+            narrowed.commit_begun.store(true, Ordering::Relaxed);
+        }
+        if let Some(parent) = self.parent() {
+            parent.begin_commit();
+        }
+    }
+
+    /// Whether it stands behind this limit already.
+    pub(crate) fn has_place(&self, limit: usize) -> bool {
+        matches!(self.origin, Origin::Narrowed(narrowed) if narrowed.place == Some(limit))
+            || self.parent().is_some_and(|parent| parent.has_place(limit))
+    }
+
+    /// A context for a part of what happens here, with options of its own.
+    pub(crate) fn narrowed<'b>(&'b self, narrowed: &'b Narrowed<'b>) -> Context<'b> {
+        Context::new(self.core, Origin::Narrowed(narrowed))
     }
 
     /// A context for a part of what happens here.
@@ -130,10 +316,6 @@ impl<'a> Context<'a> {
 
     pub(crate) fn core(&self) -> &'a Core {
         self.core
-    }
-
-    pub(crate) fn origin(&self) -> Origin<'a> {
-        self.origin
     }
 
     /// Claims the context for one transaction; `false` if it stands in one already.
@@ -150,25 +332,26 @@ impl<'a> Context<'a> {
     }
 
     pub(crate) fn extend(&self, said: impl IntoIterator<Item = Said>) {
-        self.said.get_or_init(Box::default).lock().unwrap_or_else(PoisonError::into_inner).extend(said);
+        let used = self.used.get_or_init(Box::default);
+        used.said.lock().unwrap_or_else(PoisonError::into_inner).extend(said);
     }
 
-    pub(crate) fn take_said(&self) -> Vec<Said> {
-        self.said.get().map_or_else(Vec::new, |said| {
-            mem::take(&mut *said.lock().unwrap_or_else(PoisonError::into_inner))
+    pub(crate) fn take_said(&self) -> SaidList {
+        self.used.get().map_or_else(SaidList::new, |used| {
+            mem::take(&mut *used.said.lock().unwrap_or_else(PoisonError::into_inner))
         })
     }
 
-    /// Whether something was said, without touching the lock: nobody else has the context.
+    /// Whether something may have been said, without touching the lock: nobody else has the context.
     pub(crate) fn has_said(&mut self) -> bool {
-        self.said.get_mut().is_some()
+        self.used.get_mut().is_some()
     }
 
-    /// What was said, without touching the lock: the caller owns the context.
-    pub(crate) fn into_said(self) -> Vec<Said> {
-        self.said
-            .into_inner()
-            .map_or_else(Vec::new, |said| said.into_inner().unwrap_or_else(PoisonError::into_inner))
+    /// What was said, without touching the lock: nobody else has the context.
+    pub(crate) fn take_own_said(&mut self) -> SaidList {
+        self.used.get_mut().map_or_else(SaidList::new, |used| {
+            mem::take(used.said.get_mut().unwrap_or_else(PoisonError::into_inner))
+        })
     }
 
     fn say_integration(&self, event: impl IntoMessage, name: &'static str) -> Said {

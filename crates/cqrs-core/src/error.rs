@@ -5,6 +5,7 @@ use std::fmt;
 use std::ops::Deref;
 
 use crate::broker::{BrokerError, ErrorClass};
+use crate::mediator::DirectPublishError;
 
 /// The result of everything in this toolkit that can fail; `E` is [`Error`] unless you say otherwise.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -21,6 +22,8 @@ pub enum ErrorKind {
     MissingHandler,
     /// Maps, mediators or an application were put together wrongly; found when they are built.
     Configuration,
+    /// The request was refused before its handler saw it: what it says cannot be.
+    InvalidRequest,
     /// An event or a message was refused before anything was written: too large, without a topic, not
     /// serialisable, with a header that no broker can carry.
     InvalidEvent,
@@ -48,6 +51,12 @@ pub enum ErrorKind {
     Broker,
     /// The operation took longer than it may.
     Timeout,
+    /// What was asked for was called off before it began.
+    Cancelled,
+    /// Too much is asked for at the same time. Nothing was done; later it may be.
+    Overloaded,
+    /// A handler panicked.
+    Panic,
 }
 
 impl ErrorKind {
@@ -56,6 +65,7 @@ impl ErrorKind {
             Self::Handler => "the handler failed",
             Self::MissingHandler => "no handler is bound",
             Self::Configuration => "the configuration is wrong",
+            Self::InvalidRequest => "the request was refused",
             Self::InvalidEvent => "the event was refused",
             Self::NoTarget => "the event has nowhere to go",
             Self::Conflict => "someone else was first",
@@ -66,6 +76,9 @@ impl ErrorKind {
             Self::Store => "the store failed",
             Self::Broker => "the broker failed",
             Self::Timeout => "the time is up",
+            Self::Cancelled => "it was called off",
+            Self::Overloaded => "too much is asked for at the same time",
+            Self::Panic => "the handler panicked",
         }
     }
 }
@@ -154,7 +167,10 @@ impl Error {
 
     /// What the broker's failure means, where a broker failed.
     pub fn class(&self) -> Option<ErrorClass> {
-        self.downcast_ref::<BrokerError>().map(BrokerError::class)
+        let one = || self.downcast_ref::<BrokerError>();
+        let first_of_many =
+            || self.downcast_ref::<DirectPublishError>()?.failed.first().map(|(_, error)| error);
+        one().or_else(first_of_many).map(BrokerError::class)
     }
 
     /// The cause, if it is a `T`.

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -144,6 +145,21 @@ pub trait EcstEvent: IntegrationEvent + Event<Kind = kind::Ecst> {}
 pub trait EventHandler<E: Event>: Send + Sync + 'static {
     /// Does what has to be done because of the event.
     fn handle(&self, event: &E, cx: &Context<'_>) -> impl Future<Output = Result<()>> + Send;
+
+    /// Its name in logs and traces. Default: that of its type.
+    fn name(&self) -> &str {
+        std::any::type_name::<Self>()
+    }
+}
+
+impl<E: Event, H: EventHandler<E>> EventHandler<E> for Arc<H> {
+    fn handle(&self, event: &E, cx: &Context<'_>) -> impl Future<Output = Result<()>> + Send {
+        H::handle(self, event, cx)
+    }
+
+    fn name(&self) -> &str {
+        H::name(self)
+    }
 }
 
 /// An integration event with what belongs to this one occurrence of it. [`Context::emit`] takes the bare event,

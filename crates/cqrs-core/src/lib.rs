@@ -11,38 +11,65 @@ pub mod codec;
 mod context;
 mod error;
 mod event;
+mod handlers;
 mod mediator;
 mod message;
 mod middleware;
 mod outgoing;
 mod request;
+mod retry_policy;
+mod scope;
+mod send_options;
 mod transaction;
 mod url;
+mod validate;
 
 pub use bytes::Bytes;
+pub use tokio_util::sync::CancellationToken;
 
 pub use broker::{BrokerError, ErrorClass, MessageBroker};
 pub use codec::{Codec, Correlation, Encoder, IntoMessage};
 pub use context::{Context, Emit, SayAs};
 #[cfg(feature = "macros")]
-pub use cqrs_macros::{DomainEvent, EcstEvent, NotificationEvent, Request};
+pub use cqrs_macros::{DomainEvent, EcstEvent, NotificationEvent, Request, StreamRequest, mediator};
 pub use error::{Error, ErrorKind, Result, WithCauses};
 pub use event::{
     DomainEvent, EcstEvent, Envelope, Event, EventHandler, EventKind, IntegrationEvent, NotificationEvent,
     kind,
 };
+pub use handlers::{
+    Always, Chain, EventFamily, Factory, Fallback, FamilyHandler, Link, Links, Nobody, OfFamily, When,
+};
 pub use mediator::{
-    Dispatched, EventEmitter, EventMap, EventMediator, Handled, MessageHandler, RequestHandle, RequestMap,
-    RequestMediator, Sending,
+    DirectEvent, DirectPublishError, Dispatch, Dispatched, EventEmitter, EventErrors, EventMap,
+    EventMediator, Handled, HandlerFor, MessageHandler, OnEventFailure, RequestHandle, RequestMap,
+    RequestMediator, Sending, StaticHandlers, StaticMediator, Streaming,
 };
 pub use message::{Headers, Message, MessageId};
+#[cfg(feature = "metrics")]
+pub use middleware::Metrics;
 pub use middleware::{
-    Endpoint, Layered, Middleware, MiddlewareStack, Next, NoMiddleware, Stacked, Tracing, Tried,
+    CatchPanic, ConcurrencyLimit, Endpoint, EventMiddleware, EventMiddlewareStack, Except, Layered,
+    Middleware, MiddlewareStack, Next, NoMiddleware, Placement, Retry, Retryable, Stacked, Timeout, Tracing,
+    TracingPayload, Tried, Validation,
 };
 pub use outgoing::{Dedup, Deliver, Outgoing, VersionConflict, WriteOptions};
-pub use request::{Reply, Request, RequestHandler};
+pub use request::{Reply, Request, RequestHandler, StreamHandler, StreamRequest};
+pub use retry_policy::RetryPolicy;
+pub use scope::Scope;
+pub use send_options::SendOptions;
 pub use transaction::{
     AddOutcome, Added, AddedEvent, BeforeCommit, BeginTransaction, Database, ScheduleChange, Transaction,
     Transactional, TransactionalEventHandler, TransactionalHandler, UnitOfWork,
 };
 pub use url::without_password;
+#[cfg(feature = "garde")]
+pub use validate::validated_by_garde;
+pub use validate::{Validate, ValidationError, ValidationErrors};
+
+/// What the macros write: not for others.
+#[doc(hidden)]
+pub mod __private {
+    pub use crate::mediator::declared;
+    pub use crate::validate::refusal;
+}

@@ -16,7 +16,7 @@ use crate::codec::Encoder;
 use crate::context::{AnyDomainEvent, Context, Said};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{DomainEvent, Event};
-use crate::mediator::emitter_flood;
+use crate::mediator::Path;
 use crate::message::MessageId;
 use crate::outgoing::Outgoing;
 #[cfg(doc)]
@@ -335,6 +335,7 @@ impl<D: Database> UnitOfWork<D> {
                 return Err(error.into());
             }
         };
+        cx.begin_commit();
         let committed = tx.commit().await;
         cx.leave_transaction();
         committed?;
@@ -346,10 +347,11 @@ impl<D: Database> UnitOfWork<D> {
     async fn write(&self, tx: &mut D::Tx, cx: &Context<'_>) -> Result<Vec<Said>> {
         let max_events = cx.core().emitter().max_events();
         let (mut messages, mut after_commit) = (Vec::new(), Vec::new());
-        let mut queue = VecDeque::from(cx.take_said());
-        while let Some(said) = queue.pop_front() {
+        let mut path = Path::default();
+        let mut queue: VecDeque<_> = cx.take_said().into_iter().map(|said| (said, None)).collect();
+        while let Some((said, because_of)) = queue.pop_front() {
             if messages.len() + after_commit.len() >= max_events {
-                return Err(emitter_flood(&said, max_events));
+                return Err(path.flood(said.name(), because_of, max_events));
             }
             match said {
                 Said::Refused(error) => return Err(error),
@@ -357,7 +359,11 @@ impl<D: Database> UnitOfWork<D> {
                 Said::Domain(event) => {
                     for handler in self.before_commit.handlers.get(&event.key()).into_iter().flatten() {
                         handler.call(&*event, tx, cx).await?;
-                        queue.extend(cx.take_said());
+                        let more = cx.take_said();
+                        if !more.is_empty() {
+                            let because_of = Some(path.step(event.name(), because_of));
+                            queue.extend(more.into_iter().map(|said| (said, because_of)));
+                        }
                     }
                     after_commit.push(Said::Domain(event));
                 }

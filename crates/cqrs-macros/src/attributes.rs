@@ -21,6 +21,9 @@ pub(crate) const NAME: Known = Known { name: "name", example: "name = \"..\"" };
 pub(crate) const TOPIC: Known = Known { name: "topic", example: "topic = \"..\"" };
 pub(crate) const KEY: Known = Known { name: "key", example: "key = field" };
 pub(crate) const VERSION: Known = Known { name: "version", example: "version = 2" };
+pub(crate) const ITEM: Known = Known { name: "item", example: "item = Type" };
+pub(crate) const RETRY: Known = Known { name: "retry", example: "retry" };
+pub(crate) const VALIDATE: Known = Known { name: "validate", example: "validate" };
 pub(crate) const CRATE: Known = Known { name: "crate", example: "crate = \"path\"" };
 
 /// An attribute, and what may stand in it.
@@ -33,7 +36,15 @@ pub(crate) struct Grammar {
     pub(crate) hint: &'static str,
 }
 
-/// Hands every `name = value` of the attribute, or attributes, to `read`: each name is known, and comes once.
+impl Known {
+    /// Whether it may stand there without a value.
+    fn may_stand_alone(self) -> bool {
+        !self.example.contains('=')
+    }
+}
+
+/// Hands every `name = value` of the attribute, or attributes, to `read`: each name is known, and comes once. One that may stand
+/// alone is handed over where the value would begin.
 pub(crate) fn read_each(
     attributes: &[Attribute],
     grammar: &Grammar,
@@ -62,11 +73,13 @@ pub(crate) fn read_each(
                     return Err(Error::new(name.span(), format!("`{name}` is given twice")));
                 }
                 seen.push(known.name);
-                if !input.peek(Token![=]) {
-                    let message = format!("`{name}` needs a value: `{}`", known.example);
-                    return Err(Error::new(name.span(), message));
+                if !known.may_stand_alone() {
+                    if !input.peek(Token![=]) {
+                        let message = format!("`{name}` needs a value: `{}`", known.example);
+                        return Err(Error::new(name.span(), message));
+                    }
+                    input.parse::<Token![=]>()?;
                 }
-                input.parse::<Token![=]>()?;
                 read(known, input)?;
                 if !input.is_empty() {
                     input.parse::<Token![,]>()?;
@@ -128,6 +141,23 @@ pub(crate) fn number(known: Known, input: ParseStream<'_>) -> Result<LitInt> {
         }
         other => Err(wants(known, "a number from 0 to 4294967295", other.span())),
     }
+}
+
+/// Nothing.
+pub(crate) fn nothing(known: Known, input: ParseStream<'_>) -> Result<()> {
+    if input.peek(Token![=]) {
+        return Err(wants(known, "no value", input.span()));
+    }
+    Ok(())
+}
+
+/// `= expression`, or nothing.
+pub(crate) fn value_or_nothing(known: Known, input: ParseStream<'_>) -> Result<Option<Expr>> {
+    if !input.peek(Token![=]) {
+        return Ok(None);
+    }
+    input.parse::<Token![=]>()?;
+    value(known, input).map(Some)
 }
 
 /// Any expression.

@@ -1,5 +1,6 @@
-//! The derives of the `cqrs` toolkit: [`Request`](macro@Request), [`DomainEvent`](macro@DomainEvent),
-//! [`NotificationEvent`](macro@NotificationEvent), [`EcstEvent`](macro@EcstEvent).
+//! The macros of the `cqrs` toolkit: the derives [`Request`](macro@Request), [`StreamRequest`](macro@StreamRequest),
+//! [`DomainEvent`](macro@DomainEvent), [`NotificationEvent`](macro@NotificationEvent), [`EcstEvent`](macro@EcstEvent), and
+//! [`mediator!`].
 //!
 //! Use them from `cqrs` or, with its feature `macros`, from `cqrs-core`. What they write names the traits by the one
 //! of these crates that your `Cargo.toml` has, under the name that it has there. Where neither is found, as in a crate
@@ -7,6 +8,7 @@
 
 mod attributes;
 mod event;
+mod mediator;
 mod request;
 mod target;
 
@@ -33,12 +35,68 @@ use syn::{DeriveInput, parse_macro_input};
 /// | `response = Type` | what the handler answers | `()` |
 /// | `error = Type` | how it can fail; must be `From<cqrs_core::Error>` | `cqrs_core::Error` |
 /// | `name = ".."` | the name in logs, traces and errors | the name of the type |
+/// | `retry` | a `Retry` may send it again; the type is `Clone` | it is sent once |
+/// | `validate` | a `Validation` asks its `Validate`; `validate = function` asks that function, which takes `&Self` and returns a `Result<(), E>` with an error `E` | nothing is asked |
 /// | `crate = "path"` | where the traits are | found in `Cargo.toml` |
 ///
 /// Type parameters get the bounds `Send + 'static`.
 #[proc_macro_derive(Request, attributes(request))]
 pub fn request(input: TokenStream) -> TokenStream {
     expand(parse_macro_input!(input), request::derive)
+}
+
+/// Makes a type a streaming request: a query that is answered with one item after the other.
+///
+/// ```
+/// use cqrs_core::StreamRequest;
+///
+/// #[derive(StreamRequest)]
+/// #[request(item = String)]
+/// struct ReadParticipants { meeting: u32 }
+///
+/// assert_eq!(ReadParticipants::name(), "ReadParticipants");
+/// ```
+///
+/// | attribute | what it sets | default |
+/// |---|---|---|
+/// | `item = Type` | what comes | none: it must stand there |
+/// | `error = Type` | how an item can fail; must be `From<cqrs_core::Error>` | `cqrs_core::Error` |
+/// | `name = ".."` | the name in logs, traces and errors | the name of the type |
+/// | `crate = "path"` | where the traits are | found in `Cargo.toml` |
+///
+/// Type parameters get the bounds `Send + 'static`.
+#[proc_macro_derive(StreamRequest, attributes(request))]
+pub fn stream_request(input: TokenStream) -> TokenStream {
+    expand(parse_macro_input!(input), request::derive_stream)
+}
+
+/// Declares the handlers of a static mediator, as a struct with a field for each: `name: Request => Handler`.
+///
+/// ```
+/// # use cqrs_core::{Context, Request, RequestHandler, Result};
+/// # #[derive(Request)] #[request(response = u64)] struct Add(u64, u64);
+/// # struct Adder;
+/// # impl RequestHandler<Add> for Adder {
+/// #     async fn handle(&self, add: Add, _: &Context<'_>) -> Result<u64> { Ok(add.0 + add.1) }
+/// # }
+/// cqrs_core::mediator! {
+///     /// What can be asked of the arithmetic.
+///     pub(crate) struct Arithmetic {
+///         /// Adds.
+///         pub(crate) add: Add => Adder,
+///     }
+/// }
+///
+/// let handlers = Arithmetic { add: Adder };
+/// ```
+///
+/// A request that stands there twice, a handler of something else, and sending what does not stand there are errors of the
+/// compiler. `cqrs_core::StaticMediator` says what to do with the struct. `#[mediator(crate = "path")]` says where the traits are, if
+/// they are not found by `Cargo.toml`.
+#[proc_macro]
+pub fn mediator(input: TokenStream) -> TokenStream {
+    let declared = parse_macro_input!(input as mediator::Declared);
+    mediator::expand(&declared).unwrap_or_else(syn::Error::into_compile_error).into()
 }
 
 /// Makes a type a domain event: something that happened, handled in this process.

@@ -1,14 +1,14 @@
-use std::collections::VecDeque;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::emission::{Emission, none_refused};
 use super::event_map::EventMap;
-use super::request_mediator::Core;
-use crate::broker::{BrokerError, Confirm, ErrorClass, MessageBroker};
+use crate::broker::MessageBroker;
 use crate::codec::Encoder;
-use crate::context::{Context, Origin, Said};
-use crate::error::{Error, ErrorKind, Result};
-use crate::message::Message;
+use crate::context::{Context, SaidList};
+use crate::error::Result;
+use crate::middleware::NoMiddleware;
 
 /// Takes what handlers said to the right place: domain events to the handlers of its [`EventMap`], integration events
 /// straight to a broker if it was told to ([`direct`](Self::direct)).
@@ -23,6 +23,9 @@ pub struct EventEmitter {
     encoder: Encoder,
     confirm_timeout: Duration,
     max_events: usize,
+    on_failure: OnEventFailure,
+    /// `None` is one after the other.
+    concurrency: Option<NonZeroUsize>,
 }
 
 impl Default for EventEmitter {
@@ -33,13 +36,15 @@ impl Default for EventEmitter {
 
 impl EventEmitter {
     /// Events go to the handlers of this map; integration events need a transaction.
-    pub fn new(events: EventMap) -> Self {
+    pub fn new<S>(events: EventMap<S>) -> Self {
         Self {
-            events,
+            events: events.with_middleware(NoMiddleware),
             direct: None,
             encoder: Encoder::default(),
             confirm_timeout: Duration::from_secs(30),
             max_events: 10_000,
+            on_failure: OnEventFailure::Stop,
+            concurrency: None,
         }
     }
 
@@ -64,6 +69,23 @@ impl EventEmitter {
         self
     }
 
+    /// What the failure of a domain event's handler does to the others. Default [`OnEventFailure::Stop`].
+    pub fn with_on_failure(mut self, policy: OnEventFailure) -> Self {
+        self.on_failure = policy;
+        self
+    }
+
+    /// How many handlers of one domain event run at the same time. Default 1: one after the other, in the order of their
+    /// binding.
+    ///
+    /// The events themselves still go one after the other, and what handlers say goes out in the order of their binding. Each
+    /// request has this limit for itself, and so has each that a handler sends: none waits for a place that another
+    /// one holds. 0 is taken for 1.
+    pub fn with_concurrency(mut self, handlers: usize) -> Self {
+        self.concurrency = NonZeroUsize::new(handlers).filter(|handlers| handlers.get() > 1);
+        self
+    }
+
     /// How messages are made of events.
     pub fn with_encoder(mut self, encoder: Encoder) -> Self {
         self.encoder = encoder;
@@ -74,7 +96,7 @@ impl EventEmitter {
         &self.encoder
     }
 
-    pub(crate) fn events(&self) -> &EventMap {
+    pub(super) fn events(&self) -> &EventMap {
         &self.events
     }
 
@@ -86,104 +108,51 @@ impl EventEmitter {
         self.max_events
     }
 
+    pub(super) fn on_failure(&self) -> OnEventFailure {
+        self.on_failure
+    }
+
+    pub(super) fn concurrency(&self) -> Option<NonZeroUsize> {
+        self.concurrency
+    }
+
+    pub(super) fn direct_target(&self) -> Option<&Arc<dyn MessageBroker>> {
+        self.direct.as_ref()
+    }
+
+    pub(super) fn confirm_timeout(&self) -> Duration {
+        self.confirm_timeout
+    }
+
     pub(super) fn problems(&self) -> &[String] {
         self.events.problems()
     }
 
-    /// Takes out what a request or an event's handler said, breadth first.
-    ///
-    /// A domain event's handler that fails stops the domain events behind it; integration events still go out, for the
-    /// request that said them has succeeded.
-    pub(crate) async fn emit(&self, core: &Core, said: Vec<Said>, origin: Origin<'_>) -> Result<()> {
-        let mut queue = VecDeque::from(none_refused(said)?);
-        if let Origin::Nested(parent) = origin
-            && parent.is_in_transaction()
-        {
+    /// Takes out what was said in this context.
+    pub(crate) async fn emit(&self, cx: &Context<'_>, said: SaidList) -> Result<()> {
+        let said = none_refused(said)?;
+        match cx.parent() {
             // It happened only if the outer transaction commits.
-            queue.into_iter().for_each(|said| parent.push(said));
-            return Ok(());
-        }
-        let mut failed = None;
-        let mut confirms = Vec::new();
-        let mut count = 0;
-        while let Some(said) = queue.pop_front() {
-            count += 1;
-            if count > self.max_events {
-                failed.get_or_insert_with(|| flood(&said, self.max_events));
-                break;
+            Some(parent) if parent.is_in_transaction() => {
+                parent.extend(said);
+                Ok(())
             }
-            match said {
-                Said::Domain(event) if failed.is_none() => {
-                    for handler in self.events.of_domain(&*event) {
-                        let cx = Context::new(core, origin);
-                        let handled = handler.call(&*event, &cx).await;
-                        match handled.and_then(|()| none_refused(cx.into_said())) {
-                            Ok(more) => queue.extend(more),
-                            Err(error) => {
-                                failed = Some(error);
-                                break;
-                            }
-                        }
-                    }
-                }
-                Said::Domain(event) => {
-                    tracing::warn!(event = event.name(), "not handled, because a handler before it failed");
-                }
-                // What only an outbox can do was refused when it was said; see `Context::emit`.
-                // Boxed, so that domain events do not carry the room for it.
-                Said::Integration(outgoing) => match Box::pin(self.publish(outgoing.message)).await {
-                    Ok(confirm) => confirms.push(confirm),
-                    Err(error) => failed = failed.or(Some(error.into())),
-                },
-                Said::Refused(error) => failed = failed.or(Some(error)),
-            }
+            _ => Emission::new(self, cx).run(said).await,
         }
-        for confirm in confirms {
-            if let Err(error) = Box::pin(self.in_time(confirm)).await {
-                failed = failed.or(Some(error.into()));
-            }
-        }
-        failed.map_or(Ok(()), Err)
-    }
-
-    async fn publish(&self, message: Message) -> Result<Confirm, BrokerError> {
-        match &self.direct {
-            Some(broker) => self.in_time(broker.enqueue(&message)).await,
-            // Refused when it was said; see `Context::emit`.
-            None => {
-                Err(BrokerError::new(ErrorClass::Event, format!("`{}` has no direct target", message.name)))
-            }
-        }
-    }
-
-    async fn in_time<T>(&self, wait: impl Future<Output = Result<T, BrokerError>>) -> Result<T, BrokerError> {
-        tokio::time::timeout(self.confirm_timeout, wait).await.unwrap_or_else(|_| {
-            Err(BrokerError::new(
-                ErrorClass::Unknown,
-                format!("the broker did not confirm within {:?}", self.confirm_timeout),
-            ))
-        })
     }
 }
 
-/// All of it or, if one of them was refused, that refusal.
-fn none_refused(mut said: Vec<Said>) -> Result<Vec<Said>> {
-    match said.iter().position(|said| matches!(said, Said::Refused(_))).map(|at| said.swap_remove(at)) {
-        Some(Said::Refused(error)) => Err(error),
-        _ => Ok(said),
-    }
-}
-
-pub(crate) fn flood(said: &Said, max_events: usize) -> Error {
-    let name = match said {
-        Said::Domain(event) => event.name(),
-        Said::Integration(outgoing) => &outgoing.message.name,
-        Said::Refused(_) => "?",
-    };
-    Error::new(
-        ErrorKind::EventFlood,
-        format!(
-            "one request led to more than {max_events} events, `{name}` the last: its handlers say events that lead to themselves, or raise the limit with `EventEmitter::with_max_events`"
-        ),
-    )
+/// What the failure of a domain event's handler does to the others. Integration events go out in any case, and the request itself
+/// has been carried out.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnEventFailure {
+    /// No further handler begins, neither for this event nor for those behind it, and the request fails with the error.
+    #[default]
+    Stop,
+    /// All others run, and what they say goes out; then the request fails with the error, or, where several failed, with all of
+    /// them ([`EventErrors`](crate::EventErrors)). What a failed handler said is dropped.
+    RunAll,
+    /// The same, but the error is only logged, as an error, and the request does not fail.
+    Log,
 }

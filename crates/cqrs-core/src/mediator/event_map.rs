@@ -13,16 +13,19 @@ use super::type_hash::TypeHasher;
 use crate::codec::decode_payload;
 use crate::context::{AnyDomainEvent, Context};
 use crate::error::Result;
-use crate::event::{DomainEvent, EventHandler, IntegrationEvent};
+use crate::event::{DomainEvent, Event, EventHandler, IntegrationEvent};
 use crate::message::Message;
+use crate::middleware::{EventMiddlewareStack, NoMiddleware, Placement, Stacked};
 
 /// Says which handlers an event goes to: any number of them, in the order of their binding.
-#[derive(Default)]
+///
+/// A middleware stands around the handlers that are bound after it; the first is the outermost.
 #[must_use = "a map does nothing until a mediator is made of it"]
-pub struct EventMap {
+pub struct EventMap<S = NoMiddleware> {
     domain: HashMap<TypeId, Vec<Box<dyn CallDomain>>, TypeHasher>,
     subscribed: HashMap<String, Vec<Subscribed>>,
     problems: Vec<String>,
+    middleware: S,
 }
 
 struct Subscribed {
@@ -33,13 +36,61 @@ struct Subscribed {
 impl EventMap {
     /// An empty map.
     pub fn new() -> Self {
-        Self::default()
+        Self {
+            domain: HashMap::default(),
+            subscribed: HashMap::new(),
+            problems: Vec::new(),
+            middleware: NoMiddleware,
+        }
+    }
+}
+
+impl Default for EventMap {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<S> EventMap<S> {
+    /// Puts a middleware around each handler that is bound from now on, within those that are there already.
+    pub fn middleware<M>(self, middleware: M) -> EventMap<Stacked<S, M>> {
+        let stack = Stacked::new(self.middleware, middleware);
+        EventMap {
+            domain: self.domain,
+            subscribed: self.subscribed,
+            problems: self.problems,
+            middleware: stack,
+        }
     }
 
-    /// Binds a handler of a domain event.
-    pub fn bind<E: DomainEvent>(mut self, handler: impl EventHandler<E>) -> Self {
-        self.domain.entry(TypeId::of::<E>()).or_default().push(Box::new(BoundDomain(handler, PhantomData)));
+    /// Goes on with these middlewares instead.
+    pub fn with_middleware<T>(self, middleware: T) -> EventMap<T> {
+        EventMap { domain: self.domain, subscribed: self.subscribed, problems: self.problems, middleware }
+    }
+
+    /// The middlewares so far.
+    pub fn current_middleware(&self) -> &S {
+        &self.middleware
+    }
+
+    /// Binds a handler of a domain event, within the middlewares so far.
+    pub fn bind<E: DomainEvent>(mut self, handler: impl EventHandler<E>) -> Self
+    where
+        S: EventMiddlewareStack<E>,
+    {
+        let bound = self.within_middleware(handler);
+        self.domain.entry(TypeId::of::<E>()).or_default().push(Box::new(BoundDomain(bound, PhantomData)));
         self
+    }
+
+    fn within_middleware<E: Event, H: EventHandler<E>>(&mut self, handler: H) -> S::Bound<H>
+    where
+        S: EventMiddlewareStack<E>,
+    {
+        if let Err(problem) = self.middleware.check(&mut Placement::default()) {
+            self.problems.push(format!("the event `{}`: {problem}", E::NAME));
+        }
+        self.middleware.bind(handler)
     }
 
     /// Binds a handler of an integration event that is received from `topic`.
@@ -47,14 +98,18 @@ impl EventMap {
     /// The handler runs again when the message is delivered again. Where that must have no second effect, use an
     /// inbox (`subscribe_transactional` of the bootstrap).
     pub fn subscribe<E: IntegrationEvent + DeserializeOwned>(
-        self,
+        mut self,
         topic: impl Into<String>,
         handler: impl EventHandler<E>,
-    ) -> Self {
-        self.subscribe_messages(topic, E::NAME, Arc::new(BoundMessage(handler, PhantomData)))
+    ) -> Self
+    where
+        S: EventMiddlewareStack<E>,
+    {
+        let bound = self.within_middleware(handler);
+        self.subscribe_messages(topic, E::NAME, Arc::new(BoundMessage(bound, PhantomData)))
     }
 
-    /// Binds a handler of the messages of one event name from one topic: what adapters build on.
+    /// Binds a handler of the messages of one event name from one topic: what adapters build on. No middlewares stand around it.
     pub fn subscribe_messages(
         mut self,
         topic: impl Into<String>,
@@ -107,7 +162,7 @@ impl EventMap {
     }
 }
 
-impl fmt::Debug for EventMap {
+impl<S> fmt::Debug for EventMap<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("EventMap")
             .field("domain_events", &self.domain.len())
@@ -178,7 +233,7 @@ struct BoundMessage<E, H>(H, PhantomData<fn(E)>);
 #[async_trait]
 impl<E: IntegrationEvent + DeserializeOwned, H: EventHandler<E>> MessageHandler for BoundMessage<E, H> {
     fn name(&self) -> &str {
-        std::any::type_name::<H>()
+        self.0.name()
     }
 
     async fn handle(&self, message: &Message, cx: &Context<'_>) -> Result<Handled> {

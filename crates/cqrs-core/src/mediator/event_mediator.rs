@@ -68,9 +68,10 @@ impl EventMediator {
     ///
     /// Dropping the future stops the handlers where they stand.
     pub async fn emit<E: Emit>(&self, event: E) -> Result<()> {
-        let cx = Context::new(&self.core, Origin::Root);
+        let mut cx = Context::new(&self.core, Origin::Root);
         cx.emit(event);
-        self.core.emitter().emit(&self.core, cx.into_said(), Origin::Root).await
+        let said = cx.take_own_said();
+        self.core.emitter().emit(&cx, said).await
     }
 
     /// Takes a received message to the handlers that are subscribed to its topic and event, one after the other, and
@@ -91,12 +92,13 @@ impl EventMediator {
         let origin = Origin::Received(&received);
         let mut dispatched = Dispatched::default();
         for handler in emitter.events().of_message(&received.message) {
-            let cx = Context::new(&self.core, origin);
+            let mut cx = Context::new(&self.core, origin);
             match handler.handle(&received.message, &cx).await? {
                 Handled::Done => dispatched.handled += 1,
                 Handled::Duplicate => dispatched.duplicates += 1,
             }
-            emitter.emit(&self.core, cx.into_said(), origin).await?;
+            let said = cx.take_own_said();
+            emitter.emit(&cx, said).await?;
         }
         dispatched.event = received.message.name;
         Ok(dispatched)

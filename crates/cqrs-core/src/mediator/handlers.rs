@@ -8,11 +8,10 @@ use std::sync::Arc;
 use super::request_mediator::Core;
 use super::type_hash::hash_of;
 use crate::context::{Context, Origin};
-use crate::error::Result;
 use crate::middleware::Next;
 use crate::request::{Reply, Request};
 
-/// Handlers by the type of their request.
+/// Bound handlers by their type, which is that of their request.
 ///
 /// A hash table with open addressing, of which at most a quarter is in use. It holds no keys: a [`TypeId`] says where
 /// to begin, and the downcast, which there has to be anyway, says whether this is the one.
@@ -28,20 +27,20 @@ impl Handlers {
         self.len
     }
 
-    pub(super) fn get<R: Request>(&self) -> Option<&Arc<dyn Call<R>>> {
+    pub(super) fn get<B: Any>(&self) -> Option<&B> {
         // The bits beyond the size of the table are not looked at.
-        let mut at = hash_of(TypeId::of::<Bound<R>>()) as usize;
+        let mut at = hash_of(TypeId::of::<B>()) as usize;
         loop {
             let bound = self.slots.get(at & self.slots.len().wrapping_sub(1))?.as_ref()?;
-            if let Some(bound) = bound.downcast_ref::<Bound<R>>() {
-                return Some(&bound.0);
+            if let Some(bound) = bound.downcast_ref::<B>() {
+                return Some(bound);
             }
             at = at.wrapping_add(1);
         }
     }
 
-    /// Adds the handler of a request that has none.
-    pub(super) fn insert<R: Request>(&mut self, handler: impl Next<R>) {
+    /// Adds one whose request has none.
+    pub(super) fn insert<B: Any + Send + Sync>(&mut self, bound: B) {
         self.len += 1;
         if self.slots.len() < self.len * 4 {
             let grown = (self.len * 8).next_power_of_two();
@@ -49,7 +48,7 @@ impl Handlers {
             self.slots.resize_with(grown, || None);
             bound.into_iter().flatten().for_each(|bound| self.put(bound));
         }
-        self.put(Box::new(Bound::<R>(Arc::new(handler))));
+        self.put(Box::new(bound));
     }
 
     fn put(&mut self, bound: Box<dyn Any + Send + Sync>) {
@@ -62,7 +61,8 @@ impl Handlers {
     }
 }
 
-struct Bound<R: Request>(Arc<dyn Call<R>>);
+/// The handler of a request.
+pub(super) struct Bound<R: Request>(pub(super) Arc<dyn Call<R>>);
 
 /// A handler within its middlewares: the one place where a future is boxed.
 pub(super) trait Call<R: Request>: Send + Sync {
@@ -87,7 +87,8 @@ impl<R: Request, N: Next<R>> Call<R> for N {
             async move {
                 let reply = self.run(request, &cx).await;
                 if reply.is_ok() && cx.has_said() {
-                    go_out(cx).await?;
+                    let said = cx.take_own_said();
+                    core.emitter().emit(&cx, said).await?;
                 }
                 reply
             }
@@ -103,11 +104,4 @@ fn boxed_in_place<'a, F: Future + Send + 'a>(
     let room = Box::<F>::new_uninit();
     let made = Box::write(room, make());
     Box::into_pin(made)
-}
-
-/// What was said, to where it goes. Boxed, so that the requests that say nothing do not carry the room for it.
-#[cold]
-fn go_out<'a>(cx: Context<'a>) -> Pin<Box<dyn Future<Output = Result<()>> + Send + 'a>> {
-    let (core, origin) = (cx.core(), cx.origin());
-    Box::pin(core.emitter().emit(core, cx.into_said(), origin))
 }

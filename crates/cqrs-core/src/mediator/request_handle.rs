@@ -6,6 +6,7 @@ use super::request_mediator::{Core, Sending};
 use crate::codec::Correlation;
 use crate::context::Origin;
 use crate::request::Request;
+use crate::send_options::SendOptions;
 
 /// The way to the handler of one request, looked up once ([`RequestMediator::handle_of`](crate::RequestMediator::handle_of)) and
 /// used often. Cheap to clone; it keeps what the mediator is made of.
@@ -54,6 +55,11 @@ impl<R: Request> RequestHandle<R> {
     /// The same as part of a conversation: what is said carries its ids.
     pub fn send_correlated<'a>(&'a self, request: R, correlation: &'a Correlation) -> Sending<'a, R> {
         Sending::running(self.handler.call(request, &self.core, Origin::Correlated(correlation)))
+    }
+
+    /// As [`RequestMediator::send_with`](crate::RequestMediator::send_with).
+    pub fn send_with<'a>(&'a self, request: R, options: &'a SendOptions) -> Sending<'a, R> {
+        self.core.send_with(request, options)
     }
 }
 

@@ -1,8 +1,11 @@
+use std::any::Any;
 use std::fmt;
+use std::sync::Arc;
 
-use super::handlers::Handlers;
-use crate::middleware::{Middleware, MiddlewareStack, Next, NoMiddleware, Stacked};
-use crate::request::{Request, RequestHandler};
+use super::handlers::{Bound, Handlers};
+use super::stream::BoundStream;
+use crate::middleware::{Middleware, MiddlewareStack, NoMiddleware, Placement, Stacked};
+use crate::request::{Request, RequestHandler, StreamHandler, StreamRequest};
 
 /// Says which handler answers which request. Every request has exactly one handler.
 ///
@@ -60,8 +63,8 @@ impl<S> RequestMap<S> {
     where
         S: MiddlewareStack<R>,
     {
-        let bound = self.middleware.bind(handler);
-        self.insert::<R>(bound);
+        let stack = self.middleware.clone();
+        self.bind_within(&stack, handler);
         self
     }
 
@@ -74,9 +77,35 @@ impl<S> RequestMap<S> {
     where
         S: MiddlewareStack<R>,
     {
-        let bound = Stacked::new(self.middleware.clone(), middleware).bind(handler);
-        self.insert::<R>(bound);
+        let stack = Stacked::new(self.middleware.clone(), middleware);
+        self.bind_within(&stack, handler);
         self
+    }
+
+    /// Binds it, and gives what was bound to who knows its type.
+    pub(super) fn bind_shared<R: Request, H: RequestHandler<R>>(
+        mut self,
+        handler: H,
+    ) -> (Self, Arc<S::Bound<H>>)
+    where
+        S: MiddlewareStack<R>,
+    {
+        let stack = self.middleware.clone();
+        let bound = self.bind_within(&stack, handler);
+        (self, bound)
+    }
+
+    fn bind_within<R: Request, T: MiddlewareStack<R>, H: RequestHandler<R>>(
+        &mut self,
+        stack: &T,
+        handler: H,
+    ) -> Arc<T::Bound<H>> {
+        if let Err(problem) = stack.check(&mut Placement::default()) {
+            self.problems.push(format!("the request `{}`: {problem}", R::name()));
+        }
+        let bound = Arc::new(stack.bind(handler));
+        self.insert(Bound::<R>(bound.clone()), R::name());
+        bound
     }
 
     /// The middlewares so far.
@@ -89,14 +118,20 @@ impl<S> RequestMap<S> {
         RequestMap { handlers: self.handlers, problems: self.problems, middleware }
     }
 
-    fn insert<R: Request>(&mut self, bound: impl Next<R>) {
-        if self.handlers.get::<R>().is_some() {
+    /// Binds the handler of a streaming request. Middlewares stand around those that are answered once, and not around this one.
+    /// A second handler for the same request is an error when the mediator is built.
+    pub fn bind_stream<R: StreamRequest>(mut self, handler: impl StreamHandler<R>) -> Self {
+        self.insert(BoundStream::<R>(Arc::new(handler)), R::name());
+        self
+    }
+
+    fn insert<B: Any + Send + Sync>(&mut self, bound: B, request: &str) {
+        if self.handlers.get::<B>().is_some() {
             self.problems.push(format!(
-                "two handlers are bound to the request `{}`: a request has exactly one, remove the second",
-                R::name()
+                "two handlers are bound to the request `{request}`: a request has exactly one, remove the second"
             ));
         } else {
-            self.handlers.insert::<R>(bound);
+            self.handlers.insert(bound);
         }
     }
 }

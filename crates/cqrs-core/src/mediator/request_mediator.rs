@@ -6,13 +6,15 @@ use std::task::{Context as TaskContext, Poll};
 
 use super::emitter::EventEmitter;
 use super::event_mediator::EventMediator;
-use super::handlers::Handlers;
+use super::handlers::{Bound, Handlers};
 use super::request_handle::RequestHandle;
 use super::request_map::RequestMap;
+use super::stream::{BoundStream, Streaming};
 use crate::codec::Correlation;
-use crate::context::Origin;
+use crate::context::{Narrowed, Origin};
 use crate::error::{Error, ErrorKind, Result};
-use crate::request::{Reply, Request};
+use crate::request::{Reply, Request, StreamRequest};
+use crate::send_options::SendOptions;
 
 /// Sends commands and queries to their handlers. Cheap to clone; all clones are one mediator.
 ///
@@ -62,14 +64,48 @@ impl RequestMediator {
         self.core.send(request, Origin::Correlated(correlation))
     }
 
+    /// The same with a deadline, a token to call it off, a conversation or a scope, which go down through all requests within it.
+    ///
+    /// # Errors
+    ///
+    /// As [`send`](Self::send); [`ErrorKind::Timeout`] if the deadline has passed, with the handler dropped where it stood;
+    /// [`ErrorKind::CommitUnknown`] if it passed while a transaction was being committed or behind that;
+    /// [`ErrorKind::Cancelled`] if the token was cancelled before.
+    ///
+    /// # Cancel safety
+    ///
+    /// As there.
+    pub fn send_with<'a, R: Request>(&'a self, request: R, options: &'a SendOptions) -> Sending<'a, R> {
+        self.core.send_with(request, options)
+    }
+
+    /// The results of a streaming request, one after the other, as they are asked for.
+    ///
+    /// # Errors
+    ///
+    /// Items are what the handler gives. Besides, the stream ends with an error if none is bound
+    /// ([`ErrorKind::MissingHandler`]), or if an event that was said before an item could not go out; that item is dropped.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the stream stops the handler where it stands. What was said before the items that were given went out.
+    pub fn stream<R: StreamRequest>(&self, request: R) -> Streaming<'_, R> {
+        self.core.stream(request, Origin::Root)
+    }
+
     /// The way to the handler of one request, for those who send it often: found once, and not with each send.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::MissingHandler`] if none is bound.
     pub fn handle_of<R: Request>(&self) -> Result<RequestHandle<R>> {
-        let handler = self.core.handlers.get::<R>().ok_or_else(|| missing_handler(R::name()))?;
+        let Bound(handler) =
+            self.core.handlers.get::<Bound<R>>().ok_or_else(|| missing_handler(R::name()))?;
         Ok(RequestHandle { handler: Arc::clone(handler), core: Arc::clone(&self.core) })
+    }
+
+    pub(super) fn core(&self) -> &Core {
+        &self.core
     }
 
     /// The mediator of events that shares the maps with this one.
@@ -100,10 +136,31 @@ impl Core {
     }
 
     pub(crate) fn send<'a, R: Request>(&'a self, request: R, origin: Origin<'a>) -> Sending<'a, R> {
-        Sending(match self.handlers.get::<R>() {
-            Some(handler) => State::Running(handler.call(request, self, origin)),
+        Sending(match self.handlers.get::<Bound<R>>() {
+            Some(Bound(handler)) => State::Running(handler.call(request, self, origin)),
             None => State::Missing,
         })
+    }
+
+    pub(crate) fn send_with<'a, R: Request>(
+        &'a self,
+        request: R,
+        options: &'a SendOptions,
+    ) -> Sending<'a, R> {
+        Sending::running(Box::pin(async move {
+            let narrowed = Narrowed::new(None, options);
+            narrowed.limit(R::name(), self.send(request, Origin::Narrowed(&narrowed))).await
+        }))
+    }
+
+    pub(crate) fn stream<'a, R: StreamRequest>(&'a self, request: R, origin: Origin<'a>) -> Streaming<'a, R> {
+        match self.handlers.get::<BoundStream<R>>() {
+            Some(BoundStream(handler)) => Streaming::running(handler.call(request, self, origin)),
+            None => Streaming::refused(missing(
+                R::name(),
+                "bind one with `RequestMap::bind_stream`, or `.stream(..)` of the bootstrap",
+            )),
+        }
     }
 }
 
@@ -114,11 +171,16 @@ pub struct Sending<'a, R: Request>(State<'a, R>);
 enum State<'a, R: Request> {
     Running(Pin<Box<dyn Future<Output = Reply<R>> + Send + 'a>>),
     Missing,
+    Refused(Option<Error>),
 }
 
 impl<'a, R: Request> Sending<'a, R> {
-    pub(super) fn running(call: Pin<Box<dyn Future<Output = Reply<R>> + Send + 'a>>) -> Self {
+    pub(crate) fn running(call: Pin<Box<dyn Future<Output = Reply<R>> + Send + 'a>>) -> Self {
         Self(State::Running(call))
+    }
+
+    pub(crate) fn refused(error: Error) -> Self {
+        Self(State::Refused(Some(error)))
     }
 }
 
@@ -129,6 +191,9 @@ impl<R: Request> Future for Sending<'_, R> {
         match &mut self.0 {
             State::Running(call) => call.as_mut().poll(cx),
             State::Missing => Poll::Ready(Err(missing_handler(R::name()).into())),
+            State::Refused(error) => {
+                error.take().map_or(Poll::Pending, |error| Poll::Ready(Err(error.into())))
+            }
         }
     }
 }
@@ -136,12 +201,14 @@ impl<R: Request> Future for Sending<'_, R> {
 #[cold]
 #[inline(never)]
 fn missing_handler(request: &str) -> Error {
-    Error::new(
-        ErrorKind::MissingHandler,
-        format!(
-            "no handler is bound to the request `{request}`: bind one with `RequestMap::bind`, or `.request(..)` or `.transactional(..)` of the bootstrap"
-        ),
+    missing(
+        request,
+        "bind one with `RequestMap::bind`, or `.request(..)` or `.transactional(..)` of the bootstrap",
     )
+}
+
+fn missing(request: &str, remedy: &str) -> Error {
+    Error::new(ErrorKind::MissingHandler, format!("no handler is bound to the request `{request}`: {remedy}"))
 }
 
 impl<R: Request> fmt::Debug for Sending<'_, R> {

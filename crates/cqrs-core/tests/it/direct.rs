@@ -41,7 +41,18 @@ async fn a_message_that_is_refused_does_not_keep_the_others() {
         unlucky_in_the_middle(Recorder { refused: HashSet::from(["unlucky"]), ..Recorder::default() });
     let error = mediator.send(Act).await.unwrap_err();
     assert_eq!((error.kind(), error.class()), (ErrorKind::Broker, Some(ErrorClass::Destination)));
-    assert_eq!(error.to_string(), "nobody takes `unlucky` (destination)");
+    let failures = error.downcast_ref::<DirectPublishError>().unwrap();
+    let names: Vec<_> = failures.published.iter().map(|event| (&*event.name, &*event.topic)).collect();
+    assert_eq!(names, [("told", "told"), ("told", "told")]);
+    let (event, cause) = &failures.failed[0];
+    assert_eq!((&*event.name, cause.class()), ("unlucky", ErrorClass::Destination));
+    let id = event.id.as_ref().unwrap();
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "1 of 3 events did not go out to the broker: `unlucky` {id}: nobody takes `unlucky` (destination)"
+        )
+    );
     assert_eq!(broker.payloads(), ["1", "2"]);
 }
 
@@ -63,7 +74,7 @@ async fn a_confirm_that_never_comes_is_an_error_in_time() {
     assert_eq!(began.elapsed().as_secs(), 5);
     assert_eq!((error.kind(), error.class()), (ErrorKind::Broker, Some(ErrorClass::Unknown)));
     assert!(error.is_retryable());
-    assert_eq!(error.to_string(), "the broker did not confirm within 5s (unknown)");
+    assert!(error.to_string().ends_with(": the broker did not confirm within 5s (unknown)"), "{error}");
     assert_eq!(broker.payloads(), ["1", "null", "2"]);
 }
 

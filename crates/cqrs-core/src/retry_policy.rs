@@ -1,16 +1,15 @@
+//! How often something is tried again.
+
 use std::time::Duration;
 
-/// How often a message is tried, and how long it waits in between.
+/// How often something is tried, and how long it waits in between: a request by [`Retry`](crate::Retry), a message by a consumer.
 ///
-/// Behind the n-th failure the message waits `first_delay * factor^(n - 1)`, at most `max_delay`; of that, a random
+/// Behind the n-th failure it waits `first_delay * factor^(n - 1)`, at most `max_delay`; of that, a random
 /// part of up to `jitter` is left out, so that what failed together does not come back together.
-///
-/// The same delays stand between the attempts to publish a dead letter and to reach a broker that is away, without a
-/// limit on their number.
 ///
 /// ```
 /// use std::time::Duration;
-/// use cqrs_consumer::RetryPolicy;
+/// use cqrs_core::RetryPolicy;
 ///
 /// let patient = RetryPolicy::default().with_max_attempts(30).with_max_delay(Duration::from_secs(120));
 /// ```
@@ -66,16 +65,17 @@ impl RetryPolicy {
         self
     }
 
-    /// Sets how often a message is tried in this process, the first time included; at least 1. Default 10.
+    /// Sets how often it is tried in this process, the first time included; at least 1. Default 10.
     ///
-    /// The count begins again when the message is delivered again, after a restart for one.
+    /// For a message the count begins again when it is delivered again, after a restart for one.
     #[must_use]
     pub fn with_max_attempts(mut self, attempts: u32) -> Self {
         self.max_attempts = attempts;
         self
     }
 
-    pub(crate) fn max_attempts(&self) -> u32 {
+    /// How often it is tried, the first time included.
+    pub fn max_attempts(&self) -> u32 {
         self.max_attempts
     }
 
@@ -87,13 +87,13 @@ impl RetryPolicy {
         Duration::try_from_secs_f64(full * (1.0 - self.jitter * random)).unwrap_or(self.max_delay)
     }
 
-    /// The same with a chance of its own.
-    pub(crate) fn random_delay(&self, failures: u32) -> Duration {
+    /// The wait behind the n-th failure, by chance.
+    pub fn random_delay(&self, failures: u32) -> Duration {
         self.delay(failures, rand::random())
     }
 
-    /// What is wrong with it.
-    pub(crate) fn problems(&self) -> impl Iterator<Item = String> {
+    /// What is wrong with it: one text for each.
+    pub fn problems(&self) -> impl Iterator<Item = String> {
         [
             (self.first_delay.is_zero() || self.max_delay.is_zero())
                 .then(|| "a delay between retries is zero: it would retry without a pause".to_owned()),

@@ -1,30 +1,53 @@
 //! What stands around handlers. A stack of middlewares is composed with a handler when the handler is bound, so
 //! that a call costs one boxed future whatever their number.
 
-use std::fmt;
+mod catch_panic;
+mod concurrency_limit;
+mod event;
+mod except;
+#[cfg(feature = "metrics")]
+mod metrics;
+mod placement;
+mod retry;
+mod step;
+mod timeout;
+mod tracing;
+mod validation;
+
 use std::future::Future;
 use std::sync::Arc;
-
-use tracing::Instrument;
 
 use crate::context::Context;
 use crate::request::{Reply, Request, RequestHandler};
 
+pub use catch_panic::CatchPanic;
+pub use concurrency_limit::ConcurrencyLimit;
+pub use event::{EventMiddleware, EventMiddlewareStack};
+pub use except::Except;
+#[cfg(feature = "metrics")]
+pub use metrics::Metrics;
+pub use placement::Placement;
+pub use retry::{Retry, Retryable};
+pub use timeout::Timeout;
+pub use tracing::{Tracing, TracingPayload};
+pub use validation::Validation;
+
 /// Stands around the handlers of requests of type `R`. One that serves every request is generic over it.
 ///
 /// ```
-/// use std::time::Duration;
-/// use cqrs_core::{Context, Error, ErrorKind, Middleware, Next, Reply, Request};
+/// use std::sync::atomic::{AtomicU64, Ordering};
+/// use cqrs_core::{Context, Middleware, Next, Reply, Request};
 ///
-/// #[derive(Clone)]
-/// struct Timeout(Duration);
+/// #[derive(Default)]
+/// struct CountFailures(AtomicU64);
 ///
-/// impl<R: Request> Middleware<R> for Timeout {
+/// impl<R: Request> Middleware<R> for CountFailures {
 ///     async fn call<N: Next<R>>(&self, request: R, cx: &Context<'_>, next: &N) -> Reply<R> {
-///         match tokio::time::timeout(self.0, next.run(request, cx)).await {
-///             Ok(reply) => reply,
-///             Err(_) => Err(Error::new(ErrorKind::Timeout, format!("{} took too long", R::name())).into()),
+///         let reply = next.run(request, cx).await;
+///         if reply.is_err() {
+///             self.0.fetch_add(1, Ordering::Relaxed);
 ///         }
+///         reply
 ///     }
 /// }
 /// ```
@@ -47,6 +70,16 @@ pub trait Middleware<R: Request>: Send + Sync + 'static {
         cx: &Context<'_>,
         next: &N,
     ) -> impl Future<Output = Reply<R>> + Send;
+
+    /// Looks at the middlewares around it, when a handler is bound.
+    ///
+    /// # Errors
+    ///
+    /// Why it cannot stand there, and what to do: the mediator is not built, then. By default it can stand anywhere.
+    fn check(&self, placement: &Placement) -> Result<(), String> {
+        let _ = placement;
+        Ok(())
+    }
 }
 
 /// What a middleware stands in front of: the next one, or the handler.
@@ -71,13 +104,19 @@ impl<R: Request, H: RequestHandler<R>> Next<R> for Endpoint<H> {
 #[derive(Debug)]
 pub struct Tried<H>(H);
 
+impl<H> Tried<H> {
+    pub(crate) fn new(handler: H) -> Self {
+        Self(handler)
+    }
+}
+
 impl<R: Request, H: RequestHandler<R>> Next<R> for Tried<H> {
     fn run(&self, request: R, cx: &Context<'_>) -> impl Future<Output = Reply<R>> + Send {
         let mut tried = cx.nested();
         async move {
             let reply = self.0.handle(request, &tried).await;
             if reply.is_ok() && tried.has_said() {
-                cx.extend(tried.take_said());
+                cx.extend(tried.take_own_said());
             }
             reply
         }
@@ -112,6 +151,13 @@ pub trait MiddlewareStack<R: Request>: Clone + Send + Sync + 'static {
 
     /// Puts them around a handler.
     fn bind<H: RequestHandler<R>>(&self, handler: H) -> Self::Bound<H>;
+
+    /// Lets each look at those around it, and adds them to what stands there.
+    ///
+    /// # Errors
+    ///
+    /// What the first one says that cannot stand where it does.
+    fn check(&self, placement: &mut Placement) -> Result<(), String>;
 }
 
 /// No middlewares.
@@ -128,6 +174,10 @@ impl<R: Request> MiddlewareStack<R> for NoMiddleware {
 
     fn bind<H: RequestHandler<R>>(&self, handler: H) -> Endpoint<H> {
         Endpoint(handler)
+    }
+
+    fn check(&self, _: &mut Placement) -> Result<(), String> {
+        Ok(())
     }
 }
 
@@ -161,30 +211,11 @@ impl<R: Request, S: MiddlewareStack<R>, M: Middleware<R>> MiddlewareStack<R> for
     fn bind<H: RequestHandler<R>>(&self, handler: H) -> Self::Bound<H> {
         self.around(Tried(handler))
     }
-}
 
-/// A `tracing` span around each request, with its name, and one event when it fails. Nothing of the payload.
-///
-/// Place it first (outermost), so that the time and the errors of the others are seen.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Tracing;
-
-impl<R: Request> Middleware<R> for Tracing
-where
-    R::Error: fmt::Display,
-{
-    async fn call<N: Next<R>>(&self, request: R, cx: &Context<'_>, next: &N) -> Reply<R> {
-        let span = tracing::info_span!("request", name = R::name());
-        async {
-            let reply = next.run(request, cx).await;
-            match &reply {
-                Ok(_) => tracing::debug!("done"),
-                // The name again, for the span is gone where only warnings are kept.
-                Err(error) => tracing::warn!(request = R::name(), %error, "failed"),
-            }
-            reply
-        }
-        .instrument(span)
-        .await
+    fn check(&self, placement: &mut Placement) -> Result<(), String> {
+        self.outer.check(placement)?;
+        self.inner.check(placement)?;
+        placement.enter::<M>();
+        Ok(())
     }
 }

@@ -1,0 +1,54 @@
+use std::any::TypeId;
+
+use super::{Middleware, Next, Placement};
+use crate::context::Context;
+use crate::request::{Reply, Request};
+
+/// A middleware for all requests but some, which pass by it.
+///
+/// ```
+/// use std::time::Duration;
+/// use cqrs_core::{Except, Request, RequestMap, Timeout};
+///
+/// #[derive(Request)]
+/// struct ImportEverything;
+///
+/// let soon = Timeout::after(Duration::from_secs(5));
+/// let requests = RequestMap::new().middleware(Except::new(soon).request::<ImportEverything>());
+/// ```
+///
+/// A request that is bound before a middleware is added, or with
+/// [other middlewares](crate::RequestMap::with_middleware), does not have it either.
+#[derive(Clone, Debug)]
+pub struct Except<M> {
+    middleware: M,
+    passing: Vec<TypeId>,
+}
+
+impl<M> Except<M> {
+    /// The middleware, for all so far.
+    pub fn new(middleware: M) -> Self {
+        Self { middleware, passing: Vec::new() }
+    }
+
+    /// But not for this request.
+    #[must_use]
+    pub fn request<R: Request>(mut self) -> Self {
+        self.passing.push(TypeId::of::<R>());
+        self
+    }
+}
+
+impl<R: Request, M: Middleware<R>> Middleware<R> for Except<M> {
+    async fn call<N: Next<R>>(&self, request: R, cx: &Context<'_>, next: &N) -> Reply<R> {
+        if self.passing.contains(&TypeId::of::<R>()) {
+            next.run(request, cx).await
+        } else {
+            self.middleware.call(request, cx, next).await
+        }
+    }
+
+    fn check(&self, placement: &Placement) -> Result<(), String> {
+        if self.passing.contains(&TypeId::of::<R>()) { Ok(()) } else { self.middleware.check(placement) }
+    }
+}

@@ -1,0 +1,37 @@
+use std::time::Duration;
+
+use super::step::{Step, for_requests_and_events};
+use crate::context::{Context, Narrowed};
+use crate::error::{Error, Result};
+use crate::send_options::SendOptions;
+
+/// Drops a handler that takes longer than that, and answers with an error of kind [`Timeout`](crate::ErrorKind::Timeout).
+///
+/// A transaction of the handler is rolled back; what it said is dropped. If the time is up while a transaction is being
+/// committed, or behind that, the error has the kind [`CommitUnknown`](crate::ErrorKind::CommitUnknown), which nobody tries again.
+/// Handlers see the time ([`Context::deadline`]), and it holds for the requests within them.
+///
+/// Place it within a [`Retry`](crate::Retry) for a limit on each try, and around it for one on all of them.
+///
+/// ```
+/// use std::time::Duration;
+/// use cqrs_core::{RequestMap, Timeout};
+///
+/// let requests = RequestMap::new().middleware(Timeout::after(Duration::from_secs(5)));
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct Timeout(Duration);
+
+impl Timeout {
+    /// So long a handler may take. Zero fails each of them.
+    pub fn after(limit: Duration) -> Self {
+        Self(limit)
+    }
+
+    async fn around<T, E: From<Error>>(&self, step: impl Step<T, E>, cx: &Context<'_>) -> Result<T, E> {
+        let options = SendOptions::default().with_timeout(self.0);
+        step.run_within(cx, Narrowed::new(Some(cx), &options)).await
+    }
+}
+
+for_requests_and_events!(Timeout);

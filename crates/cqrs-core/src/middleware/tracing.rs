@@ -1,0 +1,74 @@
+use std::fmt;
+
+use tracing::Instrument;
+
+use super::step::{OfEvent, OfRequest, Step};
+use super::{EventMiddleware, Middleware, Next};
+use crate::context::Context;
+use crate::error::{Error, Result};
+use crate::event::{Event, EventHandler};
+use crate::request::{Reply, Request};
+
+/// A `tracing` span around each request or event, with its name, and one event when it ends: at the level `debug` when it was
+/// done, as a warning with the error when it failed. Nothing of the payload, unless it is [asked for](Self::with_payload).
+///
+/// Place it first (outermost), so that the time and the errors of the others are seen.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tracing;
+
+impl Tracing {
+    /// The same with the request or the event itself in the span, as its `Debug` form. It is shown where the span is: mind what
+    /// must not stand in a log.
+    pub fn with_payload() -> TracingPayload {
+        TracingPayload(())
+    }
+}
+
+/// [`Tracing`] with the payload; see [`Tracing::with_payload`].
+#[derive(Clone, Copy, Debug)]
+pub struct TracingPayload(());
+
+impl<R: Request> Middleware<R> for Tracing
+where
+    R::Error: fmt::Display,
+{
+    async fn call<N: Next<R>>(&self, request: R, cx: &Context<'_>, next: &N) -> Reply<R> {
+        let span = tracing::info_span!("request", name = R::name());
+        told(OfRequest { request, next }, cx).instrument(span).await
+    }
+}
+
+impl<R: Request + fmt::Debug> Middleware<R> for TracingPayload
+where
+    R::Error: fmt::Display,
+{
+    async fn call<N: Next<R>>(&self, request: R, cx: &Context<'_>, next: &N) -> Reply<R> {
+        let span = tracing::info_span!("request", name = R::name(), payload = ?request);
+        told(OfRequest { request, next }, cx).instrument(span).await
+    }
+}
+
+impl<E: Event> EventMiddleware<E> for Tracing {
+    async fn call<N: EventHandler<E>>(&self, event: &E, cx: &Context<'_>, next: &N) -> Result<()> {
+        let span = tracing::info_span!("event", name = E::NAME, handler = next.name());
+        told(OfEvent { event, next }, cx).instrument(span).await
+    }
+}
+
+impl<E: Event + fmt::Debug> EventMiddleware<E> for TracingPayload {
+    async fn call<N: EventHandler<E>>(&self, event: &E, cx: &Context<'_>, next: &N) -> Result<()> {
+        let span = tracing::info_span!("event", name = E::NAME, handler = next.name(), payload = ?event);
+        told(OfEvent { event, next }, cx).instrument(span).await
+    }
+}
+
+async fn told<T, E: From<Error> + fmt::Display, S: Step<T, E>>(step: S, cx: &Context<'_>) -> Result<T, E> {
+    let name = step.name();
+    let outcome = step.run(cx).await;
+    match &outcome {
+        Ok(_) => tracing::debug!("done"),
+        // The name again, for the span is gone where only warnings are kept. With its causes, where it tells them.
+        Err(error) => tracing::warn!(what = S::WHAT, name, error = format!("{error:#}"), "failed"),
+    }
+    outcome
+}

@@ -1,0 +1,50 @@
+use super::{Middleware, Next, Placement};
+use crate::context::Context;
+use crate::request::{Reply, Request};
+
+/// Refuses what a request says of itself that it cannot be ([`Request::validate`]), before its handler sees it, with an error of
+/// kind [`InvalidRequest`](crate::ErrorKind::InvalidRequest). Requests that say nothing of the kind pass.
+///
+/// Place it around what costs something: a [`Retry`](crate::Retry), a [`ConcurrencyLimit`](crate::ConcurrencyLimit).
+///
+/// ```
+/// use cqrs_core::{
+///     Context, ErrorKind, EventEmitter, Request, RequestHandler, RequestMap, RequestMediator, Result, Validate,
+///     Validation, ValidationErrors,
+/// };
+///
+/// #[derive(Request)]
+/// #[request(validate)]
+/// struct BookRoom { seats: u32 }
+///
+/// impl Validate for BookRoom {
+///     fn validate(&self) -> Result<(), ValidationErrors> {
+///         ValidationErrors::new().unless(self.seats > 0, "seats", "at least one").into_result()
+///     }
+/// }
+/// # struct Booking;
+/// # impl RequestHandler<BookRoom> for Booking {
+/// #     async fn handle(&self, _: BookRoom, _: &Context<'_>) -> Result<()> { Ok(()) }
+/// # }
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<()> {
+/// let requests = RequestMap::new().middleware(Validation).bind::<BookRoom>(Booking);
+/// let mediator = RequestMediator::new(requests, EventEmitter::default())?;
+/// let error = mediator.send(BookRoom { seats: 0 }).await.unwrap_err();
+/// assert_eq!(error.kind(), ErrorKind::InvalidRequest);
+/// assert_eq!(error.to_string(), "the request `BookRoom` was refused: seats: at least one");
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Validation;
+
+impl<R: Request> Middleware<R> for Validation {
+    async fn call<N: Next<R>>(&self, request: R, cx: &Context<'_>, next: &N) -> Reply<R> {
+        request.validate()?;
+        next.run(request, cx).await
+    }
+
+    fn check(&self, _: &Placement) -> Result<(), String> {
+        Ok(())
+    }
+}
