@@ -32,6 +32,10 @@ quickstart *arguments:
 bench *arguments:
     cargo bench -p cqrs-benches {{ arguments }}
 
+# The same dispatch by other mediators, each used as it says itself; they are built apart, with a lock file of their own
+bench-peers:
+    cargo bench --locked --manifest-path benches/peers/dispatch/Cargo.toml
+
 # What the relay takes to a broker in a second, beside the bare clients it stands on; an argument chooses lines
 bench-relay *arguments:
     scripts/with-services cargo bench -p cqrs-benches --features servers --bench relay -- {{ arguments }}
