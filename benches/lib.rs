@@ -9,8 +9,9 @@ use std::task::{Context as TaskContext, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use cqrs_core::{
-    Context, DomainEvent, Error, EventEmitter, EventHandler, EventMap, Middleware, MiddlewareStack, Next,
-    Reply, Request, RequestHandler, RequestMap, RequestMediator, Result,
+    Context, DomainEvent, Error, EventEmitter, EventHandler, EventMap, EventMediator, Middleware,
+    MiddlewareStack, Next, Reply, Request, RequestHandler, RequestMap, RequestMediator, Result,
+    StaticMediator,
 };
 
 /// The command: 32 bytes.
@@ -144,6 +145,32 @@ where
     RequestMediator::new(requests, EventEmitter::new(EventMap::new().bind::<Happened>(Handler)))
 }
 
+cqrs_core::mediator! {
+    /// The handlers of a static mediator.
+    #[mediator(crate = "cqrs_core")]
+    #[derive(Debug)]
+    pub struct Handlers {
+        /// That of [`Command`].
+        pub command: Command => Handler,
+        /// That of [`Saying`].
+        pub saying: Saying => Handler,
+    }
+}
+
+/// A static mediator of these.
+///
+/// # Errors
+///
+/// Those of [`StaticMediator::new`].
+pub fn static_mediator() -> Result<StaticMediator<Handlers>> {
+    let events = EventMap::new().bind::<Happened>(Handler);
+    StaticMediator::new(
+        Handlers { command: Handler, saying: Handler },
+        RequestMap::new(),
+        EventEmitter::new(events),
+    )
+}
+
 /// One of the things that are compared.
 pub struct Case {
     /// What it is.
@@ -169,6 +196,10 @@ pub fn cases() -> Result<Vec<Case>> {
     let by_hand: Arc<dyn ByHand> = black_box(Arc::new(Handler));
     let plain = mediator(others())?;
     let saying = plain.clone();
+    let known = static_mediator()?;
+    let three = EventMediator::new(EventEmitter::new(
+        EventMap::new().bind::<Happened>(Handler).bind::<Happened>(Handler).bind::<Happened>(Handler),
+    ))?;
     let handle = plain.handle_of::<Command>()?;
     let layered = mediator(others().middleware(Pass).middleware(Pass).middleware(Pass))?;
     Ok(vec![
@@ -196,12 +227,20 @@ pub fn cases() -> Result<Vec<Case>> {
             Box::new(move |times| time(times, || now(handle.send(Command(black_box(NUMBERS)))))),
         ),
         case(
+            "static send",
+            Box::new(move |times| time(times, || now(known.send(Command(black_box(NUMBERS)))))),
+        ),
+        case(
             "send, three middlewares",
             Box::new(move |times| time(times, || now(layered.send(Command(black_box(NUMBERS)))))),
         ),
         case(
             "send, one domain event",
             Box::new(move |times| time(times, || now(saying.send(Saying(black_box(NUMBERS)))))),
+        ),
+        case(
+            "an event to three handlers",
+            Box::new(move |times| time(times, || now(three.emit(Happened(black_box(1)))))),
         ),
     ])
 }

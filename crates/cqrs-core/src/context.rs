@@ -3,9 +3,8 @@
 use std::any::{Any, TypeId};
 use std::fmt;
 use std::future::Future;
-use std::mem;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use smallvec::SmallVec;
@@ -31,18 +30,16 @@ pub struct Context<'a> {
     origin: Origin<'a>,
     has_transaction: AtomicBool,
     /// Out of the way: most contexts hear nothing, and each is made, looked at and dropped.
-    used: OnceLock<Box<Used>>,
+    used: Mutex<Option<Box<Used>>>,
 }
 
-/// What a context has when something was said or kept in it.
+/// What a context has when something was said or kept in it. It stays where it is, in its box, until all of it went out.
 #[derive(Default)]
-struct Used {
-    said: Mutex<SaidList>,
-    scope: OnceLock<Scope>,
+pub(crate) struct Used {
+    /// Most handlers say little.
+    pub(crate) said: SmallVec<[Said; 2]>,
+    scope: Option<Scope>,
 }
-
-/// Most handlers say little, and it costs no allocation of its own.
-pub(crate) type SaidList = SmallVec<[Said; 2]>;
 
 /// Where a context comes from, and so what it inherits. Two words, so that it travels in registers.
 #[derive(Clone, Copy)]
@@ -121,6 +118,37 @@ impl Said {
     }
 }
 
+/// All but the scope.
+#[inline]
+fn take_said(used: &mut Option<Box<Used>>) -> Option<Box<Used>> {
+    // Most contexts are not used.
+    if used.is_none() { None } else { take_used(used) }
+}
+
+fn take_used(used: &mut Option<Box<Used>>) -> Option<Box<Used>> {
+    let mut said = used.take()?;
+    if said.scope.is_some() {
+        *used = Some(Box::new(Used { scope: said.scope.take(), ..Used::default() }));
+    }
+    (!said.said.is_empty()).then_some(said)
+}
+
+impl Used {
+    /// What was refused when it was said, if something was.
+    pub(crate) fn check(self: Box<Self>) -> Result<Box<Self>> {
+        if self.said.iter().any(|said| matches!(said, Said::Refused(_))) { self.refusal() } else { Ok(self) }
+    }
+
+    #[cold]
+    fn refusal(self: Box<Self>) -> Result<Box<Self>> {
+        let refused = self.said.into_iter().find_map(|said| match said {
+            Said::Refused(error) => Some(error),
+            _ => None,
+        });
+        refused.map_or_else(|| Ok(Box::default()), Err)
+    }
+}
+
 /// A domain event whose type is found again by its [`TypeId`].
 pub(crate) trait AnyDomainEvent: Any + Send + Sync {
     fn name(&self) -> &'static str;
@@ -140,7 +168,7 @@ impl dyn AnyDomainEvent {
 
 impl<'a> Context<'a> {
     pub(crate) fn new(core: &'a Core, origin: Origin<'a>) -> Self {
-        Self { core, origin, has_transaction: AtomicBool::new(false), used: OnceLock::new() }
+        Self { core, origin, has_transaction: AtomicBool::new(false), used: Mutex::new(None) }
     }
 
     /// Says that something happened: a domain event, an integration event, or an [`Envelope`] around one.
@@ -215,11 +243,11 @@ impl<'a> Context<'a> {
 
     /// What is kept for the time of the request that came from outside, the events that it leads to, and all requests within
     /// it.
-    pub fn scope(&self) -> &Scope {
+    pub fn scope(&self) -> Scope {
         match (self.parent(), self.options().and_then(|options| options.scope.as_ref())) {
             (Some(parent), _) => parent.scope(),
-            (None, Some(given)) => given,
-            (None, None) => self.used.get_or_init(Box::default).scope.get_or_init(Scope::default),
+            (None, Some(given)) => given.clone(),
+            (None, None) => self.used().get_or_insert_default().scope.get_or_insert_default().clone(),
         }
     }
 
@@ -328,30 +356,26 @@ impl<'a> Context<'a> {
     }
 
     pub(crate) fn push(&self, said: Said) {
-        self.extend([said]);
+        self.used().get_or_insert_default().said.push(said);
     }
 
     pub(crate) fn extend(&self, said: impl IntoIterator<Item = Said>) {
-        let used = self.used.get_or_init(Box::default);
-        used.said.lock().unwrap_or_else(PoisonError::into_inner).extend(said);
+        self.used().get_or_insert_default().said.extend(said);
     }
 
-    pub(crate) fn take_said(&self) -> SaidList {
-        self.used.get().map_or_else(SaidList::new, |used| {
-            mem::take(&mut *used.said.lock().unwrap_or_else(PoisonError::into_inner))
-        })
+    /// Takes what was said, if something was.
+    pub(crate) fn take_said(&self) -> Option<Box<Used>> {
+        take_said(&mut self.used())
     }
 
-    /// Whether something may have been said, without touching the lock: nobody else has the context.
-    pub(crate) fn has_said(&mut self) -> bool {
-        self.used.get_mut().is_some()
+    /// The same without touching the lock: nobody else has the context.
+    #[inline]
+    pub(crate) fn take_own_said(&mut self) -> Option<Box<Used>> {
+        take_said(self.used.get_mut().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// What was said, without touching the lock: nobody else has the context.
-    pub(crate) fn take_own_said(&mut self) -> SaidList {
-        self.used.get_mut().map_or_else(SaidList::new, |used| {
-            mem::take(used.said.get_mut().unwrap_or_else(PoisonError::into_inner))
-        })
+    fn used(&self) -> MutexGuard<'_, Option<Box<Used>>> {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn say_integration(&self, event: impl IntoMessage, name: &'static str) -> Said {

@@ -348,7 +348,8 @@ impl<D: Database> UnitOfWork<D> {
         let max_events = cx.core().emitter().max_events();
         let (mut messages, mut after_commit) = (Vec::new(), Vec::new());
         let mut path = Path::default();
-        let mut queue: VecDeque<_> = cx.take_said().into_iter().map(|said| (said, None)).collect();
+        let mut queue: VecDeque<_> =
+            cx.take_said().into_iter().flat_map(|said| said.said).map(|said| (said, None)).collect();
         while let Some((said, because_of)) = queue.pop_front() {
             if messages.len() + after_commit.len() >= max_events {
                 return Err(path.flood(said.name(), because_of, max_events));
@@ -359,10 +360,9 @@ impl<D: Database> UnitOfWork<D> {
                 Said::Domain(event) => {
                     for handler in self.before_commit.handlers.get(&event.key()).into_iter().flatten() {
                         handler.call(&*event, tx, cx).await?;
-                        let more = cx.take_said();
-                        if !more.is_empty() {
+                        if let Some(more) = cx.take_said() {
                             let because_of = Some(path.step(event.name(), because_of));
-                            queue.extend(more.into_iter().map(|said| (said, because_of)));
+                            queue.extend(more.said.into_iter().map(|said| (said, because_of)));
                         }
                     }
                     after_commit.push(Said::Domain(event));

@@ -67,7 +67,7 @@ where
     H: RequestHandler<R>,
 {
     async fn handle(&self, request: R, cx: &Context<'_>) -> Reply<R> {
-        let handler = (self.0)(cx.scope().clone()).await?;
+        let handler = (self.0)(cx.scope()).await?;
         handler.handle(request, cx).await
     }
 }
@@ -80,7 +80,7 @@ where
     H: EventHandler<E>,
 {
     async fn handle(&self, event: &E, cx: &Context<'_>) -> Result<()> {
-        let handler = (self.0)(cx.scope().clone()).await?;
+        let handler = (self.0)(cx.scope()).await?;
         handler.handle(event, cx).await
     }
 

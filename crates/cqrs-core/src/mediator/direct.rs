@@ -17,10 +17,6 @@ pub(super) struct DirectPublishes {
 }
 
 impl DirectPublishes {
-    pub(super) fn is_empty(&self) -> bool {
-        self.begun.is_empty()
-    }
-
     pub(super) async fn publish(&mut self, emitter: &EventEmitter, message: Message) {
         let enqueued = match emitter.direct_target() {
             Some(broker) => in_time(emitter.confirm_timeout(), broker.enqueue(&message)).await,

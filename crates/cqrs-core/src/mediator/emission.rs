@@ -10,7 +10,7 @@ use super::direct::{DirectPublishes, flatten};
 use super::emitter::{EventEmitter, OnEventFailure};
 use super::event_map::CallDomain;
 use super::flood::Path;
-use crate::context::{AnyDomainEvent, Context, Said, SaidList};
+use crate::context::{AnyDomainEvent, Context, Said, Used};
 use crate::error::{Error, Result};
 
 /// All that one request, one received message or one event from outside leads to.
@@ -30,53 +30,79 @@ struct Later {
     because_of: usize,
 }
 
+/// Takes out what was said. Where a handler of a domain event fails, the policy says what becomes of the other domain
+/// events; integration events still go out, for the request that said them has succeeded.
+///
+/// Domain events whose handlers say nothing and do not fail are most of all: they are handled here, and nothing is allocated for them.
+pub(super) async fn go_out(emitter: &EventEmitter, cx: &Context<'_>, mut said: Box<Used>) -> Result<()> {
+    let mut emission: Option<Box<Emission<'_>>> = None;
+    let mut count = 0;
+    for (number, said) in said.said.drain(..).enumerate() {
+        match said {
+            Said::Domain(event)
+                if number < emitter.max_events() && emission.is_none() && !emitter.is_concurrent() =>
+            {
+                for handler in emitter.events().of_domain(&*event) {
+                    let mut cx_of_event = cx.nested();
+                    let handled = handler.call(&*event, &cx_of_event).await;
+                    let heard = cx_of_event.take_own_said();
+                    if handled.is_err() || heard.is_some() {
+                        let emission = emission.get_or_insert_with(|| Emission::boxed(emitter, cx));
+                        emission.hear(
+                            &*event,
+                            None,
+                            handled.and_then(|()| heard.map(Used::check).transpose()),
+                        );
+                        if !emission.goes_on() {
+                            break;
+                        }
+                    }
+                }
+            }
+            more => {
+                let emission = emission.get_or_insert_with(|| Emission::boxed(emitter, cx));
+                if !Box::pin(emission.take(more, None, number + 1)).await {
+                    break;
+                }
+            }
+        }
+        count = number + 1;
+    }
+    match emission {
+        Some(emission) => Box::pin(emission.finish(count)).await,
+        None => Ok(()),
+    }
+}
+
 impl<'a> Emission<'a> {
-    pub(super) fn new(emitter: &'a EventEmitter, cx: &'a Context<'a>) -> Self {
-        Self {
+    fn boxed(emitter: &'a EventEmitter, cx: &'a Context<'a>) -> Box<Self> {
+        Box::new(Self {
             emitter,
             cx,
             later: VecDeque::new(),
             path: Path::default(),
             direct: DirectPublishes::default(),
             failures: Vec::new(),
-        }
+        })
     }
 
-    /// Takes out what was said. Where a handler of a domain event fails, the policy says what becomes of the other domain
-    /// events; integration events still go out, for the request that said them has succeeded.
-    pub(super) async fn run(mut self, said: SaidList) -> Result<()> {
-        let mut first = said.into_iter();
-        let mut count = 0;
-        loop {
-            let (said, because_of) = match first.next() {
-                Some(said) => (said, None),
-                None => match self.later.pop_front() {
-                    Some(later) => (later.said, Some(later.because_of)),
-                    None => break,
-                },
-            };
-            count += 1;
-            if count > self.emitter.max_events() {
-                self.failures.push(self.path.flood(said.name(), because_of, self.emitter.max_events()));
-                break;
-            }
-            match said {
-                Said::Domain(event) if self.goes_on() => self.handle(&*event, because_of).await,
-                Said::Domain(event) => {
-                    tracing::warn!(event = event.name(), "not handled, because a handler before it failed");
-                }
-                // What only an outbox can do was refused when it was said; see `Context::emit`.
-                // Boxed, so that domain events do not carry the room for it.
-                Said::Integration(outgoing) => {
-                    Box::pin(self.direct.publish(self.emitter, outgoing.message)).await;
-                }
-                Said::Refused(error) => self.failures.push(error),
-            }
+    /// `false` if it is one too many.
+    async fn take(&mut self, said: Said, because_of: Option<usize>, count: usize) -> bool {
+        if count > self.emitter.max_events() {
+            self.failures.push(self.path.flood(said.name(), because_of, self.emitter.max_events()));
+            self.later.clear();
+            return false;
         }
-        if self.failures.is_empty() && self.direct.is_empty() {
-            return Ok(());
+        match said {
+            Said::Domain(event) if self.goes_on() => self.handle(&*event, because_of).await,
+            Said::Domain(event) => {
+                tracing::warn!(event = event.name(), "not handled, because a handler before it failed");
+            }
+            // What only an outbox can do was refused when it was said; see `Context::emit`.
+            Said::Integration(outgoing) => self.direct.publish(self.emitter, outgoing.message).await,
+            Said::Refused(error) => self.failures.push(error),
         }
-        Box::pin(self.finish()).await
+        true
     }
 
     /// Whether domain events are still handled.
@@ -88,7 +114,7 @@ impl<'a> Emission<'a> {
         let handlers = self.emitter.events().of_domain(event);
         match self.emitter.concurrency() {
             Some(limit) if handlers.len() > 1 => {
-                Box::pin(self.handle_at_once(event, because_of, handlers, limit)).await;
+                self.handle_at_once(event, because_of, handlers, limit).await;
             }
             _ => {
                 for handler in handlers {
@@ -124,12 +150,17 @@ impl<'a> Emission<'a> {
         }
     }
 
-    fn hear(&mut self, event: &dyn AnyDomainEvent, because_of: Option<usize>, heard: Result<SaidList>) {
+    fn hear(
+        &mut self,
+        event: &dyn AnyDomainEvent,
+        because_of: Option<usize>,
+        heard: Result<Option<Box<Used>>>,
+    ) {
         match heard {
-            Ok(more) if more.is_empty() => {}
-            Ok(more) => {
+            Ok(None) => {}
+            Ok(Some(more)) => {
                 let because_of = self.path.step(event.name(), because_of);
-                self.later.extend(more.into_iter().map(|said| Later { said, because_of }));
+                self.later.extend(more.said.into_iter().map(|said| Later { said, because_of }));
             }
             Err(error) if self.emitter.on_failure() == OnEventFailure::Log => {
                 tracing::error!(
@@ -142,23 +173,26 @@ impl<'a> Emission<'a> {
         }
     }
 
-    async fn finish(mut self) -> Result<()> {
+    /// What handlers of events said, which is how the events go out breadth first; and the confirms of the broker.
+    async fn finish(mut self, mut count: usize) -> Result<()> {
+        while let Some(Later { said, because_of }) = self.later.pop_front() {
+            count += 1;
+            if !self.take(said, Some(because_of), count).await {
+                break;
+            }
+        }
         self.failures.extend(self.direct.confirm(self.emitter).await);
         flatten(self.failures)
     }
 }
 
 /// What the handler said.
-async fn call(handler: &dyn CallDomain, event: &dyn AnyDomainEvent, cx: &Context<'_>) -> Result<SaidList> {
+async fn call(
+    handler: &dyn CallDomain,
+    event: &dyn AnyDomainEvent,
+    cx: &Context<'_>,
+) -> Result<Option<Box<Used>>> {
     let mut cx = cx.nested();
     handler.call(event, &cx).await?;
-    none_refused(cx.take_own_said())
-}
-
-/// All of it or, if one of them was refused, that refusal.
-pub(super) fn none_refused(mut said: SaidList) -> Result<SaidList> {
-    match said.iter().position(|said| matches!(said, Said::Refused(_))).map(|at| said.swap_remove(at)) {
-        Some(Said::Refused(error)) => Err(error),
-        _ => Ok(said),
-    }
+    cx.take_own_said().map(Used::check).transpose()
 }

@@ -2,11 +2,11 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::emission::{Emission, none_refused};
+use super::emission::go_out;
 use super::event_map::EventMap;
 use crate::broker::MessageBroker;
 use crate::codec::Encoder;
-use crate::context::{Context, SaidList};
+use crate::context::{Context, Used};
 use crate::error::Result;
 use crate::middleware::NoMiddleware;
 
@@ -116,6 +116,10 @@ impl EventEmitter {
         self.concurrency
     }
 
+    pub(super) fn is_concurrent(&self) -> bool {
+        self.concurrency.is_some()
+    }
+
     pub(super) fn direct_target(&self) -> Option<&Arc<dyn MessageBroker>> {
         self.direct.as_ref()
     }
@@ -129,15 +133,15 @@ impl EventEmitter {
     }
 
     /// Takes out what was said in this context.
-    pub(crate) async fn emit(&self, cx: &Context<'_>, said: SaidList) -> Result<()> {
-        let said = none_refused(said)?;
+    pub(crate) async fn emit(&self, cx: &Context<'_>, said: Box<Used>) -> Result<()> {
+        let said = said.check()?;
         match cx.parent() {
             // It happened only if the outer transaction commits.
             Some(parent) if parent.is_in_transaction() => {
-                parent.extend(said);
+                parent.extend(said.said);
                 Ok(())
             }
-            _ => Emission::new(self, cx).run(said).await,
+            _ => go_out(self, cx, said).await,
         }
     }
 }

@@ -70,8 +70,10 @@ impl EventMediator {
     pub async fn emit<E: Emit>(&self, event: E) -> Result<()> {
         let mut cx = Context::new(&self.core, Origin::Root);
         cx.emit(event);
-        let said = cx.take_own_said();
-        self.core.emitter().emit(&cx, said).await
+        match cx.take_own_said() {
+            Some(said) => self.core.emitter().emit(&cx, said).await,
+            None => Ok(()),
+        }
     }
 
     /// Takes a received message to the handlers that are subscribed to its topic and event, one after the other, and
@@ -97,8 +99,9 @@ impl EventMediator {
                 Handled::Done => dispatched.handled += 1,
                 Handled::Duplicate => dispatched.duplicates += 1,
             }
-            let said = cx.take_own_said();
-            emitter.emit(&cx, said).await?;
+            if let Some(said) = cx.take_own_said() {
+                emitter.emit(&cx, said).await?;
+            }
         }
         dispatched.event = received.message.name;
         Ok(dispatched)

@@ -86,8 +86,9 @@ impl<R: Request, N: Next<R>> Call<R> for N {
             let mut cx = Context::new(core, origin);
             async move {
                 let reply = self.run(request, &cx).await;
-                if reply.is_ok() && cx.has_said() {
-                    let said = cx.take_own_said();
+                if reply.is_ok()
+                    && let Some(said) = cx.take_own_said()
+                {
                     core.emitter().emit(&cx, said).await?;
                 }
                 reply

@@ -99,8 +99,9 @@ impl<S, H: StaticHandlers<S>> StaticMediator<H, S> {
         async move {
             let mut cx = Context::new(core, Origin::Root);
             let reply = H::find(&self.bound).run(request, &cx).await;
-            if reply.is_ok() && cx.has_said() {
-                let said = cx.take_own_said();
+            if reply.is_ok()
+                && let Some(said) = cx.take_own_said()
+            {
                 // Boxed, so that a request that says nothing does not carry the room for it.
                 Box::pin(core.emitter().emit(&cx, said)).await?;
             }

@@ -32,7 +32,7 @@ impl<R: StreamRequest, H: StreamHandler<R>> CallStream<R> for H {
                 let said = cx.take_said();
                 // What was said for an item that failed is dropped with it.
                 if !matches!(item, Some(Err(_)))
-                    && !said.is_empty()
+                    && let Some(said) = said
                     && let Err(error) = core.emitter().emit(&cx, said).await
                 {
                     yield Err(error.into());

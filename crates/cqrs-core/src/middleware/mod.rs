@@ -115,8 +115,10 @@ impl<R: Request, H: RequestHandler<R>> Next<R> for Tried<H> {
         let mut tried = cx.nested();
         async move {
             let reply = self.0.handle(request, &tried).await;
-            if reply.is_ok() && tried.has_said() {
-                cx.extend(tried.take_own_said());
+            if reply.is_ok()
+                && let Some(said) = tried.take_own_said()
+            {
+                cx.extend(said.said);
             }
             reply
         }

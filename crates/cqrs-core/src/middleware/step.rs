@@ -26,8 +26,10 @@ pub(super) trait Step<T, E: From<Error>>: Send + Sized {
         async move {
             let mut within = cx.narrowed(&narrowed);
             let outcome = narrowed.limit(self.name(), self.run(&within)).await;
-            if outcome.is_ok() && within.has_said() {
-                cx.extend(within.take_own_said());
+            if outcome.is_ok()
+                && let Some(said) = within.take_own_said()
+            {
+                cx.extend(said.said);
             }
             outcome
         }

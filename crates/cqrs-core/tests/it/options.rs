@@ -1,0 +1,308 @@
+//! What goes along with a request: a deadline, a token, a scope.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use cqrs_core::*;
+use tokio::time::{Instant, sleep};
+
+use crate::support::*;
+
+#[derive(Clone, Request)]
+#[request(retry)]
+struct Act;
+
+#[derive(Request)]
+#[request(response = Option<Duration>)]
+struct HowLong;
+
+#[derive(Request)]
+struct Inner;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn mediator<S>(requests: RequestMap<S>) -> RequestMediator {
+    RequestMediator::new(requests, EventEmitter::default()).unwrap()
+}
+
+fn left(cx: &Context<'_>) -> Option<Duration> {
+    cx.deadline().map(|deadline| deadline - Instant::now().into_std())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_drops_the_handler_and_its_transaction() {
+    let db = FakeDb::new();
+    let handler = in_transaction(|_: Act, tx, _| {
+        Box::pin(async move {
+            tx.insert("row");
+            sleep(SECOND * 10).await;
+            Ok(())
+        })
+    });
+    let mediator = mediator(RequestMap::new().bind::<Act>(Transactional::new(db.unit(), handler)));
+    let began = Instant::now();
+    let error = mediator.send_with(Act, &SendOptions::default().with_timeout(SECOND)).await.unwrap_err();
+    assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Timeout, true));
+    assert_eq!(error.to_string(), "the time for the request `Act` is up");
+    assert_eq!(began.elapsed(), SECOND);
+    assert_eq!(db.journal().entries(), ["begin", "insert row", "dropped"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_behind_a_commit_is_a_commit_in_doubt() {
+    // By its options, by a middleware, and by the options of a request within it.
+    for way in 0..3 {
+        let db = FakeDb::new();
+        let events = EventMap::new().bind(on_event(|_: &Happened, _| {
+            Box::pin(async {
+                sleep(SECOND * 10).await;
+                Ok(())
+            })
+        }));
+        let handler = in_transaction(|_: Act, tx, cx| {
+            Box::pin(async move {
+                tx.insert("row");
+                cx.emit(Happened(1));
+                Ok(())
+            })
+        });
+        let outer = on_request(|_: Inner, cx| {
+            Box::pin(async move { cx.send_with(Act, &SendOptions::default().with_timeout(SECOND)).await })
+        });
+        let requests = RequestMap::new().bind::<Act>(Transactional::new(db.unit(), handler)).bind(outer);
+        let mediator = RequestMediator::new(requests, EventEmitter::new(events)).unwrap();
+        let options = SendOptions::default().with_timeout(SECOND);
+        let error = match way {
+            0 => mediator.send_with(Act, &options).await.unwrap_err(),
+            1 => mediator.handle_of::<Act>().unwrap().send_with(Act, &options).await.unwrap_err(),
+            _ => mediator.send(Inner).await.unwrap_err(),
+        };
+        assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::CommitUnknown, false), "way {way}");
+        assert_eq!(db.rows(), ["row"]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_time_that_is_up_while_it_is_committed_is_never_tried_again() {
+    /// Goes on behind the commit.
+    struct Linger;
+
+    impl<R: Request> Middleware<R> for Linger {
+        async fn call<N: Next<R>>(&self, request: R, cx: &Context<'_>, next: &N) -> Reply<R> {
+            let reply = next.run(request, cx).await;
+            sleep(SECOND * 10).await;
+            reply
+        }
+    }
+
+    let db = FakeDb::new();
+    let handler = in_transaction(|_: Act, tx, _| {
+        Box::pin(async move {
+            tx.insert("row");
+            Ok(())
+        })
+    });
+    let requests = RequestMap::new()
+        .middleware(Retry::default())
+        .middleware(Timeout::after(SECOND))
+        .middleware(Linger)
+        .bind::<Act>(Transactional::new(db.unit(), handler));
+    let error = mediator(requests).send(Act).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::CommitUnknown);
+    assert_eq!(db.rows(), ["row"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_earliest_deadline_goes_down_through_requests_and_events() {
+    let journal = Journal::new();
+    let requests = RequestMap::new()
+        .bind(on_request(|_: HowLong, cx| {
+            Box::pin(async move {
+                cx.emit(Happened(1));
+                Ok(left(cx))
+            })
+        }))
+        .bind(on_request(|_: Act, cx| {
+            Box::pin(async move {
+                assert_eq!(left(cx), Some(SECOND * 5));
+                let longer = SendOptions::default().with_timeout(SECOND * 9);
+                assert_eq!(cx.send_with(HowLong, &longer).await?, Some(SECOND * 5));
+                let shorter = SendOptions::default().with_timeout(SECOND * 2);
+                assert_eq!(cx.send_with(HowLong, &shorter).await?, Some(SECOND * 2));
+                assert_eq!(cx.send(HowLong).await?, Some(SECOND * 5));
+                Ok(())
+            })
+        }));
+    let events = EventMap::new().bind(on_event(move |_: &Happened, cx| {
+        journal.note(format!("{:?}", left(cx).unwrap().as_secs()));
+        Box::pin(async { Ok(()) })
+    }));
+    let mediator = RequestMediator::new(requests, EventEmitter::new(events)).unwrap();
+    mediator.send_with(Act, &SendOptions::default().with_timeout(SECOND * 5)).await.unwrap();
+    assert_eq!(journal.entries(), ["5", "2", "5"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_sent_any_more_when_the_time_is_up_or_the_token_is_cancelled() {
+    let inner = || on_request(|_: Inner, _| Box::pin(async { panic!("it is not to begin") }));
+    let kinds = |work: fn(CancellationToken) -> futures_util::future::BoxFuture<'static, ()>| {
+        let token = CancellationToken::new();
+        let given = token.clone();
+        let outer = on_request(move |_: Act, cx| {
+            let token = given.clone();
+            Box::pin(async move {
+                work(token).await;
+                cx.send(Inner).await
+            })
+        });
+        let options = SendOptions::default().with_timeout(SECOND).with_cancellation(token);
+        (mediator(RequestMap::new().bind(inner()).bind(outer)), options)
+    };
+    let (mediator, options) = kinds(|token| {
+        Box::pin(async move {
+            token.cancel();
+        })
+    });
+    let error = mediator.send_with(Act, &options).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Cancelled);
+    assert_eq!(error.to_string(), "the request `Inner` was cancelled before it began");
+    // It is cancelled now, so not even the first one begins.
+    let error = mediator.send_with(Act, &options).await.unwrap_err();
+    assert_eq!(error.to_string(), "the request `Act` was cancelled before it began");
+
+    let past = SendOptions::default().with_timeout(Duration::ZERO);
+    assert_eq!(mediator.send_with(Act, &past).await.unwrap_err().kind(), ErrorKind::Timeout);
+}
+
+#[tokio::test]
+async fn a_handler_sees_that_it_is_cancelled_and_ends_as_it_sees_fit() {
+    let requests = RequestMap::new()
+        .bind(on_request(|_: Act, cx| Box::pin(async move { cx.send(Inner).await })))
+        .bind(on_request(|_: Inner, cx| {
+            Box::pin(async move {
+                cx.cancellation().cancelled().await;
+                Ok(())
+            })
+        }));
+    let mediator = mediator(requests);
+    let token = CancellationToken::new();
+    let options = SendOptions::default().with_cancellation(token.clone());
+    let (reply, ()) = tokio::join!(mediator.send_with(Act, &options), async { token.cancel() });
+    reply.unwrap();
+}
+
+#[tokio::test]
+async fn without_a_token_nothing_is_ever_cancelled() {
+    let requests = RequestMap::new().bind(on_request(|_: Act, cx| {
+        Box::pin(async move {
+            cx.cancellation().cancel();
+            assert!(!cx.cancellation().is_cancelled());
+            cx.send(Inner).await
+        })
+    }));
+    let requests = requests.bind(on_request(|_: Inner, _| Box::pin(async { Ok(()) })));
+    mediator(requests).send(Act).await.unwrap();
+}
+
+/// Says when it is dropped.
+struct Session(&'static Journal, u32);
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.0.note("dropped");
+    }
+}
+
+/// The number of the session of the scope.
+async fn session(cx: &Context<'_>, journal: &'static Journal, made: &'static AtomicU32) -> Result<u32> {
+    let make = async || Result::<_>::Ok(Session(journal, made.fetch_add(1, Ordering::Relaxed)));
+    Ok(cx.scope().get_or_try_init(make).await?.1)
+}
+
+#[tokio::test]
+async fn a_scope_lives_as_long_as_the_request_and_its_events() {
+    let journal = Journal::new();
+    let made: &'static AtomicU32 = Box::leak(Box::default());
+    let requests = RequestMap::new()
+        .bind(on_request(move |_: Inner, cx| {
+            Box::pin(async move {
+                journal.note(format!("inner {}", session(cx, journal, made).await?));
+                Ok(())
+            })
+        }))
+        .bind(on_request(move |_: Act, cx| {
+            Box::pin(async move {
+                cx.send(Inner).await?;
+                cx.emit(Happened(1));
+                journal.note(format!("outer {}", session(cx, journal, made).await?));
+                Ok(())
+            })
+        }));
+    let events = EventMap::new().bind(on_event(move |_: &Happened, cx| {
+        Box::pin(async move {
+            journal.note(format!("event {}", session(cx, journal, made).await?));
+            cx.send(Inner).await
+        })
+    }));
+    let mediator = RequestMediator::new(requests, EventEmitter::new(events)).unwrap();
+    mediator.send(Act).await.unwrap();
+    assert_eq!(journal.entries(), ["inner 0", "outer 0", "event 0", "inner 0", "dropped"]);
+    journal.clear();
+    mediator.send(Act).await.unwrap();
+    assert_eq!(journal.entries(), ["inner 1", "outer 1", "event 1", "inner 1", "dropped"]);
+}
+
+#[tokio::test]
+async fn a_scope_can_be_given_along() {
+    let requests = RequestMap::new().bind(on_request(|_: Act, cx| {
+        Box::pin(async move {
+            assert_eq!(cx.scope().get::<&str>().as_deref(), Some(&"who asked"));
+            cx.scope().set(7_u32);
+            Ok(())
+        })
+    }));
+    let scope = Scope::default();
+    scope.set("who asked");
+    mediator(requests).send_with(Act, &SendOptions::default().with_scope(scope.clone())).await.unwrap();
+    assert_eq!(scope.get::<u32>().as_deref(), Some(&7));
+    assert!(scope.get::<u64>().is_none());
+}
+
+#[tokio::test]
+async fn a_value_of_a_scope_is_made_once_and_again_if_it_failed() {
+    let scope = Scope::default();
+    let failed: Result<Arc<u32>, &str> = scope.get_or_try_init(async || Err("no")).await;
+    assert_eq!(failed, Err("no"));
+    let slow = || {
+        scope.get_or_try_init(async || {
+            tokio::task::yield_now().await;
+            Result::<u32, &str>::Ok(1)
+        })
+    };
+    let fast = || scope.get_or_try_init(async || Result::<u32, &str>::Ok(2));
+    let (one, other) = tokio::join!(slow(), fast());
+    assert_eq!((*one.unwrap(), *other.unwrap()), (1, 1));
+    scope.set(3_u32);
+    assert_eq!(*fast().await.unwrap(), 3);
+}
+
+#[tokio::test]
+async fn a_correlation_in_the_options_holds_for_what_is_said() {
+    let requests = RequestMap::new().bind(on_request(|_: Act, cx| {
+        Box::pin(async move {
+            assert_eq!(cx.correlation(), Correlation::new("mine"));
+            let other = SendOptions::default().with_correlation(Correlation::new("other"));
+            cx.send_with(Inner, &other).await?;
+            cx.send_with(Inner, &SendOptions::default()).await.unwrap_err();
+            Ok(())
+        })
+    }));
+    let requests = requests.bind(on_request(|_: Inner, cx| {
+        Box::pin(async move {
+            if cx.correlation() == Correlation::new("other") { Ok(()) } else { Err(Error::handler("mine")) }
+        })
+    }));
+    let options = SendOptions::default().with_correlation(Correlation::new("mine"));
+    mediator(requests).send_with(Act, &options).await.unwrap();
+}

@@ -1,0 +1,181 @@
+//! Mediators whose handlers the compiler knows.
+
+use std::time::Duration;
+
+use cqrs_core::*;
+
+use crate::support::*;
+
+#[derive(Request)]
+#[request(response = u64)]
+struct Add(u64, u64);
+
+#[derive(Request)]
+#[request(response = u64)]
+struct Twice(u64);
+
+#[derive(Request)]
+#[request(name = "halve", error = Odd)]
+struct Halve(u64);
+
+#[derive(Debug)]
+struct Odd(Option<Error>);
+
+impl From<Error> for Odd {
+    fn from(error: Error) -> Self {
+        Self(Some(error))
+    }
+}
+
+struct Arithmetician(&'static Journal);
+
+impl RequestHandler<Add> for Arithmetician {
+    async fn handle(&self, add: Add, cx: &Context<'_>) -> Result<u64> {
+        cx.emit(Happened(1));
+        self.0.note("adds");
+        Ok(add.0 + add.1)
+    }
+}
+
+impl RequestHandler<Twice> for Arithmetician {
+    async fn handle(&self, twice: Twice, cx: &Context<'_>) -> Result<u64> {
+        cx.send(Add(twice.0, twice.0)).await
+    }
+}
+
+impl RequestHandler<Halve> for Arithmetician {
+    async fn handle(&self, halve: Halve, cx: &Context<'_>) -> Result<(), Odd> {
+        cx.emit(Happened(2));
+        if halve.0.is_multiple_of(2) { Ok(()) } else { Err(Odd(None)) }
+    }
+}
+
+mediator! {
+    /// All of it.
+    struct Arithmetic {
+        /// Adds.
+        add: Add => Arithmetician,
+        twice: Twice => Arithmetician,
+        halve: Halve => Arithmetician,
+    }
+}
+
+mediator! {
+    pub(crate) struct Empty {}
+}
+
+fn arithmetic<S>(requests: RequestMap<S>, journal: &'static Journal) -> Result<StaticMediator<Arithmetic, S>>
+where
+    Arithmetic: StaticHandlers<S>,
+{
+    let handlers = Arithmetic {
+        add: Arithmetician(journal),
+        twice: Arithmetician(journal),
+        halve: Arithmetician(journal),
+    };
+    let events = EventMap::new().bind(on_event(move |Happened(number): &Happened, cx| {
+        journal.note(format!("happened {number}"));
+        let again = *number == 2;
+        Box::pin(async move { if again { cx.send(Add(1, 1)).await.map(drop) } else { Ok(()) } })
+    }));
+    StaticMediator::new(handlers, requests, EventEmitter::new(events))
+}
+
+#[tokio::test]
+async fn requests_reach_their_handlers_and_events_go_out() {
+    let journal = Journal::new();
+    let mediator = arithmetic(RequestMap::new(), journal).unwrap();
+    assert_eq!(mediator.send(Add(1, 2)).await.unwrap(), 3);
+    assert_eq!(journal.entries(), ["adds", "happened 1"]);
+    journal.clear();
+    assert!(matches!(mediator.send(Halve(3)).await, Err(Odd(None))));
+    assert!(journal.entries().is_empty());
+}
+
+#[tokio::test]
+async fn handlers_and_events_reach_the_same_handlers() {
+    let journal = Journal::new();
+    let mediator = arithmetic(RequestMap::new(), journal).unwrap();
+    assert_eq!(mediator.send(Twice(4)).await.unwrap(), 8);
+    mediator.send(Halve(2)).await.unwrap();
+    assert_eq!(journal.entries(), ["adds", "happened 1", "happened 2", "adds", "happened 1"]);
+    assert_eq!(mediator.requests().send(Add(2, 2)).await.unwrap(), 4);
+    mediator.events().emit(Happened(7)).await.unwrap();
+    assert_eq!(journal.entries().last().unwrap(), "happened 7");
+}
+
+#[tokio::test]
+async fn middlewares_of_the_map_stand_around_its_handlers() {
+    struct Note(&'static Journal);
+
+    impl<R: Request> Middleware<R> for Note {
+        async fn call<N: Next<R>>(&self, request: R, cx: &Context<'_>, next: &N) -> Reply<R> {
+            self.0.note(R::name());
+            next.run(request, cx).await
+        }
+    }
+
+    let journal = Journal::new();
+    let requests =
+        RequestMap::new().middleware(Note(journal)).middleware(Timeout::after(Duration::from_secs(5)));
+    let mediator = arithmetic(requests, journal).unwrap();
+    mediator.send(Twice(4)).await.unwrap();
+    assert_eq!(journal.entries(), ["Twice", "Add", "adds", "happened 1"]);
+}
+
+#[tokio::test]
+async fn what_else_is_bound_to_the_map_is_found_there_and_twice_is_an_error() {
+    #[derive(Request)]
+    struct Other;
+    let other = on_request(|_: Other, _| Box::pin(async { Ok(()) }));
+    let mediator = arithmetic(RequestMap::new().bind(other), Journal::new()).unwrap();
+    mediator.requests().send(Other).await.unwrap();
+
+    let bound = RequestMap::new().bind::<Add>(Arithmetician(Journal::new()));
+    let error = arithmetic(bound, Journal::new()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Configuration);
+    assert!(error.to_string().contains("two handlers are bound to the request `Add`"), "{error}");
+}
+
+#[test]
+fn a_set_of_handlers_may_be_empty() {
+    StaticMediator::new(Empty {}, RequestMap::new(), EventEmitter::default()).unwrap();
+}
+
+/// What code that does not care asks for.
+async fn add_up(adds: &impl Dispatch<Add>) -> u64 {
+    let three = adds.send(Add(1, 2)).await.unwrap();
+    adds.send(Add(three, 4)).await.unwrap()
+}
+
+#[tokio::test]
+async fn code_can_take_any_mediator() {
+    /// What a test puts in its place.
+    struct Scripted;
+
+    impl Dispatch<Add> for Scripted {
+        async fn send(&self, add: Add) -> Result<u64> {
+            Ok(add.0 + 100)
+        }
+    }
+
+    #[derive(Request)]
+    #[request(response = u64)]
+    struct Inside;
+
+    let inside = on_request(|_: Inside, cx| Box::pin(async move { Ok(add_up(cx).await) }));
+    let known = arithmetic(RequestMap::new().bind(inside), Journal::new()).unwrap();
+    assert_eq!(add_up(&known).await, 7);
+    assert_eq!(add_up(known.requests()).await, 7);
+    assert_eq!(add_up(&known.requests().handle_of::<Add>().unwrap()).await, 7);
+    assert_eq!(add_up(&&std::sync::Arc::new(known.clone())).await, 7);
+    assert_eq!(known.requests().send(Inside).await.unwrap(), 7);
+    assert_eq!(add_up(&Scripted).await, 201);
+}
+
+#[tokio::test]
+async fn its_future_can_be_spawned() {
+    let mediator = arithmetic(RequestMap::new(), Journal::new()).unwrap();
+    let sum = tokio::spawn(async move { mediator.send(Twice(2)).await }).await.unwrap().unwrap();
+    assert_eq!(sum, 4);
+}

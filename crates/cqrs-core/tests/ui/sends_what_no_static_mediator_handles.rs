@@ -1,0 +1,34 @@
+use cqrs_core::{Context, Dispatch, EventEmitter, Request, RequestHandler, RequestMap, Result, StaticMediator, mediator};
+
+#[derive(Request)]
+struct OpenRoom;
+
+#[derive(Request)]
+struct CloseRoom;
+
+struct Handler;
+
+impl RequestHandler<OpenRoom> for Handler {
+    async fn handle(&self, _: OpenRoom, _: &Context<'_>) -> Result<()> {
+        Ok(())
+    }
+}
+
+mediator! {
+    struct Rooms {
+        open: OpenRoom => Handler,
+    }
+}
+
+async fn close(closes: &impl Dispatch<CloseRoom>) {
+    let _ = closes.send(CloseRoom).await;
+}
+
+async fn misses() {
+    let rooms =
+        StaticMediator::new(Rooms { open: Handler }, RequestMap::new(), EventEmitter::default()).unwrap();
+    let _ = rooms.send(CloseRoom).await;
+    close(&rooms).await;
+}
+
+fn main() {}
