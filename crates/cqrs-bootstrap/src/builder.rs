@@ -4,9 +4,9 @@ use std::sync::Arc;
 use cqrs_consumer::{Consumer, ConsumerBuilder, Inbox, Inboxed};
 use cqrs_core::{
     BeforeCommit, BeginTransaction, Database, DomainEvent, Encoder, Error, ErrorKind, EventEmitter,
-    EventHandler, EventMap, IntegrationEvent, MessageBroker, Middleware, MiddlewareStack, NoMiddleware,
-    Request, RequestHandler, RequestMap, RequestMediator, Result, Stacked, Transactional,
-    TransactionalEventHandler, TransactionalHandler, UnitOfWork,
+    EventFamily, EventHandler, EventMap, EventMiddlewareStack, IntegrationEvent, MessageBroker, Middleware,
+    MiddlewareStack, NoMiddleware, Request, RequestHandler, RequestMap, RequestMediator, Result, Stacked,
+    StreamHandler, StreamRequest, Transactional, TransactionalEventHandler, TransactionalHandler, UnitOfWork,
 };
 use cqrs_outbox::{OutboxRelay, OutboxStore, RelaySettings, Retention, StoreError};
 use serde::de::DeserializeOwned;
@@ -27,6 +27,7 @@ pub fn bootstrap() -> Builder {
         encoder: None,
         relay: Some(RelaySettings::default()),
         retention: Retention::default(),
+        emitter: Box::new(|emitter| emitter),
         consumer: Box::new(|consumer| consumer),
     };
     Builder { rest, database: NoDatabase }
@@ -38,8 +39,8 @@ pub fn bootstrap() -> Builder {
 /// A middleware stands around the requests that are registered after it. Handlers that want a transaction are registered
 /// after the [`outbox`](Self::outbox) or [`inbox`](Self::inbox) that opens it.
 #[must_use = "an application does nothing until it is built and run"]
-pub struct Builder<S = NoMiddleware, D = NoDatabase> {
-    rest: Rest<S>,
+pub struct Builder<S = NoMiddleware, D = NoDatabase, V = NoMiddleware> {
+    rest: Rest<S, V>,
     database: D,
 }
 
@@ -89,11 +90,21 @@ struct Registering<'a, D: Database> {
     group: &'a str,
 }
 
-impl<S, D> Builder<S, D> {
+impl<S, D, V> Builder<S, D, V> {
     /// Puts a middleware around the requests that are registered from now on, within those that are there already.
-    pub fn middleware<M>(self, middleware: M) -> Builder<Stacked<S, M>, D> {
+    pub fn middleware<M>(self, middleware: M) -> Builder<Stacked<S, M>, D, V> {
         Builder {
             rest: self.rest.map_requests(|requests| requests.middleware(middleware)),
+            database: self.database,
+        }
+    }
+
+    /// Puts a middleware around the handlers of events that are registered from now on, within those that are there already; not
+    /// around those that run in a transaction ([`before_commit`](Builder::before_commit),
+    /// [`subscribe_transactional`](Builder::subscribe_transactional)).
+    pub fn event_middleware<M>(self, middleware: M) -> Builder<S, D, Stacked<V, M>> {
+        Builder {
+            rest: self.rest.map_events(|events| events.middleware(middleware)),
             database: self.database,
         }
     }
@@ -120,10 +131,25 @@ impl<S, D> Builder<S, D> {
         self
     }
 
+    /// Registers the handler of a streaming request. No middlewares stand around it.
+    pub fn stream<R: StreamRequest>(mut self, handler: impl StreamHandler<R>) -> Self {
+        self.rest.requests = self.rest.requests.bind_stream::<R>(handler);
+        self
+    }
+
     /// Registers a handler of a domain event: it runs after the request has succeeded and its transaction, if it has one,
     /// is committed.
-    pub fn domain_event<E: DomainEvent>(mut self, handler: impl EventHandler<E>) -> Self {
+    pub fn domain_event<E: DomainEvent>(mut self, handler: impl EventHandler<E>) -> Self
+    where
+        V: EventMiddlewareStack<E>,
+    {
         self.rest.events = self.rest.events.bind::<E>(handler);
+        self
+    }
+
+    /// Registers one handler of several domain events: a tuple of their types.
+    pub fn domain_events<F: EventFamily<V, H>, H>(mut self, handler: H) -> Self {
+        self.rest.events = self.rest.events.bind_family::<F, H>(handler);
         self
     }
 
@@ -135,7 +161,10 @@ impl<S, D> Builder<S, D> {
         mut self,
         topic: impl Into<String>,
         handler: impl EventHandler<E>,
-    ) -> Self {
+    ) -> Self
+    where
+        V: EventMiddlewareStack<E>,
+    {
         self.rest.events = self.rest.events.subscribe::<E>(topic, handler);
         self.rest.subscribed = true;
         self
@@ -224,6 +253,19 @@ impl<S, D> Builder<S, D> {
         self
     }
 
+    /// Sets what the failure of an event's handler does to the others, how many of them run at the same time, and the like.
+    /// Broker and encoder are set by the builder itself ([`direct`](Self::direct), [`encoder`](Self::encoder)).
+    ///
+    /// ```
+    /// # use cqrs_bootstrap::bootstrap;
+    /// # use cqrs_core::OnEventFailure;
+    /// let builder = bootstrap().emitter(|emitter| emitter.with_on_failure(OnEventFailure::RunAll).with_concurrency(4));
+    /// ```
+    pub fn emitter(mut self, settings: impl FnOnce(EventEmitter) -> EventEmitter + Send + 'static) -> Self {
+        self.rest.emitter = Box::new(settings);
+        self
+    }
+
     /// Sets the settings of the relay.
     pub fn relay(mut self, settings: RelaySettings) -> Self {
         self.rest.relay = Some(settings);
@@ -261,9 +303,9 @@ impl<S, D> Builder<S, D> {
     }
 }
 
-impl<S> Builder<S> {
+impl<S, V> Builder<S, NoDatabase, V> {
     /// Sets the outbox: it opens the transactions of handlers, and a relay takes its events to the broker.
-    pub fn outbox<D, O>(self, outbox: O) -> Builder<S, OnDatabase<D>>
+    pub fn outbox<D, O>(self, outbox: O) -> Builder<S, OnDatabase<D>, V>
     where
         D: Database,
         O: BeginTransaction<D> + OutboxStore,
@@ -275,7 +317,7 @@ impl<S> Builder<S> {
 
     /// Sets the inbox of a service that has no outbox here: it opens the transactions of handlers. What they say goes into
     /// the outbox of the same database, and a relay elsewhere takes it to the broker.
-    pub fn inbox<D, I>(self, inbox: I) -> Builder<S, OnDatabase<D>>
+    pub fn inbox<D, I>(self, inbox: I) -> Builder<S, OnDatabase<D>, V>
     where
         D: Database,
         I: Inbox<D>,
@@ -300,7 +342,7 @@ impl<S> Builder<S> {
     }
 }
 
-impl<S, D: Database> Builder<S, OnDatabase<D>> {
+impl<S, D: Database, V> Builder<S, OnDatabase<D>, V> {
     /// Sets the outbox, beside the inbox: most often the same value. It opens the transactions from now on.
     pub fn outbox(mut self, outbox: impl BeginTransaction<D> + OutboxStore) -> Self {
         let outbox = Arc::new(outbox);
@@ -337,16 +379,17 @@ impl<S, D: Database> Builder<S, OnDatabase<D>> {
         let unit = UnitOfWork::new(Arc::clone(&database.source), database.before_commit);
         let group = rest.group.clone().unwrap_or_default();
         let registering = Registering { unit: &unit, inbox: database.inbox.as_ref(), group: &group };
-        let mut rest = rest.map_requests(|requests| {
+        let rest = rest.map_requests(|requests| {
             let requests = requests.with_middleware(NoMiddleware);
             database
                 .requests
                 .into_iter()
                 .fold(requests, |requests, register| register(requests, &registering))
         });
-        for register in database.events {
-            rest.events = register(rest.events, &registering);
-        }
+        let mut rest = rest.map_events(|events| {
+            let events = events.with_middleware(NoMiddleware);
+            database.events.into_iter().fold(events, |events, register| register(events, &registering))
+        });
         rest.encoder.get_or_insert_with(|| database.source.encoder().clone());
         let purging =
             Purging::new(rest.retention.clone()).inbox(database.inbox).store(database.store.clone());
@@ -369,9 +412,9 @@ impl<D: Database> OnDatabase<D> {
 }
 
 /// What does not depend on the kind of database.
-struct Rest<S> {
+struct Rest<S, V> {
     requests: RequestMap<S>,
-    events: EventMap,
+    events: EventMap<V>,
     subscribed: bool,
     broker: Option<Source>,
     direct: bool,
@@ -379,14 +422,27 @@ struct Rest<S> {
     encoder: Option<Encoder>,
     relay: Option<RelaySettings>,
     retention: Retention,
+    emitter: Box<dyn FnOnce(EventEmitter) -> EventEmitter + Send>,
     consumer: Box<dyn FnOnce(ConsumerBuilder) -> ConsumerBuilder + Send>,
 }
 
-impl<S> Rest<S> {
-    fn map_requests<T>(self, map: impl FnOnce(RequestMap<S>) -> RequestMap<T>) -> Rest<T> {
+impl<S, V> Rest<S, V> {
+    fn map_requests<T>(self, map: impl FnOnce(RequestMap<S>) -> RequestMap<T>) -> Rest<T, V> {
+        self.map(map, |events| events)
+    }
+
+    fn map_events<T>(self, map: impl FnOnce(EventMap<V>) -> EventMap<T>) -> Rest<S, T> {
+        self.map(|requests| requests, map)
+    }
+
+    fn map<T, W>(
+        self,
+        requests: impl FnOnce(RequestMap<S>) -> RequestMap<T>,
+        events: impl FnOnce(EventMap<V>) -> EventMap<W>,
+    ) -> Rest<T, W> {
         Rest {
-            requests: map(self.requests),
-            events: self.events,
+            requests: requests(self.requests),
+            events: events(self.events),
             subscribed: self.subscribed,
             broker: self.broker,
             direct: self.direct,
@@ -394,6 +450,7 @@ impl<S> Rest<S> {
             encoder: self.encoder,
             relay: self.relay,
             retention: self.retention,
+            emitter: self.emitter,
             consumer: self.consumer,
         }
     }
@@ -421,7 +478,8 @@ impl<S> Rest<S> {
             Some(source) => source.open().map(Some).or_else(|error| wrong(&mut problems, error))?,
             None => None,
         };
-        let mut emitter = EventEmitter::new(self.events).with_encoder(self.encoder.unwrap_or_default());
+        let emitter = (self.emitter)(EventEmitter::new(self.events));
+        let mut emitter = emitter.with_encoder(self.encoder.unwrap_or_default());
         if let Some(broker) = broker.clone().filter(|_| self.direct) {
             emitter = emitter.direct(broker);
         }
@@ -465,7 +523,7 @@ fn wrong<T>(problems: &mut Vec<String>, error: Error) -> Result<Option<T>> {
     }
 }
 
-impl<S, D> fmt::Debug for Builder<S, D> {
+impl<S, D, V> fmt::Debug for Builder<S, D, V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Builder")
             .field("requests", &self.rest.requests)

@@ -22,8 +22,12 @@ use tokio::sync::OnceCell;
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> cqrs_core::Result<()> {
 /// struct Session(u32);
 ///
+/// async fn open_session() -> cqrs_core::Result<Session> {
+///     Ok(Session(7))
+/// }
+///
 /// let scope = Scope::default();
-/// let session = scope.get_or_try_init(async || cqrs_core::Result::Ok(Session(7))).await?;
+/// let session = scope.get_or_try_init(open_session).await?;
 /// assert_eq!(session.0, 7);
 /// assert_eq!(scope.get::<Session>().map(|session| session.0), Some(7));
 /// # Ok(()) }

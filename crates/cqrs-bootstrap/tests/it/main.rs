@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)] // tests
 
 mod building;
+mod handlers;
 mod retention;
 mod running;
 mod world;
