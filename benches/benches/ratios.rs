@@ -10,10 +10,7 @@ const ROUNDS: usize = 500;
 const TIMES: u64 = 20_000;
 
 fn main() {
-    let mut cases = cases().expect("the maps are right");
-    if let Ok(only) = std::env::var("ONLY") {
-        cases.retain(|c| c.name == only || c.name == "boxed by hand" || c.name == "direct call");
-    }
+    let cases = cases().expect("the maps are right");
     let mut rounds = vec![Vec::with_capacity(ROUNDS); cases.len()];
     for _ in 0..ROUNDS {
         for (case, rounds) in cases.iter().zip(&mut rounds) {

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use allocation_counter::measure;
-use cqrs_benches::{ByHand, Command, Handler, Pass, inside, mediator, now, others};
+use cqrs_benches::{
+    ByHand, Command, Handler, Happened, Pass, Saying, inside, mediator, now, others, static_mediator,
+};
 
 const COMMAND: Command = Command([1, 2, 3, 4]);
 
@@ -37,5 +39,30 @@ fn a_send_through_three_middlewares_allocates_once() {
     let mediator = mediator(others().middleware(Pass).middleware(Pass).middleware(Pass)).unwrap();
     let counted = measure(|| assert_eq!(now(mediator.send(COMMAND)).unwrap(), 10));
     assert_eq!(counted.count_total, 1);
+    assert_eq!(counted.count_current, 0);
+}
+
+#[test]
+fn a_static_send_allocates_nothing() {
+    let mediator = static_mediator().unwrap();
+    let counted = measure(|| assert_eq!(now(mediator.send(COMMAND)).unwrap(), 10));
+    assert_eq!(counted.count_total, 0);
+}
+
+/// The send, what was said, the event, and the future of its handler.
+#[test]
+fn a_send_that_says_one_event_allocates_four_times() {
+    let mediator = mediator(others()).unwrap();
+    let counted = measure(|| assert_eq!(now(mediator.send(Saying([1, 2, 3, 4]))).unwrap(), 10));
+    assert_eq!(counted.count_total, 4);
+    assert_eq!(counted.count_current, 0);
+}
+
+/// What was said, the event, and the future of its handler.
+#[test]
+fn an_event_allocates_three_times() {
+    let events = mediator(others()).unwrap().events();
+    let counted = measure(|| now(events.emit(Happened(1))).unwrap());
+    assert_eq!(counted.count_total, 3);
     assert_eq!(counted.count_current, 0);
 }
