@@ -87,8 +87,8 @@ pub(crate) fn now() -> Instant {
 }
 
 #[cold]
-pub(crate) fn too_late(request: &str) -> Error {
-    Error::new(ErrorKind::Timeout, format!("the time for the request `{request}` is up")).with_retryable(true)
+pub(crate) fn too_late(name: &str) -> Error {
+    Error::new(ErrorKind::Timeout, format!("the time for `{name}` is up")).with_retryable(true)
 }
 
 #[cold]
@@ -97,12 +97,12 @@ pub(crate) fn cancelled(request: &str) -> Error {
 }
 
 #[cold]
-pub(crate) fn commit_cut_off(request: &str) -> Error {
+pub(crate) fn commit_cut_off(name: &str) -> Error {
     Error::new(
         ErrorKind::CommitUnknown,
         format!(
-            "the time for the request `{request}` is up, and a transaction in it has been committed, or may have been: look \
-             for what it would have written before it is sent again"
+            "the time for `{name}` is up, and a transaction in it has been committed, or may have been: look \
+             for what it would have written before it is done again"
         ),
     )
 }

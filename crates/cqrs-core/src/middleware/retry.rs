@@ -68,7 +68,8 @@ where
 {
     async fn call<N: Next<R>>(&self, mut request: R, cx: &Context<'_>, next: &N) -> Reply<R> {
         let mut failures = 0;
-        while !cx.is_in_transaction()
+        while failures + 1 < self.0.max_attempts()
+            && !cx.is_in_transaction()
             && let Some(again) = request.again()
         {
             let error = match next.run(request, cx).await {

@@ -44,7 +44,7 @@ async fn a_deadline_drops_the_handler_and_its_transaction() {
     let began = Instant::now();
     let error = mediator.send_with(Act, &SendOptions::default().with_timeout(SECOND)).await.unwrap_err();
     assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Timeout, true));
-    assert_eq!(error.to_string(), "the time for the request `Act` is up");
+    assert_eq!(error.to_string(), "the time for `Act` is up");
     assert_eq!(began.elapsed(), SECOND);
     assert_eq!(db.journal().entries(), ["begin", "insert row", "dropped"]);
 }
