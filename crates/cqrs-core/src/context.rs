@@ -17,6 +17,7 @@ use crate::event::{DomainEvent, Envelope, Event, IntegrationEvent, kind};
 use crate::mediator::{Core, Sending, Streaming};
 use crate::message::Message;
 use crate::outgoing::Outgoing;
+use crate::recording::Held;
 use crate::request::{Request, StreamRequest};
 use crate::scope::Scope;
 use crate::send_options::{SendOptions, cancelled, commit_cut_off, now, too_late};
@@ -106,7 +107,7 @@ pub(crate) struct Received {
 /// Something that was said. An event that cannot be published is kept as the error it is, and fails the request
 /// before anything goes out.
 pub(crate) enum Said {
-    Domain(Box<dyn AnyDomainEvent>),
+    Domain(Held),
     Integration(Box<Outgoing>),
     Refused(Error),
 }
@@ -435,7 +436,7 @@ impl<E: DomainEvent> SayAs<E> for kind::Domain {}
 impl<E: DomainEvent> sealed_kind::SayAs<E> for kind::Domain {
     #[allow(private_interfaces)]
     fn say(event: E, _cx: &Context<'_>) -> Said {
-        Said::Domain(Box::new(event))
+        Said::Domain(Held::new(event))
     }
 }
 

@@ -61,7 +61,10 @@ impl<'a> Emission<'a> {
                 break;
             }
             match said {
-                Said::Domain(event) if self.goes_on() => self.handle(&*event, because_of).await,
+                Said::Domain(event) if self.goes_on() => {
+                    self.emitter.recording().emitted(&event);
+                    self.handle(&*event, because_of).await;
+                }
                 Said::Domain(event) => {
                     tracing::warn!(event = event.name(), "not handled, because a handler before it failed");
                 }
