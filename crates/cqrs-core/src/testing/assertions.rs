@@ -65,7 +65,7 @@ mod sealed {
 ///
 /// ```
 /// # use cqrs_core::testing::TestMediator;
-/// # use cqrs_core::{EventEmitter, NotificationEvent, Result};
+/// # use cqrs_core::{NotificationEvent, Result};
 /// # #[derive(serde::Serialize, serde::Deserialize, NotificationEvent)]
 /// # #[event(topic = "rooms", key = room)]
 /// # struct RoomClosed { room: u32 }

@@ -344,6 +344,22 @@ async fn an_encoder_with_a_clock_and_ids_keeps_them() {
     assert_eq!((message.timestamp, message.id), (Some(clock.now()), Some(FixedIds::nth(2).into())));
 }
 
+#[test]
+fn a_message_made_by_hand_gets_what_it_lacks_from_the_encoder() {
+    let encoder = Encoder::default().with_clock(|| DateTime::UNIX_EPOCH).with_ids(|| FixedIds::nth(7));
+    let mut message = Message::new("rooms", "{}");
+    message.name = "room_closed".to_owned();
+    let finished = encoder.finish(message.clone(), &Correlation::default()).unwrap();
+    assert_eq!(
+        (finished.timestamp, finished.id),
+        (Some(DateTime::UNIX_EPOCH), Some(FixedIds::nth(7).into()))
+    );
+
+    (message.timestamp, message.id) = (Some(DateTime::<Utc>::MIN_UTC), Some("mine".into()));
+    let finished = encoder.finish(message.clone(), &Correlation::default()).unwrap();
+    assert_eq!((finished.timestamp, finished.id), (message.timestamp, message.id));
+}
+
 #[tokio::test]
 async fn a_received_event_goes_to_its_subscribers() {
     let events = EventMap::new().subscribe::<Told>(
