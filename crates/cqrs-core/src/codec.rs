@@ -12,6 +12,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Envelope, EventKind, IntegrationEvent};
 use crate::message::{Headers, Message, MessageId};
 use crate::outgoing::Outgoing;
+use crate::stamps::Stamps;
 
 /// The names of the headers that this toolkit reads and writes.
 pub mod header {
@@ -193,6 +194,7 @@ pub struct Encoder {
     codec: Arc<dyn Codec>,
     max_message_bytes: usize,
     topic_prefix: Arc<str>,
+    pub(crate) stamps: Stamps,
 }
 
 impl Default for Encoder {
@@ -202,6 +204,7 @@ impl Default for Encoder {
             codec: Arc::new(Json),
             max_message_bytes: DEFAULT_MAX_MESSAGE_BYTES,
             topic_prefix: Arc::from(""),
+            stamps: Stamps::default(),
         }
     }
 }
@@ -226,6 +229,25 @@ impl Encoder {
     #[must_use]
     pub fn with_topic_prefix(mut self, prefix: impl Into<Arc<str>>) -> Self {
         self.topic_prefix = prefix.into();
+        self
+    }
+
+    /// Takes the time of an event that has none from here. Default: the system's clock.
+    ///
+    /// What a time is compared with elsewhere (the deadline of a request, the database's clock for a time of delivery) stays
+    /// as it is.
+    #[must_use]
+    pub fn with_clock(mut self, clock: impl Fn() -> DateTime<Utc> + Send + Sync + 'static) -> Self {
+        self.stamps.clock = Some(Arc::new(clock));
+        self
+    }
+
+    /// Takes the id of an event that has none from here. Default: [`Uuid::now_v7`].
+    ///
+    /// Consumers tell duplicates by it, so each must be given once only.
+    #[must_use]
+    pub fn with_ids(mut self, ids: impl Fn() -> Uuid + Send + Sync + 'static) -> Self {
+        self.stamps.ids = Some(Arc::new(ids));
         self
     }
 
@@ -267,7 +289,7 @@ impl Encoder {
             )
             .with_source(error)
         })?;
-        let id = id.unwrap_or_else(Uuid::now_v7);
+        let id = id.unwrap_or_else(|| self.stamps.id());
         let message = Message {
             id: Some(id.into()),
             name: E::NAME.to_owned(),
@@ -278,7 +300,7 @@ impl Encoder {
             headers,
             payload: Some(payload.into()),
             content_type: Some("application/json".to_owned()),
-            timestamp: Some(timestamp.unwrap_or_else(Utc::now).trunc_subsecs(6)),
+            timestamp: Some(timestamp.map_or_else(|| self.stamps.now(), |given| given.trunc_subsecs(6))),
         };
         let outgoing = Outgoing { message: self.finish(message, correlation)?, options };
         outgoing.check()?;
@@ -295,8 +317,8 @@ impl Encoder {
         if !self.topic_prefix.is_empty() {
             message.topic.insert_str(0, &self.topic_prefix);
         }
-        message.id.get_or_insert_with(|| Uuid::now_v7().into());
-        message.timestamp.get_or_insert_with(|| Utc::now().trunc_subsecs(6));
+        message.id.get_or_insert_with(|| self.stamps.id().into());
+        message.timestamp.get_or_insert_with(|| self.stamps.now());
         for (name, value) in [
             (header::CORRELATION_ID, &correlation.correlation_id),
             (header::CAUSATION_ID, &correlation.causation_id),

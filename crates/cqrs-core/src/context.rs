@@ -16,6 +16,7 @@ use crate::event::{DomainEvent, Envelope, Event, IntegrationEvent, kind};
 use crate::mediator::{Core, Sending, Streaming};
 use crate::message::Message;
 use crate::outgoing::Outgoing;
+use crate::recording::Held;
 use crate::request::{Request, StreamRequest};
 use crate::scope::Scope;
 use crate::send_options::{SendOptions, cancelled, commit_cut_off, now, too_late};
@@ -103,7 +104,7 @@ pub(crate) struct Received {
 /// Something that was said. An event that cannot be published is kept as the error it is, and fails the request
 /// before anything goes out.
 pub(crate) enum Said {
-    Domain(Box<dyn AnyDomainEvent>),
+    Domain(Held),
     Integration(Box<Outgoing>),
     Refused(Error),
 }
@@ -136,16 +137,19 @@ fn take_used(used: &mut Option<Box<Used>>) -> Option<Box<Used>> {
 impl Used {
     /// What was refused when it was said, if something was.
     pub(crate) fn check(self: Box<Self>) -> Result<Box<Self>> {
-        if self.said.iter().any(|said| matches!(said, Said::Refused(_))) { self.refusal() } else { Ok(self) }
+        match self.said.iter().position(|said| matches!(said, Said::Refused(_))) {
+            Some(at) => Err(self.refusal(at)),
+            None => Ok(self),
+        }
     }
 
     #[cold]
-    fn refusal(self: Box<Self>) -> Result<Box<Self>> {
-        let refused = self.said.into_iter().find_map(|said| match said {
-            Said::Refused(error) => Some(error),
-            _ => None,
-        });
-        refused.map_or_else(|| Ok(Box::default()), Err)
+    fn refusal(mut self, at: usize) -> Error {
+        match self.said.swap_remove(at) {
+            Said::Refused(error) => error,
+            // It was found there.
+            said => Error::new(ErrorKind::InvalidEvent, format!("the event `{}` was refused", said.name())),
+        }
     }
 }
 
@@ -459,7 +463,7 @@ impl<E: DomainEvent> SayAs<E> for kind::Domain {}
 impl<E: DomainEvent> sealed_kind::SayAs<E> for kind::Domain {
     #[allow(private_interfaces)]
     fn say(event: E, _cx: &Context<'_>) -> Said {
-        Said::Domain(Box::new(event))
+        Said::Domain(Held::new(event))
     }
 }
 

@@ -16,10 +16,14 @@ mod mediator;
 mod message;
 mod middleware;
 mod outgoing;
+mod recording;
 mod request;
 mod retry_policy;
 mod scope;
 mod send_options;
+mod stamps;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod transaction;
 mod url;
 mod validate;

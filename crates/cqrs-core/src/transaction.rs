@@ -21,6 +21,7 @@ use crate::message::MessageId;
 use crate::outgoing::Outgoing;
 #[cfg(doc)]
 use crate::outgoing::WriteOptions;
+use crate::recording::Written;
 use crate::request::{Reply, Request, RequestHandler};
 
 /// A kind of database, as a type: it names the transaction that handlers get.
@@ -328,8 +329,8 @@ impl<D: Database> UnitOfWork<D> {
                 return Err(error);
             }
         };
-        let after_commit = match self.write(&mut tx, cx).await {
-            Ok(after_commit) => after_commit,
+        let (after_commit, written) = match self.write(&mut tx, cx).await {
+            Ok(done) => done,
             Err(error) => {
                 self.abandon(tx, cx).await;
                 return Err(error.into());
@@ -339,13 +340,15 @@ impl<D: Database> UnitOfWork<D> {
         let committed = tx.commit().await;
         cx.leave_transaction();
         committed?;
+        cx.core().emitter().recording().committed(written);
         after_commit.into_iter().for_each(|said| cx.push(said));
         Ok(value)
     }
 
-    /// What is left to say after the commit.
-    async fn write(&self, tx: &mut D::Tx, cx: &Context<'_>) -> Result<Vec<Said>> {
-        let max_events = cx.core().emitter().max_events();
+    /// What is left to say after the commit, and what a recording keeps of what is in the outbox then.
+    async fn write(&self, tx: &mut D::Tx, cx: &Context<'_>) -> Result<(Vec<Said>, Written)> {
+        let emitter = cx.core().emitter();
+        let max_events = emitter.max_events();
         let (mut messages, mut after_commit) = (Vec::new(), Vec::new());
         let mut path = Path::default();
         let mut queue: VecDeque<_> =
@@ -369,10 +372,11 @@ impl<D: Database> UnitOfWork<D> {
                 }
             }
         }
+        let mut written = emitter.recording().writing(&messages);
         if !messages.is_empty() {
-            tx.write(messages).await?;
+            written.retain(&tx.write(messages).await?);
         }
-        Ok(after_commit)
+        Ok((after_commit, written))
     }
 
     async fn abandon(&self, tx: D::Tx, cx: &Context<'_>) {

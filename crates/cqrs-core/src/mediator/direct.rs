@@ -25,6 +25,9 @@ impl DirectPublishes {
                 Err(BrokerError::new(ErrorClass::Event, format!("`{}` has no direct target", message.name)))
             }
         };
+        if enqueued.is_ok() {
+            emitter.recording().published(&message);
+        }
         let Message { name, topic, id, .. } = message;
         self.begun.push((DirectEvent { name, topic, id }, enqueued));
     }

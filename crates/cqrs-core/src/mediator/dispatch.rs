@@ -33,7 +33,7 @@ use crate::request::{Reply, Request};
 /// # Ok(()) }
 /// ```
 ///
-/// Tests give it a value of their own.
+/// Tests give it a value of their own, or, with the feature `testing`, a `testing::TestMediator`.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not send the request `{R}`",
     label = "no `Dispatch<{R}>` for this type",

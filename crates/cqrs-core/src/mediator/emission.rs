@@ -42,6 +42,7 @@ pub(super) async fn go_out(emitter: &EventEmitter, cx: &Context<'_>, mut said: B
             Said::Domain(event)
                 if number < emitter.max_events() && emission.is_none() && !emitter.is_concurrent() =>
             {
+                emitter.recording().emitted(&event);
                 for handler in emitter.events().of_domain(&*event) {
                     let mut cx_of_event = cx.nested();
                     let handled = handler.call(&*event, &cx_of_event).await;
@@ -94,7 +95,10 @@ impl<'a> Emission<'a> {
             return false;
         }
         match said {
-            Said::Domain(event) if self.goes_on() => self.handle(&*event, because_of).await,
+            Said::Domain(event) if self.goes_on() => {
+                self.emitter.recording().emitted(&event);
+                self.handle(&*event, because_of).await;
+            }
             Said::Domain(event) => {
                 tracing::warn!(event = event.name(), "not handled, because a handler before it failed");
             }

@@ -9,6 +9,7 @@ use crate::codec::Encoder;
 use crate::context::{Context, Used};
 use crate::error::Result;
 use crate::middleware::NoMiddleware;
+use crate::recording::Recording;
 
 /// Takes what handlers said to the right place: domain events to the handlers of its [`EventMap`], integration events
 /// straight to a broker if it was told to ([`direct`](Self::direct)).
@@ -19,13 +20,14 @@ use crate::middleware::NoMiddleware;
 #[must_use = "an emitter does nothing until a mediator is made with it"]
 pub struct EventEmitter {
     events: EventMap,
-    direct: Option<Arc<dyn MessageBroker>>,
-    encoder: Encoder,
+    pub(super) direct: Option<Arc<dyn MessageBroker>>,
+    pub(super) encoder: Encoder,
     confirm_timeout: Duration,
     max_events: usize,
     on_failure: OnEventFailure,
     /// `None` is one after the other.
     concurrency: Option<NonZeroUsize>,
+    pub(super) recording: Recording,
 }
 
 impl Default for EventEmitter {
@@ -45,6 +47,7 @@ impl EventEmitter {
             max_events: 10_000,
             on_failure: OnEventFailure::Stop,
             concurrency: None,
+            recording: Recording::default(),
         }
     }
 
@@ -94,6 +97,10 @@ impl EventEmitter {
 
     pub(crate) fn encoder(&self) -> &Encoder {
         &self.encoder
+    }
+
+    pub(crate) fn recording(&self) -> &Recording {
+        &self.recording
     }
 
     pub(super) fn events(&self) -> &EventMap {

@@ -18,8 +18,10 @@ use crate::request::{Reply, Request};
 #[derive(Default)]
 pub(super) struct Handlers {
     /// As many as a power of two.
-    slots: Vec<Option<Box<dyn Any + Send + Sync>>>,
+    pub(super) slots: Vec<Option<Box<dyn Any + Send + Sync>>>,
     len: usize,
+    #[cfg(feature = "testing")]
+    pub(super) records: Vec<super::recorded::Record>,
 }
 
 impl Handlers {

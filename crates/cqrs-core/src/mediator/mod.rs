@@ -8,6 +8,8 @@ mod event_map;
 mod event_mediator;
 mod flood;
 mod handlers;
+#[cfg(feature = "testing")]
+mod recorded;
 mod request_handle;
 mod request_map;
 mod request_mediator;

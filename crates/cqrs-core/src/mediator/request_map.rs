@@ -105,6 +105,8 @@ impl<S> RequestMap<S> {
         }
         let bound = Arc::new(stack.bind(handler));
         self.insert(Bound::<R>(bound.clone()), R::name());
+        #[cfg(feature = "testing")]
+        self.handlers.recordable::<Bound<R>>();
         bound
     }
 
@@ -122,6 +124,8 @@ impl<S> RequestMap<S> {
     /// A second handler for the same request is an error when the mediator is built.
     pub fn bind_stream<R: StreamRequest>(mut self, handler: impl StreamHandler<R>) -> Self {
         self.insert(BoundStream::<R>(Arc::new(handler)), R::name());
+        #[cfg(feature = "testing")]
+        self.handlers.recordable::<BoundStream<R>>();
         self
     }
 

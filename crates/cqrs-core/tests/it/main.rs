@@ -16,5 +16,6 @@ mod requests;
 mod static_mediator;
 mod streams;
 mod support;
+mod testing;
 mod transactions;
 mod ui;
