@@ -20,6 +20,8 @@ mod request;
 mod retry_policy;
 mod scope;
 mod send_options;
+#[cfg(feature = "tower")]
+mod tower;
 mod transaction;
 mod url;
 mod validate;
@@ -58,6 +60,11 @@ pub use request::{Reply, Request, RequestHandler, StreamHandler, StreamRequest};
 pub use retry_policy::RetryPolicy;
 pub use scope::Scope;
 pub use send_options::SendOptions;
+#[cfg(feature = "tower")]
+pub use tower::{
+    MediatorFuture, MediatorService, TowerError, TowerHandler, TowerHandling, TowerInTurn, TowerLayer,
+    TowerRequest, TowerStack,
+};
 pub use transaction::{
     AddOutcome, Added, AddedEvent, BeforeCommit, BeginTransaction, Database, ScheduleChange, Transaction,
     Transactional, TransactionalEventHandler, TransactionalHandler, UnitOfWork,

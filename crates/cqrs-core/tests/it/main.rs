@@ -10,5 +10,6 @@ mod middleware;
 mod outgoing;
 mod requests;
 mod support;
+mod tower;
 mod transactions;
 mod ui;

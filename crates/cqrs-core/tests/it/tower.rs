@@ -1,0 +1,617 @@
+//! Layers of `tower` as middlewares, and mediators within layers.
+
+use std::fmt;
+use std::future::{Ready, pending, ready};
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use cqrs_core::*;
+use futures_util::future::join;
+use futures_util::poll;
+use tokio::time::{Instant, sleep, timeout};
+use tower::buffer::BufferLayer;
+use tower::limit::GlobalConcurrencyLimitLayer;
+use tower::load_shed::error::Overloaded;
+use tower::retry::{Policy, RetryLayer};
+use tower::timeout::error::Elapsed;
+use tower::{BoxError, Service, ServiceBuilder, ServiceExt};
+
+use crate::support::*;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[derive(Clone, Request)]
+#[request(response = u32)]
+struct Act(u32);
+
+#[derive(Clone, Request)]
+struct Other;
+
+#[derive(Debug, PartialEq)]
+enum Trouble {
+    Own(u32),
+    Toolkit(ErrorKind),
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self:?}")
+    }
+}
+
+impl From<Error> for Trouble {
+    fn from(error: Error) -> Self {
+        Self::Toolkit(error.kind())
+    }
+}
+
+/// A request with an error of its own.
+#[derive(Clone, Request)]
+#[request(error = Trouble)]
+struct Try;
+
+/// Tries again up to so often.
+#[derive(Clone)]
+struct Attempts(u32);
+
+impl<Q: Clone, T, E> Policy<Q, T, E> for Attempts {
+    type Future = Ready<()>;
+
+    fn retry(&mut self, _: &mut Q, result: &mut Result<T, E>) -> Option<Ready<()>> {
+        if result.is_ok() || self.0 == 0 {
+            return None;
+        }
+        self.0 -= 1;
+        Some(ready(()))
+    }
+
+    fn clone_request(&mut self, request: &Q) -> Option<Q> {
+        Some(request.clone())
+    }
+}
+
+fn noting(journal: &'static Journal) -> EventEmitter {
+    EventEmitter::new(EventMap::new().bind(on_event(move |Happened(number): &Happened, _| {
+        journal.note(format!("happened {number}"));
+        Box::pin(async { Ok(()) })
+    })))
+}
+
+fn mediator<S>(requests: RequestMap<S>) -> RequestMediator {
+    RequestMediator::new(requests, EventEmitter::default()).unwrap()
+}
+
+/// Says the number of each try, and does as it is told by it.
+fn trying<F>(outcome: F) -> impl RequestHandler<Act>
+where
+    F: Fn(u32) -> Option<Result<u32>> + Send + Sync + 'static,
+{
+    let tries = AtomicU32::new(0);
+    on_request(move |_: Act, cx| {
+        let this = tries.fetch_add(1, Ordering::Relaxed);
+        let outcome = outcome(this);
+        Box::pin(async move {
+            cx.emit(Happened(this));
+            match outcome {
+                Some(outcome) => outcome,
+                None => pending().await,
+            }
+        })
+    })
+}
+
+/// Takes a second, and counts how many do at the same time.
+#[derive(Clone, Default)]
+struct Busy(Arc<(AtomicU32, AtomicU32)>);
+
+impl Busy {
+    fn most(&self) -> u32 {
+        self.0.1.load(Ordering::Relaxed)
+    }
+
+    async fn work(&self) {
+        let (now, most) = &*self.0;
+        most.fetch_max(now.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
+        sleep(SECOND).await;
+        now.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl RequestHandler<Act> for Busy {
+    async fn handle(&self, act: Act, _: &Context<'_>) -> Result<u32> {
+        self.work().await;
+        Ok(act.0)
+    }
+}
+
+impl RequestHandler<Other> for Busy {
+    async fn handle(&self, _: Other, _: &Context<'_>) -> Result<()> {
+        self.work().await;
+        Ok(())
+    }
+}
+
+mod layers_as_a_middleware {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_timeout_drops_the_handler_and_what_it_said() {
+        let journal = Journal::new();
+        let layer =
+            TowerLayer::new(ServiceBuilder::new().timeout(SECOND)).error_kind::<Elapsed>(ErrorKind::Timeout);
+        let requests =
+            RequestMap::new().middleware(layer).bind(trying(|this| (this > 0).then_some(Ok(this))));
+        let mediator = RequestMediator::new(requests, noting(journal)).unwrap();
+
+        let error = mediator.send(Act(1)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Timeout);
+        assert!(error.is_retryable());
+        assert!(error.downcast_ref::<Elapsed>().is_some());
+        assert!(error.to_string().ends_with("Act`: request timed out"), "{error}");
+        assert_eq!(mediator.send(Act(1)).await.unwrap(), 1);
+        assert_eq!(journal.entries(), ["happened 1"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_error_of_a_layer_whose_kind_nobody_has_told_is_a_handlers() {
+        let requests = RequestMap::new()
+            .middleware(TowerLayer::new(ServiceBuilder::new().timeout(SECOND)))
+            .bind(trying(|_| None));
+        let error = mediator(requests).send(Act(1)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Handler);
+        assert!(!error.is_retryable());
+        assert!(error.downcast_ref::<Elapsed>().is_some());
+    }
+
+    #[tokio::test]
+    async fn the_error_of_a_handler_is_what_it_was_behind_layers_that_box_it() {
+        let requests = RequestMap::new()
+            .middleware(TowerLayer::new(ServiceBuilder::new().load_shed().timeout(SECOND)))
+            .bind(trying(|_| Some(Err(Error::new(ErrorKind::Conflict, "taken").with_retryable(true)))))
+            .bind(on_request(|_: Try, _| Box::pin(async { Err(Trouble::Own(7)) })));
+        let mediator = mediator(requests);
+
+        let error = mediator.send(Act(1)).await.unwrap_err();
+        assert_eq!(
+            (error.kind(), error.is_retryable(), &*error.to_string()),
+            (ErrorKind::Conflict, true, "taken")
+        );
+        assert_eq!(mediator.send(Try).await.unwrap_err(), Trouble::Own(7));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_error_of_a_layer_becomes_that_of_the_request() {
+        let layer =
+            TowerLayer::new(ServiceBuilder::new().timeout(SECOND)).error_kind::<Elapsed>(ErrorKind::Timeout);
+        let requests = RequestMap::new().middleware(layer).bind(on_request(|_: Try, _| Box::pin(pending())));
+        let error = mediator(requests).send(Try).await.unwrap_err();
+        assert_eq!(error, Trouble::Toolkit(ErrorKind::Timeout));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_limit_counts_the_requests_of_all_types_that_stand_behind_it() {
+        let busy = Busy::default();
+        let requests = RequestMap::new()
+            .middleware(TowerLayer::new(ServiceBuilder::new().concurrency_limit(1)))
+            .bind::<Act>(busy.clone())
+            .bind::<Other>(busy.clone());
+        let mediator = mediator(requests);
+
+        let begun = Instant::now();
+        let (one, two) = join(mediator.send(Act(1)), mediator.send(Other)).await;
+        assert_eq!(one.unwrap(), 1);
+        two.unwrap();
+        assert_eq!(busy.most(), 1);
+        assert_eq!(begun.elapsed(), 2 * SECOND);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_limit_that_is_shared_with_others_counts_all_of_them() {
+        let busy = Busy::default();
+        let limit = GlobalConcurrencyLimitLayer::new(1);
+        let requests = RequestMap::new()
+            .bind_with::<Act>(TowerLayer::new(limit.clone()), busy.clone())
+            .bind_with::<Other>(TowerLayer::new(limit), busy.clone());
+        let mediator = mediator(requests);
+        let (one, two) = join(mediator.send(Act(1)), mediator.send(Other)).await;
+        one.unwrap();
+        two.unwrap();
+        assert_eq!(busy.most(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn load_that_is_shed_does_not_reach_the_handler() {
+        let busy = Busy::default();
+        let layer = TowerLayer::new(ServiceBuilder::new().load_shed().concurrency_limit(1))
+            .error_kind::<Overloaded>(ErrorKind::Overloaded);
+        let mediator = mediator(RequestMap::new().middleware(layer).bind::<Act>(busy.clone()));
+
+        let (one, two) = join(mediator.send(Act(1)), mediator.send(Act(2))).await;
+        assert_eq!(one.unwrap(), 1);
+        let error = two.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Overloaded);
+        assert!(error.is_retryable());
+        assert_eq!(mediator.send(Act(3)).await.unwrap(), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_dropped_leaves_its_place_at_work_and_waiting() {
+        let layer = TowerLayer::new(ServiceBuilder::new().concurrency_limit(1));
+        let mediator = mediator(RequestMap::new().middleware(layer).bind::<Act>(Busy::default()));
+        {
+            let mut at_work = pin!(mediator.send(Act(1)));
+            let mut waiting = pin!(mediator.send(Act(2)));
+            assert!(poll!(at_work.as_mut()).is_pending());
+            assert!(poll!(waiting.as_mut()).is_pending());
+        }
+        assert_eq!(timeout(2 * SECOND, mediator.send(Act(3))).await.unwrap().unwrap(), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_within_another_needs_a_place_of_its_own() {
+        let requests = RequestMap::new()
+            .middleware(Timeout::after(SECOND))
+            .middleware(TowerLayer::new(ServiceBuilder::new().concurrency_limit(1)))
+            .bind(on_request(|_: Other, cx| Box::pin(async { cx.send(Act(1)).await.map(drop) })))
+            .bind(trying(|this| Some(Ok(this))));
+        assert_eq!(mediator(requests).send(Other).await.unwrap_err().kind(), ErrorKind::Timeout);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_rate_is_limited_in_turn() {
+        let layer = TowerLayer::in_turn(ServiceBuilder::new().rate_limit(2, SECOND));
+        let requests = RequestMap::new().middleware(layer).bind(trying(|this| Some(Ok(this))));
+        let mediator = mediator(requests);
+        let begun = Instant::now();
+        for (nth, seconds) in [(0, 0), (1, 0), (2, 1), (3, 1), (4, 2)] {
+            assert_eq!(mediator.send(Act(1)).await.unwrap(), nth);
+            assert_eq!(begun.elapsed().as_secs(), seconds);
+        }
+        // Who does not wait any longer is not in the way of others.
+        assert!(mediator.send(Act(1)).await.is_ok());
+        assert!(timeout(SECOND / 2, mediator.send(Act(1))).await.is_err());
+        assert_eq!(mediator.send(Act(1)).await.unwrap(), 6);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn in_turn_is_let_in_and_not_answered() {
+        let busy = Busy::default();
+        let layer = TowerLayer::in_turn(ServiceBuilder::new().rate_limit(2, SECOND));
+        let mediator = mediator(RequestMap::new().middleware(layer).bind::<Act>(busy.clone()));
+        let (one, two) = join(mediator.send(Act(1)), mediator.send(Act(2))).await;
+        assert_eq!((one.unwrap(), two.unwrap()), (1, 2));
+        assert_eq!(busy.most(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_retry_drops_what_the_failed_tries_said() {
+        let journal = Journal::new();
+        let requests = RequestMap::new()
+            .middleware(TowerLayer::new(RetryLayer::new(Attempts(5))))
+            .bind(trying(|this| Some(if this < 2 { Err(Error::handler("not yet")) } else { Ok(this) })));
+        let mediator = RequestMediator::new(requests, noting(journal)).unwrap();
+        assert_eq!(mediator.send(Act(1)).await.unwrap(), 2);
+        assert_eq!(journal.entries(), ["happened 2"]);
+    }
+
+    #[tokio::test]
+    async fn what_failed_tries_said_is_dropped_also_when_an_outer_middleware_answers() {
+        struct Instead;
+
+        impl Middleware<Act> for Instead {
+            async fn call<N: Next<Act>>(&self, act: Act, cx: &Context<'_>, next: &N) -> Result<u32> {
+                Ok(next.run(act, cx).await.unwrap_or(99))
+            }
+        }
+
+        // The handler succeeds, and a layer will not have it.
+        let refuse = ServiceBuilder::new()
+            .map_result(|_: Result<u32, TowerError<Error>>| Err::<u32, BoxError>("not that one".into()));
+        let journal = Journal::new();
+        let requests = RequestMap::new()
+            .middleware(Instead)
+            .middleware(TowerLayer::new(refuse))
+            .bind(trying(|this| Some(Ok(this))));
+        let mediator = RequestMediator::new(requests, noting(journal)).unwrap();
+        assert_eq!(mediator.send(Act(1)).await.unwrap(), 99);
+        assert!(journal.entries().is_empty(), "{:?}", journal.entries());
+    }
+
+    #[tokio::test]
+    async fn of_many_tries_that_succeed_the_last_one_counts() {
+        /// Wants a response of at least that.
+        #[derive(Clone)]
+        struct AtLeast(u32);
+
+        impl<E> Policy<TowerRequest<'_, Act>, u32, E> for AtLeast {
+            type Future = Ready<()>;
+
+            fn retry(
+                &mut self,
+                _: &mut TowerRequest<'_, Act>,
+                result: &mut Result<u32, E>,
+            ) -> Option<Ready<()>> {
+                matches!(result, Ok(response) if *response < self.0).then(|| ready(()))
+            }
+
+            fn clone_request<'a>(
+                &mut self,
+                request: &TowerRequest<'a, Act>,
+            ) -> Option<TowerRequest<'a, Act>> {
+                Some(request.clone())
+            }
+        }
+
+        let journal = Journal::new();
+        let requests = RequestMap::new()
+            .middleware(TowerLayer::new(RetryLayer::new(AtLeast(2))))
+            .bind(trying(|this| Some(Ok(this))));
+        let mediator = RequestMediator::new(requests, noting(journal)).unwrap();
+        assert_eq!(mediator.send(Act(1)).await.unwrap(), 2);
+        assert_eq!(journal.entries(), ["happened 2"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn layers_are_composed_as_tower_has_it() {
+        let journal = Journal::new();
+        let each = ServiceBuilder::new().retry(Attempts(1)).timeout(SECOND);
+        let requests = RequestMap::new()
+            .middleware(TowerLayer::new(each).error_kind::<Elapsed>(ErrorKind::Timeout))
+            .bind(trying(|this| (this == 1).then_some(Ok(this))));
+        let mediator = RequestMediator::new(requests, noting(journal)).unwrap();
+        assert_eq!(mediator.send(Act(1)).await.unwrap(), 1);
+        assert_eq!(mediator.send(Act(1)).await.unwrap_err().kind(), ErrorKind::Timeout);
+        assert_eq!(journal.entries(), ["happened 1"]);
+    }
+
+    #[tokio::test]
+    async fn a_policy_sees_the_error_and_where_it_stands() {
+        #[derive(Clone)]
+        struct OutsideOfTransactions(&'static Journal);
+
+        impl<R: Request + Clone, T> Policy<TowerRequest<'_, R>, T, TowerError<Error>> for OutsideOfTransactions {
+            type Future = Ready<()>;
+
+            fn retry(
+                &mut self,
+                request: &mut TowerRequest<'_, R>,
+                result: &mut Result<T, TowerError<Error>>,
+            ) -> Option<Ready<()>> {
+                let TowerError(error) = result.as_ref().err()?;
+                self.0.note(format!("{error}, in a transaction: {}", request.context().is_in_transaction()));
+                (error.is_retryable() && !request.context().is_in_transaction()).then(|| ready(()))
+            }
+
+            fn clone_request<'a>(&mut self, request: &TowerRequest<'a, R>) -> Option<TowerRequest<'a, R>> {
+                Some(request.clone())
+            }
+        }
+
+        let (db, journal) = (FakeDb::new(), Journal::new());
+        let requests = RequestMap::new()
+            .middleware(TowerLayer::new(RetryLayer::new(OutsideOfTransactions(journal))))
+            .bind::<Other>(Transactional::new(
+                db.unit(),
+                in_transaction(|_: Other, _, cx| Box::pin(async move { cx.send(Act(1)).await.map(drop) })),
+            ))
+            .bind(trying(|this| {
+                Some(if this == 0 { Err(Error::handler("no").with_retryable(true)) } else { Ok(this) })
+            }));
+        let mediator = mediator(requests);
+        mediator.send(Other).await.unwrap();
+        // The first try failed within the transaction, and so was not repeated there; the whole of it was.
+        assert_eq!(journal.entries(), ["no, in a transaction: true", "no, in a transaction: false"]);
+        assert_eq!(db.journal().entries(), ["begin", "rollback", "begin", "commit"]);
+    }
+
+    #[tokio::test]
+    async fn a_filter_refuses_with_an_error_of_ours() {
+        fn even<'a>(request: TowerRequest<'a, Act>) -> Result<TowerRequest<'a, Act>, BoxError> {
+            if request.request.0 % 2 == 0 {
+                return Ok(request);
+            }
+            Err(Error::new(ErrorKind::InvalidRequest, "odd").into())
+        }
+
+        let journal = Journal::new();
+        let requests = RequestMap::new().bind_with::<Act>(
+            TowerLayer::new(ServiceBuilder::new().filter(even)),
+            trying(|this| Some(Ok(this))),
+        );
+        let mediator = RequestMediator::new(requests, noting(journal)).unwrap();
+        let error = mediator.send(Act(1)).await.unwrap_err();
+        assert_eq!((error.kind(), &*error.to_string()), (ErrorKind::InvalidRequest, "odd"));
+        assert!(journal.entries().is_empty());
+        mediator.send(Act(2)).await.unwrap();
+        assert_eq!(journal.entries(), ["happened 0"]);
+    }
+
+    /// Never answers, when what is within has.
+    struct Hang;
+
+    impl<R: Request> Middleware<R> for Hang {
+        async fn call<N: Next<R>>(&self, request: R, cx: &Context<'_>, next: &N) -> Reply<R> {
+            let _reply = next.run(request, cx).await;
+            pending().await
+        }
+    }
+
+    fn writing(db: FakeDb) -> impl RequestHandler<Other> {
+        Transactional::new(
+            db.unit(),
+            in_transaction(|_: Other, tx, _| {
+                Box::pin(async move {
+                    tx.insert("row");
+                    Ok(())
+                })
+            }),
+        )
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_can_tell_of_a_commit_that_a_layer_has_cut_off() {
+        let db = FakeDb::new();
+        let layer =
+            TowerLayer::new(ServiceBuilder::new().timeout(SECOND)).error_kind::<Elapsed>(ErrorKind::Timeout);
+        let requests = RequestMap::new().middleware(layer).middleware(Hang).bind(writing(db));
+        let error = mediator(requests).send(Other).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::CommitUnknown);
+        assert!(!error.is_retryable());
+        assert!(error.downcast_ref::<Elapsed>().is_some());
+        assert_eq!(db.rows(), ["row"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_commit_that_was_cut_off_is_not_tried_again() {
+        let db = FakeDb::new();
+        let each = ServiceBuilder::new().retry(Attempts(3)).timeout(SECOND);
+        let requests = RequestMap::new().middleware(TowerLayer::new(each)).middleware(Hang).bind(writing(db));
+        let error = mediator(requests).send(Other).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::CommitUnknown);
+        assert_eq!(db.rows(), ["row"]);
+    }
+
+    #[tokio::test]
+    async fn a_static_mediator_has_them_too() {
+        mediator! {
+            struct Handlers {
+                act: Act => Busy,
+            }
+        }
+
+        tokio::time::pause();
+        let requests =
+            RequestMap::new().middleware(TowerLayer::new(ServiceBuilder::new().concurrency_limit(1)));
+        let busy = Busy::default();
+        let mediator =
+            StaticMediator::new(Handlers { act: busy.clone() }, requests, EventEmitter::default()).unwrap();
+        let (one, two) = join(mediator.send(Act(1)), mediator.send(Act(2))).await;
+        assert_eq!((one.unwrap(), two.unwrap()), (1, 2));
+        assert_eq!(busy.most(), 1);
+    }
+}
+
+mod mediators_as_services {
+    use super::*;
+
+    fn assert_service<R: Request, S>(service: S) -> S
+    where
+        S: Service<R, Response = R::Response, Error = R::Error, Future: Send + 'static>
+            + Clone
+            + Send
+            + Sync
+            + 'static,
+    {
+        service
+    }
+
+    #[tokio::test]
+    async fn a_mediator_serves_every_request_and_a_handle_its_own() {
+        let requests = RequestMap::new()
+            .bind(trying(|this| Some(Ok(this))))
+            .bind(on_request(|_: Try, _| Box::pin(async { Err(Trouble::Own(7)) })));
+        let mediator = mediator(requests);
+        let service = assert_service::<Try, _>(assert_service::<Act, _>(mediator.clone().into_service()));
+        assert_eq!(service.clone().oneshot(Act(1)).await.unwrap(), 0);
+        assert_eq!(service.clone().oneshot(Try).await.unwrap_err(), Trouble::Own(7));
+        let error = service.oneshot(Other).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::MissingHandler);
+
+        let handle = assert_service::<Act, _>(mediator.handle_of::<Act>().unwrap().into_service());
+        drop(mediator);
+        let reply = tokio::spawn(handle.oneshot(Act(1)));
+        assert_eq!(reply.await.unwrap().unwrap(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_static_mediator_and_what_else_sends_are_services_too() {
+        mediator! {
+            struct Handlers {
+                act: Act => Add,
+            }
+        }
+
+        struct Add;
+
+        impl RequestHandler<Act> for Add {
+            async fn handle(&self, act: Act, _: &Context<'_>) -> Result<u32> {
+                Ok(act.0 + 1)
+            }
+        }
+
+        let mediator =
+            StaticMediator::new(Handlers { act: Add }, RequestMap::new(), EventEmitter::default()).unwrap();
+        let service = assert_service::<Act, _>(mediator.clone().into_service());
+        assert_eq!(service.oneshot(Act(1)).await.unwrap(), 2);
+        let service = assert_service::<Act, _>(MediatorService::new(Arc::new(mediator)));
+        assert_eq!(service.oneshot(Act(2)).await.unwrap(), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn limits_shedding_and_timeouts_stand_around_it() {
+        let busy = Busy::default();
+        let requests =
+            RequestMap::new().bind::<Act>(busy.clone()).bind(on_request(|_: Other, _| Box::pin(pending())));
+        let service = ServiceBuilder::new()
+            .load_shed()
+            .concurrency_limit(1)
+            .timeout(2 * SECOND)
+            .service(mediator(requests).into_service());
+
+        let (one, two) = join(service.clone().oneshot(Act(1)), service.clone().oneshot(Act(2))).await;
+        assert_eq!(one.unwrap(), 1);
+        assert!(two.unwrap_err().is::<Overloaded>());
+        assert!(service.clone().oneshot(Other).await.unwrap_err().is::<Elapsed>());
+        assert_eq!(service.oneshot(Act(3)).await.unwrap(), 3);
+    }
+
+    #[tokio::test]
+    async fn an_error_that_was_boxed_on_the_way_is_had_back() {
+        let requests = RequestMap::new()
+            .bind(trying(|_| Some(Err(Error::new(ErrorKind::Conflict, "taken").with_retryable(true)))));
+        let service = ServiceBuilder::new().timeout(SECOND).service(mediator(requests).into_service());
+        let error = Error::from_boxed(service.oneshot(Act(1)).await.unwrap_err()).unwrap();
+        assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Conflict, true));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_wants_static_requests_and_keeps_a_state_stands_around_it() {
+        let requests = RequestMap::new().bind(trying(|this| Some(Ok(this))));
+        let service = ServiceBuilder::new()
+            .layer(BufferLayer::new(8))
+            .rate_limit(1, SECOND)
+            .service(mediator(requests).into_service());
+        let begun = Instant::now();
+        for seconds in 0..3 {
+            service.clone().oneshot(Act(1)).await.unwrap();
+            assert_eq!(begun.elapsed().as_secs(), seconds);
+        }
+    }
+
+    #[tokio::test]
+    async fn dropping_the_future_stops_the_handler() {
+        let journal = Journal::new();
+        let db = FakeDb::new();
+        let requests = RequestMap::new().bind::<Other>(Transactional::new(
+            db.unit(),
+            in_transaction(|_: Other, tx, cx| {
+                Box::pin(async move {
+                    tx.insert("row");
+                    cx.emit(Happened(1));
+                    pending().await
+                })
+            }),
+        ));
+        let mut service = RequestMediator::new(requests, noting(journal)).unwrap().into_service();
+        {
+            let mut reply = pin!(service.call(Other));
+            for _ in 0..3 {
+                assert!(poll!(reply.as_mut()).is_pending());
+            }
+        }
+        assert_eq!(db.journal().entries(), ["begin", "insert row", "dropped"]);
+        assert!(journal.entries().is_empty());
+    }
+}
