@@ -63,7 +63,7 @@ pub use send_options::SendOptions;
 #[cfg(feature = "tower")]
 pub use tower::{
     MediatorFuture, MediatorService, TowerError, TowerHandler, TowerHandling, TowerInTurn, TowerLayer,
-    TowerRequest, TowerStack,
+    TowerRequest,
 };
 pub use transaction::{
     AddOutcome, Added, AddedEvent, BeforeCommit, BeginTransaction, Database, ScheduleChange, Transaction,

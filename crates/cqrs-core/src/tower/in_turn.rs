@@ -4,12 +4,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
 
-use futures_util::TryFutureExt;
 use tokio::sync::Mutex;
 use tower_service::Service;
-
-use super::passing::TowerRequest;
-use crate::request::Request;
 
 /// One service for many, who wait for their turn to be let in, in the order in which they came:
 /// [`TowerLayer::in_turn`](crate::TowerLayer::in_turn).
@@ -21,28 +17,30 @@ impl<S> TowerInTurn<S> {
     }
 }
 
-impl<'a, R, S> Service<TowerRequest<'a, R>> for TowerInTurn<S>
+impl<Q, S> Service<Q> for TowerInTurn<S>
 where
-    R: Request,
-    S: Service<TowerRequest<'a, R>, Error: Send, Future: Send + 'a> + Send + 'static,
+    Q: Send + 'static,
+    S: Service<Q, Error: Send, Future: Send> + Send + 'static,
 {
     type Response = S::Response;
     type Error = S::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<S::Response, S::Error>> + Send + 'a>>;
+    type Future = Pin<Box<dyn Future<Output = Result<S::Response, S::Error>> + Send>>;
 
     fn poll_ready(&mut self, _: &mut TaskContext<'_>) -> Poll<Result<(), S::Error>> {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: TowerRequest<'a, R>) -> Self::Future {
+    fn call(&mut self, request: Q) -> Self::Future {
         let service = Arc::clone(&self.0);
-        let called = async move {
-            let mut service = service.lock().await;
-            poll_fn(|task| service.poll_ready(task)).await?;
-            Ok(service.call(request))
-        };
-        // The next one's turn comes when this one is let in, not when it is answered.
-        Box::pin(called.try_flatten())
+        Box::pin(async move {
+            let called = {
+                let mut service = service.lock().await;
+                poll_fn(|task| service.poll_ready(task)).await?;
+                service.call(request)
+                // The next one's turn comes when this one is let in, not when it is answered.
+            };
+            called.await
+        })
     }
 }
 

@@ -1,21 +1,21 @@
 use std::fmt;
 use std::future::poll_fn;
 
-use futures_util::TryFutureExt;
 use tower_layer::Layer;
 use tower_service::Service;
 
 use super::BoxError;
 use super::TowerInTurn;
 use super::error::{Kinds, TowerError};
-use super::passing::{TowerHandler, TowerRequest, Way};
+use super::passing::{TowerHandler, TowerRequest};
+use super::tries::{Left, run_within};
 use crate::context::Context;
 use crate::error::ErrorKind;
 use crate::middleware::{Middleware, Next};
 use crate::request::{Reply, Request};
 use crate::send_options::commit_cut_off;
 
-/// Layers of `tower` as a middleware: its limits, load shedding, timeouts, filters and retries, and those of others.
+/// Layers of `tower` as a middleware: its limits, load shedding, timeouts, filters and retries, and those of others, as breakers.
 ///
 /// ```
 /// use std::time::Duration;
@@ -32,56 +32,61 @@ use crate::send_options::commit_cut_off;
 /// );
 /// ```
 ///
-/// The layers are put around a [`TowerHandler`] once, when the middleware is made. Each call clones that service, waits until it is
-/// ready, and calls it: so a limit counts all requests, of whatever type, that stand behind the one `TowerLayer`. Give each its own
-/// where they are to be counted apart.
+/// The layers are put around a [`TowerHandler`] once, when the middleware is made. Each call clones their service, waits until it is
+/// ready, and calls it with a [`TowerRequest`]. So a limit counts all requests, of whatever type, that stand behind the one
+/// `TowerLayer`; give each its own where they are to be counted apart. The handler runs where the call is, also if a layer takes the
+/// request to a task of its own.
 ///
 /// # Which layers can
 ///
-/// Those whose service serves requests of any type. What it serves is a [`TowerRequest`], which borrows the way to its handler: it
-/// lives as long as the call.
+/// Those whose service takes requests of any type and answers with the response that it gets. For a single request
+/// ([`bind_with`](crate::RequestMap::bind_with)) it is enough that it takes `TowerRequest<R>`.
 ///
 /// | layer | |
 /// |---|---|
 /// | `ConcurrencyLimitLayer`, `GlobalConcurrencyLimitLayer` | yes |
 /// | `LoadShedLayer` | yes, around a limit |
-/// | `TimeoutLayer` | yes; to wait for a limit further in is not counted, see below |
-/// | `RetryLayer` | yes, with a `Policy` for any request, or for `TowerRequest<'_, R>`; the request has to be `Clone` |
-/// | `FilterLayer` | yes, with a function: `fn check(r: TowerRequest<'_, R>) -> Result<TowerRequest<'_, R>, BoxError>` |
-/// | `MapErrLayer`, `MapResultLayer` | yes; the response stays that of the request |
-/// | `RateLimitLayer` | with [`in_turn`](Self::in_turn): its service cannot be cloned |
-/// | `BufferLayer`, `SpawnReadyLayer` | no: they want requests that are `'static` |
-/// | what is written for one type of request | no |
+/// | `TimeoutLayer` | yes |
+/// | `RetryLayer` | yes; the request has to be `Clone` |
+/// | `MapErrLayer`, `MapResultLayer` | yes |
+/// | `RateLimitLayer` | yes, with [`in_turn`](Self::in_turn), for its service cannot be cloned; or within a `BufferLayer` |
+/// | `FilterLayer`, `BufferLayer` | for a single request: `filter(\|act: TowerRequest<Act>\| ..)`, `BufferLayer::<TowerRequest<Act>>` |
+/// | a breaker, or another with a `BoxFuture<'static, _>` | yes, if it is generic over the request |
+/// | what is written for one type of request, as those of HTTP | no |
 ///
-/// Whatever cannot stand here can stand around a whole mediator ([`MediatorService`](crate::MediatorService)).
+/// Those can stand around a whole mediator, if it is of that type ([`MediatorService`](crate::MediatorService)).
 ///
-/// Many layers are there without `tower`, and know more of what they stand around: [`Timeout`](crate::Timeout) tells handlers the
-/// deadline, [`ConcurrencyLimit`](crate::ConcurrencyLimit) lets a request in that is sent by one within it, and
-/// [`Retry`](crate::Retry) tries nothing again within a transaction. **A `concurrency_limit` of `tower` does not know of that: a handler
-/// that sends a request through the limit that it has a place of may wait for itself.** Place it around requests that are not
-/// sent by others behind it, and a [`Timeout`](crate::Timeout) around it.
+/// # What they do not know
 ///
-/// A timeout of `tower` begins when the service is ready. For one that counts the wait for a limit, too, place a
-/// [`Timeout`](crate::Timeout) around the `TowerLayer`, or the limit in a second one, within.
+/// Middlewares of this crate know more of what they stand around, and allocate nothing. Prefer them where it matters:
+///
+/// - A limit of `tower` counts a request that is sent from within another one, too. **A handler that sends a request through the limit
+///   that it has a place of may wait for itself.** Place one around requests that are not sent by others behind it, or a
+///   [`Timeout`](crate::Timeout) around it. [`ConcurrencyLimit`](crate::ConcurrencyLimit) lets the inner request in.
+/// - A timeout of `tower` begins when its service is ready: it does not count how long a limit within it lets the request wait. A
+///   [`Timeout`](crate::Timeout) around the `TowerLayer` does, and tells handlers the deadline.
+/// - A retry of `tower` does as its policy says: within a transaction ([`TowerRequest::is_in_transaction`]), and with errors that are not
+///   retryable. [`Retry`](crate::Retry) tries nothing again there.
 ///
 /// # What handlers say
 ///
-/// Each try has a context of its own. What a try said that failed or was dropped is forgotten, and if a layer tries again after a
-/// success, what the last one said counts. If the layers fail, nothing does.
+/// Each try has a context of its own. What a try said that failed or was dropped is forgotten. If a layer tries again after a
+/// success, what the last one said counts; if it fails, nothing does.
 ///
 /// # Errors
 ///
 /// An error of the handler is that of the request again, also where layers box it; they see it as a [`TowerError`]. An
-/// [`Error`](crate::Error) that a layer has put into a box (a filter, a `map_err`) is kept, too. What else a layer fails with becomes
-/// an error of the kind that was [told](Self::error_kind), with it as its source. Handlers' errors have to be `Display`, `Debug` and `Sync`
-/// for this, as [`Error`](crate::Error) is.
+/// [`Error`](crate::Error) that a layer has failed with (a filter, a `map_err`) is kept, too. What else a layer fails with becomes an
+/// error of the kind that was [told](Self::error_kind), with it as its source. For this the error of the request is `Display`, `Debug`
+/// and `Sync`, as [`Error`](crate::Error) is.
 ///
-/// If a layer gives up on a try while that commits a transaction, or behind that, and fails, the request fails with
-/// [`ErrorKind::CommitUnknown`], whatever the layer has said; a further try fails with it before it begins.
+/// If a layer gives up on a try while that commits a transaction, or behind that, and the request fails, it fails with
+/// [`ErrorKind::CommitUnknown`], whatever the layers have said. A further try fails with it before it begins.
 ///
 /// # Cancel safety
 ///
-/// Dropping the future of the send drops those of the layers, with the places that they hold, and that of the handler.
+/// Dropping the future of the send drops those of the layers, with the places that they hold, and that of the handler. A layer that
+/// drops the future of its inner service stops the handler, before another try begins.
 #[derive(Clone, Debug)]
 pub struct TowerLayer<S> {
     service: S,
@@ -119,53 +124,33 @@ impl<S> TowerLayer<TowerInTurn<S>> {
 impl<R, S> Middleware<R> for TowerLayer<S>
 where
     R: Request<Error: fmt::Debug + fmt::Display + Sync>,
-    S: for<'a> TowerStack<'a, R> + Clone + Send + Sync + 'static,
+    S: Service<TowerRequest<R>, Response = R::Response, Error: Into<BoxError>, Future: Send>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
 {
     async fn call<N: Next<R>>(&self, request: R, cx: &Context<'_>, next: &N) -> Reply<R> {
-        let way = Way::new(cx, next);
-        let error = match self.service.clone().pass(TowerRequest::new(request, &way)).await {
+        let (request, inside) = TowerRequest::new(request, cx);
+        let left = Left::by(cx);
+        let mut service = self.service.clone();
+        let layers = async move {
+            poll_fn(|task| service.poll_ready(task)).await?;
+            service.call(request).await
+        };
+        let error: BoxError = match run_within(layers, inside, &left, next).await {
             Ok(response) => {
-                way.succeed();
+                left.succeed();
                 return Ok(response);
             }
-            Err(error) => error,
+            Err(error) => error.into(),
         };
-        match error.downcast::<TowerError<R::Error>>() {
-            Ok(of_handler) => Err(of_handler.0),
-            Err(error) if way.is_commit_cut_off() => Err(commit_cut_off(R::name()).with_source(error).into()),
-            Err(error) => Err(self.kinds.error(R::name(), error).into()),
+        if left.is_commit_cut_off() {
+            return Err(commit_cut_off(R::name()).with_source(error).into());
         }
-    }
-}
-
-/// Layers around a handler, as a service. It is implemented here, for every service of [`TowerRequest`]s whose response is that of
-/// the request, and nobody else implements it.
-#[diagnostic::on_unimplemented(
-    message = "these layers cannot stand around the handler of the request `{R}`",
-    label = "`{Self}` is not a service of `TowerRequest<'_, {R}>` for this",
-    note = "a layer may not change the response, nor want requests that are `'static` (as `BufferLayer` does)",
-    note = "every layer can stand around `mediator.into_service()`"
-)]
-pub trait TowerStack<'a, R: Request> {
-    #[doc(hidden)]
-    fn pass(self, request: TowerRequest<'a, R>)
-    -> impl Future<Output = Result<R::Response, BoxError>> + Send;
-}
-
-impl<'a, R, S> TowerStack<'a, R> for S
-where
-    R: Request,
-    S: Service<TowerRequest<'a, R>, Response = R::Response, Error: Into<BoxError>, Future: Send> + Send,
-{
-    fn pass(
-        mut self,
-        request: TowerRequest<'a, R>,
-    ) -> impl Future<Output = Result<R::Response, BoxError>> + Send {
-        // Not awaited in the block: the compiler would want to know that it is `Send` for every lifetime, and not this one.
-        let called = async move {
-            poll_fn(|task| self.poll_ready(task)).await?;
-            Ok(self.call(request))
-        };
-        called.try_flatten().map_err(Into::into)
+        Err(match error.downcast::<TowerError<R::Error>>() {
+            Ok(of_handler) => of_handler.0,
+            Err(error) => self.kinds.error(R::name(), error).into(),
+        })
     }
 }

@@ -6,10 +6,11 @@ mod in_turn;
 mod layer;
 mod passing;
 mod service;
+mod tries;
 
 pub use error::TowerError;
 pub use in_turn::TowerInTurn;
-pub use layer::{TowerLayer, TowerStack};
+pub use layer::TowerLayer;
 pub use passing::{TowerHandler, TowerHandling, TowerRequest};
 pub use service::{MediatorFuture, MediatorService};
 

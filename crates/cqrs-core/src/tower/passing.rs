@@ -1,47 +1,61 @@
-//! What layers of a middleware see: requests that carry the way to their handler, so that a service need not hold it, and
-//! lives longer than a call.
+//! What layers of a middleware see. Services live longer than a call, and so do their requests, while a handler borrows from its
+//! call: so a request only carries a way back, and the handler is run where the call is.
 
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
-use std::task::{Context as TaskContext, Poll};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context as TaskContext, Poll, ready};
+use std::time::Instant;
 
+use futures_util::task::AtomicWaker;
+use smallvec::SmallVec;
+use tokio::sync::oneshot;
 use tower_service::Service;
 
 use super::error::TowerError;
-use crate::context::{Context, Narrowed, SaidList};
-use crate::middleware::Next;
+use crate::context::Context;
+use crate::error::{Error, ErrorKind};
 use crate::request::{Reply, Request};
-use crate::send_options::{SendOptions, commit_cut_off};
 
 /// A request on its way through the layers of a [`TowerLayer`](crate::TowerLayer). It can be cloned if the request can, so a retry
 /// may send it again.
-pub struct TowerRequest<'a, R: Request> {
+pub struct TowerRequest<R: Request> {
     /// The request itself.
     pub request: R,
-    way: &'a Way<'a, R>,
+    door: Arc<Door<R>>,
 }
 
-impl<'a, R: Request> TowerRequest<'a, R> {
-    pub(super) fn new(request: R, way: &'a Way<'a, R>) -> Self {
-        Self { request, way }
+impl<R: Request> TowerRequest<R> {
+    pub(super) fn new(request: R, cx: &Context<'_>) -> (Self, Inside<R>) {
+        let door = Arc::new(Door {
+            knocking: Mutex::new(Some(SmallVec::new())),
+            inside: AtomicWaker::new(),
+            is_in_transaction: cx.is_in_transaction(),
+            deadline: cx.deadline(),
+        });
+        (Self { request, door: Arc::clone(&door) }, Inside(door))
     }
 
-    /// What the handler would have at hand: whether it would stand in a transaction, its deadline, its scope.
-    pub fn context(&self) -> &'a Context<'a> {
-        self.way.cx
+    /// Whether the middleware stands within a transaction, where nothing should be tried again: the database may have given it up
+    /// already ([`Context::is_in_transaction`]).
+    pub fn is_in_transaction(&self) -> bool {
+        self.door.is_in_transaction
+    }
+
+    /// By when the request has to be answered ([`Context::deadline`]).
+    pub fn deadline(&self) -> Option<Instant> {
+        self.door.deadline
     }
 }
 
-impl<R: Request + Clone> Clone for TowerRequest<'_, R> {
+impl<R: Request + Clone> Clone for TowerRequest<R> {
     fn clone(&self) -> Self {
-        Self { request: self.request.clone(), way: self.way }
+        Self { request: self.request.clone(), door: Arc::clone(&self.door) }
     }
 }
 
-impl<R: Request + fmt::Debug> fmt::Debug for TowerRequest<'_, R> {
+impl<R: Request + fmt::Debug> fmt::Debug for TowerRequest<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("TowerRequest").field(&self.request).finish()
     }
@@ -52,112 +66,88 @@ impl<R: Request + fmt::Debug> fmt::Debug for TowerRequest<'_, R> {
 #[non_exhaustive]
 pub struct TowerHandler;
 
-impl<'a, R: Request> Service<TowerRequest<'a, R>> for TowerHandler
+impl<R> Service<TowerRequest<R>> for TowerHandler
 where
-    R::Error: fmt::Debug + fmt::Display + Sync,
+    R: Request<Error: fmt::Debug + fmt::Display + Sync>,
 {
     type Response = R::Response;
     type Error = TowerError<R::Error>;
-    type Future = TowerHandling<'a, R>;
+    type Future = TowerHandling<R>;
 
     fn poll_ready(&mut self, _: &mut TaskContext<'_>) -> Poll<Result<(), Self::Error>> {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, TowerRequest { request, way }: TowerRequest<'a, R>) -> TowerHandling<'a, R> {
-        TowerHandling(way.next.run(request, way))
+    fn call(&mut self, TowerRequest { request, door }: TowerRequest<R>) -> TowerHandling<R> {
+        let (answer, reply) = oneshot::channel();
+        door.knock(Knock { request, answer });
+        TowerHandling(reply)
     }
 }
 
-/// The reply of a [`TowerHandler`], to be awaited.
-#[must_use = "a request is not handled until its future is awaited"]
-pub struct TowerHandling<'a, R: Request>(BoxReply<'a, R>);
+/// The reply of a [`TowerHandler`], to be awaited. Dropping it stops the handler.
+#[must_use = "dropping it stops the handler"]
+pub struct TowerHandling<R: Request>(oneshot::Receiver<Reply<R>>);
 
-type BoxReply<'a, R> = Pin<Box<dyn Future<Output = Reply<R>> + Send + 'a>>;
-
-impl<R: Request> Future for TowerHandling<'_, R> {
+impl<R: Request> Future for TowerHandling<R> {
     type Output = Result<R::Response, TowerError<R::Error>>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Self::Output> {
-        self.0.as_mut().poll(cx).map_err(TowerError)
+        let reply = ready!(Pin::new(&mut self.0).poll(cx)).unwrap_or_else(|_| {
+            let message = format!("the request `{}` was given up before its handler was reached", R::name());
+            Err(Error::new(ErrorKind::Cancelled, message).into())
+        });
+        Poll::Ready(reply.map_err(TowerError))
     }
 }
 
-impl<R: Request> fmt::Debug for TowerHandling<'_, R> {
+impl<R: Request> fmt::Debug for TowerHandling<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "TowerHandling<{}>", R::name())
     }
 }
 
-/// The way of one call to its handler, and what its tries have left.
-pub(super) struct Way<'a, R: Request> {
-    cx: &'a Context<'a>,
-    next: &'a dyn AnyNext<R>,
-    /// What the last try that succeeded has said: a layer may not like its response, and try again.
-    said: Mutex<SaidList>,
-    /// A try was dropped while it committed a transaction, or behind that.
-    commit_cut_off: AtomicBool,
+/// Between the layers and the call.
+struct Door<R: Request> {
+    /// Who has come and was not let in yet; `None` when the call is over.
+    knocking: Mutex<Option<Knocking<R>>>,
+    inside: AtomicWaker,
+    is_in_transaction: bool,
+    deadline: Option<Instant>,
 }
 
-impl<'a, R: Request> Way<'a, R> {
-    pub(super) fn new<N: Next<R>>(cx: &'a Context<'a>, next: &'a N) -> Self {
-        Self { cx, next, said: Mutex::default(), commit_cut_off: AtomicBool::new(false) }
-    }
+pub(super) type Knocking<R> = SmallVec<[Knock<R>; 1]>;
 
-    pub(super) fn is_commit_cut_off(&self) -> bool {
-        self.commit_cut_off.load(Ordering::Relaxed)
-    }
+/// A try: once, or more often if a layer tries again.
+pub(super) struct Knock<R: Request> {
+    pub(super) request: R,
+    pub(super) answer: oneshot::Sender<Reply<R>>,
+}
 
-    /// Takes what was said to where the middleware stands.
-    pub(super) fn succeed(&self) {
-        let said = std::mem::take(&mut *self.said.lock().unwrap_or_else(PoisonError::into_inner));
-        if !said.is_empty() {
-            self.cx.extend(said);
+impl<R: Request> Door<R> {
+    fn knock(&self, knock: Knock<R>) {
+        if let Some(knocking) = &mut *self.knocking.lock().unwrap_or_else(PoisonError::into_inner) {
+            knocking.push(knock);
         }
-    }
-
-    async fn try_once<N: Next<R>>(&self, request: R, next: &N) -> Reply<R> {
-        if self.is_commit_cut_off() {
-            // Once more might be twice.
-            return Err(commit_cut_off(R::name()).into());
-        }
-        let options = SendOptions::default();
-        let narrowed = Narrowed::new(Some(self.cx), &options);
-        let mut cx = self.cx.narrowed(&narrowed);
-        let mut watch = Watch { narrowed: &narrowed, cut_off: Some(&self.commit_cut_off) };
-        let reply = next.run(request, &cx).await;
-        watch.cut_off = None;
-        drop(watch);
-        if reply.is_ok() {
-            *self.said.lock().unwrap_or_else(PoisonError::into_inner) = cx.take_own_said();
-        }
-        reply
+        self.inside.wake();
     }
 }
 
-/// Sees it when a try is dropped that has begun to commit.
-struct Watch<'a> {
-    narrowed: &'a Narrowed<'a>,
-    cut_off: Option<&'a AtomicBool>,
+/// Where the handler is. When it is dropped, nobody is let in any more.
+pub(super) struct Inside<R: Request>(Arc<Door<R>>);
+
+impl<R: Request> Inside<R> {
+    /// Those who have come since; the task is woken when others do.
+    pub(super) fn open(&self, task: &TaskContext<'_>) -> Knocking<R> {
+        self.0.inside.register(task.waker());
+        let mut knocking = self.0.knocking.lock().unwrap_or_else(PoisonError::into_inner);
+        knocking.as_mut().map(std::mem::take).unwrap_or_default()
+    }
 }
 
-impl Drop for Watch<'_> {
+impl<R: Request> Drop for Inside<R> {
     fn drop(&mut self) {
-        if let Some(cut_off) = self.cut_off
-            && self.narrowed.has_commit_begun()
-        {
-            cut_off.store(true, Ordering::Relaxed);
-        }
-    }
-}
-
-/// What the middleware stands in front of, without its type: that of a layer's request must not depend on it.
-trait AnyNext<R: Request>: Send + Sync {
-    fn run<'a>(&'a self, request: R, way: &'a Way<'a, R>) -> BoxReply<'a, R>;
-}
-
-impl<R: Request, N: Next<R>> AnyNext<R> for N {
-    fn run<'a>(&'a self, request: R, way: &'a Way<'a, R>) -> BoxReply<'a, R> {
-        Box::pin(way.try_once(request, self))
+        // Dropped out here: a request may do as it likes then.
+        let _late = self.0.knocking.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 }

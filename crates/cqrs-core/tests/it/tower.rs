@@ -3,15 +3,17 @@
 use std::fmt;
 use std::future::{Ready, pending, ready};
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
 use cqrs_core::*;
-use futures_util::future::join;
-use futures_util::poll;
+use futures_util::future::{BoxFuture, join, select};
+use futures_util::{FutureExt, TryFutureExt, poll};
 use tokio::time::{Instant, sleep, timeout};
 use tower::buffer::BufferLayer;
+use tower::layer::layer_fn;
 use tower::limit::GlobalConcurrencyLimitLayer;
 use tower::load_shed::error::Overloaded;
 use tower::retry::{Policy, RetryLayer};
@@ -325,21 +327,14 @@ mod layers_as_a_middleware {
         #[derive(Clone)]
         struct AtLeast(u32);
 
-        impl<E> Policy<TowerRequest<'_, Act>, u32, E> for AtLeast {
+        impl<E> Policy<TowerRequest<Act>, u32, E> for AtLeast {
             type Future = Ready<()>;
 
-            fn retry(
-                &mut self,
-                _: &mut TowerRequest<'_, Act>,
-                result: &mut Result<u32, E>,
-            ) -> Option<Ready<()>> {
+            fn retry(&mut self, _: &mut TowerRequest<Act>, result: &mut Result<u32, E>) -> Option<Ready<()>> {
                 matches!(result, Ok(response) if *response < self.0).then(|| ready(()))
             }
 
-            fn clone_request<'a>(
-                &mut self,
-                request: &TowerRequest<'a, Act>,
-            ) -> Option<TowerRequest<'a, Act>> {
+            fn clone_request(&mut self, request: &TowerRequest<Act>) -> Option<TowerRequest<Act>> {
                 Some(request.clone())
             }
         }
@@ -371,20 +366,20 @@ mod layers_as_a_middleware {
         #[derive(Clone)]
         struct OutsideOfTransactions(&'static Journal);
 
-        impl<R: Request + Clone, T> Policy<TowerRequest<'_, R>, T, TowerError<Error>> for OutsideOfTransactions {
+        impl<R: Request + Clone, T> Policy<TowerRequest<R>, T, TowerError<Error>> for OutsideOfTransactions {
             type Future = Ready<()>;
 
             fn retry(
                 &mut self,
-                request: &mut TowerRequest<'_, R>,
+                request: &mut TowerRequest<R>,
                 result: &mut Result<T, TowerError<Error>>,
             ) -> Option<Ready<()>> {
                 let TowerError(error) = result.as_ref().err()?;
-                self.0.note(format!("{error}, in a transaction: {}", request.context().is_in_transaction()));
-                (error.is_retryable() && !request.context().is_in_transaction()).then(|| ready(()))
+                self.0.note(format!("{error}, in a transaction: {}", request.is_in_transaction()));
+                (error.is_retryable() && !request.is_in_transaction()).then(|| ready(()))
             }
 
-            fn clone_request<'a>(&mut self, request: &TowerRequest<'a, R>) -> Option<TowerRequest<'a, R>> {
+            fn clone_request(&mut self, request: &TowerRequest<R>) -> Option<TowerRequest<R>> {
                 Some(request.clone())
             }
         }
@@ -408,12 +403,10 @@ mod layers_as_a_middleware {
 
     #[tokio::test]
     async fn a_filter_refuses_with_an_error_of_ours() {
-        fn even<'a>(request: TowerRequest<'a, Act>) -> Result<TowerRequest<'a, Act>, BoxError> {
-            if request.request.0 % 2 == 0 {
-                return Ok(request);
-            }
-            Err(Error::new(ErrorKind::InvalidRequest, "odd").into())
-        }
+        let even = |act: TowerRequest<Act>| match act.request.0 % 2 {
+            0 => Ok(act),
+            _ => Err(Error::new(ErrorKind::InvalidRequest, "odd")),
+        };
 
         let journal = Journal::new();
         let requests = RequestMap::new().bind_with::<Act>(
@@ -426,6 +419,205 @@ mod layers_as_a_middleware {
         assert!(journal.entries().is_empty());
         mediator.send(Act(2)).await.unwrap();
         assert_eq!(journal.entries(), ["happened 0"]);
+    }
+
+    /// Lets nothing through behind so many failures; written as one meets them, with requests and futures for `'static`.
+    #[derive(Clone)]
+    struct Breaker<S> {
+        inner: S,
+        failures: Arc<AtomicU32>,
+        limit: u32,
+    }
+
+    #[derive(Debug)]
+    struct Open;
+
+    impl fmt::Display for Open {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("the circuit is open")
+        }
+    }
+
+    impl std::error::Error for Open {}
+
+    impl<Q, S> Service<Q> for Breaker<S>
+    where
+        Q: Send + 'static,
+        S: Service<Q, Error: Into<BoxError> + Send, Response: Send, Future: Send + 'static>,
+    {
+        type Response = S::Response;
+        type Error = BoxError;
+        type Future = BoxFuture<'static, Result<S::Response, BoxError>>;
+
+        fn poll_ready(&mut self, task: &mut TaskContext<'_>) -> Poll<Result<(), BoxError>> {
+            if self.failures.load(Ordering::Relaxed) >= self.limit {
+                return Poll::Ready(Err(Open.into()));
+            }
+            self.inner.poll_ready(task).map_err(Into::into)
+        }
+
+        fn call(&mut self, request: Q) -> Self::Future {
+            let (reply, failures) = (self.inner.call(request), Arc::clone(&self.failures));
+            Box::pin(reply.map_err(move |error| {
+                failures.fetch_add(1, Ordering::Relaxed);
+                error.into()
+            }))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_breaker_that_wants_everything_static_works() {
+        let journal = Journal::new();
+        let breaker = layer_fn(|inner| Breaker { inner, failures: Arc::default(), limit: 2 });
+        let requests = RequestMap::new()
+            .middleware(TowerLayer::new(breaker).error_kind::<Open>(ErrorKind::Overloaded))
+            .bind(on_request(move |_: Act, _| {
+                journal.note("reached");
+                Box::pin(async { Err(Error::handler("no")) })
+            }));
+        let mediator = mediator(requests);
+        for _ in 0..2 {
+            assert_eq!(mediator.send(Act(1)).await.unwrap_err().to_string(), "no");
+        }
+        assert_eq!(mediator.send(Act(1)).await.unwrap_err().kind(), ErrorKind::Overloaded);
+        assert_eq!(journal.entries(), ["reached", "reached"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_buffer_takes_one_request_to_its_task_and_the_handler_stays() {
+        let layers =
+            ServiceBuilder::new().layer(BufferLayer::<TowerRequest<Act>>::new(8)).rate_limit(1, SECOND);
+        let requests =
+            RequestMap::new().bind_with::<Act>(TowerLayer::new(layers), trying(|this| Some(Ok(this))));
+        let mediator = mediator(requests);
+        let begun = Instant::now();
+        for (nth, seconds) in [(0, 0), (1, 1), (2, 2)] {
+            assert_eq!(mediator.send(Act(1)).await.unwrap(), nth);
+            assert_eq!(begun.elapsed().as_secs(), seconds);
+        }
+    }
+
+    /// Begins and ends.
+    struct Stay(u32, &'static Journal);
+
+    impl Stay {
+        fn begin(this: u32, journal: &'static Journal) -> Self {
+            journal.note(format!("begin {this}"));
+            Self(this, journal)
+        }
+    }
+
+    impl Drop for Stay {
+        fn drop(&mut self) {
+            self.1.note(format!("end {}", self.0));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_try_has_ended_before_the_next_one_begins() {
+        let (journal, tries) = (Journal::new(), AtomicU32::new(0));
+        let each = ServiceBuilder::new().retry(Attempts(1)).timeout(SECOND);
+        let requests =
+            RequestMap::new().middleware(TowerLayer::new(each)).bind(on_request(move |_: Act, _| {
+                let this = tries.fetch_add(1, Ordering::Relaxed);
+                Box::pin(async move {
+                    let _stay = Stay::begin(this, journal);
+                    if this == 0 { pending().await } else { Ok(this) }
+                })
+            }));
+        assert_eq!(mediator(requests).send(Act(1)).await.unwrap(), 1);
+        assert_eq!(journal.entries(), ["begin 0", "end 0", "begin 1", "end 1"]);
+    }
+
+    /// Tries twice at the same time, and takes the first that answers.
+    #[derive(Clone)]
+    struct Hedge<S>(S);
+
+    impl<Q: Clone, S: Service<Q, Future: Send + Unpin + 'static>> Service<Q> for Hedge<S> {
+        type Response = S::Response;
+        type Error = S::Error;
+        type Future = BoxFuture<'static, Result<S::Response, S::Error>>;
+
+        fn poll_ready(&mut self, task: &mut TaskContext<'_>) -> Poll<Result<(), S::Error>> {
+            self.0.poll_ready(task)
+        }
+
+        fn call(&mut self, request: Q) -> Self::Future {
+            let both = select(self.0.call(request.clone()), self.0.call(request));
+            Box::pin(both.map(|either| either.factor_first().0))
+        }
+    }
+
+    #[tokio::test]
+    async fn of_two_tries_at_the_same_time_the_one_that_is_taken_counts() {
+        let journal = Journal::new();
+        let requests = RequestMap::new()
+            .middleware(TowerLayer::new(layer_fn(Hedge)))
+            .bind(trying(|this| (this == 1).then_some(Ok(this))));
+        let mediator = RequestMediator::new(requests, noting(journal)).unwrap();
+        assert_eq!(mediator.send(Act(1)).await.unwrap(), 1);
+        assert_eq!(journal.entries(), ["happened 1"]);
+    }
+
+    #[tokio::test]
+    async fn who_keeps_a_request_for_later_finds_its_call_over() {
+        let (kept, requests) = std::sync::mpsc::channel();
+        let handler = Mutex::new(None);
+        let keep = layer_fn(|inner: TowerHandler| {
+            *handler.lock().unwrap() = Some(inner);
+            inner
+        });
+        let layer = ServiceBuilder::new()
+            .filter(move |act: TowerRequest<Act>| {
+                kept.send(act.clone()).unwrap();
+                if act.request.0 == 0 { Err("not now") } else { Ok(act) }
+            })
+            .layer(keep);
+        let map = RequestMap::new().bind_with::<Act>(TowerLayer::new(layer), trying(|this| Some(Ok(this))));
+        let mediator = mediator(map);
+        for number in [0, 1] {
+            let _ = mediator.send(Act(number)).await;
+            let mut late = requests.recv().unwrap();
+            late.request.0 = 7;
+            let TowerError(error) = handler.lock().unwrap().unwrap().oneshot(late).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Cancelled);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn dropping_the_send_stops_the_handler_and_what_it_does() {
+        let db = FakeDb::new();
+        let requests = RequestMap::new()
+            .middleware(TowerLayer::new(ServiceBuilder::new().timeout(SECOND)))
+            .bind::<Other>(Transactional::new(
+            db.unit(),
+            in_transaction(|_: Other, tx, _| {
+                Box::pin(async move {
+                    tx.insert("row");
+                    pending().await
+                })
+            }),
+        ));
+        let mediator = mediator(requests);
+        {
+            let mut reply = pin!(mediator.send(Other));
+            for _ in 0..3 {
+                assert!(poll!(reply.as_mut()).is_pending());
+            }
+        }
+        assert_eq!(db.journal().entries(), ["begin", "insert row", "dropped"]);
+    }
+
+    /// Never answers, when what is within has succeeded.
+    struct HangOnSuccess;
+
+    impl<R: Request> Middleware<R> for HangOnSuccess {
+        async fn call<N: Next<R>>(&self, request: R, cx: &Context<'_>, next: &N) -> Reply<R> {
+            match next.run(request, cx).await {
+                Err(error) => Err(error),
+                Ok(_) => pending().await,
+            }
+        }
     }
 
     /// Never answers, when what is within has.
@@ -471,6 +663,50 @@ mod layers_as_a_middleware {
         let error = mediator(requests).send(Other).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::CommitUnknown);
         assert_eq!(db.rows(), ["row"]);
+    }
+
+    #[tokio::test]
+    async fn nobody_can_tell_either_if_another_try_has_failed_meanwhile() {
+        let db = FakeDb::new();
+        let tries = AtomicU32::new(0);
+        let handler = in_transaction(move |_: Other, tx: &mut FakeTx, _| {
+            let this = tries.fetch_add(1, Ordering::Relaxed);
+            tx.insert(format!("try {this}"));
+            Box::pin(async move {
+                if this == 0 {
+                    return Ok(());
+                }
+                // Behind the commit of the first one.
+                while db.rows().is_empty() {
+                    tokio::task::yield_now().await;
+                }
+                Err(Error::handler("no"))
+            })
+        });
+        let requests = RequestMap::new()
+            .middleware(TowerLayer::new(layer_fn(Hedge)))
+            .middleware(HangOnSuccess)
+            .bind::<Other>(Transactional::new(db.unit(), handler));
+        let error = mediator(requests).send(Other).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::CommitUnknown);
+        assert_eq!(db.rows(), ["try 0"]);
+    }
+
+    #[tokio::test]
+    async fn layers_see_the_deadline() {
+        let see = |act: TowerRequest<Act>| match act.deadline() {
+            Some(_) => Err(Error::new(ErrorKind::InvalidRequest, "in a hurry")),
+            None => Ok(act),
+        };
+        let requests = RequestMap::new().bind_with::<Act>(
+            TowerLayer::new(ServiceBuilder::new().filter(see)),
+            trying(|this| Some(Ok(this))),
+        );
+        let mediator = mediator(requests);
+        mediator.send(Act(1)).await.unwrap();
+        let soon = SendOptions::default().with_timeout(SECOND);
+        let error = mediator.send_with(Act(1), &soon).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidRequest);
     }
 
     #[tokio::test]

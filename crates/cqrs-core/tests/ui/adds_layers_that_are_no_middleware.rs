@@ -1,4 +1,4 @@
-//! Layers of `tower` that cannot be a middleware: one that wants requests that are `'static`, one whose service cannot be cloned,
+//! Layers of `tower` that cannot be a middleware: one that wants a request as it is, one whose service cannot be cloned,
 //! one that answers with something else, one that serves a single type of request; and an error that they cannot pass on.
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
