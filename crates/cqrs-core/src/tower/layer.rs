@@ -58,7 +58,8 @@ use crate::send_options::commit_cut_off;
 ///
 /// # What they do not know
 ///
-/// Middlewares of this crate know more of what they stand around, and allocate nothing. Prefer them where it matters:
+/// Middlewares of this crate know more of what they stand around, and do without the few allocations of a call through these.
+/// Prefer them where it matters:
 ///
 /// - A limit of `tower` counts a request that is sent from within another one, too. **A handler that sends a request through the limit
 ///   that it has a place of may wait for itself.** Place one around requests that are not sent by others behind it, or a
@@ -67,6 +68,7 @@ use crate::send_options::commit_cut_off;
 ///   [`Timeout`](crate::Timeout) around the `TowerLayer` does, and tells handlers the deadline.
 /// - A retry of `tower` does as its policy says: within a transaction ([`TowerRequest::is_in_transaction`]), and with errors that are not
 ///   retryable. [`Retry`](crate::Retry) tries nothing again there.
+/// - A panic goes past all layers; a breaker hears of it with a [`CatchPanic`](crate::CatchPanic) within the `TowerLayer`.
 ///
 /// # What handlers say
 ///

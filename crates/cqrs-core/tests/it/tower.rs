@@ -287,6 +287,66 @@ mod layers_as_a_middleware {
         assert_eq!(busy.most(), 2);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn load_is_shed_in_turn_too() {
+        let layer = TowerLayer::in_turn(ServiceBuilder::new().load_shed().rate_limit(1, SECOND))
+            .error_kind::<Overloaded>(ErrorKind::Overloaded);
+        let requests = RequestMap::new().middleware(layer).bind(trying(|this| Some(Ok(this))));
+        let mediator = mediator(requests);
+        assert_eq!(mediator.send(Act(1)).await.unwrap(), 0);
+        assert_eq!(mediator.send(Act(1)).await.unwrap_err().kind(), ErrorKind::Overloaded);
+        sleep(SECOND).await;
+        assert_eq!(mediator.send(Act(1)).await.unwrap(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn towers_timeout_does_not_count_the_wait_for_a_place_and_ours_does() {
+        let (limit, most) = (GlobalConcurrencyLimitLayer::new(1), SECOND * 3 / 2);
+        let theirs = ServiceBuilder::new().timeout(most).layer(limit.clone());
+        let requests = RequestMap::new()
+            .bind_with::<Act>(TowerLayer::new(theirs), Busy::default())
+            .middleware(Timeout::after(most))
+            .middleware(TowerLayer::new(limit))
+            .bind::<Other>(Busy::default());
+        let mediator = mediator(requests);
+
+        let (one, two) = join(mediator.send(Act(1)), mediator.send(Act(2))).await;
+        assert_eq!((one.unwrap(), two.unwrap()), (1, 2));
+        let (one, two) = join(mediator.send(Other), mediator.send(Other)).await;
+        one.unwrap();
+        assert_eq!(two.unwrap_err().kind(), ErrorKind::Timeout);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_error_that_a_layer_has_made_one_of_ours_is_kept() {
+        let layers = ServiceBuilder::new()
+            .map_err(|error: BoxError| Error::new(ErrorKind::Store, "it is slow").with_source(error))
+            .timeout(SECOND);
+        let requests = RequestMap::new().middleware(TowerLayer::new(layers)).bind(trying(|_| None));
+        let error = mediator(requests).send(Act(1)).await.unwrap_err();
+        assert_eq!((error.kind(), &*error.to_string()), (ErrorKind::Store, "it is slow"));
+    }
+
+    #[tokio::test]
+    async fn a_panic_of_the_handler_goes_through_and_a_breaker_hears_of_one_that_was_caught() {
+        let breaker = || layer_fn(|inner| Breaker { inner, failures: Arc::default(), limit: 1 });
+        let panics = || on_request(|_: Act, _| Box::pin(async { panic!("on purpose") }));
+        let outside = RequestMap::new()
+            .middleware(CatchPanic)
+            .middleware(TowerLayer::new(breaker()).error_kind::<Open>(ErrorKind::Overloaded))
+            .bind(panics());
+        let inside = RequestMap::new()
+            .middleware(TowerLayer::new(breaker()).error_kind::<Open>(ErrorKind::Overloaded))
+            .middleware(CatchPanic)
+            .bind(panics());
+        for (requests, second) in
+            [(mediator(outside), ErrorKind::Panic), (mediator(inside), ErrorKind::Overloaded)]
+        {
+            assert_eq!(requests.send(Act(1)).await.unwrap_err().kind(), ErrorKind::Panic);
+            assert_eq!(requests.send(Act(1)).await.unwrap_err().kind(), second);
+        }
+    }
+
     #[tokio::test]
     async fn a_retry_drops_what_the_failed_tries_said() {
         let journal = Journal::new();
@@ -497,6 +557,40 @@ mod layers_as_a_middleware {
         }
     }
 
+    /// Calls what is within from a task of its own.
+    #[derive(Clone)]
+    struct Elsewhere<S>(S);
+
+    impl<Q, S> Service<Q> for Elsewhere<S>
+    where
+        Q: Send + 'static,
+        S: Service<Q, Response: Send, Error: Send, Future: Send> + Clone + Send + 'static,
+    {
+        type Response = S::Response;
+        type Error = S::Error;
+        type Future = BoxFuture<'static, Result<S::Response, S::Error>>;
+
+        fn poll_ready(&mut self, _: &mut TaskContext<'_>) -> Poll<Result<(), S::Error>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, request: Q) -> Self::Future {
+            let reply = tokio::spawn(self.0.clone().oneshot(request));
+            Box::pin(async { reply.await.unwrap() })
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_layer_may_call_from_another_task() {
+        let requests = RequestMap::new()
+            .middleware(TowerLayer::new(layer_fn(Elsewhere)))
+            .bind(trying(|this| Some(Ok(this))));
+        let mediator = mediator(requests);
+        for nth in 0..1_000 {
+            assert_eq!(mediator.send(Act(1)).await.unwrap(), nth);
+        }
+    }
+
     /// Begins and ends.
     struct Stay(u32, &'static Journal);
 
@@ -577,9 +671,10 @@ mod layers_as_a_middleware {
         let mediator = mediator(map);
         for number in [0, 1] {
             let _ = mediator.send(Act(number)).await;
-            let mut late = requests.recv().unwrap();
-            late.request.0 = 7;
-            let TowerError(error) = handler.lock().unwrap().unwrap().oneshot(late).await.unwrap_err();
+            let late = requests.recv().unwrap();
+            let _and_another = late.clone();
+            let handler = handler.lock().unwrap().unwrap();
+            let TowerError(error) = handler.oneshot(late).await.unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Cancelled);
         }
     }
