@@ -48,9 +48,9 @@ use crate::request::{Reply, Request};
 /// # Ok(()) }
 /// ```
 ///
-/// Every layer works here: those that keep a state for each service (`RateLimit`), that want requests for `'static` (`Buffer`),
-/// or that look at one type of request. What they cannot see is what goes on within: a request that is sent by a handler does not
-/// pass by them. For that, [`TowerLayer`](crate::TowerLayer) makes a middleware of a layer.
+/// Any layer can stand here, also one that is written for a single type of request. What layers cannot see from here is what goes on
+/// within: a request that is sent by a handler does not pass by them. For that, [`TowerLayer`](crate::TowerLayer) makes a middleware
+/// of a layer.
 ///
 /// # Errors
 ///
