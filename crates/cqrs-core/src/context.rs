@@ -72,6 +72,12 @@ impl<'a> Narrowed<'a> {
         self
     }
 
+    /// Whether who gives up on it now cannot tell what became of it.
+    #[cfg(feature = "tower")]
+    pub(crate) fn has_commit_begun(&self) -> bool {
+        self.commit_begun.load(Ordering::Relaxed)
+    }
+
     /// Waits for the reply, but not for longer than until the deadline.
     pub(crate) async fn limit<T, E: From<Error>>(
         &self,

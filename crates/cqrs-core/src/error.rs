@@ -141,6 +141,25 @@ impl Error {
         Self(Box::new(Inner { kind, message: None, source: Some(source.into()), retryable: false }))
     }
 
+    /// One of these errors that was boxed (by `?`, say, or a layer of `tower`) as it was; any other box comes back.
+    ///
+    /// ```
+    /// use cqrs_core::{Error, ErrorKind};
+    ///
+    /// let boxed: Box<dyn std::error::Error + Send + Sync> = Error::new(ErrorKind::Conflict, "taken").into();
+    /// assert_eq!(Error::from_boxed(boxed).unwrap().kind(), ErrorKind::Conflict);
+    /// assert!(Error::from_boxed("of someone else".into()).is_err());
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The box, if there is no such error in it.
+    pub fn from_boxed(
+        boxed: Box<dyn StdError + Send + Sync + 'static>,
+    ) -> Result<Self, Box<dyn StdError + Send + Sync + 'static>> {
+        boxed.downcast::<Inner>().map(Self)
+    }
+
     /// Adds the cause.
     #[must_use]
     pub fn with_source(mut self, source: impl Into<Box<dyn StdError + Send + Sync + 'static>>) -> Self {

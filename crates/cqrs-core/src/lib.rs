@@ -24,6 +24,8 @@ mod send_options;
 mod stamps;
 #[cfg(feature = "testing")]
 pub mod testing;
+#[cfg(feature = "tower")]
+mod tower;
 mod transaction;
 mod url;
 mod validate;
@@ -62,6 +64,11 @@ pub use request::{Reply, Request, RequestHandler, StreamHandler, StreamRequest};
 pub use retry_policy::RetryPolicy;
 pub use scope::Scope;
 pub use send_options::SendOptions;
+#[cfg(feature = "tower")]
+pub use tower::{
+    MediatorFuture, MediatorService, TowerError, TowerHandler, TowerHandling, TowerInTurn, TowerLayer,
+    TowerRequest,
+};
 pub use transaction::{
     AddOutcome, Added, AddedEvent, BeforeCommit, BeginTransaction, Database, ScheduleChange, Transaction,
     Transactional, TransactionalEventHandler, TransactionalHandler, UnitOfWork,

@@ -17,5 +17,6 @@ mod static_mediator;
 mod streams;
 mod support;
 mod testing;
+mod tower;
 mod transactions;
 mod ui;
