@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
@@ -12,7 +12,12 @@ pub(super) struct Object<'a>(Vec<(String, &'a RawValue)>);
 
 impl<'a> Object<'a> {
     pub(super) fn parse(bytes: &'a [u8]) -> serde_json::Result<Self> {
-        serde_json::from_slice(bytes)
+        // An error of serde's would quote the whole of a text that stands there instead.
+        match bytes.trim_ascii_start().first() {
+            Some(b'{') => serde_json::from_slice(bytes),
+            Some(_) => Err(serde_json::Error::custom("expected an object")),
+            None => Err(serde_json::Error::custom("expected an object, and there is nothing")),
+        }
     }
 
     /// Of several with one name the last, as Python and JavaScript have it.

@@ -22,7 +22,7 @@ use crate::message::Message;
 /// The constructor chooses what is written; all three are read. The names *inside* of the innermost payload are those
 /// that your event has: where Python has camelCase, give your type `#[serde(rename_all = "camelCase")]`.
 ///
-/// - The innermost payload is carried as it is: integers of any size stay exact.
+/// - The innermost payload is carried as it is, but for white space around it: integers of any size stay exact.
 /// - A payload of `null`, with which Python says a deletion, is a message without a payload here, as on a compacted
 ///   Kafka topic, and the other way round. An event type that is an `Option` reads both.
 /// - A time is written without a zone, as Python does by default, and one without a zone is read the same way: in UTC,

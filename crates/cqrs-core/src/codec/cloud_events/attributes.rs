@@ -90,12 +90,13 @@ impl Attributes {
         Ok(attributes)
     }
 
-    /// Those that stand in headers of the message, in whichever binding.
+    /// Those that stand in headers of the message under the names that they have after decoding. What a received message had
+    /// besides, in names of another binding than its own, is none of its attributes.
     fn given(message: &Message) -> Result<Self> {
         let mut given = Self(Vec::new());
         let mut known = HashSet::new();
         for (header, value) in message.headers.iter() {
-            let Some(name) = attribute_of(header) else { continue };
+            let Some(name) = header.strip_prefix(PREFIX) else { continue };
             if !is_name(name) {
                 return Err(refused(
                     message,
@@ -112,8 +113,11 @@ impl Attributes {
                 continue;
             }
             let value = std::str::from_utf8(value).map_err(|error| {
-                refused(message, format!("has the header `{header}` with a value that is not UTF-8"))
-                    .with_source(error)
+                refused(
+                    message,
+                    format!("has the header `{}` with a value that is not UTF-8", excerpt(header)),
+                )
+                .with_source(error)
             })?;
             match value.is_empty() {
                 // An extension may say nothing; these two would have to be left out instead.
@@ -135,8 +139,11 @@ impl Attributes {
                 continue;
             }
             let value = std::str::from_utf8(value).map_err(|error| {
-                undecodable(message, format!("has the header `{header}` with a value that is not UTF-8"))
-                    .with_source(error)
+                undecodable(
+                    message,
+                    format!("has the header `{}` with a value that is not UTF-8", excerpt(header)),
+                )
+                .with_source(error)
             })?;
             attributes.put(name, value.to_owned());
         }

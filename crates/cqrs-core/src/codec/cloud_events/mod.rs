@@ -36,8 +36,8 @@ use crate::message::Message;
 /// own [headers](header); all other headers stay as they are. A key that came with the message stands above
 /// `partitionkey`, and that above `subject`. An empty key is carried by the broker alone, for no attribute may be empty.
 ///
-/// A payload with a JSON content type is written as it is; of others, and of those without one, the structured mode writes
-/// Base64. A message without a payload has no `data`; that is a tombstone for Kafka in the binary mode only.
+/// A payload with a JSON content type is written as it is, but for white space around it in the structured mode, which writes
+/// Base64 for others and for those without a content type. A message without a payload has no `data`; that is a tombstone for Kafka in the binary mode only.
 ///
 /// # Errors
 ///

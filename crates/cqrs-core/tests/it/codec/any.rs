@@ -100,6 +100,14 @@ fn what_says_what_it_is_and_is_not_is_not_read_as_something_else() {
 }
 
 #[test]
+fn what_looks_like_one_and_is_broken_is_not_read_as_something_else() {
+    let codec = AnyOf::new(Json).or(PythonCqrs::v0());
+    let broken = PYTHON.replace("0192f6c2", "");
+    let error = codec.decode(Message::new("rooms", broken)).unwrap_err().to_string();
+    assert!(error.contains("`eventId` is `9b1e7c529a516d7f1c0f8e01`, which is not a UUID"), "{error}");
+}
+
+#[test]
 fn what_is_of_none_is_refused_with_what_each_of_them_misses() {
     let codec = AnyOf::new(PythonCqrs::v0()).or(cloud_events());
     let error = codec.decode(Message::new("rooms", "{}")).unwrap_err();

@@ -174,6 +174,19 @@ fn the_colon_of_amqp_is_read_and_its_time_in_seconds() {
 }
 
 #[test]
+fn attributes_in_the_names_of_another_binding_are_none() {
+    let mut message = structured().binary(Binding::Kafka).encode(event()).unwrap();
+    message.key = None;
+    message.headers.remove("ce_subject");
+    message.headers.remove("ce_partitionkey");
+    message.headers.append("cloudEvents:subject", "8");
+    let decoded = structured().decode(message).unwrap();
+    assert_eq!(decoded.key, None);
+    let encoded = structured().binary(Binding::Kafka).encode(decoded).unwrap();
+    assert!(headers(&encoded).iter().all(|(name, _)| !name.ends_with("subject")));
+}
+
+#[test]
 fn a_structured_one_is_told_by_its_content_type_or_its_shape() {
     let codec = structured();
     for content_type in [
@@ -381,6 +394,21 @@ fn what_cannot_be_read_is_named() {
             "{refusal}"
         );
     }
+}
+
+#[test]
+fn an_error_quotes_no_more_than_the_beginning() {
+    let long = "é".repeat(1_000_000);
+    for name in ["specversion", "time", "data_base64"] {
+        assert!(refusal(envelope(json!({ name: long }))).len() < 400, "{name}");
+    }
+    let mut text = envelope(json!({}));
+    text.payload = Some(format!("\"{long}\"").into());
+    assert!(refusal(text).len() < 400);
+    let mut headers = Message::new("t", "");
+    headers.headers.append("ce_specversion", "1.0");
+    headers.headers.append(format!("ce_{}", "a".repeat(1_000_000)), Bytes::from_static(b"\xff"));
+    assert!(refusal(headers).len() < 400);
 }
 
 #[test]
