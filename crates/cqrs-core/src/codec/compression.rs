@@ -2,7 +2,7 @@ use std::io::{self, Read};
 
 use bytes::Bytes;
 
-use super::{Codec, Fit, excerpt, header, refused, undecodable};
+use super::{Codec, Fit, compression_of, excerpt, header, refused, undecodable};
 use crate::error::{Error, Result};
 use crate::message::{Headers, Message};
 
@@ -169,11 +169,16 @@ impl<C: Codec> Codec for Compressed<C> {
     }
 
     fn fits(&self, message: &Message) -> Fit {
-        let fit = self.codec.fits(message);
-        if fit == Fit::Headers || message.headers.get(header::CONTENT_ENCODING).is_none() {
-            return fit;
+        if compression_of(message).is_none() {
+            return self.codec.fits(message);
         }
-        self.decompressed(message.clone()).map_or(fit, |message| self.codec.fits(&message))
+        // Headers say what it is without a look into it, and even if it is damaged.
+        let mut headers = message.clone();
+        headers.headers.remove(header::CONTENT_ENCODING);
+        match self.codec.fits(&headers) {
+            Fit::Headers => Fit::Headers,
+            fit => self.decompressed(message.clone()).map_or(fit, |message| self.codec.fits(&message)),
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat, Utc};
 
-use super::{Codec, Fit, excerpt, header, is_json, text};
+use super::{Codec, Fit, compression_of, excerpt, header, is_json, text};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::EventKind;
 use crate::message::{Message, MessageId};
@@ -75,7 +75,10 @@ impl Codec for Json {
 
     fn fits(&self, message: &Message) -> Fit {
         let content_type = message.headers.get_str(header::CONTENT_TYPE).or(message.content_type.as_deref());
-        if message.headers.get(header::ID).is_some() || message.headers.get(header::NAME).is_some() {
+        if compression_of(message).is_some() {
+            // Somebody else may know how to undo it.
+            Fit::Perhaps
+        } else if message.headers.get(header::ID).is_some() || message.headers.get(header::NAME).is_some() {
             Fit::Headers
         } else if content_type.is_some_and(|content_type| !is_json(content_type)) {
             Fit::No

@@ -149,13 +149,17 @@ pub fn decode_payload<E: DeserializeOwned>(message: &Message) -> Result<E> {
 
 /// Where a consumer misses the step that undoes a compression, the payload is no JSON, which tells nobody why.
 fn still_compressed(message: &Message) -> String {
-    match message.headers.get_str(header::CONTENT_ENCODING) {
-        None | Some("identity") => String::new(),
+    match compression_of(message) {
+        None => String::new(),
         Some(encoding) => format!(
             " (it is compressed with `{}`: put `codec::Compressed` around the codec)",
             excerpt(encoding)
         ),
     }
+}
+
+fn compression_of(message: &Message) -> Option<&str> {
+    message.headers.get_str(header::CONTENT_ENCODING).filter(|encoding| *encoding != "identity")
 }
 
 fn text<'a>(headers: &'a Headers, name: &str) -> Result<Option<&'a str>> {

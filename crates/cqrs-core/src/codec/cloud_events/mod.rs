@@ -5,7 +5,7 @@ mod structured;
 
 pub(super) use self::attributes::attribute_of;
 use self::attributes::{Attributes, is_text, is_uri_reference};
-use super::{Codec, Fit, forget, header, json, refused, text, undecodable};
+use super::{Codec, Fit, compression_of, forget, header, json, refused, text, undecodable};
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::Message;
 
@@ -37,7 +37,8 @@ use crate::message::Message;
 /// `partitionkey`, and that above `subject`. An empty key is carried by the broker alone, for no attribute may be empty.
 ///
 /// A payload with a JSON content type is written as it is, but for white space around it in the structured mode, which writes
-/// Base64 for others and for those without a content type. A message without a payload has no `data`; that is a tombstone for Kafka in the binary mode only.
+/// Base64 for others and for those without a content type. A message without a payload has no `data`; that is a tombstone
+/// for Kafka in the binary mode only.
 ///
 /// # Errors
 ///
@@ -186,7 +187,10 @@ impl Codec for CloudEvents {
 
     fn fits(&self, message: &Message) -> Fit {
         let content_type = content_type(message).ok().flatten();
-        if content_type.as_deref().is_some_and(structured::is_content_type)
+        if compression_of(message).is_some() {
+            // Somebody else may know how to undo it.
+            Fit::Perhaps
+        } else if content_type.as_deref().is_some_and(structured::is_content_type)
             || attributes::prefix_of(&message.headers).is_some()
         {
             Fit::Headers

@@ -248,6 +248,27 @@ fn it_stands_around_or_within_several_formats() {
 }
 
 #[test]
+fn one_event_alone_can_be_compressed() {
+    for (name, codec) in all(Json) {
+        for encoder in [
+            Encoder::default().with_codec_for_event("room_changed", codec.clone()),
+            Encoder::default().with_codec(AnyOf::new(codec.clone()).or(Json)),
+            Encoder::default().with_codec(AnyOf::new(Json).or(codec.clone())),
+        ] {
+            let compressed = codec.encode(event(TEXT)).unwrap();
+            let decoded = encoder.decode(super::carried(&compressed)).unwrap();
+            assert_eq!((decoded.payload.unwrap(), &*decoded.name), (TEXT.into(), "room_changed"));
+            let mut damaged = compressed;
+            damaged.payload = Some(TEXT.into());
+            let error = encoder.decode(super::carried(&damaged)).unwrap_err().to_string();
+            assert!(error.contains(&format!("says that it is compressed with `{name}`")), "{error}");
+            let plain = Json.encode(event(TEXT)).unwrap();
+            assert_eq!(encoder.decode(super::carried(&plain)).unwrap().payload.unwrap(), TEXT);
+        }
+    }
+}
+
+#[test]
 fn the_limit_of_messages_counts_what_is_sent() {
     for (_, codec) in all(Json) {
         let encoder = Encoder::default().with_codec(codec);
