@@ -51,7 +51,7 @@ const MAX_ENCODINGS: usize = 4;
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Compressed<C> {
     codec: C,
     algorithm: Algorithm,

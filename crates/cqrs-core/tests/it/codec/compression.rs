@@ -110,7 +110,7 @@ fn small_payloads_are_left_alone_if_that_is_wished() {
 fn a_level_is_a_wish() {
     for (name, codec) in all(Json) {
         for level in [0, 1, 9, 22, u32::MAX] {
-            let codec = codec.with_level(level);
+            let codec = codec.clone().with_level(level);
             let decoded = codec.decode(codec.encode(event(TEXT)).unwrap()).unwrap();
             assert_eq!(decoded.payload.unwrap(), TEXT, "{name} {level}");
         }
@@ -122,10 +122,10 @@ fn the_limit_is_the_largest_payload_that_passes() {
     for (name, codec) in all(Json) {
         for size in [0, 1, 1000, 200_000] {
             let encoded = codec.encode(event(vec![b'0'; size])).unwrap();
-            let limited = codec.with_max_decompressed_bytes(size);
+            let limited = codec.clone().with_max_decompressed_bytes(size);
             assert_eq!(limited.decode(encoded.clone()).unwrap().payload.unwrap().len(), size, "{name}");
             if size > 0 {
-                let refusal = refusal(&codec.with_max_decompressed_bytes(size - 1), encoded);
+                let refusal = refusal(&codec.clone().with_max_decompressed_bytes(size - 1), encoded);
                 assert!(refusal.contains(&format!("more than {} bytes", size - 1)), "{refusal}");
             }
         }
