@@ -43,7 +43,9 @@ pub fn decode(codec: &impl Codec, input: &[u8]) -> Option<Message> {
         Ok(encoded) => {
             let again = codec.decode(encoded).expect("what it has written is read");
             assert_eq!((&again.id, &again.name), (&decoded.id, &decoded.name));
-            assert_eq!((&again.key, trimmed(&again)), (&decoded.key, trimmed(&decoded)));
+            assert_eq!(trimmed(&again), trimmed(&decoded));
+            // One without a key may get that of a header `ce_subject`, when it becomes a CloudEvent.
+            assert!(decoded.key.is_none() || again.key == decoded.key, "{again:?} {decoded:?}");
             assert_eq!(again.content_type, decoded.content_type);
         }
         Err(error) => assert_eq!(error.kind(), ErrorKind::InvalidEvent, "{error:?}"),
