@@ -20,6 +20,10 @@ simulate seeds="300000":
 model:
     cargo test -p cqrs-outbox --test it scopes_for_the_night -- --ignored --nocapture
 
+# Each decoder is given what libFuzzer makes up, a minute each; `just fuzz 600 python_cqrs` takes one, for ten
+fuzz *arguments:
+    scripts/fuzz {{ arguments }}
+
 # Relays, broker and database are killed while 100,000 transactions are written, on each pair of them; a quarter of an hour
 chaos cells="chaos_" rows="100000":
     CQRS_CHAOS_ROWS={{ rows }} scripts/with-services cargo test -p cqrs-cli --test e2e {{ cells }} -- --nocapture

@@ -86,6 +86,11 @@ impl Headers {
         self.0.retain(|(known, _)| known != name);
     }
 
+    /// Keeps those whose name is to be kept.
+    pub(crate) fn retain(&mut self, keep: impl Fn(&str) -> bool) {
+        self.0.retain(|(name, _)| keep(name));
+    }
+
     /// The value of the first header of that name.
     pub fn get(&self, name: &str) -> Option<&Bytes> {
         self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value)

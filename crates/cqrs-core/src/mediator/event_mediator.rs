@@ -89,7 +89,7 @@ impl EventMediator {
     /// Dropping the future stops the handler where it stands; deliver the message again.
     pub async fn handle(&self, message: Message) -> Result<Dispatched> {
         let emitter = self.core.emitter();
-        let message = emitter.encoder().codec().decode(message)?;
+        let message = emitter.encoder().decode(message)?;
         let received = Received { correlation: Correlation::caused_by(&message), message };
         let origin = Origin::Received(&received);
         let mut dispatched = Dispatched::default();

@@ -499,9 +499,9 @@ impl<'a, E: IntegrationEvent> Found<'a, Published<E>> {
     }
 }
 
-/// What a consumer with the same codec would read.
+/// What a consumer with the same encoder would read.
 fn decoded<T: DeserializeOwned>(outgoing: &Outgoing, recorder: &Recorder) -> Result<T, String> {
-    let message = recorder.codec().decode(outgoing.message.clone());
+    let message = recorder.encoder().decode(outgoing.message.clone());
     message.and_then(|message| decode_payload(&message)).map_err(|error| WithCauses(&*error).to_string())
 }
 

@@ -312,7 +312,7 @@ impl TestMediatorBuilder {
     #[track_caller]
     pub fn build(self) -> TestMediator {
         let Self { mut requests, mut emitter, scripts, keepers, is_direct, clock, ids, problems, .. } = self;
-        let recorder = Arc::new(Recorder::new(keepers, Arc::clone(emitter.encoder().codec())));
+        let recorder = Arc::new(Recorder::new(keepers, emitter.encoder().clone()));
         // What is put in place of a handler records by itself.
         requests.record(&recorder);
         scripts.into_iter().for_each(|script| script(&mut requests, &recorder));

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use crate::codec::Codec;
+use crate::codec::Encoder;
 use crate::message::Message;
 use crate::outgoing::Outgoing;
 use crate::recording::Held;
@@ -16,7 +16,7 @@ pub(super) type Slot<R> = OnceLock<Mutex<R>>;
 pub(crate) struct Recorder {
     entries: Mutex<Vec<Entry>>,
     keepers: Keepers,
-    codec: Arc<dyn Codec>,
+    encoder: Encoder,
 }
 
 pub(super) enum Entry {
@@ -42,8 +42,8 @@ impl Keepers {
 }
 
 impl Recorder {
-    pub(super) fn new(keepers: Keepers, codec: Arc<dyn Codec>) -> Self {
-        Self { entries: Mutex::default(), keepers, codec }
+    pub(super) fn new(keepers: Keepers, encoder: Encoder) -> Self {
+        Self { entries: Mutex::default(), keepers, encoder }
     }
 
     /// A request reached its handler.
@@ -77,8 +77,8 @@ impl Recorder {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn codec(&self) -> &Arc<dyn Codec> {
-        &self.codec
+    pub(super) fn encoder(&self) -> &Encoder {
+        &self.encoder
     }
 }
 

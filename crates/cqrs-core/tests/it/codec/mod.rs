@@ -1,5 +1,14 @@
 //! From events to messages and back.
 
+mod any;
+mod cloud_events;
+#[cfg(any(feature = "gzip", feature = "zstd"))]
+mod compression;
+mod encoder;
+mod properties;
+mod python_cqrs;
+mod raw;
+
 use chrono::{DateTime, Utc};
 use cqrs_core::codec::{DEFAULT_MAX_MESSAGE_BYTES, Json, decode_payload, header};
 use cqrs_core::*;

@@ -1,197 +1,23 @@
-//! From events to messages and back.
-
-use std::fmt::Debug;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use chrono::{DateTime, SecondsFormat, SubsecRound, Utc};
-use serde::de::DeserializeOwned;
+use chrono::{DateTime, SubsecRound, Utc};
 use uuid::Uuid;
 
+use super::{Codec, Correlation, DEFAULT_MAX_MESSAGE_BYTES, Json, any, header};
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::{Envelope, EventKind, IntegrationEvent};
-use crate::message::{Headers, Message, MessageId};
+use crate::event::{Envelope, IntegrationEvent};
+use crate::message::Message;
 use crate::outgoing::Outgoing;
 use crate::stamps::Stamps;
 
-/// The names of the headers that this toolkit reads and writes.
-pub mod header {
-    /// The event's id.
-    pub const ID: &str = "cqrs-id";
-    /// The event's name.
-    pub const NAME: &str = "cqrs-name";
-    /// `notification` or `ecst`.
-    pub const KIND: &str = "cqrs-kind";
-    /// The version of the payload's schema, a decimal number.
-    pub const VERSION: &str = "cqrs-version";
-    /// When it happened: RFC 3339, UTC, microseconds.
-    pub const TIMESTAMP: &str = "cqrs-timestamp";
-    /// The media type of the payload.
-    pub const CONTENT_TYPE: &str = "content-type";
-    /// What all messages of one conversation share.
-    pub const CORRELATION_ID: &str = "correlation-id";
-    /// The id of the message that this one is an answer to.
-    pub const CAUSATION_ID: &str = "causation-id";
-    /// The [W3C trace context](https://www.w3.org/TR/trace-context/).
-    pub const TRACEPARENT: &str = "traceparent";
-}
-
-/// The largest message, in bytes, unless you set another limit: what Kafka's default `message.max.bytes`
-/// (1,048,588) takes, with room for the batch around it.
-pub const DEFAULT_MAX_MESSAGE_BYTES: usize = 1_000_000;
-
-/// A wire format.
-///
-/// [`encode`](Self::encode) gets a message whose fields are set and whose payload is the event as JSON, and makes
-/// of it what goes over the wire; [`decode`](Self::decode) does the reverse. Both work on bytes, so one codec
-/// serves every type of event.
-pub trait Codec: Debug + Send + Sync + 'static {
-    /// From fields and payload to the wire.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::InvalidEvent`] for what this format cannot express.
-    fn encode(&self, message: Message) -> Result<Message>;
-
-    /// From the wire to fields and payload.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::Decode`] for what is not this format.
-    fn decode(&self, message: Message) -> Result<Message>;
-}
-
-/// The default format: the payload alone as JSON, everything else in [headers](header).
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Json;
-
-impl Json {
-    /// Sets the headers from the fields, which it can always do.
-    pub fn set_headers(message: &mut Message) {
-        let headers = &mut message.headers;
-        if let Some(id) = &message.id {
-            headers.set(header::ID, Bytes::copy_from_slice(id.as_bytes()));
-        }
-        if !message.name.is_empty() {
-            headers.set(header::NAME, message.name.clone());
-        }
-        if let Some(kind) = message.kind {
-            headers.set(header::KIND, kind.as_str());
-        }
-        if let Some(version) = message.version {
-            headers.set(header::VERSION, version.to_string());
-        }
-        if let Some(timestamp) = message.timestamp {
-            headers.set(header::TIMESTAMP, timestamp.to_rfc3339_opts(SecondsFormat::Micros, true));
-        }
-        if let Some(content_type) = &message.content_type {
-            headers.set(header::CONTENT_TYPE, content_type.clone());
-        }
-    }
-}
-
-impl Codec for Json {
-    fn encode(&self, mut message: Message) -> Result<Message> {
-        Self::set_headers(&mut message);
-        Ok(message)
-    }
-
-    fn decode(&self, mut message: Message) -> Result<Message> {
-        if let Some(id) = message.headers.get(header::ID) {
-            message.id = Some(MessageId::from(id.clone()));
-        }
-        if let Some(name) = text(&message.headers, header::NAME)? {
-            message.name = name.to_owned();
-        }
-        if let Some(kind) = text(&message.headers, header::KIND)? {
-            message.kind = EventKind::parse(kind);
-        }
-        if let Some(version) = text(&message.headers, header::VERSION)? {
-            message.version = Some(version.parse().map_err(|error| bad(header::VERSION, version, error))?);
-        }
-        if let Some(timestamp) = text(&message.headers, header::TIMESTAMP)? {
-            let parsed = DateTime::parse_from_rfc3339(timestamp)
-                .map_err(|error| bad(header::TIMESTAMP, timestamp, error))?;
-            message.timestamp = Some(parsed.with_timezone(&Utc));
-        }
-        if let Some(content_type) = text(&message.headers, header::CONTENT_TYPE)? {
-            message.content_type = Some(content_type.to_owned());
-        }
-        Ok(message)
-    }
-}
-
-fn text<'a>(headers: &'a Headers, name: &str) -> Result<Option<&'a str>> {
-    headers
-        .get(name)
-        .map(|value| {
-            std::str::from_utf8(value).map_err(|error| {
-                Error::new(ErrorKind::Decode, format!("the header `{name}` is not UTF-8")).with_source(error)
-            })
-        })
-        .transpose()
-}
-
-fn bad(name: &str, value: &str, source: impl std::error::Error + Send + Sync + 'static) -> Error {
-    Error::new(ErrorKind::Decode, format!("the header `{name}` has the unreadable value `{value}`"))
-        .with_source(source)
-}
-
-/// The payload of a decoded message as an event. A message without a payload is read as JSON `null`, so that an
-/// event type that is an `Option` can stand for a deletion.
-///
-/// # Errors
-///
-/// [`ErrorKind::Decode`], naming the event and what did not fit.
-pub fn decode_payload<E: DeserializeOwned>(message: &Message) -> Result<E> {
-    let bytes = message.payload.as_deref().unwrap_or(b"null");
-    serde_json::from_slice(bytes).map_err(|error| {
-        Error::new(
-            ErrorKind::Decode,
-            format!(
-                "the payload of `{}` from topic `{}` cannot be decoded: {error}",
-                message.name, message.topic
-            ),
-        )
-        .with_source(error)
-    })
-}
-
-/// What ties a message to those before it. It goes down through nested requests and events.
-#[non_exhaustive]
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Correlation {
-    /// What all messages of one conversation share.
-    pub correlation_id: Option<Arc<str>>,
-    /// The id of the message that led here.
-    pub causation_id: Option<Arc<str>>,
-    /// The W3C trace context.
-    pub traceparent: Option<Arc<str>>,
-}
-
-impl Correlation {
-    /// With this correlation id and nothing else.
-    pub fn new(correlation_id: impl Into<Arc<str>>) -> Self {
-        Self { correlation_id: Some(correlation_id.into()), ..Self::default() }
-    }
-
-    /// What is said because of `message` belongs to its conversation and has it as the cause.
-    pub fn caused_by(message: &Message) -> Self {
-        let id: Option<Arc<str>> = message.id.as_ref().map(|id| id.to_string().into());
-        let inherited = |name| message.headers.get_str(name).map(Arc::from);
-        Self {
-            correlation_id: inherited(header::CORRELATION_ID).or_else(|| id.clone()),
-            causation_id: id,
-            traceparent: inherited(header::TRACEPARENT),
-        }
-    }
-}
-
-/// Makes messages of events: the codec, and the limit on their size. The bytes are made once, when an event is
+/// Makes messages of events, and reads them: the codecs, and the limit on their size. The bytes are made once, when an event is
 /// said; the outbox stores them and every delivery is identical.
 #[derive(Clone, Debug)]
 pub struct Encoder {
     codec: Arc<dyn Codec>,
+    of_topic: BTreeMap<String, Arc<dyn Codec>>,
+    of_event: BTreeMap<String, Arc<dyn Codec>>,
     max_message_bytes: usize,
     topic_prefix: Arc<str>,
     pub(crate) stamps: Stamps,
@@ -202,6 +28,8 @@ impl Default for Encoder {
     fn default() -> Self {
         Self {
             codec: Arc::new(Json),
+            of_topic: BTreeMap::new(),
+            of_event: BTreeMap::new(),
             max_message_bytes: DEFAULT_MAX_MESSAGE_BYTES,
             topic_prefix: Arc::from(""),
             stamps: Stamps::default(),
@@ -210,10 +38,39 @@ impl Default for Encoder {
 }
 
 impl Encoder {
-    /// Sets the wire format.
+    /// Sets the wire format of everything that no topic and no event has one of its own for.
     #[must_use]
     pub fn with_codec(mut self, codec: impl Codec) -> Self {
         self.codec = Arc::new(codec);
+        self
+    }
+
+    /// Sets the wire format of a topic, without the [prefix](Self::with_topic_prefix): what is said there is written
+    /// in it, and what is received from there is read in it.
+    ///
+    /// ```
+    /// use cqrs_core::codec::{CloudEvents, Encoder, PythonCqrs};
+    ///
+    /// # fn main() -> cqrs_core::Result<()> {
+    /// let encoder = Encoder::default()
+    ///     .with_codec_for_topic("rooms", PythonCqrs::v5_dataclass())
+    ///     .with_codec_for_event("invoice_paid", CloudEvents::new("/billing")?);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn with_codec_for_topic(mut self, topic: impl Into<String>, codec: impl Codec) -> Self {
+        self.of_topic.insert(topic.into(), Arc::new(codec));
+        self
+    }
+
+    /// Sets the wire format of an event, by its name, whatever topic it goes to.
+    ///
+    /// A received message does not always tell its event before it is decoded. So all formats that were given to an
+    /// event are accepted from every topic, beside the topic's own, and told apart as [`AnyOf`](super::AnyOf) does.
+    #[must_use]
+    pub fn with_codec_for_event(mut self, name: impl Into<String>, codec: impl Codec) -> Self {
+        self.of_event.insert(name.into(), Arc::new(codec));
         self
     }
 
@@ -251,9 +108,31 @@ impl Encoder {
         self
     }
 
-    /// The wire format.
+    /// The wire format of everything that no topic and no event has one of its own for.
     pub fn codec(&self) -> &Arc<dyn Codec> {
         &self.codec
+    }
+
+    /// Reads a received message, in the format of its topic or in one of those that an event has.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Decode`] for what is none of them.
+    pub fn decode(&self, message: Message) -> Result<Message> {
+        let topic = message.topic.strip_prefix(&*self.topic_prefix).unwrap_or(&message.topic);
+        let of_topic = self.of_topic.get(topic).unwrap_or(&self.codec);
+        if self.of_event.is_empty() {
+            return of_topic.decode(message);
+        }
+        // Some brokers tell the name of the event.
+        let named = self.of_event.get(&message.name);
+        let codecs: Vec<_> = named.into_iter().chain([of_topic]).chain(self.of_event.values()).collect();
+        any::decode(&codecs, message)
+    }
+
+    fn codec_of(&self, message: &Message) -> &dyn Codec {
+        let own = self.of_event.get(&message.name).or_else(|| self.of_topic.get(&message.topic));
+        &**own.unwrap_or(&self.codec)
     }
 
     /// Makes the message of an event, for a broker.
@@ -314,6 +193,7 @@ impl Encoder {
     /// [`ErrorKind::InvalidEvent`]: it has no topic or no name, a bad header, or is too large.
     pub fn finish(&self, mut message: Message, correlation: &Correlation) -> Result<Message> {
         message.check()?;
+        let codec = self.codec_of(&message);
         if !self.topic_prefix.is_empty() {
             message.topic.insert_str(0, &self.topic_prefix);
         }
@@ -330,7 +210,7 @@ impl Encoder {
                 message.headers.append(name, value.to_string());
             }
         }
-        let message = self.codec.encode(message)?;
+        let message = codec.encode(message)?;
         self.check_size(&message)?;
         Ok(message)
     }
@@ -396,6 +276,8 @@ impl<E: IntegrationEvent> IntoMessage for Envelope<E> {
     }
 }
 
+/// A message of your own making: its payload is what its codec takes. [`Json`] and [`Raw`](super::Raw) take any bytes and
+/// leave them as they are.
 impl IntoMessage for Message {
     fn into_message(self, encoder: &Encoder, correlation: &Correlation) -> Result<Message> {
         encoder.finish(self, correlation)
