@@ -176,6 +176,22 @@ async fn nothing_is_sent_any_more_when_the_time_is_up_or_the_token_is_cancelled(
 }
 
 #[tokio::test]
+async fn a_token_stops_what_is_sent_from_deep_within() {
+    let token = CancellationToken::new();
+    let cancel = token.clone();
+    let requests = RequestMap::new()
+        .bind(on_request(|_: Act, cx| Box::pin(async move { cx.send(HowLong).await.map(drop) })))
+        .bind(on_request(move |_: HowLong, cx| {
+            cancel.cancel();
+            Box::pin(async move { cx.send(Inner).await.map(|()| None) })
+        }))
+        .bind(on_request(|_: Inner, _| Box::pin(async { Ok(()) })));
+    let options = SendOptions::default().with_cancellation(token);
+    let error = mediator(requests).send_with(Act, &options).await.unwrap_err();
+    assert_eq!(error.to_string(), "the request `Inner` was cancelled before it began");
+}
+
+#[tokio::test]
 async fn a_handler_sees_that_it_is_cancelled_and_ends_as_it_sees_fit() {
     let requests = RequestMap::new()
         .bind(on_request(|_: Act, cx| Box::pin(async move { cx.send(Inner).await })))
@@ -259,6 +275,13 @@ async fn a_scope_can_be_given_along() {
         Box::pin(async move {
             assert_eq!(cx.scope().get::<&str>().as_deref(), Some(&"who asked"));
             cx.scope().set(7_u32);
+            // A request within another keeps its scope, whatever is given.
+            cx.send_with(Inner, &SendOptions::default().with_scope(Scope::default())).await
+        })
+    }));
+    let requests = requests.bind(on_request(|_: Inner, cx| {
+        Box::pin(async move {
+            assert_eq!(cx.scope().get::<&str>().as_deref(), Some(&"who asked"));
             Ok(())
         })
     }));
