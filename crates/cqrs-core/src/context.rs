@@ -3,10 +3,12 @@
 use std::any::{Any, TypeId};
 use std::fmt;
 use std::future::Future;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use futures_util::future::{Either, select};
 use smallvec::SmallVec;
 use tokio_util::sync::CancellationToken;
 
@@ -19,7 +21,7 @@ use crate::outgoing::Outgoing;
 use crate::recording::Held;
 use crate::request::{Request, StreamRequest};
 use crate::scope::Scope;
-use crate::send_options::{SendOptions, cancelled, commit_cut_off, now, too_late};
+use crate::send_options::{SendOptions, cancelled, commit_cut_off, events_cut_off, now, too_deep, too_late};
 
 /// What a handler has at hand: it says what happened ([`emit`](Self::emit)), sends further requests
 /// ([`send`](Self::send)), and sees what led here.
@@ -30,6 +32,8 @@ pub struct Context<'a> {
     core: &'a Core,
     origin: Origin<'a>,
     has_transaction: AtomicBool,
+    /// Whether a request begins here, and not only a part of one.
+    is_of_request: bool,
     /// Out of the way: most contexts hear nothing, and each is made, looked at and dropped.
     used: Mutex<Option<Box<Used>>>,
 }
@@ -56,15 +60,29 @@ pub(crate) enum Origin<'a> {
 pub(crate) struct Narrowed<'a> {
     parent: Option<&'a Context<'a>>,
     options: &'a SendOptions,
-    /// A commit has begun in it: if its time is up now, nobody can tell what became of it.
-    commit_begun: AtomicBool,
+    /// A token that is cancelled by that of the options and by those around it.
+    cancellation: Option<CancellationToken>,
+    /// Commits in it that go on or are done: if its time is up now, nobody can tell what became of it.
+    commits: AtomicUsize,
+    /// Whether nobody knows of one of them.
+    is_commit_unknown: AtomicBool,
+    /// Whether a request in it has been carried out, and its events go out or have gone.
+    is_carried_out: AtomicBool,
     /// Which [`ConcurrencyLimit`](crate::ConcurrencyLimit) it has a place of.
     place: Option<usize>,
 }
 
 impl<'a> Narrowed<'a> {
     pub(crate) fn new(parent: Option<&'a Context<'a>>, options: &'a SendOptions) -> Self {
-        Self { parent, options, commit_begun: AtomicBool::new(false), place: None }
+        Self {
+            parent,
+            options,
+            cancellation: options.cancellation.clone(),
+            commits: AtomicUsize::new(0),
+            is_commit_unknown: AtomicBool::new(false),
+            is_carried_out: AtomicBool::new(false),
+            place: None,
+        }
     }
 
     pub(crate) fn with_place(mut self, limit: usize) -> Self {
@@ -73,9 +91,19 @@ impl<'a> Narrowed<'a> {
     }
 
     /// Whether who gives up on it now cannot tell what became of it.
-    #[cfg(feature = "tower")]
+    /// Whether nothing more may come of it.
+    pub(crate) fn is_over(&self) -> bool {
+        self.options.is_cancelled() || self.options.deadline.is_some_and(|deadline| deadline <= now())
+    }
+
+    /// Whether a commit goes on in it, or is done.
     pub(crate) fn has_commit_begun(&self) -> bool {
-        self.commit_begun.load(Ordering::Relaxed)
+        self.commits.load(Ordering::Relaxed) > 0
+    }
+
+    /// Whether there is a commit in it of which nobody knows.
+    pub(crate) fn is_commit_unknown(&self) -> bool {
+        self.is_commit_unknown.load(Ordering::Relaxed)
     }
 
     /// Waits for the reply, but not for longer than until the deadline.
@@ -92,8 +120,10 @@ impl<'a> Narrowed<'a> {
             return Err(too_late(request).into());
         }
         tokio::time::timeout_at(deadline.into(), reply).await.unwrap_or_else(|_| {
-            Err(if self.commit_begun.load(Ordering::Relaxed) {
+            Err(if self.has_commit_begun() {
                 commit_cut_off(request).into()
+            } else if self.is_carried_out.load(Ordering::Relaxed) {
+                events_cut_off(request).into()
             } else {
                 too_late(request).into()
             })
@@ -125,6 +155,22 @@ impl Said {
     }
 }
 
+/// Waits for the reply, and meanwhile cancels the one token when the other one is.
+async fn passing_on<T>(
+    from: &CancellationToken,
+    to: &CancellationToken,
+    reply: impl Future<Output = T>,
+) -> T {
+    let mut reply = pin!(reply);
+    match select(reply.as_mut(), pin!(from.cancelled())).await {
+        Either::Left((reply, _)) => reply,
+        Either::Right(_) => {
+            to.cancel();
+            reply.await
+        }
+    }
+}
+
 /// All but the scope.
 #[inline]
 fn take_said(used: &mut Option<Box<Used>>) -> Option<Box<Used>> {
@@ -147,6 +193,13 @@ impl Used {
             Some(at) => Err(self.refusal(at)),
             None => Ok(self),
         }
+    }
+
+    fn refused(&self) -> Option<&Error> {
+        self.said.iter().find_map(|said| match said {
+            Said::Refused(error) => Some(error),
+            _ => None,
+        })
     }
 
     #[cold]
@@ -178,7 +231,17 @@ impl dyn AnyDomainEvent {
 
 impl<'a> Context<'a> {
     pub(crate) fn new(core: &'a Core, origin: Origin<'a>) -> Self {
-        Self { core, origin, has_transaction: AtomicBool::new(false), used: Mutex::new(None) }
+        Self {
+            core,
+            origin,
+            has_transaction: AtomicBool::new(false),
+            is_of_request: false,
+            used: Mutex::new(None),
+        }
+    }
+
+    pub(crate) fn of_request(core: &'a Core, origin: Origin<'a>) -> Self {
+        Self { is_of_request: true, ..Self::new(core, origin) }
     }
 
     /// Says that something happened: a domain event, an integration event, or an [`Envelope`] around one.
@@ -202,7 +265,8 @@ impl<'a> Context<'a> {
     /// # Errors
     ///
     /// The handler's own; [`ErrorKind::MissingHandler`]; [`ErrorKind::Transaction`] if a transactional request is
-    /// sent from within a transaction; [`ErrorKind::Timeout`] and [`ErrorKind::Cancelled`] if the
+    /// sent from within a transaction; [`ErrorKind::EventFlood`] if too many requests stand within one another
+    /// ([`EventEmitter::with_max_depth`](crate::EventEmitter::with_max_depth)); [`ErrorKind::Timeout`] and [`ErrorKind::Cancelled`] if the
     /// [deadline](Self::deadline) has passed or the [token](Self::cancellation) is cancelled before it begins.
     pub fn send<R: Request>(&'a self, request: R) -> Sending<'a, R> {
         match self.ended(R::name()) {
@@ -219,8 +283,18 @@ impl<'a> Context<'a> {
     pub fn send_with<R: Request>(&'a self, request: R, options: &'a SendOptions) -> Sending<'a, R> {
         Sending::running(Box::pin(async move {
             self.ended(R::name())?;
-            let narrowed = Narrowed::new(Some(self), options);
-            narrowed.limit(R::name(), self.core.send(request, Origin::Narrowed(&narrowed))).await
+            let mut narrowed = Narrowed::new(Some(self), options);
+            let outer = self.given_cancellation();
+            if let (Some(token), Some(_)) = (&mut narrowed.cancellation, outer) {
+                // Its own, so that it can be cancelled from here without those who gave it.
+                *token = token.child_token();
+            }
+            let token = narrowed.cancellation.clone();
+            let reply = narrowed.limit(R::name(), self.core.send(request, Origin::Narrowed(&narrowed)));
+            match (outer, token) {
+                (Some(outer), Some(token)) => passing_on(outer, &token, reply).await,
+                _ => reply.await,
+            }
         }))
     }
 
@@ -305,7 +379,10 @@ impl<'a> Context<'a> {
     }
 
     fn given_cancellation(&self) -> Option<&CancellationToken> {
-        let own = self.options().and_then(|options| options.cancellation.as_ref());
+        let own = match self.origin {
+            Origin::Narrowed(narrowed) => narrowed.cancellation.as_ref(),
+            _ => None,
+        };
         own.or_else(|| self.parent().and_then(Context::given_cancellation))
     }
 
@@ -314,10 +391,19 @@ impl<'a> Context<'a> {
         if self.is_cancelled() {
             return Err(cancelled(request));
         }
+        let depth = self.depth();
+        if depth >= self.core.emitter().max_depth() {
+            return Err(too_deep(request, depth));
+        }
         match self.deadline() {
             Some(deadline) if deadline <= now() => Err(too_late(request)),
             _ => Ok(()),
         }
+    }
+
+    /// How many requests stand within one another here.
+    fn depth(&self) -> usize {
+        usize::from(self.is_of_request) + self.parent().map_or(0, Context::depth)
     }
 
     /// Whether one of the tokens on the way here is cancelled.
@@ -328,12 +414,43 @@ impl<'a> Context<'a> {
 
     /// From now on nobody who gives up on this one can tell whether it happened.
     pub(crate) fn begin_commit(&self) {
-        if let Origin::Narrowed(narrowed) = self.origin {
-            narrowed.commit_begun.store(true, Ordering::Relaxed);
+        self.around(|narrowed| {
+            narrowed.commits.fetch_add(1, Ordering::Relaxed);
+        });
+    }
+
+    /// What was done here is done, and its events go out.
+    pub(crate) fn carry_out(&self) {
+        self.around(|narrowed| narrowed.is_carried_out.store(true, Ordering::Relaxed));
+    }
+
+    /// Nothing was committed, for certain.
+    pub(crate) fn fail_commit(&self) {
+        self.around(|narrowed| {
+            narrowed.commits.fetch_sub(1, Ordering::Relaxed);
+        });
+    }
+
+    /// It may be committed, or not.
+    pub(crate) fn lose_commit(&self) {
+        self.around(|narrowed| narrowed.is_commit_unknown.store(true, Ordering::Relaxed));
+    }
+
+    fn around(&self, each: impl Fn(&Narrowed<'_>)) {
+        let mut cx = Some(self);
+        while let Some(at) = cx {
+            if let Origin::Narrowed(narrowed) = at.origin {
+                each(narrowed);
+            }
+            cx = at.parent();
         }
-        if let Some(parent) = self.parent() {
-            parent.begin_commit();
-        }
+    }
+
+    /// What was refused around this one, as by a middleware: it would fail the request when its transaction has been committed.
+    pub(crate) fn refused_around(&self) -> Option<Error> {
+        let parent = self.parent()?;
+        let refused = parent.used().as_ref().and_then(|used| used.refused().map(Error::copied));
+        refused.or_else(|| parent.refused_around())
     }
 
     /// Whether it stands behind this limit already.
@@ -373,6 +490,13 @@ impl<'a> Context<'a> {
         self.used().get_or_insert_default().said.extend(said);
     }
 
+    /// What was said there was said here.
+    pub(crate) fn extend_by(&self, part: &mut Context<'_>) {
+        if let Some(said) = part.take_own_said() {
+            self.extend(said.said);
+        }
+    }
+
     /// Takes what was said, if something was.
     pub(crate) fn take_said(&self) -> Option<Box<Used>> {
         take_said(&mut self.used())
@@ -388,7 +512,7 @@ impl<'a> Context<'a> {
         self.used.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn say_integration(&self, event: impl IntoMessage, name: &'static str) -> Said {
+    fn say_integration(&self, event: impl IntoMessage, name: &str) -> Said {
         let emitter = self.core.emitter();
         let encoded = if self.is_in_transaction() {
             event.into_outgoing(emitter.encoder(), &self.correlation())
@@ -408,7 +532,8 @@ impl<'a> Context<'a> {
     }
 }
 
-/// What can be said with [`Context::emit`]: every event, and an [`Envelope`] around an integration event.
+/// What can be said with [`Context::emit`]: every event, an [`Envelope`] around an integration event, and a [`Message`] of one's own
+/// making.
 ///
 /// It is implemented here only.
 #[diagnostic::on_unimplemented(
@@ -461,6 +586,28 @@ impl<E: IntegrationEvent> sealed::Emit for Envelope<E> {
     #[allow(private_interfaces)]
     fn say(self, cx: &Context<'_>) -> Said {
         cx.say_integration(self, E::NAME)
+    }
+}
+
+/// A message of one's own making, as an integration event: bytes for [`codec::Raw`](crate::codec::Raw), or a
+/// [tombstone](Message::tombstone).
+impl Emit for Message {}
+
+impl sealed::Emit for Message {
+    #[allow(private_interfaces)]
+    fn say(self, cx: &Context<'_>) -> Said {
+        let name = self.name.clone();
+        cx.say_integration(self, &name)
+    }
+}
+
+impl Emit for Outgoing {}
+
+impl sealed::Emit for Outgoing {
+    #[allow(private_interfaces)]
+    fn say(self, cx: &Context<'_>) -> Said {
+        let name = self.message.name.clone();
+        cx.say_integration(self, &name)
     }
 }
 

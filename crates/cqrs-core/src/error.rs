@@ -174,6 +174,11 @@ impl Error {
         self
     }
 
+    /// The same in words, without its cause.
+    pub(crate) fn copied(&self) -> Self {
+        Self::new(self.kind(), self.to_string()).with_retryable(self.is_retryable())
+    }
+
     /// What went wrong.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind

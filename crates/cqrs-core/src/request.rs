@@ -1,6 +1,7 @@
 //! Commands and queries.
 
 use std::future::Future;
+use std::sync::Arc;
 
 use futures_util::Stream;
 
@@ -88,6 +89,12 @@ pub trait RequestHandler<R: Request>: Send + Sync + 'static {
     /// Dropping the future of [`RequestMediator::send`](crate::RequestMediator::send) drops this one at its
     /// current `.await`, and everything that was said with it.
     fn handle(&self, request: R, cx: &Context<'_>) -> impl Future<Output = Reply<R>> + Send;
+}
+
+impl<R: Request, H: RequestHandler<R>> RequestHandler<R> for Arc<H> {
+    fn handle(&self, request: R, cx: &Context<'_>) -> impl Future<Output = Reply<R>> + Send {
+        H::handle(self, request, cx)
+    }
 }
 
 /// A query that is answered with one item after the other.

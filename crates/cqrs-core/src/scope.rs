@@ -50,11 +50,13 @@ impl Scope {
     pub fn set<T: Send + Sync + 'static>(&self, value: T) -> Arc<T> {
         let value = Arc::new(value);
         let cell = OnceCell::new_with(Some(Arc::clone(&value)));
-        self.lock().insert(TypeId::of::<T>(), Arc::new(cell));
+        // Dropped behind the lock: what is dropped may look into the scope.
+        let _before = { self.lock().insert(TypeId::of::<T>(), Arc::new(cell)) };
         value
     }
 
-    /// The value of this type, made if there is none. Who asks meanwhile waits for it.
+    /// The value of this type, made if there is none. Who asks meanwhile waits for it; `make` itself must not ask for it, or it
+    /// waits for ever.
     ///
     /// # Errors
     ///

@@ -49,8 +49,9 @@ impl SendOptions {
         self
     }
 
-    /// By when it has to be answered. Then its handler is dropped where it stands, and the send fails with
-    /// [`ErrorKind::Timeout`]; nothing further is sent from within it. A time in the past fails at once.
+    /// By when it has to be answered, with its events. Then its handler, or that of an event, is dropped where it stands, and the send
+    /// fails with [`ErrorKind::Timeout`], which is retryable unless the request has been carried out; nothing further is sent from
+    /// within it. A time in the past fails at once.
     pub fn with_deadline(mut self, deadline: Instant) -> Self {
         self.deadline = Some(deadline);
         self
@@ -103,6 +104,27 @@ pub(crate) fn commit_cut_off(name: &str) -> Error {
         format!(
             "the time for `{name}` is up, and a transaction in it has been committed, or may have been: look \
              for what it would have written before it is done again"
+        ),
+    )
+}
+
+#[cold]
+pub(crate) fn events_cut_off(name: &str) -> Error {
+    Error::new(
+        ErrorKind::Timeout,
+        format!(
+            "the time for `{name}` is up while its events go out: it has been carried out, and not all of them were handled"
+        ),
+    )
+}
+
+#[cold]
+pub(crate) fn too_deep(request: &str, depth: usize) -> Error {
+    Error::new(
+        ErrorKind::EventFlood,
+        format!(
+            "`{request}` would be sent from within {depth} other requests: end what leads to itself, or raise the limit with \
+             `EventEmitter::with_max_depth`"
         ),
     )
 }

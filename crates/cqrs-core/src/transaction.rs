@@ -339,7 +339,14 @@ impl<D: Database> UnitOfWork<D> {
         cx.begin_commit();
         let committed = tx.commit().await;
         cx.leave_transaction();
-        committed?;
+        if let Err(error) = committed {
+            if error.kind() == ErrorKind::CommitUnknown {
+                cx.lose_commit();
+            } else {
+                cx.fail_commit();
+            }
+            return Err(error.into());
+        }
         cx.core().emitter().recording().committed(written);
         after_commit.into_iter().for_each(|said| cx.push(said));
         Ok(value)
@@ -371,6 +378,9 @@ impl<D: Database> UnitOfWork<D> {
                     after_commit.push(Said::Domain(event));
                 }
             }
+        }
+        if let Some(error) = cx.refused_around() {
+            return Err(error);
         }
         let mut written = emitter.recording().writing(&messages);
         if !messages.is_empty() {

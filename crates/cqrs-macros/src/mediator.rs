@@ -2,6 +2,7 @@
 
 use proc_macro2::TokenStream;
 use quote::{ToTokens, format_ident, quote, quote_spanned};
+use syn::ext::IdentExt;
 use syn::parse::{Parse, ParseStream};
 use syn::punctuated::Punctuated;
 use syn::spanned::Spanned;
@@ -78,23 +79,25 @@ pub(crate) fn expand(declared: &Declared) -> Result<TokenStream> {
         quote!(#(#attributes)* #visibility #field: #handler)
     });
     let names: Vec<_> = handlers.iter().map(|handler| &handler.field).collect();
+    let kept_as: Vec<_> = handlers.iter().map(|handler| hidden(&handler.field)).collect();
     let within: Vec<_> = handlers
         .iter()
         .map(|Handler { request, handler, .. }| {
             // Where it does not handle the request, the error points at the handler.
-            quote_spanned!(handler.span()=> #home::__private::declared::Within<S, #request, #handler>)
+            quote_spanned!(handler.span()=> #home::__private::declared::Within<__S, #request, #handler>)
         })
         .collect();
     let stack = handlers.iter().map(|Handler { request, .. }| quote!(+ #home::MiddlewareStack<#request>));
     let stack =
         quote!(::core::clone::Clone + ::core::marker::Send + ::core::marker::Sync + 'static #(#stack)*);
     let found = handlers.iter().map(|Handler { field, request, handler, .. }| {
+        let kept_as = hidden(field);
         quote_spanned! {handler.span()=>
-            impl<S: #stack> #home::HandlerFor<#request, S> for #name {
-                type Within = <S as #home::MiddlewareStack<#request>>::Bound<#handler>;
+            impl<__S: #stack> #home::HandlerFor<#request, __S> for #name {
+                type Within = <__S as #home::MiddlewareStack<#request>>::Bound<#handler>;
 
                 fn find(bound: &Self::Bound) -> &Self::Within {
-                    &bound.#field
+                    &bound.#kept_as
                 }
             }
         }
@@ -106,20 +109,21 @@ pub(crate) fn expand(declared: &Declared) -> Result<TokenStream> {
 
         const _: () = {
             #[doc(hidden)]
-            #visibility struct #bound<S: #stack> { #(#names: #within,)* none: ::core::marker::PhantomData<fn(S)> }
+            #visibility struct #bound<__S: #stack> { #(#kept_as: #within,)* __stack: ::core::marker::PhantomData<fn(__S)> }
 
-            impl<S: #stack> #home::StaticHandlers<S> for #name {
-                type Bound = #bound<S>;
+            impl<__S: #stack> #home::StaticHandlers<__S> for #name {
+                type Bound = #bound<__S>;
 
-                fn bind(self, requests: #home::RequestMap<S>) -> (#home::RequestMap<S>, Self::Bound) {
-                    #(let (requests, #names) = #home::__private::declared::bind::<S, #requests, _>(requests, self.#names);)*
-                    (requests, #bound { #(#names,)* none: ::core::marker::PhantomData })
+                fn bind(self, __requests: #home::RequestMap<__S>) -> (#home::RequestMap<__S>, Self::Bound) {
+                    #(let (__requests, #kept_as) =
+                        #home::__private::declared::bind::<__S, #requests, _>(__requests, self.#names);)*
+                    (__requests, #bound { #(#kept_as,)* __stack: ::core::marker::PhantomData })
                 }
             }
 
             #(#found)*
 
-            impl<S: #stack> #home::HandlerFor<#home::__private::declared::NoRequest, S> for #name {
+            impl<__S: #stack> #home::HandlerFor<#home::__private::declared::NoRequest, __S> for #name {
                 type Within = #home::__private::declared::NoHandler;
 
                 fn find(_: &Self::Bound) -> &Self::Within {
@@ -128,6 +132,11 @@ pub(crate) fn expand(declared: &Declared) -> Result<TokenStream> {
             }
         };
     })
+}
+
+/// A name that stands in no one's way.
+fn hidden(field: &Ident) -> Ident {
+    format_ident!("__of_{}", field.unraw(), span = field.span())
 }
 
 /// The compiler would find them, too, but not say it as well.

@@ -29,7 +29,7 @@ const MAX_ENCODINGS: usize = 4;
 ///
 /// The size limit of an [`Encoder`](super::Encoder) counts the compressed bytes. Whoever reads them decides how many they may
 /// become: [16 MiB](DEFAULT_MAX_DECOMPRESSED_BYTES) unless [you say otherwise](Self::with_max_decompressed_bytes). No more
-/// memory than about twice that is taken, however much is promised. Kafka's own compression, of batches, is a setting of
+/// memory than about twice that is taken, and for zstd 8 MiB for its window, however much is promised. Kafka's own compression, of batches, is a setting of
 /// its client, and does well for small events that look alike; this one is for large ones, and for AMQP.
 ///
 /// # Errors

@@ -159,7 +159,10 @@ fn still_compressed(message: &Message) -> String {
 }
 
 fn compression_of(message: &Message) -> Option<&str> {
-    message.headers.get_str(header::CONTENT_ENCODING).filter(|encoding| *encoding != "identity")
+    message
+        .headers
+        .get_str(header::CONTENT_ENCODING)
+        .filter(|encoding| !encoding.eq_ignore_ascii_case("identity"))
 }
 
 fn text<'a>(headers: &'a Headers, name: &str) -> Result<Option<&'a str>> {

@@ -1,12 +1,13 @@
 use std::fmt;
 
-use crate::context::Context;
+use crate::context::{Context, Narrowed};
 use crate::error::{Error, Result};
 use crate::event::{Event, EventHandler};
-use crate::middleware::{Next, Tried};
 use crate::request::{Reply, Request, RequestHandler};
+use crate::send_options::SendOptions;
 
-/// A handler, and another one for when it fails. What the first one said is dropped then; what it did is not undone.
+/// A handler, and another one for when it fails. What the first one said is dropped then; what it did is not undone. Where nobody
+/// knows whether its transaction was committed, that error is the answer, and the other one is not asked.
 ///
 /// Of requests the type has to be `Clone`, for both are given one.
 ///
@@ -44,7 +45,7 @@ use crate::request::{Reply, Request, RequestHandler};
 /// ```
 #[must_use = "a handler does nothing until it is bound"]
 pub struct Fallback<P, F, W = Always> {
-    primary: Tried<P>,
+    primary: P,
     fallback: F,
     when: W,
 }
@@ -52,7 +53,7 @@ pub struct Fallback<P, F, W = Always> {
 impl<P, F> Fallback<P, F> {
     /// The second one is asked whenever the first one fails.
     pub fn new(primary: P, fallback: F) -> Self {
-        Self { primary: Tried::new(primary), fallback, when: Always }
+        Self { primary, fallback, when: Always }
     }
 
     /// Only if the error is one of these; others are the answer.
@@ -93,11 +94,18 @@ where
 {
     async fn handle(&self, request: R, cx: &Context<'_>) -> Reply<R> {
         let again = request.clone();
-        match self.primary.run(request, cx).await {
-            Err(error) if self.when.holds(&error) => {
+        let options = SendOptions::default();
+        let narrowed = Narrowed::new(Some(cx), &options);
+        let mut tried = cx.narrowed(&narrowed);
+        match self.primary.handle(request, &tried).await {
+            Ok(response) => {
+                cx.extend_by(&mut tried);
+                return Ok(response);
+            }
+            Err(error) if !narrowed.is_commit_unknown() && self.when.holds(&error) => {
                 tracing::warn!(request = R::name(), %error, "failed, and the fallback is asked");
             }
-            reply => return reply,
+            Err(error) => return Err(error),
         }
         self.fallback.handle(again, cx).await
     }
@@ -111,21 +119,28 @@ where
     W: When<Error>,
 {
     async fn handle(&self, event: &E, cx: &Context<'_>) -> Result<()> {
-        match self.primary.handle(event, cx).await {
-            Err(error) if self.when.holds(&error) => {
+        let options = SendOptions::default();
+        let narrowed = Narrowed::new(Some(cx), &options);
+        let mut tried = cx.narrowed(&narrowed);
+        match self.primary.handle(event, &tried).await {
+            Ok(()) => {
+                cx.extend_by(&mut tried);
+                return Ok(());
+            }
+            Err(error) if !narrowed.is_commit_unknown() && self.when.holds(&error) => {
                 tracing::warn!(
                     event = E::NAME,
                     error = format!("{error:#}"),
                     "failed, and the fallback is asked"
                 );
             }
-            handled => return handled,
+            Err(error) => return Err(error),
         }
         self.fallback.handle(event, cx).await
     }
 
     fn name(&self) -> &str {
-        EventHandler::<E>::name(&self.primary)
+        self.primary.name()
     }
 }
 

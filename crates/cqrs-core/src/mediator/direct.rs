@@ -3,7 +3,9 @@
 use std::error::Error as StdError;
 use std::fmt;
 use std::future::Future;
-use std::time::Duration;
+use std::mem;
+
+use tokio::time::{Instant, timeout_at};
 
 use super::emitter::EventEmitter;
 use crate::broker::{BrokerError, Confirm, ErrorClass};
@@ -14,12 +16,14 @@ use crate::message::{Message, MessageId};
 #[derive(Default)]
 pub(super) struct DirectPublishes {
     begun: Vec<(DirectEvent, Result<Confirm, BrokerError>)>,
+    /// Of all of them, from the first one on.
+    deadline: Option<Instant>,
 }
 
 impl DirectPublishes {
     pub(super) async fn publish(&mut self, emitter: &EventEmitter, message: Message) {
         let enqueued = match emitter.direct_target() {
-            Some(broker) => in_time(emitter.confirm_timeout(), broker.enqueue(&message)).await,
+            Some(broker) => self.in_time(emitter, broker.enqueue(&message)).await,
             // Refused when it was said; see `Context::emit`.
             None => {
                 Err(BrokerError::new(ErrorClass::Event, format!("`{}` has no direct target", message.name)))
@@ -33,11 +37,11 @@ impl DirectPublishes {
     }
 
     /// Waits for all confirms. The error says what went out and what did not.
-    pub(super) async fn confirm(self, emitter: &EventEmitter) -> Option<Error> {
+    pub(super) async fn confirm(mut self, emitter: &EventEmitter) -> Option<Error> {
         let (mut published, mut failed) = (Vec::new(), Vec::new());
-        for (event, enqueued) in self.begun {
+        for (event, enqueued) in mem::take(&mut self.begun) {
             let confirmed = match enqueued {
-                Ok(confirm) => in_time(emitter.confirm_timeout(), confirm).await.map(drop),
+                Ok(confirm) => self.in_time(emitter, confirm).await.map(drop),
                 Err(error) => Err(error),
             };
             match confirmed {
@@ -48,20 +52,23 @@ impl DirectPublishes {
         if failed.is_empty() {
             return None;
         }
-        // What went out would go out again; whoever tries again has to know.
         let retryable = failed.iter().all(|(_, error)| error.class().is_retryable());
         let error = DirectPublishError { published, failed };
         Some(Error::caused_by(ErrorKind::Broker, error).with_retryable(retryable))
     }
-}
 
-async fn in_time<T>(
-    limit: Duration,
-    wait: impl Future<Output = Result<T, BrokerError>>,
-) -> Result<T, BrokerError> {
-    tokio::time::timeout(limit, wait).await.unwrap_or_else(|_| {
-        Err(BrokerError::new(ErrorClass::Unknown, format!("the broker did not confirm within {limit:?}")))
-    })
+    async fn in_time<T>(
+        &mut self,
+        emitter: &EventEmitter,
+        wait: impl Future<Output = Result<T, BrokerError>>,
+    ) -> Result<T, BrokerError> {
+        let limit = emitter.confirm_timeout();
+        let deadline = *self.deadline.get_or_insert_with(|| Instant::now() + limit);
+        timeout_at(deadline, wait).await.unwrap_or_else(|_| {
+            let message = format!("the broker did not confirm within {limit:?}");
+            Err(BrokerError::new(ErrorClass::Unknown, message))
+        })
+    }
 }
 
 /// An event that was given straight to a broker.

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::num::NonZeroUsize;
 
 use futures_util::StreamExt;
-use futures_util::stream::FuturesOrdered;
+use futures_util::stream::FuturesUnordered;
 
 use super::direct::{DirectPublishes, flatten};
 use super::emitter::{EventEmitter, OnEventFailure};
@@ -21,6 +21,8 @@ pub(super) struct Emission<'a> {
     path: Path,
     direct: DirectPublishes,
     failures: Vec<Error>,
+    /// There were too many events: no more of them are handled here, while those for others still go out.
+    is_flooded: bool,
 }
 
 /// Something that an event's handler said.
@@ -62,9 +64,7 @@ pub(super) async fn go_out(emitter: &EventEmitter, cx: &Context<'_>, mut said: B
             }
             more => {
                 let emission = emission.get_or_insert_with(|| Emission::boxed(emitter, cx));
-                if !Box::pin(emission.take(more, None, number + 1)).await {
-                    break;
-                }
+                Box::pin(emission.take(more, None, number + 1)).await;
             }
         }
         count = number + 1;
@@ -84,17 +84,17 @@ impl<'a> Emission<'a> {
             path: Path::default(),
             direct: DirectPublishes::default(),
             failures: Vec::new(),
+            is_flooded: false,
         })
     }
 
-    /// `false` if it is one too many.
-    async fn take(&mut self, said: Said, because_of: Option<usize>, count: usize) -> bool {
-        if count > self.emitter.max_events() {
+    async fn take(&mut self, said: Said, because_of: Option<usize>, count: usize) {
+        if count > self.emitter.max_events() && !self.is_flooded {
             self.failures.push(self.path.flood(said.name(), because_of, self.emitter.max_events()));
-            self.later.clear();
-            return false;
+            self.is_flooded = true;
         }
         match said {
+            Said::Domain(_) if self.is_flooded => {}
             Said::Domain(event) if self.goes_on() => {
                 self.emitter.recording().emitted(&event);
                 self.handle(&*event, because_of).await;
@@ -106,7 +106,6 @@ impl<'a> Emission<'a> {
             Said::Integration(outgoing) => self.direct.publish(self.emitter, outgoing.message).await,
             Said::Refused(error) => self.failures.push(error),
         }
-        true
     }
 
     /// Whether domain events are still handled.
@@ -142,16 +141,22 @@ impl<'a> Emission<'a> {
         limit: NonZeroUsize,
     ) {
         let cx = self.cx;
-        let mut waiting = handlers.iter().map(|handler| call(&**handler, event, cx));
-        let mut running: FuturesOrdered<_> = waiting.by_ref().take(limit.get()).collect();
-        while let Some(heard) = running.next().await {
-            self.hear(event, because_of, heard);
-            if self.goes_on()
-                && let Some(next) = waiting.next()
-            {
-                running.push_back(next);
+        let mut waiting = handlers
+            .iter()
+            .enumerate()
+            .map(|(number, handler)| async move { (number, call(&**handler, event, cx).await) });
+        let mut running: FuturesUnordered<_> = waiting.by_ref().take(limit.get()).collect();
+        let mut all_heard = Vec::with_capacity(handlers.len());
+        let mut goes_on = true;
+        while let Some((number, heard)) = running.next().await {
+            goes_on &= heard.is_ok() || self.emitter.on_failure() != OnEventFailure::Stop;
+            all_heard.push((number, heard));
+            if goes_on {
+                running.extend(waiting.next());
             }
         }
+        all_heard.sort_unstable_by_key(|(number, _)| *number);
+        all_heard.into_iter().for_each(|(_, heard)| self.hear(event, because_of, heard));
     }
 
     fn hear(
@@ -181,9 +186,7 @@ impl<'a> Emission<'a> {
     async fn finish(mut self, mut count: usize) -> Result<()> {
         while let Some(Later { said, because_of }) = self.later.pop_front() {
             count += 1;
-            if !self.take(said, Some(because_of), count).await {
-                break;
-            }
+            self.take(said, Some(because_of), count).await;
         }
         self.failures.extend(self.direct.confirm(self.emitter).await);
         flatten(self.failures)

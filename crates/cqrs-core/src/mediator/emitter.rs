@@ -24,6 +24,7 @@ pub struct EventEmitter {
     pub(super) encoder: Encoder,
     confirm_timeout: Duration,
     max_events: usize,
+    max_depth: usize,
     on_failure: OnEventFailure,
     /// `None` is one after the other.
     concurrency: Option<NonZeroUsize>,
@@ -45,6 +46,7 @@ impl EventEmitter {
             encoder: Encoder::default(),
             confirm_timeout: Duration::from_secs(30),
             max_events: 10_000,
+            max_depth: 20,
             on_failure: OnEventFailure::Stop,
             concurrency: None,
             recording: Recording::default(),
@@ -60,7 +62,7 @@ impl EventEmitter {
         self
     }
 
-    /// How long a direct publish may take. Default 30 s.
+    /// How long the direct publishes of a request may take together. Default 30 s.
     pub fn with_confirm_timeout(mut self, timeout: Duration) -> Self {
         self.confirm_timeout = timeout;
         self
@@ -69,6 +71,16 @@ impl EventEmitter {
     /// How many events one request may lead to before this is taken for a cycle. Default 10,000.
     pub fn with_max_events(mut self, max_events: usize) -> Self {
         self.max_events = max_events;
+        self
+    }
+
+    /// How many requests may stand within one another: a handler sends one whose handler sends one, or says an event whose handler
+    /// does. One more fails with [`ErrorKind::EventFlood`](crate::ErrorKind::EventFlood). Default 20.
+    ///
+    /// Each of them takes room on the stack of the thread, more with each middleware: for many, give the threads of the runtime
+    /// more of it.
+    pub fn with_max_depth(mut self, requests: usize) -> Self {
+        self.max_depth = requests;
         self
     }
 
@@ -115,6 +127,10 @@ impl EventEmitter {
         self.max_events
     }
 
+    pub(crate) fn max_depth(&self) -> usize {
+        self.max_depth
+    }
+
     pub(super) fn on_failure(&self) -> OnEventFailure {
         self.on_failure
     }
@@ -137,6 +153,12 @@ impl EventEmitter {
 
     pub(super) fn problems(&self) -> &[String] {
         self.events.problems()
+    }
+
+    /// Takes out what a request said that has been carried out. So it is not to be sent again, whatever failed here.
+    pub(crate) async fn emit_of_request(&self, cx: &Context<'_>, said: Box<Used>) -> Result<()> {
+        cx.carry_out();
+        self.emit(cx, said).await.map_err(|error| error.with_retryable(false))
     }
 
     /// Takes out what was said in this context.

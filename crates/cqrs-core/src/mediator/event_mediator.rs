@@ -5,9 +5,10 @@ use super::emitter::EventEmitter;
 use super::event_map::Handled;
 use super::request_mediator::Core;
 use crate::codec::Correlation;
-use crate::context::{Context, Emit, Origin, Received};
+use crate::context::{Context, Emit, Narrowed, Origin, Received};
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::Message;
+use crate::send_options::SendOptions;
 
 /// Takes events to their handlers: those that a consumer received ([`handle`](Self::handle)), and those that are
 /// said outside of any request ([`emit`](Self::emit)). Cheap to clone; all clones are one mediator.
@@ -68,7 +69,26 @@ impl EventMediator {
     ///
     /// Dropping the future stops the handlers where they stand.
     pub async fn emit<E: Emit>(&self, event: E) -> Result<()> {
-        let mut cx = Context::new(&self.core, Origin::Root);
+        self.emit_within(event, Origin::Root).await
+    }
+
+    /// The same with a deadline, a token to call it off, a conversation or a scope, for the handlers of the event and all that they
+    /// lead to.
+    ///
+    /// # Errors
+    ///
+    /// As there; [`ErrorKind::Timeout`] if the deadline has passed, [`ErrorKind::Cancelled`] if the token was cancelled before.
+    ///
+    /// # Cancel safety
+    ///
+    /// As there.
+    pub async fn emit_with<E: Emit>(&self, event: E, options: &SendOptions) -> Result<()> {
+        let narrowed = Narrowed::new(None, options);
+        narrowed.limit("the event", self.emit_within(event, Origin::Narrowed(&narrowed))).await
+    }
+
+    async fn emit_within<E: Emit>(&self, event: E, origin: Origin<'_>) -> Result<()> {
+        let mut cx = Context::new(&self.core, origin);
         cx.emit(event);
         match cx.take_own_said() {
             Some(said) => self.core.emitter().emit(&cx, said).await,

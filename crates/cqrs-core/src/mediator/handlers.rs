@@ -85,13 +85,13 @@ impl<R: Request, N: Next<R>> Call<R> for N {
     ) -> Pin<Box<dyn Future<Output = Reply<R>> + Send + 'a>> {
         boxed_in_place(move || {
             // Made out here and not moved again.
-            let mut cx = Context::new(core, origin);
+            let mut cx = Context::of_request(core, origin);
             async move {
                 let reply = self.run(request, &cx).await;
                 if reply.is_ok()
                     && let Some(said) = cx.take_own_said()
                 {
-                    core.emitter().emit(&cx, said).await?;
+                    core.emitter().emit_of_request(&cx, said).await?;
                 }
                 reply
             }

@@ -4,6 +4,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
 
+use futures_util::{FutureExt, StreamExt};
+
 use super::emitter::EventEmitter;
 use super::event_mediator::EventMediator;
 use super::handlers::{Bound, Handlers};
@@ -93,6 +95,16 @@ impl RequestMediator {
         self.core.stream(request, Origin::Root)
     }
 
+    /// The same with a deadline, a token to call it off, a conversation or a scope. A stream that is not at its end at the deadline ends
+    /// with an error.
+    pub fn stream_with<'a, R: StreamRequest>(
+        &'a self,
+        request: R,
+        options: &'a SendOptions,
+    ) -> Streaming<'a, R> {
+        self.core.stream_with(request, options)
+    }
+
     /// The way to the handler of one request, for those who send it often: found once, and not with each send.
     ///
     /// # Errors
@@ -150,6 +162,26 @@ impl Core {
         Sending::running(Box::pin(async move {
             let narrowed = Narrowed::new(None, options);
             narrowed.limit(R::name(), self.send(request, Origin::Narrowed(&narrowed))).await
+        }))
+    }
+
+    fn stream_with<'a, R: StreamRequest>(&'a self, request: R, options: &'a SendOptions) -> Streaming<'a, R> {
+        Streaming::running(Box::pin(async_stream::stream! {
+            let narrowed = Narrowed::new(None, options);
+            let mut items = self.stream(request, Origin::Narrowed(&narrowed));
+            loop {
+                match narrowed.limit(R::name(), items.next().map(Option::transpose)).await.transpose() {
+                    Some(Ok(item)) => yield Ok(item),
+                    Some(Err(error)) => {
+                        yield Err(error);
+                        // One that the handler has given does not end it.
+                        if narrowed.is_over() {
+                            break;
+                        }
+                    }
+                    None => break,
+                }
+            }
         }))
     }
 

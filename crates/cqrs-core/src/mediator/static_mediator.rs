@@ -97,13 +97,13 @@ impl<S, H: StaticHandlers<S>> StaticMediator<H, S> {
     {
         let core = self.requests.core();
         async move {
-            let mut cx = Context::new(core, Origin::Root);
+            let mut cx = Context::of_request(core, Origin::Root);
             let reply = H::find(&self.bound).run(request, &cx).await;
             if reply.is_ok()
                 && let Some(said) = cx.take_own_said()
             {
                 // Boxed, so that a request that says nothing does not carry the room for it.
-                Box::pin(core.emitter().emit(&cx, said)).await?;
+                Box::pin(core.emitter().emit_of_request(&cx, said)).await?;
             }
             reply
         }

@@ -25,7 +25,7 @@ pub(super) trait CallStream<R: StreamRequest>: Send + Sync {
 impl<R: StreamRequest, H: StreamHandler<R>> CallStream<R> for H {
     fn call<'a>(&'a self, request: R, core: &'a Core, origin: Origin<'a>) -> BoxStream<'a, Item<R>> {
         Box::pin(async_stream::stream! {
-            let cx = Context::new(core, origin);
+            let cx = Context::of_request(core, origin);
             let mut items = pin!(self.handle(request, &cx));
             loop {
                 let item = items.next().await;
@@ -33,7 +33,7 @@ impl<R: StreamRequest, H: StreamHandler<R>> CallStream<R> for H {
                 // What was said for an item that failed is dropped with it.
                 if !matches!(item, Some(Err(_)))
                     && let Some(said) = said
-                    && let Err(error) = core.emitter().emit(&cx, said).await
+                    && let Err(error) = core.emitter().emit_of_request(&cx, said).await
                 {
                     yield Err(error.into());
                     break;

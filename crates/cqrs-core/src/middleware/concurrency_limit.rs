@@ -7,12 +7,16 @@ use super::Placement;
 use super::step::{Step, for_requests_and_events};
 use crate::context::{Context, Narrowed};
 use crate::error::{Error, ErrorKind, Result};
-use crate::send_options::SendOptions;
+use crate::send_options::{SendOptions, cancelled};
 
-/// Lets so many handlers run at the same time; the others wait for their turn, in the order in which they came.
+/// Lets so many handlers run at the same time; the others wait for their turn, in the order in which they came, or until they are
+/// cancelled.
 ///
 /// All requests that stand behind one limit share it, also where it was cloned. A request that is sent from within one that has a
-/// place uses that one's: it never waits for itself. Events go out when the place is free again.
+/// place uses that one's: it never waits for itself. What the outermost of them says goes out when the place is free again.
+///
+/// Of two limits whose requests send one another, each may hold what the other waits for. Let those behind the one send those behind
+/// the other and not the other way round, or give both a time-out.
 ///
 /// Place it within [`Timeout`](crate::Timeout), so that the wait counts, or give it a
 /// [limit on those who wait](Self::with_max_waiting).
@@ -49,7 +53,7 @@ impl ConcurrencyLimit {
         self
     }
 
-    async fn place(&self, name: &str) -> Result<Option<SemaphorePermit<'_>>> {
+    async fn place(&self, name: &str, cx: &Context<'_>) -> Result<Option<SemaphorePermit<'_>>> {
         if let Ok(place) = self.places.try_acquire() {
             return Ok(Some(place));
         }
@@ -60,8 +64,12 @@ impl ConcurrencyLimit {
             )
             .with_retryable(true));
         };
-        // Never closed.
-        Ok(self.places.acquire().await.ok())
+        let cancellation = cx.cancellation();
+        match cancellation.run_until_cancelled(self.places.acquire()).await {
+            // Never closed.
+            Some(place) => Ok(place.ok()),
+            None => Err(cancelled(name)),
+        }
     }
 
     async fn around<T, E: From<Error>>(&self, step: impl Step<T, E>, cx: &Context<'_>) -> Result<T, E> {
@@ -69,7 +77,7 @@ impl ConcurrencyLimit {
         if cx.has_place(id) {
             return step.run(cx).await;
         }
-        let _place = self.place(step.name()).await?;
+        let _place = self.place(step.name(), cx).await?;
         let options = SendOptions::default();
         step.run_within(cx, Narrowed::new(Some(cx), &options).with_place(id)).await
     }

@@ -58,10 +58,8 @@ impl<E: Event, H: EventHandler<E>> EventHandler<E> for Tried<H> {
         let mut tried = cx.nested();
         async move {
             let handled = self.0.handle(event, &tried).await;
-            if handled.is_ok()
-                && let Some(said) = tried.take_own_said()
-            {
-                cx.extend(said.said);
+            if handled.is_ok() {
+                cx.extend_by(&mut tried);
             }
             handled
         }

@@ -51,4 +51,10 @@ impl<R: Request, M: Middleware<R>> Middleware<R> for Except<M> {
     fn check(&self, placement: &Placement) -> Result<(), String> {
         if self.passing.contains(&TypeId::of::<R>()) { Ok(()) } else { self.middleware.check(placement) }
     }
+
+    fn enter(&self, placement: &mut Placement) {
+        if !self.passing.contains(&TypeId::of::<R>()) {
+            self.middleware.enter(placement);
+        }
+    }
 }

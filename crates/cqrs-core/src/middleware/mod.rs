@@ -54,12 +54,15 @@ pub use validation::Validation;
 ///
 /// A middleware sees what the handler answers. What was said goes out after that: an event that is refused then, or a handler
 /// behind the commit that fails, fails the request without its middlewares having seen it.
+///
+/// The transaction of a handler is within all its middlewares: an integration event that a middleware says itself is not in it. It goes
+/// straight to the broker, or is refused, which fails the request before its transaction is committed.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a middleware for the request `{R}`",
     label = "no `Middleware<{R}>` for this type",
     note = "a middleware that serves every request is `impl<R: Request> Middleware<R> for {Self}`"
 )]
-pub trait Middleware<R: Request>: Send + Sync + 'static {
+pub trait Middleware<R: Request>: Sized + Send + Sync + 'static {
     /// Calls `next` with the request, or answers without it.
     ///
     /// It may call `next` again, as a retry does. What the handler said in a try that failed, or whose future was
@@ -79,6 +82,12 @@ pub trait Middleware<R: Request>: Send + Sync + 'static {
     fn check(&self, placement: &Placement) -> Result<(), String> {
         let _ = placement;
         Ok(())
+    }
+
+    /// Adds itself to what stands around the next one.
+    #[doc(hidden)]
+    fn enter(&self, placement: &mut Placement) {
+        placement.enter::<Self>();
     }
 }
 
@@ -104,21 +113,13 @@ impl<R: Request, H: RequestHandler<R>> Next<R> for Endpoint<H> {
 #[derive(Debug)]
 pub struct Tried<H>(H);
 
-impl<H> Tried<H> {
-    pub(crate) fn new(handler: H) -> Self {
-        Self(handler)
-    }
-}
-
 impl<R: Request, H: RequestHandler<R>> Next<R> for Tried<H> {
     fn run(&self, request: R, cx: &Context<'_>) -> impl Future<Output = Reply<R>> + Send {
         let mut tried = cx.nested();
         async move {
             let reply = self.0.handle(request, &tried).await;
-            if reply.is_ok()
-                && let Some(said) = tried.take_own_said()
-            {
-                cx.extend(said.said);
+            if reply.is_ok() {
+                cx.extend_by(&mut tried);
             }
             reply
         }
@@ -217,7 +218,7 @@ impl<R: Request, S: MiddlewareStack<R>, M: Middleware<R>> MiddlewareStack<R> for
     fn check(&self, placement: &mut Placement) -> Result<(), String> {
         self.outer.check(placement)?;
         self.inner.check(placement)?;
-        placement.enter::<M>();
+        self.inner.enter(placement);
         Ok(())
     }
 }

@@ -72,8 +72,13 @@ where
             && !cx.is_in_transaction()
             && let Some(again) = request.again()
         {
-            let error = match next.run(request, cx).await {
-                Ok(response) => return Ok(response),
+            // Of its own, so that what middlewares within say in a try that fails is forgotten, too.
+            let mut tried = cx.nested();
+            let error = match next.run(request, &tried).await {
+                Ok(response) => {
+                    cx.extend_by(&mut tried);
+                    return Ok(response);
+                }
                 Err(error) => error,
             };
             failures += 1;
@@ -94,7 +99,11 @@ impl<E: Event> EventMiddleware<E> for Retry {
     async fn call<N: EventHandler<E>>(&self, event: &E, cx: &Context<'_>, next: &N) -> Result<()> {
         let mut failures = 0;
         loop {
-            let Err(error) = next.handle(event, cx).await else { return Ok(()) };
+            let mut tried = cx.nested();
+            let Err(error) = next.handle(event, &tried).await else {
+                cx.extend_by(&mut tried);
+                return Ok(());
+            };
             failures += 1;
             if cx.is_in_transaction() || !self.goes_on(E::NAME, failures, error.is_retryable(), cx).await {
                 return Err(error);

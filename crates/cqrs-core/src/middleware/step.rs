@@ -26,10 +26,8 @@ pub(super) trait Step<T, E: From<Error>>: Send + Sized {
         async move {
             let mut within = cx.narrowed(&narrowed);
             let outcome = narrowed.limit(self.name(), self.run(&within)).await;
-            if outcome.is_ok()
-                && let Some(said) = within.take_own_said()
-            {
-                cx.extend(said.said);
+            if outcome.is_ok() {
+                cx.extend_by(&mut within);
             }
             outcome
         }

@@ -1,4 +1,4 @@
-use super::{Middleware, Next, Placement};
+use super::{Middleware, Next};
 use crate::context::Context;
 use crate::request::{Reply, Request};
 
@@ -42,9 +42,5 @@ impl<R: Request> Middleware<R> for Validation {
     async fn call<N: Next<R>>(&self, request: R, cx: &Context<'_>, next: &N) -> Reply<R> {
         request.validate()?;
         next.run(request, cx).await
-    }
-
-    fn check(&self, _: &Placement) -> Result<(), String> {
-        Ok(())
     }
 }

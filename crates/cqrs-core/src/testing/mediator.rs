@@ -104,8 +104,8 @@ impl TestMediator {
         self.requests.events()
     }
 
-    /// The requests of this type that reached their handler or script, also from within other handlers. A retry around a
-    /// handler does not count again.
+    /// The requests of this type that were sent to their handler or script, also from within other handlers, and whether the
+    /// middlewares around it let them through or not. A retry around a handler does not count again.
     ///
     /// A request for which nothing is bound, or that was refused because its time was up, was not sent.
     pub fn sent<R: Request>(&self) -> Found<'_, Sent<R>> {

@@ -73,9 +73,51 @@ async fn a_confirm_that_never_comes_is_an_error_in_time() {
     let error = mediator.send(Act).await.unwrap_err();
     assert_eq!(began.elapsed().as_secs(), 5);
     assert_eq!((error.kind(), error.class()), (ErrorKind::Broker, Some(ErrorClass::Unknown)));
-    assert!(error.is_retryable());
+    // The request has been carried out: it is not to be sent again.
+    assert!(!error.is_retryable());
     assert!(error.to_string().ends_with(": the broker did not confirm within 5s (unknown)"), "{error}");
     assert_eq!(broker.payloads(), ["1", "null", "2"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_confirms_together_have_one_time() {
+    let broker = Recorder { mute: HashSet::from(["unlucky", "told"]), ..Recorder::default() };
+    let (mediator, _) = unlucky_in_the_middle(broker);
+    let began = tokio::time::Instant::now();
+    let error = mediator.send(Act).await.unwrap_err();
+    assert_eq!(began.elapsed().as_secs(), 5);
+    assert_eq!(error.downcast_ref::<DirectPublishError>().unwrap().failed.len(), 3);
+}
+
+#[tokio::test]
+async fn messages_of_ones_own_making_can_be_said() {
+    let (broker, db) = (Recorder::new(), FakeDb::new());
+    fn by_hand(text: &'static str) -> Message {
+        let mut message = Message::new("told", text);
+        message.name = "by_hand".into();
+        message
+    }
+    let requests = RequestMap::new()
+        .bind(on_request(|_: Act, cx| {
+            Box::pin(async move {
+                cx.emit(by_hand("raw"));
+                cx.emit(Outgoing::from(by_hand("outgoing")));
+                cx.send(ActInside).await
+            })
+        }))
+        .bind::<ActInside>(Transactional::new(
+            db.unit(),
+            in_transaction(|_: ActInside, _, cx| {
+                Box::pin(async move {
+                    cx.emit(by_hand("kept"));
+                    Ok(())
+                })
+            }),
+        ));
+    let mediator = RequestMediator::new(requests, EventEmitter::default().direct(broker.clone())).unwrap();
+    mediator.send(Act).await.unwrap();
+    assert_eq!(broker.payloads(), ["raw", "outgoing"]);
+    assert_eq!(payloads(&db.outbox()), ["kept"]);
 }
 
 /// A request that sends another one, and both say something; a domain event's handler does so, too.

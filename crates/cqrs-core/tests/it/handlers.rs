@@ -140,6 +140,30 @@ async fn a_fallback_answers_for_the_errors_it_is_there_for() {
     assert_eq!(journal.entries(), ["happened 7"]);
 }
 
+#[tokio::test]
+async fn a_fallback_is_not_asked_where_a_commit_is_in_doubt() {
+    #[derive(Clone, Request)]
+    struct Act;
+    for (kind, rows) in [(ErrorKind::CommitUnknown, 0), (ErrorKind::Transaction, 1)] {
+        let db = FakeDb::new();
+        db.fail("commit", kind);
+        let handler = || {
+            in_transaction(|_: Act, tx, _| {
+                Box::pin(async move {
+                    tx.insert("row");
+                    Ok(())
+                })
+            })
+        };
+        let either =
+            Fallback::new(Transactional::new(db.unit(), handler()), Transactional::new(db.unit(), handler()));
+        let requests = RequestMap::new().bind::<Act>(either);
+        let mediator = RequestMediator::new(requests, EventEmitter::default()).unwrap();
+        assert_eq!(mediator.send(Act).await.is_err(), kind == ErrorKind::CommitUnknown);
+        assert_eq!(db.rows().len(), rows);
+    }
+}
+
 /// Handles all that is `Debug`.
 struct Audit(&'static Journal);
 

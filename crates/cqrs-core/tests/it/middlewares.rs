@@ -74,6 +74,98 @@ async fn a_retry_tries_again_behind_growing_waits_and_forgets_what_failed_tries_
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_middleware_within_a_retry_said_is_forgotten_too() {
+    struct Speak;
+
+    impl<R: Request> Middleware<R> for Speak {
+        async fn call<N: Next<R>>(&self, request: R, cx: &Context<'_>, next: &N) -> Reply<R> {
+            cx.emit(Happened(100));
+            next.run(request, cx).await
+        }
+    }
+
+    impl<E: Event> EventMiddleware<E> for Speak {
+        async fn call<N: EventHandler<E>>(&self, event: &E, cx: &Context<'_>, next: &N) -> Result<()> {
+            cx.emit(Followed(100));
+            next.handle(event, cx).await
+        }
+    }
+
+    let (tries, journal) = (counter(), Journal::new());
+    let requests =
+        RequestMap::new().middleware(three_times()).middleware(Speak).bind::<Act>(failing(2, tries, lost));
+    let event_tries = counter();
+    let map = EventMap::new()
+        .bind(on_event(move |Followed(number): &Followed, _| {
+            journal.note(format!("followed {number}"));
+            Box::pin(async { Ok(()) })
+        }))
+        .middleware(three_times())
+        .middleware(Speak)
+        .bind(on_event(move |Happened(number): &Happened, _| {
+            journal.note(format!("happened {number}"));
+            let failed = event_tries.fetch_add(1, Ordering::Relaxed) == 0;
+            Box::pin(async move { if failed { Err(lost()) } else { Ok(()) } })
+        }));
+    RequestMediator::new(requests, EventEmitter::new(map)).unwrap().send(Act).await.unwrap();
+    assert_eq!(
+        journal.entries(),
+        ["happened 100", "happened 100", "happened 3", "followed 100", "followed 100"]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_has_been_carried_out_is_not_sent_again() {
+    let (db, tries) = (FakeDb::new(), counter());
+    let handler = in_transaction(move |_: Once, tx, cx| {
+        Box::pin(async move {
+            tx.insert("row");
+            cx.emit(Happened(1));
+            Ok(())
+        })
+    });
+    let requests = RequestMap::new()
+        .middleware(three_times())
+        .bind::<Once>(Transactional::new(db.unit(), handler))
+        .bind(on_request(move |_: Act, cx| {
+            tries.fetch_add(1, Ordering::Relaxed);
+            Box::pin(async move { cx.send(Once).await })
+        }));
+    let map = EventMap::new().bind(on_event(|_: &Happened, _| Box::pin(async { Err(lost()) })));
+    let mediator = RequestMediator::new(requests, EventEmitter::new(map)).unwrap();
+    let error = mediator.send(Act).await.unwrap_err();
+    assert!(!error.is_retryable());
+    assert_eq!((db.rows().len(), tries.load(Ordering::Relaxed)), (1, 1));
+}
+
+#[tokio::test]
+async fn what_a_middleware_says_and_is_refused_fails_the_request_before_its_commit() {
+    struct Speak;
+
+    impl<R: Request> Middleware<R> for Speak {
+        async fn call<N: Next<R>>(&self, request: R, cx: &Context<'_>, next: &N) -> Reply<R> {
+            cx.emit(Told(1));
+            next.run(request, cx).await
+        }
+    }
+
+    let db = FakeDb::new();
+    let handler = in_transaction(|_: Act, tx, _| {
+        Box::pin(async move {
+            tx.insert("row");
+            Ok(())
+        })
+    });
+    let requests = RequestMap::new()
+        .middleware(Speak)
+        .middleware(Timeout::after(SECOND))
+        .bind::<Act>(Transactional::new(db.unit(), handler));
+    let error = mediator(requests).send(Act).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NoTarget);
+    assert_eq!(db.journal().entries(), ["begin", "insert row", "rollback"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_retry_ends_with_the_last_error() {
     let tries = counter();
     let requests = RequestMap::new().middleware(three_times()).bind::<Act>(failing(9, tries, lost));
@@ -181,6 +273,15 @@ fn what_makes_no_sense_is_refused_when_the_mediator_is_made() {
     assert!(text.starts_with("the request `Act`: a `Retry` stands within another one"), "{text}");
     let own = RequestMap::new().middleware(three_times()).bind_with::<Act>(three_times(), quiet());
     assert!(refused(RequestMediator::new(own, EventEmitter::default())).contains("within another"));
+
+    let passed = RequestMap::new()
+        .middleware(Except::new(three_times()).request::<Once>())
+        .bind_with::<Act>(three_times(), quiet());
+    assert!(refused(RequestMediator::new(passed, EventEmitter::default())).contains("within another"));
+    let passing = RequestMap::new()
+        .middleware(Except::new(three_times()).request::<Act>())
+        .bind_with::<Act>(three_times(), quiet());
+    RequestMediator::new(passing, EventEmitter::default()).unwrap();
 
     let never = Retry::new(RetryPolicy::default().with_max_attempts(0).with_jitter(2.0));
     let text = refused(RequestMediator::new(
@@ -321,6 +422,19 @@ async fn a_limit_lets_so_many_run_so_many_wait_and_refuses_the_rest() {
     assert_eq!(running.load(Ordering::Relaxed), 3);
     gate.notify_waiters();
     waits.await.unwrap();
+}
+
+#[tokio::test]
+async fn who_is_cancelled_waits_no_longer() {
+    let (gate, running) = (Arc::new(Notify::new()), counter());
+    let requests = RequestMap::new().middleware(ConcurrencyLimit::new(1)).bind::<Act>(held(gate, running));
+    let (mediator, token) = (mediator(requests), CancellationToken::new());
+    let mut holds = mediator.send(Act);
+    assert!((&mut holds).now_or_never().is_none());
+    let options = SendOptions::default().with_cancellation(token.clone());
+    let (waited, ()) = tokio::join!(mediator.send_with(Act, &options), async { token.cancel() });
+    assert_eq!(waited.unwrap_err().kind(), ErrorKind::Cancelled);
+    assert_eq!(running.load(Ordering::Relaxed), 1);
 }
 
 #[tokio::test]

@@ -84,6 +84,26 @@ async fn a_deadline_behind_a_commit_is_a_commit_in_doubt() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_deadline_behind_a_commit_that_has_failed_is_no_commit_in_doubt() {
+    let db = FakeDb::new();
+    db.fail("commit", ErrorKind::Transaction);
+    let handler = in_transaction(|_: Act, _, _| Box::pin(async { Ok(()) }));
+    let outer = on_request(|_: Inner, cx| {
+        Box::pin(async move {
+            let _ = cx.send(Act).await;
+            sleep(SECOND * 10).await;
+            Ok(())
+        })
+    });
+    let requests = RequestMap::new().bind::<Act>(Transactional::new(db.unit(), handler)).bind(outer);
+    let (mediator, options) = (mediator(requests), SendOptions::default().with_timeout(SECOND));
+    assert_eq!(mediator.send_with(Inner, &options).await.unwrap_err().kind(), ErrorKind::Timeout);
+    let options = SendOptions::default().with_timeout(SECOND);
+    // The next one is committed.
+    assert_eq!(mediator.send_with(Inner, &options).await.unwrap_err().kind(), ErrorKind::CommitUnknown);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_time_that_is_up_while_it_is_committed_is_never_tried_again() {
     /// Goes on behind the commit.
     struct Linger;
@@ -175,6 +195,49 @@ async fn nothing_is_sent_any_more_when_the_time_is_up_or_the_token_is_cancelled(
     assert_eq!(mediator.send_with(Act, &past).await.unwrap_err().kind(), ErrorKind::Timeout);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_time_that_is_up_while_events_go_out_is_told_as_that() {
+    let requests = RequestMap::new().bind(on_request(|_: Act, cx| {
+        Box::pin(async move {
+            cx.emit(Happened(1));
+            Ok(())
+        })
+    }));
+    let events = EventMap::new().bind(on_event(|_: &Happened, _| {
+        Box::pin(async {
+            sleep(SECOND * 2).await;
+            Ok(())
+        })
+    }));
+    let mediator = RequestMediator::new(requests, EventEmitter::new(events)).unwrap();
+    let options = SendOptions::default().with_timeout(SECOND);
+    let error = mediator.send_with(Act, &options).await.unwrap_err();
+    assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Timeout, false));
+    assert!(error.to_string().contains("it has been carried out"), "{error}");
+    let options = SendOptions::default().with_timeout(SECOND);
+    let error = mediator.events().emit_with(Happened(1), &options).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Timeout);
+}
+
+#[tokio::test]
+async fn requests_that_send_one_another_without_end_are_an_error() {
+    let depth: &'static AtomicU32 = Box::leak(Box::default());
+    let requests = RequestMap::new().bind(on_request(move |_: Act, cx| {
+        Box::pin(async move {
+            depth.fetch_add(1, Ordering::Relaxed);
+            cx.emit(Happened(1));
+            Ok(())
+        })
+    }));
+    let events =
+        EventMap::new().bind(on_event(|_: &Happened, cx| Box::pin(async move { cx.send(Act).await })));
+    let mediator = RequestMediator::new(requests, EventEmitter::new(events).with_max_depth(7)).unwrap();
+    let error = mediator.send(Act).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::EventFlood);
+    assert!(error.to_string().starts_with("`Act` would be sent from within 7 other requests"), "{error}");
+    assert_eq!(depth.load(Ordering::Relaxed), 7);
+}
+
 #[tokio::test]
 async fn a_token_stops_what_is_sent_from_deep_within() {
     let token = CancellationToken::new();
@@ -205,6 +268,30 @@ async fn a_handler_sees_that_it_is_cancelled_and_ends_as_it_sees_fit() {
     let token = CancellationToken::new();
     let options = SendOptions::default().with_cancellation(token.clone());
     let (reply, ()) = tokio::join!(mediator.send_with(Act, &options), async { token.cancel() });
+    reply.unwrap();
+}
+
+#[tokio::test]
+async fn a_token_of_its_own_is_cancelled_by_those_around_it_and_not_the_other_way_round() {
+    let (outer, inner) = (CancellationToken::new(), CancellationToken::new());
+    let given = inner.clone();
+    let requests = RequestMap::new()
+        .bind(on_request(move |_: Act, cx| {
+            let options = SendOptions::default().with_cancellation(given.clone());
+            Box::pin(async move { cx.send_with(HowLong, &options).await.map(drop) })
+        }))
+        .bind(on_request(|_: HowLong, cx| {
+            Box::pin(async move {
+                cx.cancellation().cancelled().await;
+                Ok(None)
+            })
+        }));
+    let mediator = mediator(requests);
+    let options = SendOptions::default().with_cancellation(outer.clone());
+    let (reply, ()) = tokio::join!(mediator.send_with(Act, &options), async { outer.cancel() });
+    reply.unwrap();
+    assert!(!inner.is_cancelled());
+    let (reply, ()) = tokio::join!(mediator.send(Act), async { inner.cancel() });
     reply.unwrap();
 }
 

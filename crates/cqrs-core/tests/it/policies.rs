@@ -201,13 +201,38 @@ async fn those_that_run_when_one_fails_come_to_their_end() {
             })
         })
     };
-    let events = EventMap::new()
-        .bind(handler("fails", 1, true))
-        .bind(handler("runs", 5, false))
-        .bind(handler("has not begun", 1, false));
+    // Wherever the one that fails stands.
+    for fails_first in [true, false] {
+        let mut both = [handler("fails", 1, true), handler("runs", 5, false)].into_iter();
+        let (Some(fails), Some(runs)) = (both.next(), both.next()) else { unreachable!() };
+        let events = if fails_first {
+            EventMap::new().bind(fails).bind(runs)
+        } else {
+            EventMap::new().bind(runs).bind(fails)
+        };
+        let events = events.bind(handler("has not begun", 1, false));
+        let mediator = EventMediator::new(EventEmitter::new(events).with_concurrency(2)).unwrap();
+        assert_eq!(mediator.emit(Happened(1)).await.unwrap_err().to_string(), "fails");
+        assert_eq!(journal.entries(), ["fails", "runs"]);
+        journal.clear();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_handler_keeps_no_place_but_its_own() {
+    let taking = |seconds: u64| {
+        on_event(move |_: &Happened, _| {
+            Box::pin(async move {
+                sleep(Duration::from_secs(seconds)).await;
+                Ok(())
+            })
+        })
+    };
+    let events = EventMap::new().bind(taking(4)).bind(taking(1)).bind(taking(1)).bind(taking(1));
     let mediator = EventMediator::new(EventEmitter::new(events).with_concurrency(2)).unwrap();
-    assert_eq!(mediator.emit(Happened(1)).await.unwrap_err().to_string(), "fails");
-    assert_eq!(journal.entries(), ["fails", "runs"]);
+    let began = Instant::now();
+    mediator.emit(Happened(1)).await.unwrap();
+    assert_eq!(began.elapsed().as_secs(), 4);
 }
 
 #[tokio::test]
@@ -269,6 +294,23 @@ async fn a_flood_shows_how_events_led_to_it() {
         error.to_string().contains("behind 1000 others: … → followed → happened → followed → happened"),
         "{error}"
     );
+}
+
+#[tokio::test]
+async fn a_flood_keeps_nothing_from_other_services_that_was_said() {
+    let broker = Recorder::new();
+    let events = EventMap::new().bind(on_event(|Happened(number): &Happened, cx| {
+        Box::pin(async move {
+            cx.emit(Happened(*number + 1));
+            cx.emit(Told(*number));
+            Ok(())
+        })
+    }));
+    let emitter = EventEmitter::new(events).direct(broker.clone()).with_max_events(4);
+    let mediator = EventMediator::new(emitter).unwrap();
+    assert_eq!(mediator.emit(Happened(1)).await.unwrap_err().kind(), ErrorKind::EventFlood);
+    // Happened 1 and 2, Told 1, Happened 3: the fifth is one too many, and what was said before is told.
+    assert_eq!(broker.payloads(), ["1", "2", "3"]);
 }
 
 #[tokio::test]

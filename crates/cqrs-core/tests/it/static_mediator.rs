@@ -64,6 +64,37 @@ mediator! {
     pub(crate) struct Empty {}
 }
 
+/// A name that the macro might have had for itself.
+#[derive(Request)]
+struct S;
+
+impl RequestHandler<S> for Arithmetician {
+    async fn handle(&self, _: S, _: &Context<'_>) -> Result<()> {
+        Ok(())
+    }
+}
+
+mediator! {
+    struct Named {
+        requests: S => Arithmetician,
+        none: Add => Arithmetician,
+        r#type: Twice => Arithmetician,
+    }
+}
+
+#[tokio::test]
+async fn fields_and_types_may_have_any_name() {
+    let journal = Journal::new();
+    let handlers = Named {
+        requests: Arithmetician(journal),
+        none: Arithmetician(journal),
+        r#type: Arithmetician(journal),
+    };
+    let mediator = StaticMediator::new(handlers, RequestMap::new(), EventEmitter::default()).unwrap();
+    mediator.send(S).await.unwrap();
+    assert_eq!(mediator.send(Twice(2)).await.unwrap(), 4);
+}
+
 fn arithmetic<S>(requests: RequestMap<S>, journal: &'static Journal) -> Result<StaticMediator<Arithmetic, S>>
 where
     Arithmetic: StaticHandlers<S>,

@@ -89,6 +89,33 @@ async fn an_event_that_cannot_go_out_ends_the_stream_with_its_error() {
     assert_eq!(items, [Ok(1), Err("no".to_owned())]);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_stream_ends_at_its_deadline() {
+    #[derive(StreamRequest)]
+    #[request(item = u32)]
+    struct Slowly;
+
+    struct Slow;
+
+    impl StreamHandler<Slowly> for Slow {
+        fn handle(&self, _: Slowly, cx: &Context<'_>) -> impl Stream<Item = Result<u32>> + Send {
+            assert!(cx.deadline().is_some());
+            async_stream::stream! {
+                for number in 1.. {
+                    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+                    yield if number == 2 { Err(Error::handler("two")) } else { Ok(number) };
+                }
+            }
+        }
+    }
+
+    let requests = RequestMap::new().bind_stream::<Slowly>(Slow);
+    let mediator = RequestMediator::new(requests, EventEmitter::default()).unwrap();
+    let options = SendOptions::default().with_timeout(std::time::Duration::from_millis(3500));
+    let items: Vec<_> = mediator.stream_with(Slowly, &options).map_err(|error| error.kind()).collect().await;
+    assert_eq!(items, [Ok(1), Err(ErrorKind::Handler), Ok(3), Err(ErrorKind::Timeout)]);
+}
+
 #[tokio::test]
 async fn handlers_read_streams_of_others() {
     assert_eq!(counting(Journal::new()).send(Sum(4)).await.unwrap(), 10);
