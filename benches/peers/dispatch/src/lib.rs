@@ -26,12 +26,13 @@ use others;
 
 const NUMBERS: [u64; 4] = [1, 2, 3, 4];
 
-/// The rows of `cqrs_benches::cases` that stand beside the peers. Another mediator of ours has its row here, too.
-const OURS: [(&str, &str, Option<&str>); 4] = [
+/// The rows of `cqrs_benches::cases` that stand beside the peers.
+const OURS: [(&str, &str, Option<&str>); 5] = [
     ("direct call", "direct call", None),
     (REFERENCE, REFERENCE, None),
     ("send", "cqrs, `RequestMediator::send`", Some("cqrs-core")),
     ("send by its handle", "cqrs, `RequestHandle::send`", Some("cqrs-core")),
+    ("static send", "cqrs, `StaticMediator::send`", Some("cqrs-core")),
 ];
 
 const REFERENCE: &str = "boxed by hand";
