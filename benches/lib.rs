@@ -9,10 +9,11 @@ use std::task::{Context as TaskContext, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use cqrs_core::{
-    Context, DomainEvent, Error, EventEmitter, EventHandler, EventMap, EventMediator, Middleware,
-    MiddlewareStack, Next, Reply, Request, RequestHandler, RequestMap, RequestMediator, Result,
+    Context, Correlation, DomainEvent, Encoder, Error, EventEmitter, EventHandler, EventMap, EventMediator,
+    Middleware, MiddlewareStack, Next, Reply, Request, RequestHandler, RequestMap, RequestMediator, Result,
     StaticMediator,
 };
+use serde::{Deserialize, Serialize};
 
 /// The command: 32 bytes.
 #[derive(Clone, Copy, Debug, Request)]
@@ -169,6 +170,106 @@ pub fn static_mediator() -> Result<StaticMediator<Handlers>> {
         RequestMap::new(),
         EventEmitter::new(events),
     )
+}
+
+/// An integration event whose payload is 300 bytes of JSON.
+#[derive(Clone, Debug, Serialize, Deserialize, NotificationEvent)]
+#[event(crate = "cqrs_core", topic = "rooms", key = room)]
+pub struct RoomBooked {
+    /// A number of six digits.
+    pub room: u32,
+    /// Three names.
+    pub guests: Vec<String>,
+    /// The rest.
+    pub remark: String,
+}
+
+impl RoomBooked {
+    /// One.
+    pub fn example() -> Self {
+        let guests = ["Ada Lovelace", "Grace Hopper", "Barbara Liskov"].map(str::to_owned).to_vec();
+        Self { room: 123_456, guests, remark: "r".repeat(210) }
+    }
+}
+
+impl EventHandler<RoomBooked> for Handler {
+    async fn handle(&self, event: &RoomBooked, _cx: &Context<'_>) -> Result<()> {
+        black_box(event.room);
+        Ok(())
+    }
+}
+
+/// What a consumer gives to the handlers, and what decoding its payload alone takes; the second is the reference.
+///
+/// # Errors
+///
+/// Those of [`EventMediator::new`] and of the encoder.
+pub fn received() -> Result<Vec<Case>> {
+    let message = RoomBooked::example().into_message(&Encoder::default(), &Correlation::default())?;
+    let payload = message.payload.clone().unwrap_or_default();
+    let events = EventMap::new().subscribe::<RoomBooked>("rooms", Handler);
+    let mediator = EventMediator::new(EventEmitter::new(events))?;
+    let bare = message.clone();
+    Ok(vec![
+        Case { name: "clone of the message", time: Box::new(move |times| time(times, || bare.clone())) },
+        Case {
+            name: "serde_json::from_slice",
+            time: Box::new(move |times| {
+                time(times, || serde_json::from_slice::<RoomBooked>(black_box(&payload)))
+            }),
+        },
+        Case {
+            name: "clone, decode and dispatch",
+            time: Box::new(move |times| time(times, || now(mediator.handle(message.clone())))),
+        },
+    ])
+}
+
+/// Tasks on two threads that send at the same time, and the reference in their place; the second is the reference.
+///
+/// # Errors
+///
+/// Those of [`RequestMediator::new`].
+pub fn at_once(tasks: u64) -> Result<Vec<Case>> {
+    const NUMBERS: [u64; 4] = [1, 2, 3, 4];
+    let mediator = mediator(others())?;
+    let by_hand: Arc<dyn ByHand> = black_box(Arc::new(Handler));
+    let alone = mediator.clone();
+    let on_two = move |times: u64, work: Arc<dyn Fn(u64) + Send + Sync>| {
+        let began = Instant::now();
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| (0..tasks / 2).for_each(|_| work(times / tasks)));
+            }
+        });
+        began.elapsed()
+    };
+    let calls = move |times: u64| {
+        let by_hand = Arc::clone(&by_hand);
+        let _ = inside(move |cx| {
+            for _ in 0..times {
+                let _ = black_box(now(by_hand.handle(Command(black_box(NUMBERS)), cx)));
+            }
+        });
+    };
+    let sends = move |times: u64| {
+        for _ in 0..times {
+            let _ = black_box(now(mediator.send(Command(black_box(NUMBERS)))));
+        }
+    };
+    let calls: Arc<dyn Fn(u64) + Send + Sync> = Arc::new(calls);
+    let sends: Arc<dyn Fn(u64) + Send + Sync> = Arc::new(sends);
+    Ok(vec![
+        Case {
+            name: "send, one thread",
+            time: Box::new(move |times| time(times, || now(alone.send(Command(black_box(NUMBERS)))))),
+        },
+        Case {
+            name: "boxed by hand, two threads",
+            time: Box::new(move |times| on_two(times, Arc::clone(&calls))),
+        },
+        Case { name: "send, two threads", time: Box::new(move |times| on_two(times, Arc::clone(&sends))) },
+    ])
 }
 
 /// One of the things that are compared.

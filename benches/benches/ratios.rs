@@ -4,13 +4,21 @@
 //! of them, and mostly out of the result.
 #![allow(clippy::print_stdout, clippy::expect_used)]
 
-use cqrs_benches::cases;
+use cqrs_benches::{Case, at_once, cases, received};
 
 const ROUNDS: usize = 500;
 const TIMES: u64 = 20_000;
 
 fn main() {
-    let cases = cases().expect("the maps are right");
+    compare(&cases().expect("the maps are right"));
+    println!("\nan event of 300 bytes of JSON that was received");
+    compare(&received().expect("the map is right"));
+    println!("\neight tasks on two threads; the time is that of all of them, for each call");
+    compare(&at_once(8).expect("the maps are right"));
+}
+
+/// The second is the reference.
+fn compare(cases: &[Case]) {
     let mut rounds = vec![Vec::with_capacity(ROUNDS); cases.len()];
     for _ in 0..ROUNDS {
         for (case, rounds) in cases.iter().zip(&mut rounds) {

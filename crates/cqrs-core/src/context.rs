@@ -90,10 +90,9 @@ impl<'a> Narrowed<'a> {
         self
     }
 
-    /// Whether who gives up on it now cannot tell what became of it.
-    /// Whether nothing more may come of it.
+    /// Whether its time is up.
     pub(crate) fn is_over(&self) -> bool {
-        self.options.is_cancelled() || self.options.deadline.is_some_and(|deadline| deadline <= now())
+        self.options.deadline.is_some_and(|deadline| deadline <= now())
     }
 
     /// Whether a commit goes on in it, or is done.
@@ -106,15 +105,27 @@ impl<'a> Narrowed<'a> {
         self.is_commit_unknown.load(Ordering::Relaxed)
     }
 
-    /// Waits for the reply, but not for longer than until the deadline.
+    /// Waits for the reply, but not for longer than until the deadline; not at all if the token is cancelled.
     pub(crate) async fn limit<T, E: From<Error>>(
         &self,
         request: &str,
         reply: impl Future<Output = Result<T, E>>,
     ) -> Result<T, E> {
-        if self.options.is_cancelled() {
-            return Err(cancelled(request).into());
-        }
+        self.begin(request)?;
+        self.in_time(request, reply).await
+    }
+
+    /// Whether it may begin.
+    pub(crate) fn begin(&self, request: &str) -> Result<()> {
+        if self.options.is_cancelled() { Err(cancelled(request)) } else { Ok(()) }
+    }
+
+    /// Waits for a part of it, but not for longer than until the deadline.
+    pub(crate) async fn in_time<T, E: From<Error>>(
+        &self,
+        request: &str,
+        reply: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
         let Some(deadline) = self.options.deadline else { return reply.await };
         if deadline <= now() {
             return Err(too_late(request).into());
@@ -261,6 +272,9 @@ impl<'a> Context<'a> {
     /// Sends a request to its handler, from within a handler. It belongs to the same conversation.
     ///
     /// What the inner handler says goes out when it has succeeded; within a transaction, with that transaction.
+    ///
+    /// A task that is spawned and outlives the handler cannot take the context along. Where one has to send, give the handler an
+    /// `Arc<OnceLock<RequestMediator>>`, and fill it when the mediator is made.
     ///
     /// # Errors
     ///

@@ -29,6 +29,10 @@ pub trait Request: Send + 'static {
     /// How it can fail. The toolkit's own failures (no handler, a transaction that cannot commit) must fit in.
     type Error: From<Error> + Send + 'static;
 
+    /// Whether [`validate`](Self::validate) says something, so that a [`Validation`](crate::Validation) has to stand around its
+    /// handler: without, the mediator is not built. The derive sets it with `#[request(validate)]`.
+    const IS_VALIDATED: bool = false;
+
     /// The name in logs, traces and messages.
     fn name() -> &'static str {
         std::any::type_name::<Self>()

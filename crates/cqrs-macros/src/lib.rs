@@ -36,7 +36,7 @@ use syn::{DeriveInput, parse_macro_input};
 /// | `error = Type` | how it can fail; must be `From<cqrs_core::Error>` | `cqrs_core::Error` |
 /// | `name = ".."` | the name in logs, traces and errors | the name of the type |
 /// | `retry` | a `Retry` may send it again; the type is `Clone` | it is sent once |
-/// | `validate` | a `Validation` asks its `Validate`; `validate = function` asks that function, which takes `&Self` and returns a `Result<(), E>` with an error `E` | nothing is asked |
+/// | `validate` | a `Validation`, which has to stand around its handler, asks its `Validate`; `validate = function` asks that function, which takes `&Self` and returns a `Result<(), E>` with an error `E` | nothing is asked |
 /// | `crate = "path"` | where the traits are | found in `Cargo.toml` |
 ///
 /// Type parameters get the bounds `Send + 'static`.

@@ -61,6 +61,8 @@ pub(crate) fn derive(input: &DeriveInput) -> Result<TokenStream> {
             Validated::By(function) => quote!((#function)),
         };
         quote! {
+            const IS_VALIDATED: bool = true;
+
             fn validate(&self) -> ::core::result::Result<(), #home::Error> {
                 #by(self).map_err(#home::__private::refusal::<Self>)
             }

@@ -38,6 +38,11 @@ use crate::middleware::EventMiddlewareStack;
 ///
 /// let events = EventMap::new().bind_family::<(RoomOpened, RoomClosed), _>(Audit);
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a family of events that `{H}` handles",
+    label = "not a tuple of domain events, or not all of them are handled by it",
+    note = "write `.bind_family::<(One, Other), _>(handler)`, with up to 12 domain events, and an `EventHandler` of `{H}` for each"
+)]
 pub trait EventFamily<S, H>: sealed::Family<S, H> {}
 
 mod sealed {

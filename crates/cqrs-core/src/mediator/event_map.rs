@@ -87,9 +87,9 @@ impl<S> EventMap<S> {
     where
         S: EventMiddlewareStack<E>,
     {
-        if let Err(problem) = self.middleware.check(&mut Placement::default()) {
-            self.problems.push(format!("the event `{}`: {problem}", E::NAME));
-        }
+        let mut problems = Vec::new();
+        self.middleware.check(&mut Placement::default(), &mut problems);
+        self.problems.extend(problems.iter().map(|problem| format!("the event `{}`: {problem}", E::NAME)));
         self.middleware.bind(handler)
     }
 

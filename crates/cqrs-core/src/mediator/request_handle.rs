@@ -4,7 +4,7 @@ use std::sync::Arc;
 use super::handlers::Call;
 use super::request_mediator::{Core, Sending};
 use crate::codec::Correlation;
-use crate::context::Origin;
+use crate::context::{Narrowed, Origin};
 use crate::request::Request;
 use crate::send_options::SendOptions;
 
@@ -59,7 +59,11 @@ impl<R: Request> RequestHandle<R> {
 
     /// As [`RequestMediator::send_with`](crate::RequestMediator::send_with).
     pub fn send_with<'a>(&'a self, request: R, options: &'a SendOptions) -> Sending<'a, R> {
-        self.core.send_with(request, options)
+        Sending::running(Box::pin(async move {
+            let narrowed = Narrowed::new(None, options);
+            let call = self.handler.call(request, &self.core, Origin::Narrowed(&narrowed));
+            narrowed.limit(R::name(), call).await
+        }))
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::handlers::{Bound, Handlers};
 use super::stream::BoundStream;
-use crate::middleware::{Middleware, MiddlewareStack, NoMiddleware, Placement, Stacked};
+use crate::middleware::{Middleware, MiddlewareStack, NoMiddleware, Placement, Stacked, Validation};
 use crate::request::{Request, RequestHandler, StreamHandler, StreamRequest};
 
 /// Says which handler answers which request. Every request has exactly one handler.
@@ -100,9 +100,17 @@ impl<S> RequestMap<S> {
         stack: &T,
         handler: H,
     ) -> Arc<T::Bound<H>> {
-        if let Err(problem) = stack.check(&mut Placement::default()) {
-            self.problems.push(format!("the request `{}`: {problem}", R::name()));
+        let (mut placement, mut problems) = (Placement::default(), Vec::new());
+        stack.check(&mut placement, &mut problems);
+        if R::IS_VALIDATED && !placement.is_within::<Validation>() {
+            problems.push(
+                "it says what is wrong with it (`#[request(validate)]`), and nobody asks: add the middleware `Validation` before it is \
+                 bound"
+                    .to_owned(),
+            );
         }
+        self.problems
+            .extend(problems.iter().map(|problem| format!("the request `{}`: {problem}", R::name())));
         let bound = Arc::new(stack.bind(handler));
         self.insert(Bound::<R>(bound.clone()), R::name());
         #[cfg(feature = "testing")]

@@ -168,9 +168,13 @@ impl Core {
     fn stream_with<'a, R: StreamRequest>(&'a self, request: R, options: &'a SendOptions) -> Streaming<'a, R> {
         Streaming::running(Box::pin(async_stream::stream! {
             let narrowed = Narrowed::new(None, options);
+            if let Err(error) = narrowed.begin(R::name()) {
+                yield Err(error.into());
+                return;
+            }
             let mut items = self.stream(request, Origin::Narrowed(&narrowed));
             loop {
-                match narrowed.limit(R::name(), items.next().map(Option::transpose)).await.transpose() {
+                match narrowed.in_time(R::name(), items.next().map(Option::transpose)).await.transpose() {
                     Some(Ok(item)) => yield Ok(item),
                     Some(Err(error)) => {
                         yield Err(error);

@@ -6,10 +6,11 @@ use super::emitter::EventEmitter;
 use super::event_mediator::EventMediator;
 use super::request_map::RequestMap;
 use super::request_mediator::RequestMediator;
-use crate::context::{Context, Origin};
+use crate::context::{Context, Narrowed, Origin};
 use crate::error::Result;
 use crate::middleware::{MiddlewareStack, Next, NoMiddleware};
 use crate::request::{Reply, Request, RequestHandler};
+use crate::send_options::SendOptions;
 
 /// Sends requests to handlers that the compiler knows: a request without a handler does not compile, and a send
 /// allocates nothing and is inlined.
@@ -95,9 +96,38 @@ impl<S, H: StaticHandlers<S>> StaticMediator<H, S> {
     where
         H: HandlerFor<R, S>,
     {
+        self.run(request, Origin::Root)
+    }
+
+    /// The same with a deadline, a token to call it off, a conversation or a scope, which go down through all requests within it.
+    ///
+    /// # Errors
+    ///
+    /// As [`RequestMediator::send_with`]; a handler is never missing.
+    ///
+    /// # Cancel safety
+    ///
+    /// As there.
+    pub async fn send_with<R: Request>(&self, request: R, options: &SendOptions) -> Reply<R>
+    where
+        H: HandlerFor<R, S>,
+    {
+        let narrowed = Narrowed::new(None, options);
+        narrowed.limit(R::name(), self.run(request, Origin::Narrowed(&narrowed))).await
+    }
+
+    #[inline]
+    fn run<'a, R: Request>(
+        &'a self,
+        request: R,
+        origin: Origin<'a>,
+    ) -> impl Future<Output = Reply<R>> + Send + 'a
+    where
+        H: HandlerFor<R, S>,
+    {
         let core = self.requests.core();
         async move {
-            let mut cx = Context::of_request(core, Origin::Root);
+            let mut cx = Context::of_request(core, origin);
             let reply = H::find(&self.bound).run(request, &cx).await;
             if reply.is_ok()
                 && let Some(said) = cx.take_own_said()
@@ -109,8 +139,7 @@ impl<S, H: StaticHandlers<S>> StaticMediator<H, S> {
         }
     }
 
-    /// The same handlers, found when a request is sent: for streaming requests, for options that go along with a request, and for
-    /// whoever wants a [`RequestMediator`].
+    /// The same handlers, found when a request is sent: for streaming requests, and for whoever wants a [`RequestMediator`].
     pub fn requests(&self) -> &RequestMediator {
         &self.requests
     }

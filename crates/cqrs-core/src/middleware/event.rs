@@ -96,12 +96,9 @@ pub trait EventMiddlewareStack<E: Event>: Clone + Send + Sync + 'static {
     /// Puts them around a handler.
     fn bind<H: EventHandler<E>>(&self, handler: H) -> Self::Bound<H>;
 
-    /// Lets each look at those around it, and adds them to what stands there.
-    ///
-    /// # Errors
-    ///
-    /// What the first one says that cannot stand where it does.
-    fn check(&self, placement: &mut Placement) -> Result<(), String>;
+    /// Lets each look at those around it, and adds them to what stands there; and what those say that cannot stand where they do, to
+    /// the problems.
+    fn check(&self, placement: &mut Placement, problems: &mut Vec<String>);
 }
 
 impl<E: Event> EventMiddlewareStack<E> for NoMiddleware {
@@ -116,9 +113,7 @@ impl<E: Event> EventMiddlewareStack<E> for NoMiddleware {
         handler
     }
 
-    fn check(&self, _: &mut Placement) -> Result<(), String> {
-        Ok(())
-    }
+    fn check(&self, _: &mut Placement, _: &mut Vec<String>) {}
 }
 
 impl<E: Event, S: EventMiddlewareStack<E>, M: EventMiddleware<E>> EventMiddlewareStack<E> for Stacked<S, M> {
@@ -133,10 +128,9 @@ impl<E: Event, S: EventMiddlewareStack<E>, M: EventMiddleware<E>> EventMiddlewar
         self.around(Tried(handler))
     }
 
-    fn check(&self, placement: &mut Placement) -> Result<(), String> {
-        self.outer.check(placement)?;
-        self.inner.check(placement)?;
+    fn check(&self, placement: &mut Placement, problems: &mut Vec<String>) {
+        self.outer.check(placement, problems);
+        problems.extend(self.inner.check(placement).err());
         placement.enter::<M>();
-        Ok(())
     }
 }

@@ -155,12 +155,9 @@ pub trait MiddlewareStack<R: Request>: Clone + Send + Sync + 'static {
     /// Puts them around a handler.
     fn bind<H: RequestHandler<R>>(&self, handler: H) -> Self::Bound<H>;
 
-    /// Lets each look at those around it, and adds them to what stands there.
-    ///
-    /// # Errors
-    ///
-    /// What the first one says that cannot stand where it does.
-    fn check(&self, placement: &mut Placement) -> Result<(), String>;
+    /// Lets each look at those around it, and adds them to what stands there; and what those say that cannot stand where they do, to
+    /// the problems.
+    fn check(&self, placement: &mut Placement, problems: &mut Vec<String>);
 }
 
 /// No middlewares.
@@ -179,9 +176,7 @@ impl<R: Request> MiddlewareStack<R> for NoMiddleware {
         Endpoint(handler)
     }
 
-    fn check(&self, _: &mut Placement) -> Result<(), String> {
-        Ok(())
-    }
+    fn check(&self, _: &mut Placement, _: &mut Vec<String>) {}
 }
 
 /// The middlewares `S`, and within them `M`.
@@ -215,10 +210,9 @@ impl<R: Request, S: MiddlewareStack<R>, M: Middleware<R>> MiddlewareStack<R> for
         self.around(Tried(handler))
     }
 
-    fn check(&self, placement: &mut Placement) -> Result<(), String> {
-        self.outer.check(placement)?;
-        self.inner.check(placement)?;
+    fn check(&self, placement: &mut Placement, problems: &mut Vec<String>) {
+        self.outer.check(placement, problems);
+        problems.extend(self.inner.check(placement).err());
         self.inner.enter(placement);
-        Ok(())
     }
 }

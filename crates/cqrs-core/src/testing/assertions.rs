@@ -84,6 +84,8 @@ pub struct Found<'a, K: Kind> {
     /// Its name, and what it was narrowed down to.
     subject: String,
     records: Vec<K::Record>,
+    /// What was not equal to what was looked for.
+    others: Vec<String>,
 }
 
 /// What was counted, for whatever else is to hold for each of it.
@@ -92,7 +94,7 @@ pub struct Counted<'a, K: Kind>(Found<'a, K>);
 impl<'a, K: Kind> Found<'a, K> {
     fn new(recorder: &'a Recorder, name: &str, find: impl Fn(&Entry) -> Option<K::Record>) -> Self {
         let records = recorder.entries().iter().filter_map(find).collect();
-        Self { recorder, subject: format!("`{name}`"), records }
+        Self { recorder, subject: format!("`{name}`"), records, others: Vec::new() }
     }
 
     /// There is exactly one.
@@ -142,7 +144,8 @@ impl<'a, K: Kind> Found<'a, K> {
 
     #[track_caller]
     fn fail(&self, problem: fmt::Arguments<'_>) -> ! {
-        panic!("{} {problem}\n{}", self.subject, journal(self.recorder))
+        let others: String = self.others.iter().map(|other| format!("\nnot equal: {other}")).collect();
+        panic!("{} {problem}{others}\n{}", self.subject, journal(self.recorder))
     }
 
     /// All that were counted have to be left.
@@ -150,7 +153,7 @@ impl<'a, K: Kind> Found<'a, K> {
     fn has_kept(&self, all: usize) {
         let left = self.records.len();
         if left != all {
-            self.fail(format_args!("was to be said of all {all} that were {}, and is of {left}", K::VERB));
+            self.fail(format_args!("was to hold for all {all} that were {}, and holds for {left}", K::VERB));
         }
     }
 }
@@ -163,7 +166,12 @@ impl<'a, K: Content> Found<'a, K> {
     /// If one of them cannot be looked into: a payload that is not of this type, or a request that was not
     /// [kept](super::TestMediatorBuilder::keep).
     #[track_caller]
-    pub fn matching(mut self, matches: impl Fn(&K::Value) -> bool) -> Self {
+    pub fn matching(self, matches: impl Fn(&K::Value) -> bool) -> Self {
+        self.keep(matches).narrow(format_args!("that matches"), |_| true)
+    }
+
+    #[track_caller]
+    fn keep(mut self, matches: impl Fn(&K::Value) -> bool) -> Self {
         let mut matched = Vec::new();
         // Not in a closure, for which `track_caller` does nothing.
         for record in std::mem::take(&mut self.records) {
@@ -172,7 +180,20 @@ impl<'a, K: Content> Found<'a, K> {
             }
         }
         self.records = matched;
-        self.narrow(format_args!("that matches"), |_| true)
+        self
+    }
+
+    #[track_caller]
+    fn equal(mut self, wanted: &K::Value) -> Self
+    where
+        K::Value: PartialEq + fmt::Debug,
+    {
+        let mut others = Vec::new();
+        for record in &self.records {
+            others.extend(self.look(record, |is| (is != wanted).then(|| format!("{is:?}"))));
+        }
+        self.others = others;
+        self.keep(|is| is == wanted).narrow(format_args!("equal to {wanted:?}"), |_| true)
     }
 
     #[track_caller]
@@ -231,15 +252,15 @@ impl<E: IntegrationEvent> Found<'_, Published<E>> {
     }
 }
 
-impl<E: DomainEvent + PartialEq> Found<'_, Emitted<E>> {
+impl<E: DomainEvent + PartialEq + fmt::Debug> Found<'_, Emitted<E>> {
     /// That are equal to this one.
     #[track_caller]
     pub fn equal_to(self, event: &E) -> Self {
-        self.matching(|emitted| emitted == event)
+        self.equal(event)
     }
 }
 
-impl<R: PartialEq + Send + 'static> Found<'_, Sent<R>> {
+impl<R: PartialEq + fmt::Debug + Send + 'static> Found<'_, Sent<R>> {
     /// That are equal to this one.
     ///
     /// # Panics
@@ -247,7 +268,7 @@ impl<R: PartialEq + Send + 'static> Found<'_, Sent<R>> {
     /// If the request was not [kept](super::TestMediatorBuilder::keep).
     #[track_caller]
     pub fn equal_to(self, request: &R) -> Self {
-        self.matching(|sent| sent == request)
+        self.equal(request)
     }
 }
 
@@ -389,7 +410,7 @@ impl<E: IntegrationEvent> Counted<'_, Published<E>> {
     }
 }
 
-impl<E: DomainEvent + PartialEq> Counted<'_, Emitted<E>> {
+impl<E: DomainEvent + PartialEq + fmt::Debug> Counted<'_, Emitted<E>> {
     /// Each is equal to this one.
     ///
     /// # Panics
@@ -401,7 +422,7 @@ impl<E: DomainEvent + PartialEq> Counted<'_, Emitted<E>> {
     }
 }
 
-impl<R: PartialEq + Send + 'static> Counted<'_, Sent<R>> {
+impl<R: PartialEq + fmt::Debug + Send + 'static> Counted<'_, Sent<R>> {
     /// Each is equal to this one.
     ///
     /// # Panics

@@ -290,6 +290,17 @@ fn what_makes_no_sense_is_refused_when_the_mediator_is_made() {
     ));
     assert!(text.contains("attempts is 0") && text.contains("jitter is 2"), "{text}");
 
+    // All of it at once.
+    let both = RequestMap::new()
+        .middleware(ConcurrencyLimit::new(0))
+        .middleware(Retry::new(RetryPolicy::default().with_max_attempts(0)));
+    let text = refused(RequestMediator::new(both.bind::<Act>(quiet()), EventEmitter::default()));
+    assert!(text.contains("lets nothing through") && text.contains("attempts is 0"), "{text}");
+
+    let unasked = RequestMap::new().bind(on_request(|_: Book, _| Box::pin(async { Ok(()) })));
+    let text = refused(RequestMediator::new(unasked.middleware(Validation), EventEmitter::default()));
+    assert!(text.starts_with("the request `Book`: it says what is wrong with it"), "{text}");
+
     let closed = RequestMap::new().middleware(ConcurrencyLimit::new(0)).bind::<Act>(quiet());
     assert!(refused(RequestMediator::new(closed, EventEmitter::default())).contains("lets nothing through"));
     build(RequestMap::new().bind::<Act>(quiet())).unwrap();

@@ -204,6 +204,31 @@ async fn code_can_take_any_mediator() {
     assert_eq!(add_up(&Scripted).await, 201);
 }
 
+#[tokio::test(start_paused = true)]
+async fn options_go_along_with_its_requests() {
+    struct Sleeps;
+
+    impl RequestHandler<Add> for Sleeps {
+        async fn handle(&self, _: Add, cx: &Context<'_>) -> Result<u64> {
+            assert_eq!(cx.correlation(), Correlation::new("mine"));
+            std::future::pending().await
+        }
+    }
+
+    mediator! {
+        struct Slow {
+            add: Add => Sleeps,
+        }
+    }
+
+    let mediator =
+        StaticMediator::new(Slow { add: Sleeps }, RequestMap::new(), EventEmitter::default()).unwrap();
+    let options = SendOptions::default()
+        .with_timeout(Duration::from_secs(1))
+        .with_correlation(Correlation::new("mine"));
+    assert_eq!(mediator.send_with(Add(1, 1), &options).await.unwrap_err().kind(), ErrorKind::Timeout);
+}
+
 #[tokio::test]
 async fn its_future_can_be_spawned() {
     let mediator = arithmetic(RequestMap::new(), Journal::new()).unwrap();

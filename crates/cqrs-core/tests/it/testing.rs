@@ -20,8 +20,8 @@ struct Close {
     room: u32,
 }
 
-/// Scripted by most tests. Neither `Clone` nor `Debug`.
-#[derive(PartialEq, Request)]
+/// Scripted by most tests. Not `Clone`.
+#[derive(Debug, PartialEq, Request)]
 #[request(response = u32)]
 struct Count {
     room: u32,
@@ -107,18 +107,24 @@ async fn what_is_said_before_the_count_narrows_and_behind_it_asserts() {
 
     assert_eq!(
         failure(|| drop(told().times(2).with_key("5"))).lines().next().unwrap(),
-        "`told` with the key \"5\" was to be said of all 2 that were published, and is of 1"
+        "`told` with the key \"5\" was to hold for all 2 that were published, and holds for 1"
     );
     assert!(
         failure(|| drop(told().once())).starts_with("`told` was to be published once, and was 2 times\n")
     );
-    assert!(failure(|| drop(told().times(2).without_key())).contains("and is of 0"));
+    assert!(failure(|| drop(told().times(2).without_key())).contains("and holds for 0"));
     assert!(
         failure(|| drop(told().times(2).with_header("tenant", "red"))).contains("header tenant: \"red\"")
     );
     assert!(failure(|| drop(told().times(2).on_topic("red"))).contains("on the topic \"red\""));
-    assert!(failure(|| drop(told().times(2).matching(|told| told.0 == 5))).contains("and is of 1"));
+    assert!(failure(|| drop(told().times(2).matching(|told| told.0 == 5))).contains("and holds for 1"));
     assert!(failure(|| drop(told().times(2).equal_to(&Told(5)))).contains("equal to 5"));
+    let counted = || test.sent::<Count>();
+    let text = failure(|| drop(counted().times(2).equal_to(&Count { room: 5 })));
+    assert!(text.starts_with(
+        "`Count` equal to Count { room: 5 } was to hold for all 2 that were sent, and holds for 1"
+    ));
+    assert!(text.contains("\nnot equal: Count { room: 6 }\n"), "{text}");
     assert!(failure(|| told().never()).starts_with("`told` was to be published never, and was 2 times"));
 }
 
