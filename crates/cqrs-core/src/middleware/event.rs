@@ -30,7 +30,7 @@ use crate::event::{Event, EventHandler};
     label = "no `EventMiddleware<{E}>` for this type",
     note = "a middleware that serves every event is `impl<E: Event> EventMiddleware<E> for {Self}`"
 )]
-pub trait EventMiddleware<E: Event>: Send + Sync + 'static {
+pub trait EventMiddleware<E: Event>: Sized + Send + Sync + 'static {
     /// Calls `next` with the event, or does without.
     ///
     /// It may call `next` again, as a retry does. What the handler said in a try that failed, or whose future was
@@ -50,6 +50,12 @@ pub trait EventMiddleware<E: Event>: Send + Sync + 'static {
     fn check(&self, placement: &Placement) -> Result<(), String> {
         let _ = placement;
         Ok(())
+    }
+
+    /// Adds itself to what stands around the next one.
+    #[doc(hidden)]
+    fn enter(&self, placement: &mut Placement) {
+        placement.enter::<Self>();
     }
 }
 
@@ -131,6 +137,6 @@ impl<E: Event, S: EventMiddlewareStack<E>, M: EventMiddleware<E>> EventMiddlewar
     fn check(&self, placement: &mut Placement, problems: &mut Vec<String>) {
         self.outer.check(placement, problems);
         problems.extend(self.inner.check(placement).err());
-        placement.enter::<M>();
+        self.inner.enter(placement);
     }
 }

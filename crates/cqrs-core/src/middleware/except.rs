@@ -1,10 +1,12 @@
 use std::any::TypeId;
 
-use super::{Middleware, Next, Placement};
+use super::{EventMiddleware, Middleware, Next, Placement};
 use crate::context::Context;
+use crate::error::Result;
+use crate::event::{Event, EventHandler};
 use crate::request::{Reply, Request};
 
-/// A middleware for all requests but some, which pass by it.
+/// A middleware for all requests, or events, but some, which pass by it.
 ///
 /// ```
 /// use std::time::Duration;
@@ -37,11 +39,22 @@ impl<M> Except<M> {
         self.passing.push(TypeId::of::<R>());
         self
     }
+
+    /// But not for the handlers of this event.
+    #[must_use]
+    pub fn event<E: Event>(mut self) -> Self {
+        self.passing.push(TypeId::of::<E>());
+        self
+    }
+
+    fn passes<T: 'static>(&self) -> bool {
+        self.passing.contains(&TypeId::of::<T>())
+    }
 }
 
 impl<R: Request, M: Middleware<R>> Middleware<R> for Except<M> {
     async fn call<N: Next<R>>(&self, request: R, cx: &Context<'_>, next: &N) -> Reply<R> {
-        if self.passing.contains(&TypeId::of::<R>()) {
+        if self.passes::<R>() {
             next.run(request, cx).await
         } else {
             self.middleware.call(request, cx, next).await
@@ -49,11 +62,31 @@ impl<R: Request, M: Middleware<R>> Middleware<R> for Except<M> {
     }
 
     fn check(&self, placement: &Placement) -> Result<(), String> {
-        if self.passing.contains(&TypeId::of::<R>()) { Ok(()) } else { self.middleware.check(placement) }
+        if self.passes::<R>() { Ok(()) } else { self.middleware.check(placement) }
     }
 
     fn enter(&self, placement: &mut Placement) {
-        if !self.passing.contains(&TypeId::of::<R>()) {
+        if !self.passes::<R>() {
+            self.middleware.enter(placement);
+        }
+    }
+}
+
+impl<E: Event, M: EventMiddleware<E>> EventMiddleware<E> for Except<M> {
+    async fn call<N: EventHandler<E>>(&self, event: &E, cx: &Context<'_>, next: &N) -> Result<()> {
+        if self.passes::<E>() {
+            next.handle(event, cx).await
+        } else {
+            self.middleware.call(event, cx, next).await
+        }
+    }
+
+    fn check(&self, placement: &Placement) -> Result<(), String> {
+        if self.passes::<E>() { Ok(()) } else { self.middleware.check(placement) }
+    }
+
+    fn enter(&self, placement: &mut Placement) {
+        if !self.passes::<E>() {
             self.middleware.enter(placement);
         }
     }

@@ -580,6 +580,25 @@ async fn a_request_can_pass_by_a_middleware() {
     assert_eq!(mediator.send(Act).await.unwrap_err().kind(), ErrorKind::Timeout);
 }
 
+#[tokio::test]
+async fn an_event_can_pass_by_a_middleware() {
+    let journal = Journal::new();
+    let map = EventMap::new()
+        .middleware(Except::new(Note(journal, "around")).event::<Followed>())
+        .bind(on_event(|_: &Happened, cx| {
+            Box::pin(async move {
+                cx.emit(Followed(1));
+                Ok(())
+            })
+        }))
+        .bind(on_event(move |_: &Followed, _| {
+            journal.note("followed");
+            Box::pin(async { Ok(()) })
+        }));
+    events(map).emit(Happened(1)).await.unwrap();
+    assert_eq!(journal.entries(), ["around > happened", "around <", "followed"]);
+}
+
 #[test]
 fn what_passes_by_a_middleware_does_not_mind_where_it_stands() {
     let quiet = on_request(|_: Act, _| Box::pin(async { Ok(()) }));
