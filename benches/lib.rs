@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use cqrs_core::{
     Context, Correlation, DomainEvent, Encoder, Error, EventEmitter, EventHandler, EventMap, EventMediator,
-    Middleware, MiddlewareStack, Next, Reply, Request, RequestHandler, RequestMap, RequestMediator, Result,
-    StaticMediator,
+    IntoMessage, Middleware, MiddlewareStack, Next, NotificationEvent, Reply, Request, RequestHandler,
+    RequestMap, RequestMediator, Result, StaticMediator,
 };
 use serde::{Deserialize, Serialize};
 

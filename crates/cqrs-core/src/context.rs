@@ -242,17 +242,16 @@ impl dyn AnyDomainEvent {
 
 impl<'a> Context<'a> {
     pub(crate) fn new(core: &'a Core, origin: Origin<'a>) -> Self {
-        Self {
-            core,
-            origin,
-            has_transaction: AtomicBool::new(false),
-            is_of_request: false,
-            used: Mutex::new(None),
-        }
+        Self::made(core, origin, false)
     }
 
     pub(crate) fn of_request(core: &'a Core, origin: Origin<'a>) -> Self {
-        Self { is_of_request: true, ..Self::new(core, origin) }
+        Self::made(core, origin, true)
+    }
+
+    #[inline(always)]
+    fn made(core: &'a Core, origin: Origin<'a>, is_of_request: bool) -> Self {
+        Self { core, origin, has_transaction: AtomicBool::new(false), is_of_request, used: Mutex::new(None) }
     }
 
     /// Says that something happened: a domain event, an integration event, or an [`Envelope`] around one.
