@@ -3,6 +3,7 @@
 use std::any::{Any, TypeId};
 use std::fmt;
 use std::future::Future;
+use std::iter::successors;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -21,7 +22,7 @@ use crate::outgoing::Outgoing;
 use crate::recording::Held;
 use crate::request::{Request, StreamRequest};
 use crate::scope::Scope;
-use crate::send_options::{SendOptions, cancelled, commit_cut_off, events_cut_off, now, too_deep, too_late};
+use crate::send_options::{SendOptions, cancelled, commit_cut_off, events_cut_off, too_deep, too_late};
 
 /// What a handler has at hand: it says what happened ([`emit`](Self::emit)), sends further requests
 /// ([`send`](Self::send)), and sees what led here.
@@ -92,7 +93,7 @@ impl<'a> Narrowed<'a> {
 
     /// Whether its time is up.
     pub(crate) fn is_over(&self) -> bool {
-        self.options.deadline.is_some_and(|deadline| deadline <= now())
+        self.options.is_over()
     }
 
     /// Whether a commit goes on in it, or is done.
@@ -127,7 +128,7 @@ impl<'a> Narrowed<'a> {
         reply: impl Future<Output = Result<T, E>>,
     ) -> Result<T, E> {
         let Some(deadline) = self.options.deadline else { return reply.await };
-        if deadline <= now() {
+        if self.is_over() {
             return Err(too_late(request).into());
         }
         tokio::time::timeout_at(deadline.into(), reply).await.unwrap_or_else(|_| {
@@ -325,8 +326,7 @@ impl<'a> Context<'a> {
     ///
     /// Whoever asked for it drops the handler then. It is for those who would pass it on, to a database or another service.
     pub fn deadline(&self) -> Option<Instant> {
-        let own = self.options().and_then(|options| options.deadline);
-        own.into_iter().chain(self.parent().and_then(Context::deadline)).min()
+        self.outwards().filter_map(|cx| cx.options()?.deadline).min()
     }
 
     /// Cancelled when the request that led here is not wanted any more; one that nobody cancels, where no one was given
@@ -350,10 +350,10 @@ impl<'a> Context<'a> {
 
     /// The message that led here, if a consumer received one.
     pub fn message(&self) -> Option<&Message> {
-        match self.origin {
+        self.outwards().find_map(|cx| match cx.origin {
             Origin::Received(received) => Some(&received.message),
-            _ => self.parent().and_then(Context::message),
-        }
+            _ => None,
+        })
     }
 
     /// What ties the messages that are said here to those before them.
@@ -372,7 +372,7 @@ impl<'a> Context<'a> {
 
     /// Whether a transaction takes the integration events that are said here.
     pub fn is_in_transaction(&self) -> bool {
-        self.has_transaction.load(Ordering::Relaxed) || self.parent().is_some_and(Context::is_in_transaction)
+        self.outwards().any(|cx| cx.has_transaction.load(Ordering::Relaxed))
     }
 
     /// The context in which this one is a part.
@@ -384,45 +384,42 @@ impl<'a> Context<'a> {
         }
     }
 
-    fn options(&self) -> Option<&'a SendOptions> {
+    /// This one, and those that it is a part of.
+    fn outwards(&self) -> impl Iterator<Item = &Context<'_>> {
+        successors(Some(self), |cx| cx.parent())
+    }
+
+    fn as_narrowed(&self) -> Option<&'a Narrowed<'a>> {
         match self.origin {
-            Origin::Narrowed(narrowed) => Some(narrowed.options),
+            Origin::Narrowed(narrowed) => Some(narrowed),
             _ => None,
         }
     }
 
+    fn options(&self) -> Option<&'a SendOptions> {
+        self.as_narrowed().map(|narrowed| narrowed.options)
+    }
+
     fn given_cancellation(&self) -> Option<&CancellationToken> {
-        let own = match self.origin {
-            Origin::Narrowed(narrowed) => narrowed.cancellation.as_ref(),
-            _ => None,
-        };
-        own.or_else(|| self.parent().and_then(Context::given_cancellation))
+        self.outwards().find_map(|cx| cx.as_narrowed()?.cancellation.as_ref())
     }
 
     /// Whether a further request may begin here.
     fn ended(&self, request: &str) -> Result<()> {
-        if self.is_cancelled() {
-            return Err(cancelled(request));
+        let (mut depth, mut is_over) = (0, false);
+        for cx in self.outwards() {
+            depth += usize::from(cx.is_of_request);
+            if let Some(options) = cx.options() {
+                if options.is_cancelled() {
+                    return Err(cancelled(request));
+                }
+                is_over |= options.is_over();
+            }
         }
-        let depth = self.depth();
         if depth >= self.core.emitter().max_depth() {
             return Err(too_deep(request, depth));
         }
-        match self.deadline() {
-            Some(deadline) if deadline <= now() => Err(too_late(request)),
-            _ => Ok(()),
-        }
-    }
-
-    /// How many requests stand within one another here.
-    fn depth(&self) -> usize {
-        usize::from(self.is_of_request) + self.parent().map_or(0, Context::depth)
-    }
-
-    /// Whether one of the tokens on the way here is cancelled.
-    fn is_cancelled(&self) -> bool {
-        self.options().is_some_and(SendOptions::is_cancelled)
-            || self.parent().is_some_and(Context::is_cancelled)
+        if is_over { Err(too_late(request)) } else { Ok(()) }
     }
 
     /// From now on nobody who gives up on this one can tell whether it happened.
@@ -450,26 +447,17 @@ impl<'a> Context<'a> {
     }
 
     fn around(&self, each: impl Fn(&Narrowed<'_>)) {
-        let mut cx = Some(self);
-        while let Some(at) = cx {
-            if let Origin::Narrowed(narrowed) = at.origin {
-                each(narrowed);
-            }
-            cx = at.parent();
-        }
+        self.outwards().filter_map(Context::as_narrowed).for_each(each);
     }
 
     /// What was refused around this one, as by a middleware: it would fail the request when its transaction has been committed.
     pub(crate) fn refused_around(&self) -> Option<Error> {
-        let parent = self.parent()?;
-        let refused = parent.used().as_ref().and_then(|used| used.refused().map(Error::copied));
-        refused.or_else(|| parent.refused_around())
+        self.outwards().skip(1).find_map(|cx| cx.used().as_ref()?.refused().map(Error::copied))
     }
 
     /// Whether it stands behind this limit already.
     pub(crate) fn has_place(&self, limit: usize) -> bool {
-        matches!(self.origin, Origin::Narrowed(narrowed) if narrowed.place == Some(limit))
-            || self.parent().is_some_and(|parent| parent.has_place(limit))
+        self.outwards().filter_map(Context::as_narrowed).any(|narrowed| narrowed.place == Some(limit))
     }
 
     /// A context for a part of what happens here, with options of its own.

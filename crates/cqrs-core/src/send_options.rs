@@ -77,6 +77,11 @@ impl SendOptions {
         self
     }
 
+    /// Whether its deadline has passed.
+    pub(crate) fn is_over(&self) -> bool {
+        self.deadline.is_some_and(|deadline| deadline <= now())
+    }
+
     pub(crate) fn is_cancelled(&self) -> bool {
         self.cancellation.as_ref().is_some_and(CancellationToken::is_cancelled)
     }

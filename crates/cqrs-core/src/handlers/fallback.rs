@@ -84,6 +84,27 @@ impl<E, F: Fn(&E) -> bool + Send + Sync + 'static> When<E> for F {
     }
 }
 
+impl<P, F, W> Fallback<P, F, W> {
+    /// What the first one has answered, unless the other one is to be asked.
+    fn settled<T, E: fmt::Display>(
+        &self,
+        name: &str,
+        answer: Result<T, E>,
+        narrowed: &Narrowed<'_>,
+    ) -> Option<Result<T, E>>
+    where
+        W: When<E>,
+    {
+        match answer {
+            Err(error) if !narrowed.is_commit_unknown() && self.when.holds(&error) => {
+                tracing::warn!(name, error = format!("{error:#}"), "failed, and the fallback is asked");
+                None
+            }
+            answer => Some(answer),
+        }
+    }
+}
+
 impl<R, P, F, W> RequestHandler<R> for Fallback<P, F, W>
 where
     R: Request + Clone,
@@ -93,21 +114,17 @@ where
     W: When<R::Error>,
 {
     async fn handle(&self, request: R, cx: &Context<'_>) -> Reply<R> {
-        let again = request.clone();
         let options = SendOptions::default();
         let narrowed = Narrowed::new(Some(cx), &options);
         let mut tried = cx.narrowed(&narrowed);
-        match self.primary.handle(request, &tried).await {
-            Ok(response) => {
-                cx.extend_by(&mut tried);
-                return Ok(response);
-            }
-            Err(error) if !narrowed.is_commit_unknown() && self.when.holds(&error) => {
-                tracing::warn!(request = R::name(), %error, "failed, and the fallback is asked");
-            }
-            Err(error) => return Err(error),
+        let answer = self.primary.handle(request.clone(), &tried).await;
+        if answer.is_ok() {
+            cx.extend_by(&mut tried);
         }
-        self.fallback.handle(again, cx).await
+        match self.settled(R::name(), answer, &narrowed) {
+            Some(answer) => answer,
+            None => self.fallback.handle(request, cx).await,
+        }
     }
 }
 
@@ -122,21 +139,14 @@ where
         let options = SendOptions::default();
         let narrowed = Narrowed::new(Some(cx), &options);
         let mut tried = cx.narrowed(&narrowed);
-        match self.primary.handle(event, &tried).await {
-            Ok(()) => {
-                cx.extend_by(&mut tried);
-                return Ok(());
-            }
-            Err(error) if !narrowed.is_commit_unknown() && self.when.holds(&error) => {
-                tracing::warn!(
-                    event = E::NAME,
-                    error = format!("{error:#}"),
-                    "failed, and the fallback is asked"
-                );
-            }
-            Err(error) => return Err(error),
+        let answer = self.primary.handle(event, &tried).await;
+        if answer.is_ok() {
+            cx.extend_by(&mut tried);
         }
-        self.fallback.handle(event, cx).await
+        match self.settled(E::NAME, answer, &narrowed) {
+            Some(answer) => answer,
+            None => self.fallback.handle(event, cx).await,
+        }
     }
 
     fn name(&self) -> &str {
