@@ -24,6 +24,9 @@ use super::{Sqlite, sql};
 use crate::outbox::{Outbox, Settings};
 
 /// Builds an [`Outbox`] on SQLite.
+///
+/// It wants tokio's multi-thread runtime: diesel-async runs SQLite on threads of its own, and where a future is dropped while a
+/// statement runs, as when a relay is stopped, it waits for that one in a way that panics in a `current_thread` runtime.
 #[must_use = "a builder does nothing until `connect` is called"]
 pub struct SqliteBuilder {
     url: String,

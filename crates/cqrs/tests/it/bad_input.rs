@@ -42,7 +42,7 @@ async fn outbox(folder: &tempfile::TempDir) -> Result<Outbox<Sqlite>> {
     Ok(outbox.with_encoder(Encoder::default().with_max_message_bytes(10_000)))
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_database_without_tables_is_told_when_the_application_is_built() {
     let folder = tempfile::tempdir().unwrap();
     let app = bootstrap().outbox(outbox(&folder).await.unwrap()).broker(Arc::new(MemoryBroker::new()));
@@ -52,7 +52,7 @@ async fn a_database_without_tables_is_told_when_the_application_is_built() {
     assert!(error.to_string().contains("`Outbox::migrate`"), "{error}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn an_event_over_the_limit_takes_the_others_of_its_request_back() {
     let folder = tempfile::tempdir().unwrap();
     let outbox = outbox(&folder).await.unwrap();
@@ -81,7 +81,7 @@ async fn an_event_over_the_limit_takes_the_others_of_its_request_back() {
     assert_eq!(app.relay_stats().settled, 2);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn an_integration_event_without_transaction_and_target_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let outbox = outbox(&folder).await.unwrap();
@@ -100,7 +100,7 @@ async fn an_integration_event_without_transaction_and_target_is_refused() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn urls_that_are_not_of_this_database_are_refused() {
     for url in ["postgres://localhost/rooms", "rooms.sqlite", "sqlite://", "sqlite::memory:"] {
         let error = Outbox::<Sqlite>::connect(url).await.unwrap_err();
