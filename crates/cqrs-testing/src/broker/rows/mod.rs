@@ -3,6 +3,7 @@
 mod content;
 mod delivery;
 mod errors;
+mod formats;
 mod groups;
 mod lifecycle;
 mod sessions;
@@ -28,6 +29,7 @@ macro_rules! rows {
 
 pub(super) const ALL: &[Entry] = rows! {
     "envelope", "id, name, kind, version, time and content type come back through the codec" => content::envelope;
+    "formats", "an event comes back in every wire format of the core" => formats::all;
     "headers", "headers arrive identical: unicode, empty, binary, special characters" => content::headers;
     "keys", "keys arrive identical: none, empty, unicode, binary, long" => content::keys;
     "payloads", "payloads arrive identical: empty, binary, large" => content::payloads;
