@@ -22,8 +22,9 @@ macro_rules! fails {
 
 fails! {
     drops_a_header_of_the_codec: Fault::DropsHeader("cqrs-version") => ["envelope", "formats"];
-    drops_a_header_of_cloud_events: Fault::DropsHeader("ce_specversion") => ["formats"];
-    drops_the_compression: Fault::DropsHeader("content-encoding") => ["formats"];
+    drops_a_header_of_cloud_events: Fault::DropsHeader("ce_specversion") => ["formats", "dead-letters"];
+    drops_the_compression: Fault::DropsHeader("content-encoding") => ["formats", "dead-letters"];
+    drops_why_it_is_dead: Fault::DropsHeader("cqrs-dead-letter-event") => ["dead-letters"];
     drops_the_conversation: Fault::DropsHeader("correlation-id") => ["formats"];
     drops_an_empty_header: Fault::DropsHeader("empty") => ["headers"];
     loses_the_key: Fault::LosesKey => ["formats", "keys", "session-order"];

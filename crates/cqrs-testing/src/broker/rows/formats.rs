@@ -11,6 +11,8 @@ use uuid::Uuid;
 use super::content::round_trips;
 use crate::broker::bench::{Bench, Checked, Stop, ensure};
 
+pub(super) const NAME: &str = "room_changed";
+
 /// Those that no format has for itself.
 const HEADERS: [(&str, &str); 4] = [
     ("tenant", "Straße 1"),
@@ -20,16 +22,25 @@ const HEADERS: [(&str, &str); 4] = [
 ];
 
 /// A format, and an event of which nothing is lost in it.
-struct Case {
-    format: &'static str,
+pub(super) struct Case {
+    pub(super) format: &'static str,
     codec: Arc<dyn Codec>,
     event: Message,
-    /// Whether it has a place for id and time; otherwise the broker may have one, and need not.
-    tells_id_and_time: bool,
+    /// Whether it has a place for id, name and time; otherwise the broker may have one, and need not.
+    pub(super) tells_of_the_event: bool,
 }
 
-fn cases() -> cqrs_core::Result<Vec<Case>> {
-    let case = |format, codec, event| Case { format, codec, event, tells_id_and_time: true };
+impl Case {
+    pub(super) fn encoded(&self, topic: &str) -> cqrs_core::Result<Message> {
+        let mut event = self.event.clone();
+        event.topic = topic.to_owned();
+        let encoder = Encoder::default().with_codec(Arc::clone(&self.codec));
+        encoder.finish(event, &Correlation::default())
+    }
+}
+
+pub(super) fn cases() -> cqrs_core::Result<Vec<Case>> {
+    let case = |format, codec, event| Case { format, codec, event, tells_of_the_event: true };
     let cloud_events = CloudEvents::new("/rooms")?;
     let for_kafka = cloud_events.clone().binary(Binding::Kafka);
     let for_amqp = cloud_events.clone().binary(Binding::Amqp);
@@ -49,7 +60,7 @@ fn cases() -> cqrs_core::Result<Vec<Case>> {
         case("python-cqrs 5, pydantic", Arc::new(PythonCqrs::v5_pydantic()), python(None, None)),
         case("json with gzip", Arc::new(Compressed::gzip(Json)), event()),
         case("cloudevents with zlib", Arc::new(zlib), event()),
-        Case { tells_id_and_time: false, ..case("raw", Arc::new(raw), bytes) },
+        Case { tells_of_the_event: false, ..case("raw", Arc::new(raw), bytes) },
     ])
 }
 
@@ -58,7 +69,7 @@ fn event() -> Message {
     let mut event =
         Message::new("", r#"{"seats":9007199254740993,"area":18446744073709551615,"hall":"Größe"}"#);
     event.id = Some(Uuid::from_u128(0x0192_f6c2_9b1e_7c52_9a51_6d7f_1c0f_8e01).into());
-    event.name = "room_changed".to_owned();
+    event.name = NAME.to_owned();
     event.key = Some("Zimmer fünf".into());
     event.headers = Headers::from_iter(HEADERS);
     event.content_type = Some("application/json".to_owned());
@@ -73,19 +84,10 @@ fn with_schema(kind: Option<EventKind>, version: Option<u32>, mut message: Messa
 }
 
 pub(super) async fn all(bench: &Bench<'_>) -> Checked {
-    let refused =
-        |error: cqrs_core::Error| Stop::Failed(format!("the codec refused what it can carry: {error:#}"));
     let cases = cases().map_err(refused)?;
-    let pairs = round_trips(bench, |topic| {
-        let encoded = cases.iter().map(|case| {
-            let mut event = case.event.clone();
-            event.topic = topic.to_owned();
-            let encoder = Encoder::default().with_codec(Arc::clone(&case.codec));
-            encoder.finish(event, &Correlation::default()).map_err(refused)
-        });
-        encoded.collect()
-    })
-    .await?;
+    let pairs =
+        round_trips(bench, |topic| cases.iter().map(|case| case.encoded(topic).map_err(refused)).collect())
+            .await?;
     for (case, (_, arrived)) in cases.iter().zip(pairs) {
         let format = case.format;
         let mut expected = case.event.clone();
@@ -100,12 +102,16 @@ pub(super) async fn all(bench: &Bench<'_>) -> Checked {
     Ok(())
 }
 
+fn refused(error: cqrs_core::Error) -> Stop {
+    Stop::Failed(format!("the codec refused what it can carry: {error:#}"))
+}
+
 /// Without what a format, or a broker, may add.
 fn comparable(mut message: Message, case: &Case) -> Message {
     let names = HEADERS.iter().map(|(name, _)| *name).chain([header::CONTENT_ENCODING]);
     let headers = names.filter_map(|name| Some((name, message.headers.get(name)?.clone())));
     message.headers = headers.collect();
-    if !case.tells_id_and_time {
+    if !case.tells_of_the_event {
         message.id = None;
         message.timestamp = None;
     }
