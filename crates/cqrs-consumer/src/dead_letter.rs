@@ -28,14 +28,13 @@ pub mod header {
 pub(crate) struct DeadLetters {
     template: String,
     group: String,
-    encoder: Encoder,
 }
 
 impl DeadLetters {
     pub(crate) const DEFAULT_TOPIC: &str = "{topic}.dead-letters";
 
-    pub(crate) fn new(template: String, group: String, encoder: Encoder) -> Self {
-        Self { template, group, encoder }
+    pub(crate) fn new(template: String, group: String) -> Self {
+        Self { template, group }
     }
 
     /// What is wrong with the template for these topics.
@@ -51,12 +50,19 @@ impl DeadLetters {
 
     /// The dead letter of a message: the message unchanged but for its topic and the headers that are added. Those that
     /// an earlier death left are replaced.
-    pub(crate) fn make(&self, message: &Message, attempts: u32, error: &Error, at: DateTime<Utc>) -> Message {
+    pub(crate) fn make(
+        &self,
+        message: &Message,
+        event: Option<String>,
+        attempts: u32,
+        error: &Error,
+        at: DateTime<Utc>,
+    ) -> Message {
         let mut letter = message.clone();
         letter.topic = self.topic(&message.topic);
         let headers = &mut letter.headers;
         headers.set(header::REASON, cut(format!("{error:#}"), header::MAX_REASON_BYTES));
-        match self.event_of(message) {
+        match event {
             Some(name) => headers.set(header::EVENT, name),
             None => headers.remove(header::EVENT),
         }
@@ -67,17 +73,17 @@ impl DeadLetters {
         letter
     }
 
-    /// The event's name, which most formats have in the payload only.
-    pub(crate) fn event_of(&self, message: &Message) -> Option<String> {
-        // What is to be buried may be a message that a codec panics at.
-        let decoded = catch_unwind(AssertUnwindSafe(|| self.encoder.decode(message.clone())));
-        let read = decoded.ok().and_then(Result::ok).map(|message| message.name);
-        read.filter(|name| !name.is_empty()).or_else(|| event_name(message).map(str::to_owned))
-    }
-
     fn topic(&self, topic: &str) -> String {
         self.template.replace("{topic}", topic)
     }
+}
+
+/// The event's name, which most formats have in the payload only.
+pub(crate) fn event_of(message: &Message, encoder: &Encoder) -> Option<String> {
+    // What is to be buried may be a message that a codec panics at.
+    let decoded = catch_unwind(AssertUnwindSafe(|| encoder.decode(message.clone())));
+    let read = decoded.ok().and_then(Result::ok).map(|message| message.name);
+    read.filter(|name| !name.is_empty()).or_else(|| event_name(message).map(str::to_owned))
 }
 
 /// The event's name, as far as it is known without the codec.
@@ -98,7 +104,7 @@ mod tests {
     use super::*;
 
     fn letters(template: &str) -> DeadLetters {
-        DeadLetters::new(template.into(), "billing".into(), Encoder::default())
+        DeadLetters::new(template.into(), "billing".into())
     }
 
     #[test]
@@ -126,7 +132,13 @@ mod tests {
         message.headers.append(wire::NAME, "room_closed");
         message.headers.append(header::ATTEMPTS, "3");
         let error = Error::handler("no room").with_retryable(true);
-        let mut letter = letters("dead.{topic}").make(&message, 10, &error, DateTime::UNIX_EPOCH);
+        let mut letter = letters("dead.{topic}").make(
+            &message,
+            Some("room_closed".into()),
+            10,
+            &error,
+            DateTime::UNIX_EPOCH,
+        );
 
         assert_eq!(letter.topic, "dead.rooms");
         for (name, value) in [

@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use chrono::Utc;
 use cqrs_core::broker::{Acknowledged, Delivery};
-use cqrs_core::{Dispatched, Error, ErrorKind, Message, Result};
+use cqrs_core::{Dispatched, Error, ErrorKind, Message, Result, SendOptions};
 use futures_util::FutureExt;
 use tokio::sync::{Semaphore, SemaphorePermit};
-use tokio::time;
+use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use crate::dead_letter::{event_name, header};
+use crate::dead_letter::{event_name, event_of, header};
 use crate::seen::Seen;
 use crate::settings::{OnFailure, Settings, Unhandled};
 use crate::stats::{Counter, Counters};
@@ -124,10 +124,17 @@ impl Worker {
         );
         let handling = async {
             // Within the block, so that a handler that panics while it is cancelled is caught, too.
-            let outcome = time::timeout(*handler_timeout, events.handle(message)).await;
-            outcome.unwrap_or_else(|_| {
-                let what = format!("the handlers took longer than {handler_timeout:?} and were cancelled");
-                Err(Error::new(ErrorKind::Timeout, what).with_retryable(true))
+            let options = SendOptions::default().with_timeout(*handler_timeout);
+            let began = Instant::now();
+            events.handle_with(message, &options).await.map_err(|error| {
+                // Not that of something within.
+                if error.kind() == ErrorKind::Timeout && began.elapsed() >= *handler_timeout {
+                    let what =
+                        format!("the handlers took longer than {handler_timeout:?} and were cancelled");
+                    Error::new(ErrorKind::Timeout, what).with_source(error).with_retryable(true)
+                } else {
+                    error
+                }
             })
         };
         let outcome = AssertUnwindSafe(handling).catch_unwind().instrument(span.clone()).await;
@@ -191,8 +198,9 @@ impl Worker {
 
     /// Publishes the dead letter and waits for the confirm, however often it takes; `false` if the run ends before.
     async fn bury(&self, message: &Message, attempts: u32, error: &Error) -> bool {
-        let Settings { broker, dead_letters, retry, .. } = &self.shared.settings;
-        let letter = dead_letters.make(message, attempts, error, Utc::now());
+        let Settings { broker, events, dead_letters, retry, .. } = &self.shared.settings;
+        let event = event_of(message, events.encoder());
+        let letter = dead_letters.make(message, event, attempts, error, Utc::now());
         tracing::error!(
             event = letter.headers.get_str(header::EVENT),
             topic = message.topic,

@@ -71,9 +71,9 @@ async fn undecodable_skips_the_retries_and_the_others_go_on() {
 /// The events of the dead letters of these messages.
 async fn events_of_letters(encoder: Encoder, messages: Vec<Message>) -> Vec<Option<String>> {
     let map = EventMap::new().subscribe::<RoomClosed>("rooms", On(|_| async { Err(Error::handler("bad")) }));
-    let events = EventMediator::new(EventEmitter::new(map).with_encoder(encoder.clone())).unwrap();
+    let events = EventMediator::new(EventEmitter::new(map).with_encoder(encoder)).unwrap();
     let broker = Script::new();
-    let consumer = consumer(&broker, events).encoder(encoder).build().unwrap();
+    let consumer = consumer(&broker, events).build().unwrap();
     let sent = messages.len();
     broker.deliver(messages);
     let running = run(&consumer);

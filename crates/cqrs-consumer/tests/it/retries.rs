@@ -1,9 +1,9 @@
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use cqrs_consumer::OnFailure;
-use cqrs_core::{Error, ErrorKind, EventMap};
+use cqrs_core::{Context, Error, ErrorKind, EventHandler, EventMap, Result};
 use tokio::time::{Instant, sleep};
 
 use crate::support::{RoomClosed, Script, consumer, mediator, message, on, retry, run, undecodable, until};
@@ -121,6 +121,28 @@ async fn a_time_out_cancels_the_handler_and_is_a_failure() {
     assert_eq!(cancelled.load(Ordering::SeqCst), 3);
     assert!(broker.published()[0].headers.get_str(cqrs_consumer::header::REASON).unwrap().contains("5s"));
     running.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn handlers_see_until_when_they_have_time() {
+    let (broker, left) = (Script::new(), Arc::new(OnceLock::new()));
+    let seen = left.clone();
+    let map = EventMap::new().subscribe::<RoomClosed>("rooms", Sees(seen));
+    let consumer = consumer(&broker, mediator(map)).handler_timeout(Duration::from_secs(5)).build().unwrap();
+    broker.deliver([message(0, None)]);
+    let running = run(&consumer);
+    until(|| broker.acked() == [0]).await;
+    assert_eq!(left.get(), Some(&Duration::from_secs(5)));
+    running.stop().await.unwrap();
+}
+
+struct Sees(Arc<OnceLock<Duration>>);
+
+impl EventHandler<RoomClosed> for Sees {
+    async fn handle(&self, _: &RoomClosed, cx: &Context<'_>) -> Result<()> {
+        self.0.get_or_init(|| cx.deadline().unwrap() - Instant::now().into_std());
+        Ok(())
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -218,6 +218,7 @@ impl<'a> Context<'a> {
     pub fn message(&self) -> Option<&Message> {
         self.outwards().find_map(|cx| match cx.origin {
             Origin::Received(received) => Some(&received.message),
+            Origin::Narrowed(narrowed) => narrowed.received.map(|received| &received.message),
             _ => None,
         })
     }
@@ -232,6 +233,7 @@ impl<'a> Context<'a> {
             Origin::Narrowed(Narrowed { options: SendOptions { correlation: Some(given), .. }, .. }) => {
                 given.clone()
             }
+            Origin::Narrowed(Narrowed { received: Some(received), .. }) => received.correlation(),
             Origin::Narrowed(narrowed) => narrowed.parent.map(Context::correlation).unwrap_or_default(),
         }
     }

@@ -5,13 +5,15 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tokio_util::sync::CancellationToken;
 
-use super::Context;
+use super::{Context, Received};
 use crate::error::{Error, Result};
 use crate::send_options::{SendOptions, cancelled, commit_cut_off, events_cut_off, too_late};
 
 /// A request from outside, or a part of what happens in a context, with options of its own.
 pub(crate) struct Narrowed<'a> {
     pub(super) parent: Option<&'a Context<'a>>,
+    /// The message that led here, which has no parent.
+    pub(super) received: Option<&'a Received>,
     pub(super) options: &'a SendOptions,
     /// A token that is cancelled by that of the options and by those around it.
     pub(super) cancellation: Option<CancellationToken>,
@@ -29,6 +31,7 @@ impl<'a> Narrowed<'a> {
     pub(crate) fn new(parent: Option<&'a Context<'a>>, options: &'a SendOptions) -> Self {
         Self {
             parent,
+            received: None,
             options,
             cancellation: options.cancellation.clone(),
             commits: AtomicUsize::new(0),
@@ -36,6 +39,10 @@ impl<'a> Narrowed<'a> {
             is_carried_out: AtomicBool::new(false),
             place: None,
         }
+    }
+
+    pub(crate) fn of_received(received: &'a Received, options: &'a SendOptions) -> Self {
+        Self { received: Some(received), ..Self::new(None, options) }
     }
 
     pub(crate) fn with_place(mut self, limit: usize) -> Self {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use super::emitter::EventEmitter;
 use super::event_map::Handled;
 use super::request_mediator::Core;
+use crate::codec::Encoder;
 use crate::context::{Context, Emit, Narrowed, Origin, Received};
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::Message;
@@ -102,11 +103,31 @@ impl EventMediator {
     ///
     /// Dropping the future stops the handler where it stands; deliver the message again.
     pub async fn handle(&self, message: Message) -> Result<Dispatched> {
+        let received = Received::new(self.encoder().decode(message)?);
+        self.dispatch(&received, Origin::Received(&received)).await
+    }
+
+    /// The same with a deadline, a token to call it off, a conversation or a scope, for the handlers of the message and all that they
+    /// lead to. The deadline is that of all its handlers together; a scope that is given is that of all of them.
+    ///
+    /// # Errors
+    ///
+    /// As there; [`ErrorKind::Timeout`] if the deadline has passed; [`ErrorKind::CommitUnknown`] if it passed while a transaction was
+    /// being committed or behind that; [`ErrorKind::Cancelled`] if the token was cancelled before.
+    ///
+    /// # Cancel safety
+    ///
+    /// As there.
+    pub async fn handle_with(&self, message: Message, options: &SendOptions) -> Result<Dispatched> {
+        let received = Received::new(self.encoder().decode(message)?);
+        let narrowed = Narrowed::of_received(&received, options);
+        let dispatched = self.dispatch(&received, Origin::Narrowed(&narrowed));
+        narrowed.limit(&received.message.name, dispatched).await
+    }
+
+    async fn dispatch(&self, received: &Received, origin: Origin<'_>) -> Result<Dispatched> {
         let emitter = self.core.emitter();
-        let message = emitter.encoder().decode(message)?;
-        let received = Received::new(message);
-        let origin = Origin::Received(&received);
-        let mut dispatched = Dispatched::default();
+        let mut dispatched = Dispatched { event: received.message.name.clone(), ..Dispatched::default() };
         for handler in emitter.events().of_message(&received.message) {
             let mut cx = Context::new(&self.core, origin);
             match handler.handle(&received.message, &cx).await? {
@@ -117,8 +138,12 @@ impl EventMediator {
                 emitter.emit(&cx, said).await?;
             }
         }
-        dispatched.event = received.message.name;
         Ok(dispatched)
+    }
+
+    /// How messages are made of events, and read.
+    pub fn encoder(&self) -> &Encoder {
+        self.core.emitter().encoder()
     }
 
     /// The topics that something is subscribed to, in alphabetical order.

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use cqrs_core::*;
+use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 
 use crate::support::*;
@@ -351,6 +352,69 @@ async fn what_goes_along_with_an_event_is_there_for_its_handlers_and_what_they_l
     let error = events.emit_with(Happened(2), &options).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Cancelled);
     assert!(journal.entries().is_empty());
+}
+
+#[derive(Serialize, Deserialize, NotificationEvent)]
+#[event(topic = "rooms")]
+struct Closed;
+
+fn closed() -> Message {
+    Encoder::default().encode(Envelope::new(Closed), &Correlation::new("theirs")).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_goes_along_with_a_received_message_is_there_for_all_its_handlers() {
+    let journal = Journal::new();
+    let look = || {
+        on_event(move |_: &Closed, cx| {
+            let (scope, message) = (cx.scope().get::<&str>(), cx.message().map(|message| &message.name));
+            let correlation = cx.correlation().correlation_id;
+            journal.note(format!("{:?} {correlation:?} {scope:?} {message:?}", left(cx)));
+            cx.scope().set("the first handler");
+            Box::pin(async { Ok(()) })
+        })
+    };
+    let events = EventMap::new().subscribe::<Closed>("rooms", look()).subscribe::<Closed>("rooms", look());
+    let events = EventMediator::new(EventEmitter::new(events)).unwrap();
+    let (token, scope) = (CancellationToken::new(), Scope::default());
+    scope.set("the caller");
+    let options = SendOptions::default().with_timeout(SECOND).with_cancellation(token.clone());
+    let dispatched = events.handle_with(closed(), &options.clone().with_scope(scope)).await.unwrap();
+    assert_eq!((dispatched.event.as_str(), dispatched.handled), ("closed", 2));
+    let seen = |from, scope| format!(r#"Some(1s) Some("{from}") {scope} Some("closed")"#);
+    assert_eq!(
+        journal.entries(),
+        [seen("theirs", r#"Some("the caller")"#), seen("theirs", r#"Some("the first handler")"#)]
+    );
+
+    // A conversation of one's own; without a scope each handler has one for itself.
+    journal.clear();
+    events.handle_with(closed(), &options.clone().with_correlation(Correlation::new("mine"))).await.unwrap();
+    assert_eq!(journal.entries(), [seen("mine", "None"), seen("mine", "None")]);
+
+    journal.clear();
+    token.cancel();
+    assert_eq!(events.handle_with(closed(), &options).await.unwrap_err().kind(), ErrorKind::Cancelled);
+    assert!(journal.entries().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_deadline_of_a_received_message_is_that_of_all_its_handlers_together() {
+    let slow = || {
+        on_event(|_: &Closed, _| {
+            Box::pin(async {
+                sleep(SECOND * 2 / 3).await;
+                Ok(())
+            })
+        })
+    };
+    let events = EventMap::new().subscribe::<Closed>("rooms", slow()).subscribe::<Closed>("rooms", slow());
+    let events = EventMediator::new(EventEmitter::new(events)).unwrap();
+    let began = Instant::now();
+    let error = events.handle_with(closed(), &SendOptions::default().with_timeout(SECOND)).await.unwrap_err();
+    assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Timeout, true));
+    assert_eq!(error.to_string(), "the time for `closed` is up");
+    assert_eq!(began.elapsed(), SECOND);
 }
 
 /// The number of the session of the scope.

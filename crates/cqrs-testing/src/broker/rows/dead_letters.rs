@@ -50,10 +50,9 @@ pub(super) async fn tell_their_event(bench: &Bench<'_>) -> Checked {
     let any = AnyOf::new(CloudEvents::new("/rooms").map_err(wrong)?).or(PythonCqrs::v0()).or(Json);
     let encoder = Encoder::default().with_codec(Compressed::gzip(any));
     let map = EventMap::new().subscribe_messages(&topic, NAME, Arc::new(Fails));
-    let events = EventMediator::new(EventEmitter::new(map).with_encoder(encoder.clone())).map_err(wrong)?;
+    let events = EventMediator::new(EventEmitter::new(map).with_encoder(encoder)).map_err(wrong)?;
     let consumer = Consumer::builder(Arc::clone(&broker), group)
         .events(events)
-        .encoder(encoder)
         .retry(RetryPolicy::default().with_max_attempts(1))
         .dead_letter_topic(&graveyard)
         .build()
