@@ -280,8 +280,7 @@ async fn one_that_is_taken_meanwhile_is_not_changed<D: Db>(site: &Site) {
         let (outbox, event_id) = (outbox.clone(), id(&message));
         async move { outbox.edit(event_id, &Edit::new().payload("[]")).await }
     });
-    sleep(Duration::from_millis(300)).await;
-    assert!(!editing.is_finished(), "it did not wait");
+    outbox.is_waited_for(&editing).await;
     taking.commit().await.unwrap();
     assert_eq!(editing.await.unwrap().unwrap(), Edited::TooLate);
     assert!(notes(&outbox).await.is_empty());

@@ -123,12 +123,13 @@ async fn it_waits_for_who_takes_a_lease<D: Db>(site: &Site) {
     let take =
         "UPDATE cqrs_outbox_group SET incarnation = '00000000-0000-4000-8000-000000000000', expires_at = ";
     tx.batch_execute(&format!("{take}{in_an_hour}")).await.unwrap();
-    let commit = async {
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        tx.commit().await.unwrap();
-    };
-    let (changed, ()) = tokio::join!(outbox.set_order_unit(OrderUnit::TopicAndKey), commit);
-    let error = changed.unwrap_err();
+    let changing = tokio::spawn({
+        let outbox = outbox.clone();
+        async move { outbox.set_order_unit(OrderUnit::TopicAndKey).await }
+    });
+    outbox.is_waited_for(&changing).await;
+    tx.commit().await.unwrap();
+    let error = changing.await.unwrap().unwrap_err();
     assert!(error.to_string().contains("a relay is at work"), "{error}");
     assert_eq!(outbox.order_unit().await.unwrap(), OrderUnit::Key);
 }
