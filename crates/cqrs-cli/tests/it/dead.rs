@@ -144,11 +144,12 @@ async fn edited(site: Site) {
     assert_eq!((&said["event_id"], &said["edited"]), (&id(1).into(), &"dead_letter".into()));
     let shown = dead_json(&site, &["show", &id(1)]).await.remove(0);
     assert_eq!((&shown["payload"], header(&shown, "raw")), (&Value::Null, None));
-    edit(&[&id(1), "--payload", "", "--remove-headers", "--header", "only=one", "--requested-by", "ada"])
+    edit(&[&id(1), "--payload", "", "--remove-headers"]).await.expect_error(1, &["no JSON", "content-type"]);
+    edit(&[&id(1), "--payload", "5", "--remove-headers", "--header", "only=one", "--requested-by", "ada"])
         .await
         .expect_code(0);
     let shown = dead_json(&site, &["show", &id(1)]).await.remove(0);
-    assert_eq!((&shown["payload"], &shown["headers"]), (&"".into(), &serde_json::json!([["only", "one"]])));
+    assert_eq!((&shown["payload"], &shown["headers"]), (&"5".into(), &serde_json::json!([["only", "one"]])));
     let requests = dead_json(&site, &["requests", "--oldest-first"]).await;
     let who: Vec<_> =
         requests.iter().map(|request| (&request["request"], &request["requested_by"])).collect();
