@@ -44,6 +44,8 @@ async fn asked_for(site: Site) {
     assert!(said.contains(&id(3)) && !said.contains(&id(4)), "{said}");
     assert!(said.contains("3 dead letters would be discarded, and there are more"), "{said}");
     assert_eq!(dead_json(&site, &["requests"]).await.len(), 0);
+    let said = dead(&site, &["replay", "--all", "--limit", "2", "--dry-run"]).await.expect_code(0);
+    assert!(said.contains("of which it is the turn when these are none any more"), "{said}");
     // One by its id, a key, a topic.
     let said = dead(&site, &["replay", &id(1)]).await.expect_code(0);
     assert!(said.contains("1 dead letter is to be replayed"), "{said}");
@@ -167,6 +169,7 @@ async fn edited(site: Site) {
     site.sql(&format!("UPDATE cqrs_outbox_dead SET headers = '[[1]]' WHERE event_id = '{}'", id(1))).await;
     let shown = dead_json(&site, &["show", &id(1)]).await.remove(0);
     assert_eq!((&shown["unreadable_headers"], &shown["headers"]), (&"[[1]]".into(), &serde_json::json!([])));
+    assert!(shown["defect"].as_str().unwrap().contains("`headers`"), "{shown}");
     let shown = dead(&site, &["show", &id(1)]).await.expect_code(0);
     assert!(shown.contains("cannot be sent") && shown.contains("[[1]]"), "{shown}");
     let said = edit(&[&id(1), "--payload", "{}"]).await.expect_code(0);
