@@ -479,7 +479,8 @@ impl<S, V> Rest<S, V> {
             None => None,
         };
         let emitter = (self.emitter)(EventEmitter::new(self.events));
-        let mut emitter = emitter.with_encoder(self.encoder.unwrap_or_default());
+        let encoder = self.encoder.unwrap_or_default();
+        let mut emitter = emitter.with_encoder(encoder.clone());
         if let Some(broker) = broker.clone().filter(|_| self.direct) {
             emitter = emitter.direct(broker);
         }
@@ -496,7 +497,7 @@ impl<S, V> Rest<S, V> {
         let consumer = match (&requests, &broker, self.group) {
             (Some(requests), Some(broker), Some(group)) if self.subscribed => {
                 let broker: Arc<dyn MessageBroker> = Arc::clone(broker);
-                let consumer = Consumer::builder(broker, group).events(requests.events());
+                let consumer = Consumer::builder(broker, group).events(requests.events()).encoder(encoder);
                 (self.consumer)(consumer).build().map(Some).or_else(|error| wrong(&mut problems, error))?
             }
             _ => None,

@@ -1,12 +1,14 @@
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use chrono::{DateTime, SecondsFormat, Utc};
 use cqrs_core::codec::header as wire;
-use cqrs_core::{Error, Message};
+use cqrs_core::{Encoder, Error, Message};
 
 /// The names of the headers that a dead letter has in addition to those of the message.
 pub mod header {
     /// Why it is dead: the error with its causes, cut to [`MAX_REASON_BYTES`].
     pub const REASON: &str = "cqrs-dead-letter-reason";
-    /// The name of the event; missing if the message does not tell it.
+    /// The name of the event; missing if it cannot be read.
     pub const EVENT: &str = "cqrs-dead-letter-event";
     /// The group whose handlers failed.
     pub const GROUP: &str = "cqrs-dead-letter-group";
@@ -26,13 +28,14 @@ pub mod header {
 pub(crate) struct DeadLetters {
     template: String,
     group: String,
+    encoder: Encoder,
 }
 
 impl DeadLetters {
     pub(crate) const DEFAULT_TOPIC: &str = "{topic}.dead-letters";
 
-    pub(crate) fn new(template: String, group: String) -> Self {
-        Self { template, group }
+    pub(crate) fn new(template: String, group: String, encoder: Encoder) -> Self {
+        Self { template, group, encoder }
     }
 
     /// What is wrong with the template for these topics.
@@ -53,8 +56,8 @@ impl DeadLetters {
         letter.topic = self.topic(&message.topic);
         let headers = &mut letter.headers;
         headers.set(header::REASON, cut(format!("{error:#}"), header::MAX_REASON_BYTES));
-        match event_name(message) {
-            Some(name) => headers.set(header::EVENT, name.to_owned()),
+        match self.event_of(message) {
+            Some(name) => headers.set(header::EVENT, name),
             None => headers.remove(header::EVENT),
         }
         headers.set(header::GROUP, self.group.clone());
@@ -62,6 +65,14 @@ impl DeadLetters {
         headers.set(header::TOPIC, message.topic.clone());
         headers.set(header::FAILED_AT, at.to_rfc3339_opts(SecondsFormat::Micros, true));
         letter
+    }
+
+    /// The event's name, which most formats have in the payload only.
+    pub(crate) fn event_of(&self, message: &Message) -> Option<String> {
+        // What is to be buried may be a message that a codec panics at.
+        let decoded = catch_unwind(AssertUnwindSafe(|| self.encoder.decode(message.clone())));
+        let read = decoded.ok().and_then(Result::ok).map(|message| message.name);
+        read.filter(|name| !name.is_empty()).or_else(|| event_name(message).map(str::to_owned))
     }
 
     fn topic(&self, topic: &str) -> String {
@@ -86,6 +97,10 @@ fn cut(mut text: String, max_bytes: usize) -> String {
 mod tests {
     use super::*;
 
+    fn letters(template: &str) -> DeadLetters {
+        DeadLetters::new(template.into(), "billing".into(), Encoder::default())
+    }
+
     #[test]
     fn a_reason_is_cut_between_characters() {
         assert_eq!(cut("abc".into(), 3), "abc");
@@ -97,10 +112,10 @@ mod tests {
     #[test]
     fn a_template_that_leads_back_is_a_mistake() {
         let topics = ["rooms".to_owned(), "dead".to_owned()];
-        assert!(DeadLetters::new(DeadLetters::DEFAULT_TOPIC.into(), "g".into()).problems(&topics).is_empty());
-        assert_eq!(DeadLetters::new("{topic}".into(), "g".into()).problems(&topics).len(), 2);
-        assert_eq!(DeadLetters::new("dead".into(), "g".into()).problems(&topics).len(), 1);
-        assert_eq!(DeadLetters::new(String::new(), "g".into()).problems(&topics).len(), 1);
+        assert!(letters(DeadLetters::DEFAULT_TOPIC).problems(&topics).is_empty());
+        assert_eq!(letters("{topic}").problems(&topics).len(), 2);
+        assert_eq!(letters("dead").problems(&topics).len(), 1);
+        assert_eq!(letters("").problems(&topics).len(), 1);
     }
 
     #[test]
@@ -110,9 +125,8 @@ mod tests {
         message.key = Some("k".into());
         message.headers.append(wire::NAME, "room_closed");
         message.headers.append(header::ATTEMPTS, "3");
-        let letters = DeadLetters::new("dead.{topic}".into(), "billing".into());
         let error = Error::handler("no room").with_retryable(true);
-        let mut letter = letters.make(&message, 10, &error, DateTime::UNIX_EPOCH);
+        let mut letter = letters("dead.{topic}").make(&message, 10, &error, DateTime::UNIX_EPOCH);
 
         assert_eq!(letter.topic, "dead.rooms");
         for (name, value) in [

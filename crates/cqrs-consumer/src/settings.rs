@@ -2,7 +2,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cqrs_core::broker::{StartFrom, SubscribeOptions};
-use cqrs_core::{Error, ErrorKind, EventMediator, MessageBroker, Result};
+use cqrs_core::{Encoder, Error, ErrorKind, EventMediator, MessageBroker, Result};
 
 use crate::consumer::Consumer;
 use crate::dead_letter::DeadLetters;
@@ -48,6 +48,7 @@ pub struct ConsumerBuilder {
     on_failure: OnFailure,
     on_unhandled: Unhandled,
     dead_letter_topic: String,
+    encoder: Encoder,
     drain_grace: Duration,
 }
 
@@ -65,6 +66,7 @@ impl ConsumerBuilder {
             on_failure: OnFailure::default(),
             on_unhandled: Unhandled::default(),
             dead_letter_topic: DeadLetters::DEFAULT_TOPIC.to_owned(),
+            encoder: Encoder::default(),
             drain_grace: Duration::from_secs(10),
         }
     }
@@ -131,6 +133,13 @@ impl ConsumerBuilder {
         self
     }
 
+    /// Sets how the name of a dead letter's event is [read](crate::header::EVENT): with the encoder of the mediator. Default: as
+    /// [`Encoder::default`] does, which knows it from headers only.
+    pub fn encoder(mut self, encoder: Encoder) -> Self {
+        self.encoder = encoder;
+        self
+    }
+
     /// Sets how long the handlers that run when the consumer is told to stop have to finish. Default 10 s.
     pub fn drain_grace(mut self, grace: Duration) -> Self {
         self.drain_grace = grace;
@@ -144,7 +153,7 @@ impl ConsumerBuilder {
     /// [`ErrorKind::Configuration`], naming everything that is wrong.
     pub fn build(self) -> Result<Consumer> {
         let topics = self.events.as_ref().map(EventMediator::topics).unwrap_or_default();
-        let dead_letters = DeadLetters::new(self.dead_letter_topic, self.group.clone());
+        let dead_letters = DeadLetters::new(self.dead_letter_topic, self.group.clone(), self.encoder);
         let mut problems: Vec<String> = [
             (self.group.is_empty(), "the consumer has no group: name the service that it belongs to"),
             (

@@ -14,7 +14,7 @@ use tokio::time;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use crate::dead_letter::event_name;
+use crate::dead_letter::{event_name, header};
 use crate::seen::Seen;
 use crate::settings::{OnFailure, Settings, Unhandled};
 use crate::stats::{Counter, Counters};
@@ -194,7 +194,7 @@ impl Worker {
         let Settings { broker, dead_letters, retry, .. } = &self.shared.settings;
         let letter = dead_letters.make(message, attempts, error, Utc::now());
         tracing::error!(
-            event = event_name(message),
+            event = letter.headers.get_str(header::EVENT),
             topic = message.topic,
             id = message.id.as_ref().map(tracing::field::display),
             error = format!("{error:#}"),

@@ -2,34 +2,33 @@
 //! and its functions do nothing.
 
 #[cfg(not(feature = "testing"))]
-pub(crate) use absent::{Held, Recording, Written};
+pub(crate) use absent::{Recording, Stored, Written};
 #[cfg(feature = "testing")]
-pub(crate) use present::{Held, Recording, Written};
+pub(crate) use present::{Recording, Stored, Written};
 
 #[cfg(not(feature = "testing"))]
 mod absent {
     use std::ops::Deref;
 
     use crate::context::AnyDomainEvent;
-    use crate::event::DomainEvent;
     use crate::message::Message;
     use crate::outgoing::Outgoing;
     use crate::transaction::Added;
 
     /// A domain event that was said.
-    pub(crate) struct Held(Box<dyn AnyDomainEvent>);
+    pub(crate) struct Stored<E>(E);
 
-    impl Held {
-        pub(crate) fn new(event: impl DomainEvent) -> Self {
-            Self(Box::new(event))
+    impl<E> Stored<E> {
+        pub(crate) fn new(event: E) -> Self {
+            Self(event)
         }
     }
 
-    impl Deref for Held {
-        type Target = dyn AnyDomainEvent;
+    impl<E> Deref for Stored<E> {
+        type Target = E;
 
-        fn deref(&self) -> &Self::Target {
-            &*self.0
+        fn deref(&self) -> &E {
+            &self.0
         }
     }
 
@@ -37,7 +36,7 @@ mod absent {
     pub(crate) struct Recording(());
 
     impl Recording {
-        pub(crate) fn emitted(&self, _: &Held) {}
+        pub(crate) fn emitted(&self, _: &dyn AnyDomainEvent) {}
 
         pub(crate) fn published(&self, _: &Message) {}
 
@@ -61,27 +60,29 @@ mod present {
     use std::sync::Arc;
 
     use crate::context::AnyDomainEvent;
-    use crate::event::DomainEvent;
     use crate::message::Message;
     use crate::outgoing::Outgoing;
     use crate::testing::Recorder;
     use crate::transaction::{AddOutcome, Added};
 
     /// A domain event that was said. It outlives its handlers where it is recorded, for which it needs no `Clone`.
-    #[derive(Clone)]
-    pub(crate) struct Held(Arc<dyn AnyDomainEvent>);
+    pub(crate) struct Stored<E>(Arc<E>);
 
-    impl Held {
-        pub(crate) fn new(event: impl DomainEvent) -> Self {
+    impl<E> Stored<E> {
+        pub(crate) fn new(event: E) -> Self {
             Self(Arc::new(event))
+        }
+
+        pub(crate) fn shared(&self) -> Arc<E> {
+            Arc::clone(&self.0)
         }
     }
 
-    impl Deref for Held {
-        type Target = dyn AnyDomainEvent;
+    impl<E> Deref for Stored<E> {
+        type Target = E;
 
-        fn deref(&self) -> &Self::Target {
-            &*self.0
+        fn deref(&self) -> &E {
+            &self.0
         }
     }
 
@@ -91,9 +92,9 @@ mod present {
 
     impl Recording {
         /// Its handlers are about to hear of it.
-        pub(crate) fn emitted(&self, event: &Held) {
+        pub(crate) fn emitted(&self, event: &dyn AnyDomainEvent) {
             if let Some(recorder) = &self.0 {
-                recorder.emitted(event.clone());
+                recorder.emitted(event.name(), event.share());
             }
         }
 

@@ -1,6 +1,6 @@
 //! The port to databases: a transaction that takes a handler's writes and what it says, together.
 
-use std::any::{Any, TypeId};
+use std::any::TypeId;
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::future::Future;
@@ -13,7 +13,7 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use crate::codec::Encoder;
-use crate::context::{AnyDomainEvent, Context, Said};
+use crate::context::{AnyDomainEvent, Context, Said, Unsent};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{DomainEvent, Event};
 use crate::mediator::Path;
@@ -235,6 +235,10 @@ impl<D: Database> BeforeCommit<D> {
         self.handlers.entry(TypeId::of::<E>()).or_default().push(Box::new(Bound(handler, PhantomData)));
         self
     }
+
+    fn handlers_of(&self, event: &dyn AnyDomainEvent) -> &[Box<dyn CallInTransaction<D>>] {
+        self.handlers.get(&event.as_any().type_id()).map_or(&[], Vec::as_slice)
+    }
 }
 
 impl<D: Database> Default for BeforeCommit<D> {
@@ -267,8 +271,7 @@ impl<E: DomainEvent, D: Database, H: TransactionalEventHandler<E, D>> CallInTran
         tx: &'a mut D::Tx,
         cx: &'a Context<'_>,
     ) -> Pin<Box<dyn Future<Output = Result<()>> + Send + 'a>> {
-        let event: &dyn Any = event;
-        match event.downcast_ref::<E>() {
+        match event.as_any().downcast_ref::<E>() {
             Some(event) => Box::pin(self.0.handle(event, tx, cx)),
             // The map finds handlers by the event's type, so there is no other case.
             None => Box::pin(std::future::ready(Ok(()))),
@@ -359,7 +362,7 @@ impl<D: Database> UnitOfWork<D> {
         let (mut messages, mut after_commit) = (Vec::new(), Vec::new());
         let mut path = Path::default();
         let mut queue: VecDeque<_> =
-            cx.take_said().into_iter().flat_map(|said| said.said).map(|said| (said, None)).collect();
+            cx.take_said().into_iter().flat_map(Unsent::into_all).map(|said| (said, None)).collect();
         while let Some((said, because_of)) = queue.pop_front() {
             if messages.len() + after_commit.len() >= max_events {
                 return Err(path.flood(said.name(), because_of, max_events));
@@ -367,15 +370,16 @@ impl<D: Database> UnitOfWork<D> {
             match said {
                 Said::Refused(error) => return Err(error),
                 Said::Integration(message) => messages.push(*message),
-                Said::Domain(event) => {
-                    for handler in self.before_commit.handlers.get(&event.key()).into_iter().flatten() {
-                        handler.call(&*event, tx, cx).await?;
+                Said::Domain(unsent) => {
+                    let event = &unsent.event;
+                    for handler in self.before_commit.handlers_of(event) {
+                        handler.call(event, tx, cx).await?;
                         if let Some(more) = cx.take_said() {
                             let because_of = Some(path.step(event.name(), because_of));
-                            queue.extend(more.said.into_iter().map(|said| (said, because_of)));
+                            queue.extend(more.into_all().map(|said| (said, because_of)));
                         }
                     }
-                    after_commit.push(Said::Domain(event));
+                    after_commit.push(Said::Domain(unsent));
                 }
             }
         }

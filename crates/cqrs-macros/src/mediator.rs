@@ -107,6 +107,8 @@ pub(crate) fn expand(declared: &Declared) -> Result<TokenStream> {
         #(#kept)*
         #visibility struct #name { #(#fields),* }
 
+        // Of a field that begins with `_`, say.
+        #[allow(non_snake_case)]
         const _: () = {
             #[doc(hidden)]
             #visibility struct #bound<__S: #stack> { #(#kept_as: #within,)* __stack: ::core::marker::PhantomData<fn(__S)> }

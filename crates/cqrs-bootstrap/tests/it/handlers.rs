@@ -1,14 +1,17 @@
 //! What the builder passes on to the mediators: streams, families, middlewares of events, the emitter's settings.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use cqrs_bootstrap::bootstrap;
+use cqrs_core::broker::memory::MemoryBroker;
 use cqrs_core::*;
 use cqrs_outbox::MemoryOutbox;
 use futures_util::{Stream, TryStreamExt, stream};
+use tokio::sync::Barrier;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-use crate::world::{CloseRoom, CloseRoomHandler, RoomClosed, Tell};
+use crate::world::{CloseRoom, CloseRoomHandler, MeetingRoomClosed, RoomClosed, Tell};
 
 #[derive(DomainEvent)]
 struct RoomOpened;
@@ -66,7 +69,7 @@ async fn handlers_of_all_kinds_are_registered() {
     let app = bootstrap()
         .outbox(MemoryOutbox::new())
         .without_relay()
-        .emitter(|emitter| emitter.with_on_failure(OnEventFailure::RunAll).with_concurrency(2))
+        .emitter(|emitter| emitter.with_on_failure(OnEventFailure::RunAll))
         .domain_events::<(RoomOpened, RoomClosed), _>(Fails(tell.clone()))
         .event_middleware(Around(tell.clone()))
         .domain_event::<RoomOpened>(Fails(tell.clone()))
@@ -83,4 +86,79 @@ async fn handlers_of_all_kinds_are_registered() {
     assert_eq!(told(&mut heard), ["room_opened", "around room_opened", "room_opened"]);
     app.requests().send(CloseRoom { room: 1, fails: false }).await.unwrap_err();
     assert_eq!(told(&mut heard), ["room_closed"]);
+}
+
+#[tokio::test]
+async fn a_middleware_of_events_stands_around_what_is_received() {
+    let (sender, mut heard) = unbounded_channel();
+    let tell = Tell(Arc::new(sender));
+    let app = bootstrap()
+        .event_middleware(Around(tell.clone()))
+        .group("rooms")
+        .subscribe::<MeetingRoomClosed>("rooms", tell)
+        .broker(Arc::new(MemoryBroker::new()))
+        .build()
+        .await
+        .unwrap();
+    let mut message = Message::new("rooms", r#"{"room":5}"#);
+    message.name = "meeting_room_closed".into();
+    app.events().handle(message).await.unwrap();
+    assert_eq!(told(&mut heard), ["around meeting_room_closed", "received 5"]);
+}
+
+/// Opens the next room with each that was opened, by way of an event or of a request.
+struct OpensTheNext;
+
+impl EventHandler<RoomOpened> for OpensTheNext {
+    async fn handle(&self, _: &RoomOpened, cx: &Context<'_>) -> Result<()> {
+        cx.emit(RoomOpened);
+        Ok(())
+    }
+}
+
+impl RequestHandler<OpenRoom> for OpensTheNext {
+    async fn handle(&self, _: OpenRoom, cx: &Context<'_>) -> Result<()> {
+        cx.send(OpenRoom).await
+    }
+}
+
+#[tokio::test]
+async fn the_emitter_has_the_limits_that_were_set() {
+    let app = bootstrap()
+        .emitter(|emitter| emitter.with_max_events(3).with_max_depth(2))
+        .domain_event::<RoomOpened>(OpensTheNext)
+        .request::<OpenRoom>(OpensTheNext)
+        .build()
+        .await
+        .unwrap();
+    let error = app.events().emit(RoomOpened).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::EventFlood);
+    assert!(error.to_string().contains("more than 3 events"), "{error}");
+    let error = app.requests().send(OpenRoom).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::EventFlood);
+    assert!(error.to_string().contains("from within 2 other requests"), "{error}");
+}
+
+/// Waits for all the others.
+struct Meets(Arc<Barrier>);
+
+impl EventHandler<RoomOpened> for Meets {
+    async fn handle(&self, _: &RoomOpened, _: &Context<'_>) -> Result<()> {
+        self.0.wait().await;
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn as_many_handlers_run_at_once_as_the_emitter_was_told() {
+    let all = Arc::new(Barrier::new(2));
+    let app = bootstrap()
+        .emitter(|emitter| emitter.with_concurrency(2))
+        .domain_event::<RoomOpened>(Meets(all.clone()))
+        .domain_event::<RoomOpened>(Meets(all))
+        .build()
+        .await
+        .unwrap();
+    let events = app.events();
+    tokio::time::timeout(Duration::from_secs(1), events.emit(RoomOpened)).await.unwrap().unwrap();
 }

@@ -2,8 +2,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cqrs_bootstrap::bootstrap;
+use cqrs_core::broker::SubscribeOptions;
 use cqrs_core::broker::memory::MemoryBroker;
-use cqrs_core::{ErrorKind, Tracing};
+use cqrs_core::codec::CloudEvents;
+use cqrs_core::{Encoder, ErrorKind, MessageBroker, RetryPolicy, Tracing};
 use cqrs_outbox::MemoryOutbox;
 use tokio::sync::mpsc::unbounded_channel;
 
@@ -51,6 +53,34 @@ async fn what_a_handler_says_reaches_everyone_it_concerns() {
     // It runs again, with what was said meanwhile.
     app.requests().send(CloseRoom { room: 7, fails: false }).await.unwrap();
     app.run_until(async { while told.recv().await.as_deref() != Some("received 7") {} }).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_letter_tells_its_event_in_the_format_of_the_application() {
+    let broker = Arc::new(MemoryBroker::new());
+    let mut letters =
+        broker.subscribe(SubscribeOptions::new("undertaker", ["rooms.dead-letters"])).await.unwrap();
+    // Nobody listens any more, which is an error of the handler.
+    let (tx, _) = unbounded_channel();
+    let app = bootstrap()
+        .encoder(Encoder::default().with_codec(CloudEvents::new("/rooms").unwrap()))
+        .group("rooms")
+        .subscribe::<MeetingRoomClosed>("rooms", Tell(Arc::new(tx)))
+        .consumer(|consumer| consumer.retry(RetryPolicy::default().with_max_attempts(1)))
+        .broker(broker.clone())
+        .direct()
+        .build()
+        .await
+        .unwrap();
+    let mut event = None;
+    app.run_until(async {
+        app.events().emit(MeetingRoomClosed { room: 5 }).await.unwrap();
+        let letter = letters.next().await.unwrap().unwrap();
+        event = letter.message().headers.get_str("cqrs-dead-letter-event").map(str::to_owned);
+    })
+    .await
+    .unwrap();
+    assert_eq!(event.as_deref(), Some("meeting_room_closed"));
 }
 
 #[tokio::test(start_paused = true)]

@@ -30,7 +30,7 @@ impl BrokerUnderTest for Kafka {
 /// The rows that a mock cluster is equal to, and that say what the scenarios here do not. With several members in a
 /// group it will not do: it takes no commit during a rebalance. Each new group costs it three seconds.
 const MOCK: &[&[&str]] = &[
-    &["envelope", "headers", "keys", "payloads"],
+    &["envelope", "formats", "headers", "keys", "payloads"],
     &["prefetch", "lost", "cancelled-next", "stale-tag"],
     &["closed", "publisher-closed", "oversize", "missing-destination"],
     &["session-order", "session-gap", "session-abort"],

@@ -3,9 +3,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use cqrs_consumer::{Unhandled, header};
-use cqrs_core::{Codec, Error, ErrorClass, codec::Json};
+use cqrs_core::codec::{AnyOf, Binding, CloudEvents, Correlation, Json, PythonCqrs};
+use cqrs_core::{
+    Codec, Encoder, Envelope, Error, ErrorClass, EventEmitter, EventMap, EventMediator, Message,
+};
 
-use crate::support::{Log, Script, consumer, message, on, run, settle, undecodable, until};
+use crate::support::{Log, On, RoomClosed, Script, consumer, message, on, run, settle, undecodable, until};
 
 #[tokio::test(start_paused = true)]
 async fn the_last_failure_leads_to_the_dead_letters_with_everything_told() {
@@ -63,6 +66,74 @@ async fn undecodable_skips_the_retries_and_the_others_go_on() {
     assert_eq!(ran.load(Ordering::SeqCst), 1);
     assert_eq!(consumer.stats().retried, 0);
     running.stop().await.unwrap();
+}
+
+/// The events of the dead letters of these messages.
+async fn events_of_letters(encoder: Encoder, messages: Vec<Message>) -> Vec<Option<String>> {
+    let map = EventMap::new().subscribe::<RoomClosed>("rooms", On(|_| async { Err(Error::handler("bad")) }));
+    let events = EventMediator::new(EventEmitter::new(map).with_encoder(encoder.clone())).unwrap();
+    let broker = Script::new();
+    let consumer = consumer(&broker, events).encoder(encoder).build().unwrap();
+    let sent = messages.len();
+    broker.deliver(messages);
+    let running = run(&consumer);
+    until(|| broker.acked().len() == sent).await;
+    running.stop().await.unwrap();
+    let letters = broker.published();
+    letters.iter().map(|letter| letter.headers.get_str(header::EVENT).map(str::to_owned)).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_letter_tells_its_event_in_whichever_format_it_is() {
+    let structured = CloudEvents::new("/rooms").unwrap();
+    let formats: [Arc<dyn Codec>; 5] = [
+        Arc::new(Json),
+        Arc::new(structured.clone()),
+        Arc::new(structured.clone().binary(Binding::Kafka)),
+        Arc::new(PythonCqrs::v0()),
+        Arc::new(PythonCqrs::v5_dataclass()),
+    ];
+    let mut messages: Vec<_> = formats
+        .map(|codec| {
+            let encoder = Encoder::default().with_codec(codec);
+            let event = Envelope::new(RoomClosed { n: 5 }).with_key("a");
+            let mut message = encoder.encode(event, &Correlation::default()).unwrap();
+            // As Kafka delivers it.
+            message.name = String::new();
+            message
+        })
+        .into();
+    let mut unreadable = Message::new("rooms", r#"{"eventName":"room_closed","eventId":"five"}"#);
+    unreadable.key = Some("a".into());
+    messages.push(unreadable);
+    let any = AnyOf::new(structured).or(PythonCqrs::v0()).or(Json);
+    let encoder = Encoder::default().with_codec_for_topic("rooms", any);
+
+    let told = Some("room_closed".to_owned());
+    let expected = [told.clone(), told.clone(), told.clone(), told.clone(), told, None];
+    assert_eq!(events_of_letters(encoder, messages).await, expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_its_codec_panics_at_is_a_dead_letter_too() {
+    #[derive(Debug)]
+    struct Fragile;
+
+    impl Codec for Fragile {
+        fn encode(&self, message: Message) -> cqrs_core::Result<Message> {
+            Ok(message)
+        }
+
+        fn decode(&self, _: Message) -> cqrs_core::Result<Message> {
+            panic!("at every message")
+        }
+    }
+
+    let messages = vec![message(1, Some("a")), Message::new("rooms", "{}")];
+    let encoder = Encoder::default().with_codec(Fragile);
+    let mut events = events_of_letters(encoder, messages).await;
+    events.sort();
+    assert_eq!(events, [None, Some("room_closed".to_owned())]);
 }
 
 #[tokio::test(start_paused = true)]

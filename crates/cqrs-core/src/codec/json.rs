@@ -4,7 +4,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use super::{Codec, Fit, compression_of, excerpt, header, is_json, text};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::EventKind;
-use crate::message::{Message, MessageId};
+use crate::message::{Headers, Message, MessageId};
 
 /// The default format: the payload alone as JSON, everything else in [headers](header).
 ///
@@ -55,11 +55,14 @@ impl Codec for Json {
     }
 
     fn decode(&self, mut message: Message) -> Result<Message> {
-        if let Some(id) = message.headers.get(header::ID) {
+        // Some brokers have told the one or the other already.
+        if let Some(id) = message.headers.get(header::ID)
+            && message.id.as_ref().is_none_or(|known| known.as_bytes() != id)
+        {
             message.id = Some(MessageId::from(id.clone()));
         }
-        if let Some(name) = text(&message.headers, header::NAME)? {
-            message.name = name.to_owned();
+        if let Some(name) = other_text(&message.headers, header::NAME, Some(&message.name))? {
+            message.name = name;
         }
         read_schema(&mut message)?;
         if let Some(timestamp) = text(&message.headers, header::TIMESTAMP)? {
@@ -67,8 +70,9 @@ impl Codec for Json {
                 .map_err(|error| bad(header::TIMESTAMP, timestamp, error))?;
             message.timestamp = Some(parsed.with_timezone(&Utc));
         }
-        if let Some(content_type) = text(&message.headers, header::CONTENT_TYPE)? {
-            message.content_type = Some(content_type.to_owned());
+        let known = message.content_type.as_deref();
+        if let Some(content_type) = other_text(&message.headers, header::CONTENT_TYPE, known)? {
+            message.content_type = Some(content_type);
         }
         Ok(message)
     }
@@ -86,6 +90,13 @@ impl Codec for Json {
             Fit::Perhaps
         }
     }
+}
+
+/// The text of a header, if it is not known already.
+fn other_text(headers: &Headers, name: &str, known: Option<&str>) -> Result<Option<String>> {
+    let is_known =
+        headers.get(name).is_some_and(|value| known.is_some_and(|known| known.as_bytes() == value));
+    if is_known { Ok(None) } else { Ok(text(headers, name)?.map(str::to_owned)) }
 }
 
 /// What most formats have no place for: the kind of the event, and the version of its schema.

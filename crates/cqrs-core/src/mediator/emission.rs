@@ -8,10 +8,11 @@ use futures_util::stream::FuturesUnordered;
 
 use super::direct::{DirectPublishes, flatten};
 use super::emitter::{EventEmitter, OnEventFailure};
-use super::event_map::CallDomain;
 use super::flood::Path;
-use crate::context::{AnyDomainEvent, Context, Said, Used};
+use crate::context::{AnyDomainEvent, Call, Context, Said, Unsent};
 use crate::error::{Error, Result};
+use crate::event::DomainEvent;
+use crate::recording::Stored;
 
 /// All that one request, one received message or one event from outside leads to.
 pub(super) struct Emission<'a> {
@@ -32,47 +33,110 @@ struct Later {
     because_of: usize,
 }
 
-/// Takes out what was said. Where a handler of a domain event fails, the policy says what becomes of the other domain
-/// events; integration events still go out, for the request that said them has succeeded.
+/// Takes out what was said: a domain event that was said before all else, and the rest. Where a handler of a domain event fails, the
+/// policy says what becomes of the other domain events; integration events still go out, for the request that said them has succeeded.
 ///
 /// Domain events whose handlers say nothing and do not fail are most of all: they are handled here, and nothing is allocated for them.
-pub(super) async fn go_out(emitter: &EventEmitter, cx: &Context<'_>, mut said: Box<Used>) -> Result<()> {
+pub(super) async fn go_out(
+    emitter: &EventEmitter,
+    cx: &Context<'_>,
+    mut first: Option<&dyn AnyDomainEvent>,
+    mut rest: impl Iterator<Item = Said>,
+) -> Result<()> {
     let mut emission: Option<Box<Emission<'_>>> = None;
     let mut count = 0;
-    for (number, said) in said.said.drain(..).enumerate() {
-        match said {
-            Said::Domain(event)
-                if number < emitter.max_events() && emission.is_none() && !emitter.is_concurrent() =>
-            {
-                emitter.recording().emitted(&event);
-                for handler in emitter.events().of_domain(&*event) {
-                    let mut cx_of_event = cx.nested();
-                    let handled = handler.call(&*event, &cx_of_event).await;
-                    let heard = cx_of_event.take_own_said();
-                    if handled.is_err() || heard.is_some() {
-                        let emission = emission.get_or_insert_with(|| Emission::boxed(emitter, cx));
-                        emission.hear(
-                            &*event,
-                            None,
-                            handled.and_then(|()| heard.map(Used::check).transpose()),
-                        );
-                        if !emission.goes_on() {
-                            break;
-                        }
-                    }
+    let mut later;
+    loop {
+        let event = match first.take() {
+            Some(first) => first,
+            None => match rest.next() {
+                Some(Said::Domain(unsent)) => {
+                    later = unsent;
+                    &later.event
                 }
-            }
-            more => {
-                let emission = emission.get_or_insert_with(|| Emission::boxed(emitter, cx));
-                Box::pin(emission.take(more, None, number + 1)).await;
-            }
+                Some(more) => {
+                    count += 1;
+                    let emission = emission.get_or_insert_with(|| Emission::boxed(emitter, cx));
+                    Box::pin(emission.take(more, None, count)).await;
+                    continue;
+                }
+                None => break,
+            },
+        };
+        count += 1;
+        if count > emitter.max_events() || emission.is_some() || emitter.is_concurrent() {
+            let emission = emission.get_or_insert_with(|| Emission::boxed(emitter, cx));
+            Box::pin(emission.take_domain(event, None, count)).await;
+            continue;
         }
-        count = number + 1;
+        emitter.recording().emitted(event);
+        let mut number = 0;
+        loop {
+            let mut cx_of_event = cx.nested();
+            let Some(Call { handled, is_last }) = event.call_handler(number, emitter.events(), &cx_of_event)
+            else {
+                break;
+            };
+            let handled = handled.await;
+            if !note(&mut emission, emitter, cx, event, handled, cx_of_event.take_own_said()) || is_last {
+                break;
+            }
+            number += 1;
+        }
     }
     match emission {
         Some(emission) => Box::pin(emission.finish(count)).await,
         None => Ok(()),
     }
+}
+
+/// The same for a domain event that is said alone, and whose type is known: its handlers are looked up once.
+pub(crate) async fn go_out_alone<E: DomainEvent>(
+    emitter: &EventEmitter,
+    cx: &Context<'_>,
+    event: E,
+) -> Result<()> {
+    let event = Stored::new(event);
+    let mut emission = None;
+    if emitter.max_events() == 0 || emitter.is_concurrent() {
+        let emission = emission.get_or_insert_with(|| Emission::boxed(emitter, cx));
+        Box::pin(emission.take_domain(&event, None, 1)).await;
+    } else {
+        emitter.recording().emitted(&event);
+        for handler in emitter.events().of_domain::<E>() {
+            let mut cx_of_event = cx.nested();
+            let handled = handler.call(&event, &cx_of_event).await;
+            if !note(&mut emission, emitter, cx, &event, handled, cx_of_event.take_own_said()) {
+                break;
+            }
+        }
+    }
+    match emission {
+        Some(emission) => Box::pin(emission.finish(1)).await,
+        None => Ok(()),
+    }
+}
+
+/// Remembers what a handler said, or that it failed; whether the next one is to hear of the event.
+#[inline]
+fn note<'a>(
+    emission: &mut Option<Box<Emission<'a>>>,
+    emitter: &'a EventEmitter,
+    cx: &'a Context<'a>,
+    event: &dyn AnyDomainEvent,
+    handled: Result<()>,
+    heard: Option<Box<Unsent>>,
+) -> bool {
+    if handled.is_ok() && heard.is_none() {
+        return true;
+    }
+    let emission = emission.get_or_insert_with(|| Emission::boxed(emitter, cx));
+    emission.hear(event, None, handled.and_then(|()| checked(heard)));
+    emission.goes_on()
+}
+
+fn checked(heard: Option<Box<Unsent>>) -> Result<Option<Box<Unsent>>> {
+    heard.map(|mut said| said.check().map(|()| said)).transpose()
 }
 
 impl<'a> Emission<'a> {
@@ -89,22 +153,34 @@ impl<'a> Emission<'a> {
     }
 
     async fn take(&mut self, said: Said, because_of: Option<usize>, count: usize) {
-        if count > self.emitter.max_events() && !self.is_flooded {
-            self.failures.push(self.path.flood(said.name(), because_of, self.emitter.max_events()));
-            self.is_flooded = true;
-        }
         match said {
-            Said::Domain(_) if self.is_flooded => {}
-            Said::Domain(event) if self.goes_on() => {
-                self.emitter.recording().emitted(&event);
-                self.handle(&*event, because_of).await;
-            }
-            Said::Domain(event) => {
-                tracing::warn!(event = event.name(), "not handled, because a handler before it failed");
-            }
+            Said::Domain(event) => self.take_domain(&event.event, because_of, count).await,
             // What only an outbox can do was refused when it was said; see `Context::emit`.
-            Said::Integration(outgoing) => self.direct.publish(self.emitter, outgoing.message).await,
+            Said::Integration(outgoing) => {
+                self.watch_flood(&outgoing.message.name, because_of, count);
+                self.direct.publish(self.emitter, outgoing.message).await;
+            }
             Said::Refused(error) => self.failures.push(error),
+        }
+    }
+
+    async fn take_domain(&mut self, event: &dyn AnyDomainEvent, because_of: Option<usize>, count: usize) {
+        self.watch_flood(event.name(), because_of, count);
+        if self.is_flooded {
+            return;
+        }
+        if self.goes_on() {
+            self.emitter.recording().emitted(event);
+            self.handle(event, because_of).await;
+        } else {
+            tracing::warn!(event = event.name(), "not handled, because a handler before it failed");
+        }
+    }
+
+    fn watch_flood(&mut self, event: &str, because_of: Option<usize>, count: usize) {
+        if count > self.emitter.max_events() && !self.is_flooded {
+            self.failures.push(self.path.flood(event, because_of, self.emitter.max_events()));
+            self.is_flooded = true;
         }
     }
 
@@ -114,14 +190,12 @@ impl<'a> Emission<'a> {
     }
 
     async fn handle(&mut self, event: &dyn AnyDomainEvent, because_of: Option<usize>) {
-        let handlers = self.emitter.events().of_domain(event);
+        let handlers = event.handlers(self.emitter.events());
         match self.emitter.concurrency() {
-            Some(limit) if handlers.len() > 1 => {
-                self.handle_at_once(event, because_of, handlers, limit).await;
-            }
+            Some(limit) if handlers > 1 => self.handle_at_once(event, because_of, handlers, limit).await,
             _ => {
-                for handler in handlers {
-                    let heard = call(&**handler, event, self.cx).await;
+                for number in 0..handlers {
+                    let heard = call(event, number, self.emitter, self.cx).await;
                     self.hear(event, because_of, heard);
                     if !self.goes_on() {
                         break;
@@ -137,16 +211,14 @@ impl<'a> Emission<'a> {
         &mut self,
         event: &dyn AnyDomainEvent,
         because_of: Option<usize>,
-        handlers: &[Box<dyn CallDomain>],
+        handlers: usize,
         limit: NonZeroUsize,
     ) {
-        let cx = self.cx;
-        let mut waiting = handlers
-            .iter()
-            .enumerate()
-            .map(|(number, handler)| async move { (number, call(&**handler, event, cx).await) });
+        let (emitter, cx) = (self.emitter, self.cx);
+        let mut waiting =
+            (0..handlers).map(|number| async move { (number, call(event, number, emitter, cx).await) });
         let mut running: FuturesUnordered<_> = waiting.by_ref().take(limit.get()).collect();
-        let mut all_heard = Vec::with_capacity(handlers.len());
+        let mut all_heard = Vec::with_capacity(handlers);
         let mut goes_on = true;
         while let Some((number, heard)) = running.next().await {
             goes_on &= heard.is_ok() || self.emitter.on_failure() != OnEventFailure::Stop;
@@ -163,13 +235,13 @@ impl<'a> Emission<'a> {
         &mut self,
         event: &dyn AnyDomainEvent,
         because_of: Option<usize>,
-        heard: Result<Option<Box<Used>>>,
+        heard: Result<Option<Box<Unsent>>>,
     ) {
         match heard {
             Ok(None) => {}
             Ok(Some(more)) => {
                 let because_of = self.path.step(event.name(), because_of);
-                self.later.extend(more.said.into_iter().map(|said| Later { said, because_of }));
+                self.later.extend(more.into_all().map(|said| Later { said, because_of }));
             }
             Err(error) if self.emitter.on_failure() == OnEventFailure::Log => {
                 tracing::error!(
@@ -195,11 +267,14 @@ impl<'a> Emission<'a> {
 
 /// What the handler said.
 async fn call(
-    handler: &dyn CallDomain,
     event: &dyn AnyDomainEvent,
+    number: usize,
+    emitter: &EventEmitter,
     cx: &Context<'_>,
-) -> Result<Option<Box<Used>>> {
+) -> Result<Option<Box<Unsent>>> {
     let mut cx = cx.nested();
-    handler.call(event, &cx).await?;
-    cx.take_own_said().map(Used::check).transpose()
+    if let Some(call) = event.call_handler(number, emitter.events(), &cx) {
+        call.handled.await?;
+    }
+    checked(cx.take_own_said())
 }

@@ -1,12 +1,15 @@
+use std::future::Future;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
+
+use futures_util::TryFutureExt;
 
 use super::emission::go_out;
 use super::event_map::EventMap;
 use crate::broker::MessageBroker;
 use crate::codec::Encoder;
-use crate::context::{Context, Used};
+use crate::context::{Context, Unsent};
 use crate::error::Result;
 use crate::middleware::NoMiddleware;
 use crate::recording::Recording;
@@ -156,21 +159,28 @@ impl EventEmitter {
     }
 
     /// Takes out what a request said that has been carried out. So it is not to be sent again, whatever failed here.
-    pub(crate) async fn emit_of_request(&self, cx: &Context<'_>, said: Box<Used>) -> Result<()> {
+    pub(crate) fn emit_of_request(
+        &self,
+        cx: &Context<'_>,
+        said: Box<Unsent>,
+    ) -> impl Future<Output = Result<()>> + Send {
         cx.carry_out();
-        self.emit(cx, said).await.map_err(|error| error.with_retryable(false))
+        self.emit(cx, said).map_err(|error| error.with_retryable(false))
     }
 
     /// Takes out what was said in this context.
-    pub(crate) async fn emit(&self, cx: &Context<'_>, said: Box<Used>) -> Result<()> {
-        let said = said.check()?;
+    pub(crate) async fn emit(&self, cx: &Context<'_>, mut said: Box<Unsent>) -> Result<()> {
+        said.check()?;
         match cx.parent() {
             // It happened only if the outer transaction commits.
             Some(parent) if parent.is_in_transaction() => {
-                parent.extend(said.said);
+                parent.extend(said);
                 Ok(())
             }
-            _ => go_out(self, cx, said).await,
+            _ => {
+                let (first, rest) = said.split();
+                go_out(self, cx, first, rest).await
+            }
         }
     }
 }

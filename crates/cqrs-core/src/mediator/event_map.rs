@@ -1,17 +1,15 @@
-use std::any::{Any, TypeId};
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
-use std::future::Future;
 use std::marker::PhantomData;
-use std::pin::Pin;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use futures_util::future::BoxFuture;
 use serde::de::DeserializeOwned;
 
-use super::type_hash::TypeHasher;
+use super::handlers::Handlers;
 use crate::codec::decode_payload;
-use crate::context::{AnyDomainEvent, Context};
+use crate::context::Context;
 use crate::error::Result;
 use crate::event::{DomainEvent, Event, EventHandler, IntegrationEvent};
 use crate::message::Message;
@@ -22,7 +20,7 @@ use crate::middleware::{EventMiddlewareStack, NoMiddleware, Placement, Stacked};
 /// A middleware stands around the handlers that are bound after it; the first is the outermost.
 #[must_use = "a map does nothing until a mediator is made of it"]
 pub struct EventMap<S = NoMiddleware> {
-    domain: HashMap<TypeId, Vec<Box<dyn CallDomain>>, TypeHasher>,
+    domain: Handlers,
     subscribed: HashMap<String, Vec<Subscribed>>,
     problems: Vec<String>,
     middleware: S,
@@ -37,7 +35,7 @@ impl EventMap {
     /// An empty map.
     pub fn new() -> Self {
         Self {
-            domain: HashMap::default(),
+            domain: Handlers::default(),
             subscribed: HashMap::new(),
             problems: Vec::new(),
             middleware: NoMiddleware,
@@ -79,7 +77,11 @@ impl<S> EventMap<S> {
         S: EventMiddlewareStack<E>,
     {
         let bound = self.within_middleware(handler);
-        self.domain.entry(TypeId::of::<E>()).or_default().push(Box::new(BoundDomain(bound, PhantomData)));
+        let handler: Box<dyn CallDomain<E>> = Box::new(bound);
+        match self.domain.get_mut::<HandlersOf<E>>() {
+            Some(HandlersOf(handlers)) => handlers.push(handler),
+            None => self.domain.insert(HandlersOf(vec![handler])),
+        }
         self
     }
 
@@ -145,8 +147,9 @@ impl<S> EventMap<S> {
         &self.problems
     }
 
-    pub(super) fn of_domain(&self, event: &dyn AnyDomainEvent) -> &[Box<dyn CallDomain>] {
-        self.domain.get(&event.key()).map_or(&[], Vec::as_slice)
+    #[inline]
+    pub(crate) fn of_domain<E: DomainEvent>(&self) -> &[Box<dyn CallDomain<E>>] {
+        self.domain.get::<HandlersOf<E>>().map_or(&[], |HandlersOf(handlers)| handlers)
     }
 
     pub(super) fn of_message<'a>(
@@ -203,28 +206,16 @@ pub enum Handled {
     Duplicate,
 }
 
-pub(super) trait CallDomain: Send + Sync {
-    fn call<'a>(
-        &'a self,
-        event: &'a dyn AnyDomainEvent,
-        cx: &'a Context<'_>,
-    ) -> Pin<Box<dyn Future<Output = Result<()>> + Send + 'a>>;
+/// The handlers of one domain event.
+struct HandlersOf<E>(Vec<Box<dyn CallDomain<E>>>);
+
+pub(crate) trait CallDomain<E>: Send + Sync {
+    fn call<'a>(&'a self, event: &'a E, cx: &'a Context<'_>) -> BoxFuture<'a, Result<()>>;
 }
 
-struct BoundDomain<E, H>(H, PhantomData<fn(E)>);
-
-impl<E: DomainEvent, H: EventHandler<E>> CallDomain for BoundDomain<E, H> {
-    fn call<'a>(
-        &'a self,
-        event: &'a dyn AnyDomainEvent,
-        cx: &'a Context<'_>,
-    ) -> Pin<Box<dyn Future<Output = Result<()>> + Send + 'a>> {
-        let event: &dyn Any = event;
-        match event.downcast_ref::<E>() {
-            Some(event) => Box::pin(self.0.handle(event, cx)),
-            // The map finds handlers by the event's type, so there is no other case.
-            None => Box::pin(std::future::ready(Ok(()))),
-        }
+impl<E: DomainEvent, H: EventHandler<E>> CallDomain<E> for H {
+    fn call<'a>(&'a self, event: &'a E, cx: &'a Context<'_>) -> BoxFuture<'a, Result<()>> {
+        Box::pin(self.handle(event, cx))
     }
 }
 

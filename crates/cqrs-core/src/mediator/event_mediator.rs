@@ -4,7 +4,6 @@ use std::sync::Arc;
 use super::emitter::EventEmitter;
 use super::event_map::Handled;
 use super::request_mediator::Core;
-use crate::codec::Correlation;
 use crate::context::{Context, Emit, Narrowed, Origin, Received};
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::Message;
@@ -88,12 +87,7 @@ impl EventMediator {
     }
 
     async fn emit_within<E: Emit>(&self, event: E, origin: Origin<'_>) -> Result<()> {
-        let mut cx = Context::new(&self.core, origin);
-        cx.emit(event);
-        match cx.take_own_said() {
-            Some(said) => self.core.emitter().emit(&cx, said).await,
-            None => Ok(()),
-        }
+        event.go_out(&mut Context::new(&self.core, origin)).await
     }
 
     /// Takes a received message to the handlers that are subscribed to its topic and event, one after the other, and
@@ -110,7 +104,7 @@ impl EventMediator {
     pub async fn handle(&self, message: Message) -> Result<Dispatched> {
         let emitter = self.core.emitter();
         let message = emitter.encoder().decode(message)?;
-        let received = Received { correlation: Correlation::caused_by(&message), message };
+        let received = Received::new(message);
         let origin = Origin::Received(&received);
         let mut dispatched = Dispatched::default();
         for handler in emitter.events().of_message(&received.message) {

@@ -41,6 +41,10 @@ impl Handlers {
         }
     }
 
+    pub(super) fn get_mut<B: Any>(&mut self) -> Option<&mut B> {
+        self.slots.iter_mut().flatten().find_map(|bound| bound.downcast_mut::<B>())
+    }
+
     /// Adds one whose request has none.
     pub(super) fn insert<B: Any + Send + Sync>(&mut self, bound: B) {
         self.len += 1;

@@ -28,5 +28,6 @@ pub use request_mediator::{RequestMediator, Sending};
 pub use static_mediator::{HandlerFor, StaticHandlers, StaticMediator, declared};
 pub use stream::Streaming;
 
+pub(crate) use emission::go_out_alone;
 pub(crate) use flood::Path;
 pub(crate) use request_mediator::Core;

@@ -35,10 +35,6 @@ impl Handlers {
         });
     }
 
-    fn get_mut<B: Any>(&mut self) -> Option<&mut B> {
-        self.slots.iter_mut().flatten().find_map(|bound| bound.downcast_mut::<B>())
-    }
-
     fn set<B: Any + Send + Sync>(&mut self, bound: B) {
         match self.get_mut::<B>() {
             Some(place) => *place = bound,

@@ -1,10 +1,7 @@
 //! Hashes of types: a [`TypeId`] is one already.
 
 use std::any::TypeId;
-use std::hash::{BuildHasherDefault, Hash, Hasher};
-
-/// Of a map whose keys are types.
-pub(super) type TypeHasher = BuildHasherDefault<Taken>;
+use std::hash::{Hash, Hasher};
 
 pub(super) fn hash_of(id: TypeId) -> u64 {
     let mut taken = Taken::default();

@@ -12,7 +12,6 @@ use crate::error::WithCauses;
 use crate::event::{DomainEvent, IntegrationEvent};
 use crate::message::Message;
 use crate::outgoing::Outgoing;
-use crate::recording::Held;
 
 /// Requests that reached their handler or script; see [`TestMediator::sent`](super::TestMediator::sent).
 pub struct Sent<R>(PhantomData<fn(R)>);
@@ -31,16 +30,7 @@ pub trait Kind: sealed::Kind {}
 pub trait Content: Kind + sealed::Content {}
 
 mod sealed {
-    use super::{Held, Recorder};
-
-    #[derive(Clone)]
-    pub struct Event(pub(super) Held);
-
-    impl std::fmt::Debug for Event {
-        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            f.write_str(self.0.name())
-        }
-    }
+    use super::Recorder;
 
     pub trait Kind {
         /// What is recorded of it.
@@ -467,7 +457,7 @@ impl<'a, R: Send + 'static> Found<'a, Sent<R>> {
 impl<E> Kind for Emitted<E> {}
 
 impl<E> sealed::Kind for Emitted<E> {
-    type Record = sealed::Event;
+    type Record = Arc<dyn Any + Send + Sync>;
     const VERB: &'static str = "emitted";
 }
 
@@ -478,16 +468,15 @@ impl<E: DomainEvent> sealed::Content for Emitted<E> {
 
     #[allow(private_interfaces)]
     fn with<T>(record: &Self::Record, _: &Recorder, look: impl FnOnce(&E) -> T) -> Result<T, String> {
-        let event: &dyn Any = &*record.0;
         // They were found by this type, so there is no other case.
-        event.downcast_ref::<E>().map(look).ok_or_else(|| "it is of another type".to_owned())
+        record.downcast_ref::<E>().map(look).ok_or_else(|| "it is of another type".to_owned())
     }
 }
 
 impl<'a, E: DomainEvent> Found<'a, Emitted<E>> {
     pub(super) fn emitted(recorder: &'a Recorder) -> Self {
         Self::new(recorder, E::NAME, |entry| match entry {
-            Entry::Emitted(event) if event.key() == TypeId::of::<E>() => Some(sealed::Event(event.clone())),
+            Entry::Emitted { event, .. } if event.is::<E>() => Some(Arc::clone(event)),
             _ => None,
         })
     }

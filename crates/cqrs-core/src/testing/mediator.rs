@@ -138,7 +138,7 @@ impl TestMediator {
     pub fn said(&self) -> Vec<String> {
         let name = |entry: &Entry| match entry {
             Entry::Sent { .. } => None,
-            Entry::Emitted(event) => Some(event.name().to_owned()),
+            Entry::Emitted { name, .. } => Some((*name).to_owned()),
             Entry::Published(outgoing) => Some(outgoing.message.name.clone()),
         };
         self.recorder.entries().iter().filter_map(name).collect()

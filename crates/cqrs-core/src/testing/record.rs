@@ -8,7 +8,6 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use crate::codec::Encoder;
 use crate::message::Message;
 use crate::outgoing::Outgoing;
-use crate::recording::Held;
 
 /// Where a sent request is kept, if it is. It needs no `Sync`.
 pub(super) type Slot<R> = OnceLock<Mutex<R>>;
@@ -21,7 +20,7 @@ pub(crate) struct Recorder {
 
 pub(super) enum Entry {
     Sent { request: TypeId, name: &'static str, slot: Arc<dyn Any + Send + Sync> },
-    Emitted(Held),
+    Emitted { name: &'static str, event: Arc<dyn Any + Send + Sync> },
     Published(Box<Outgoing>),
 }
 
@@ -61,8 +60,8 @@ impl Recorder {
         slot
     }
 
-    pub(crate) fn emitted(&self, event: Held) {
-        self.entries().push(Entry::Emitted(event));
+    pub(crate) fn emitted(&self, name: &'static str, event: Arc<dyn Any + Send + Sync>) {
+        self.entries().push(Entry::Emitted { name, event });
     }
 
     pub(crate) fn published(&self, outgoing: Outgoing) {
@@ -93,7 +92,7 @@ impl fmt::Display for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Sent { name, .. } => write!(f, "sent {name}"),
-            Self::Emitted(event) => write!(f, "emitted {}", event.name()),
+            Self::Emitted { name, .. } => write!(f, "emitted {name}"),
             Self::Published(outgoing) => {
                 let Message { name, topic, key, payload, .. } = &outgoing.message;
                 write!(f, "published {name} to {topic}")?;

@@ -10,7 +10,7 @@ use futures_util::future::{BoxFuture, Either, select};
 use smallvec::SmallVec;
 
 use super::passing::{Inside, Knock};
-use crate::context::{Context, Narrowed, Used};
+use crate::context::{Context, Narrowed, Unsent};
 use crate::middleware::Next;
 use crate::request::{Reply, Request};
 use crate::send_options::{SendOptions, commit_cut_off};
@@ -19,7 +19,7 @@ use crate::send_options::{SendOptions, commit_cut_off};
 pub(super) struct Left<'a> {
     cx: &'a Context<'a>,
     /// What the last try that succeeded has said: a layer may not like its response, and try again.
-    said: Mutex<Option<Box<Used>>>,
+    said: Mutex<Option<Box<Unsent>>>,
     /// A try was dropped while it committed a transaction, or behind that.
     commit_cut_off: AtomicBool,
 }
@@ -36,7 +36,7 @@ impl<'a> Left<'a> {
     /// Takes what was said to where the middleware stands.
     pub(super) fn succeed(self) {
         if let Some(said) = self.said.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            self.cx.extend(said.said);
+            self.cx.extend(said);
         }
     }
 

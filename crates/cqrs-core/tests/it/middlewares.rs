@@ -8,7 +8,7 @@ use std::time::Duration;
 use cqrs_core::*;
 use futures_util::FutureExt;
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::support::*;
 
@@ -311,6 +311,13 @@ fn what_makes_no_sense_is_refused_when_the_mediator_is_made() {
         .bind::<Happened>(on_event(|_: &Happened, _| Box::pin(async { Ok(()) })));
     let error = EventMediator::new(EventEmitter::new(map)).unwrap_err();
     assert!(error.to_string().starts_with("the event `happened`: a `Retry` stands within"), "{error}");
+
+    let both = EventMap::new()
+        .middleware(ConcurrencyLimit::new(0))
+        .middleware(Retry::new(RetryPolicy::default().with_max_attempts(0)))
+        .bind::<Happened>(on_event(|_: &Happened, _| Box::pin(async { Ok(()) })));
+    let text = EventMediator::new(EventEmitter::new(both)).unwrap_err().to_string();
+    assert!(text.contains("lets nothing through") && text.contains("attempts is 0"), "{text}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -435,17 +442,26 @@ async fn a_limit_lets_so_many_run_so_many_wait_and_refuses_the_rest() {
     waits.await.unwrap();
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn who_is_cancelled_waits_no_longer() {
     let (gate, running) = (Arc::new(Notify::new()), counter());
-    let requests = RequestMap::new().middleware(ConcurrencyLimit::new(1)).bind::<Act>(held(gate, running));
+    let limit = ConcurrencyLimit::new(1).with_max_waiting(1);
+    let requests = RequestMap::new().middleware(limit).bind::<Act>(held(Arc::clone(&gate), running));
     let (mediator, token) = (mediator(requests), CancellationToken::new());
     let mut holds = mediator.send(Act);
     assert!((&mut holds).now_or_never().is_none());
     let options = SendOptions::default().with_cancellation(token.clone());
-    let (waited, ()) = tokio::join!(mediator.send_with(Act, &options), async { token.cancel() });
-    assert_eq!(waited.unwrap_err().kind(), ErrorKind::Cancelled);
+    let waiting = timeout(SECOND, mediator.send_with(Act, &options));
+    let (waited, ()) = tokio::join!(waiting, async { token.cancel() });
+    assert_eq!(waited.unwrap().unwrap_err().kind(), ErrorKind::Cancelled);
     assert_eq!(running.load(Ordering::Relaxed), 1);
+    // Now another one may wait, and gets the place when it is free.
+    let mut waits = mediator.send(Act);
+    assert!((&mut waits).now_or_never().is_none());
+    gate.notify_one();
+    holds.await.unwrap();
+    gate.notify_one();
+    timeout(SECOND, waits).await.unwrap().unwrap();
 }
 
 #[tokio::test]

@@ -317,6 +317,42 @@ impl Drop for Session {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_goes_along_with_an_event_is_there_for_its_handlers_and_what_they_lead_to() {
+    let journal = Journal::new();
+    let look = move |who: &'static str, cx: &Context<'_>| {
+        let scope = cx.scope().get::<&str>();
+        journal.note(format!("{who} {:?} {:?} {:?}", left(cx), cx.correlation().correlation_id, scope));
+    };
+    let requests = RequestMap::new().bind(on_request(move |_: Inner, cx| {
+        look("request", cx);
+        Box::pin(async { Ok(()) })
+    }));
+    let events = EventMap::new().bind(on_event(move |_: &Happened, cx| {
+        Box::pin(async move {
+            look("event", cx);
+            cx.send(Inner).await
+        })
+    }));
+    let events = RequestMediator::new(requests, EventEmitter::new(events)).unwrap().events();
+    let (token, scope) = (CancellationToken::new(), Scope::default());
+    scope.set("who asked");
+    let options = SendOptions::default()
+        .with_timeout(SECOND)
+        .with_correlation(Correlation::new("mine"))
+        .with_scope(scope)
+        .with_cancellation(token.clone());
+    events.emit_with(Happened(1), &options).await.unwrap();
+    let seen = r#"Some(1s) Some("mine") Some("who asked")"#;
+    assert_eq!(journal.entries(), [format!("event {seen}"), format!("request {seen}")]);
+
+    journal.clear();
+    token.cancel();
+    let error = events.emit_with(Happened(2), &options).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Cancelled);
+    assert!(journal.entries().is_empty());
+}
+
 /// The number of the session of the scope.
 async fn session(cx: &Context<'_>, journal: &'static Journal, made: &'static AtomicU32) -> Result<u32> {
     let make = async || Result::<_>::Ok(Session(journal, made.fetch_add(1, Ordering::Relaxed)));

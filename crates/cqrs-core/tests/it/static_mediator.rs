@@ -74,11 +74,13 @@ impl RequestHandler<S> for Arithmetician {
     }
 }
 
+// And these are names that it does have for itself.
 mediator! {
     struct Named {
-        requests: S => Arithmetician,
-        none: Add => Arithmetician,
+        __requests: S => Arithmetician,
+        __stack: Add => Arithmetician,
         r#type: Twice => Arithmetician,
+        bound: Halve => Arithmetician,
     }
 }
 
@@ -86,13 +88,15 @@ mediator! {
 async fn fields_and_types_may_have_any_name() {
     let journal = Journal::new();
     let handlers = Named {
-        requests: Arithmetician(journal),
-        none: Arithmetician(journal),
+        __requests: Arithmetician(journal),
+        __stack: Arithmetician(journal),
         r#type: Arithmetician(journal),
+        bound: Arithmetician(journal),
     };
     let mediator = StaticMediator::new(handlers, RequestMap::new(), EventEmitter::default()).unwrap();
     mediator.send(S).await.unwrap();
     assert_eq!(mediator.send(Twice(2)).await.unwrap(), 4);
+    mediator.send(Halve(2)).await.unwrap();
 }
 
 fn arithmetic<S>(requests: RequestMap<S>, journal: &'static Journal) -> Result<StaticMediator<Arithmetic, S>>
@@ -211,7 +215,8 @@ async fn options_go_along_with_its_requests() {
     impl RequestHandler<Add> for Sleeps {
         async fn handle(&self, _: Add, cx: &Context<'_>) -> Result<u64> {
             assert_eq!(cx.correlation(), Correlation::new("mine"));
-            std::future::pending().await
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            Ok(0)
         }
     }
 

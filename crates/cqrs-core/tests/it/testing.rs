@@ -20,6 +20,9 @@ struct Close {
     room: u32,
 }
 
+#[derive(Debug, PartialEq, DomainEvent)]
+struct Counted(u32);
+
 /// Scripted by most tests. Not `Clone`.
 #[derive(Debug, PartialEq, Request)]
 #[request(response = u32)]
@@ -125,6 +128,15 @@ async fn what_is_said_before_the_count_narrows_and_behind_it_asserts() {
         "`Count` equal to Count { room: 5 } was to hold for all 2 that were sent, and holds for 1"
     ));
     assert!(text.contains("\nnot equal: Count { room: 6 }\n"), "{text}");
+    test.events().emit(Counted(7)).await.unwrap();
+    test.emitted::<Counted>().once().equal_to(&Counted(7));
+    let text = failure(|| drop(test.emitted::<Counted>().equal_to(&Counted(8)).once()));
+    assert!(
+        text.starts_with(
+            "`counted` equal to Counted(8) was to be emitted once, and was never\nnot equal: Counted(7)\n"
+        ),
+        "{text}"
+    );
     assert!(failure(|| told().never()).starts_with("`told` was to be published never, and was 2 times"));
 }
 

@@ -21,9 +21,13 @@ macro_rules! fails {
 }
 
 fails! {
-    drops_a_header_of_the_codec: Fault::DropsHeader("cqrs-version") => ["envelope"];
+    drops_a_header_of_the_codec: Fault::DropsHeader("cqrs-version") => ["envelope", "formats"];
+    drops_a_header_of_cloud_events: Fault::DropsHeader("ce_specversion") => ["formats", "dead-letters"];
+    drops_the_compression: Fault::DropsHeader("content-encoding") => ["formats", "dead-letters"];
+    drops_why_it_is_dead: Fault::DropsHeader("cqrs-dead-letter-event") => ["dead-letters"];
+    drops_the_conversation: Fault::DropsHeader("correlation-id") => ["formats"];
     drops_an_empty_header: Fault::DropsHeader("empty") => ["headers"];
-    loses_the_key: Fault::LosesKey => ["keys", "session-order"];
+    loses_the_key: Fault::LosesKey => ["formats", "keys", "session-order"];
     cuts_large_payloads: Fault::CutsPayload(65_535) => ["payloads"];
     fills_tombstones: Fault::FillsTombstones => ["tombstones"];
 
@@ -33,7 +37,7 @@ fails! {
 
     takes_a_release_for_an_ack: Fault::ReleaseIsAck => ["release", "attempts"];
     takes_the_first_ack_for_a_release: Fault::FirstAckIsRelease =>
-        ["headers", "keys", "payloads", "acknowledged", "stale-tag", "cancelled-next", "within-a-group", "session-order",
+        ["formats", "headers", "keys", "payloads", "acknowledged", "stale-tag", "cancelled-next", "within-a-group", "session-order",
          "session-gap", "session-abort", "reopen"];
     puts_what_was_released_at_the_end: Fault::ReleasesToTheEnd => ["release", "attempts"];
     does_not_count_attempts: Fault::AttemptIsOne => ["attempts"];

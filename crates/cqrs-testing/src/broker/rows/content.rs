@@ -7,15 +7,15 @@ use cqrs_core::{Codec, Correlation, Encoder, EventKind, Headers, Message};
 use crate::broker::bench::{Bench, Checked, Stop, ensure, skip};
 
 /// Sends the messages one after the other, and gives back what arrived for each.
-async fn round_trips(
+pub(super) async fn round_trips(
     bench: &Bench<'_>,
-    make: impl FnOnce(&str) -> Vec<Message>,
+    make: impl FnOnce(&str) -> Checked<Vec<Message>>,
 ) -> Checked<Vec<(Message, Message)>> {
     let broker = bench.open().await?;
     let topic = bench.topic("t").await?;
     let mut subscription = bench.subscribe(&broker, "g", &topic).await?;
     let mut pairs = Vec::new();
-    for sent in make(&topic) {
+    for sent in make(&topic)? {
         bench.publish(&broker, vec![sent.clone()]).await?;
         let delivery = bench.next(&mut subscription, "a message").await?;
         let arrived = delivery.message().clone();
@@ -31,8 +31,6 @@ async fn round_trips(
 }
 
 pub(super) async fn envelope(bench: &Bench<'_>) -> Checked {
-    let encoder = Encoder::default();
-    let mut refused = None;
     let pairs = round_trips(bench, |topic| {
         let mut message = Message::new(topic, "{}");
         message.id = Some("Straße 1 ".into());
@@ -40,16 +38,12 @@ pub(super) async fn envelope(bench: &Bench<'_>) -> Checked {
         message.kind = Some(EventKind::Ecst);
         message.version = Some(7);
         message.content_type = Some("application/json".to_owned());
-        encoder
+        let message = Encoder::default()
             .finish(message, &Correlation::new("conversation"))
-            .map_err(|error| refused = Some(error))
-            .into_iter()
-            .collect()
+            .map_err(|error| Stop::Failed(format!("the codec refused the message: {error}")))?;
+        Ok(vec![message])
     })
     .await?;
-    if let Some(error) = refused {
-        return Err(Stop::Failed(format!("the codec refused the message: {error}")));
-    }
     for (sent, arrived) in pairs {
         let decoded = Json
             .decode(arrived)
@@ -74,15 +68,13 @@ pub(super) async fn headers(bench: &Bench<'_>) -> Checked {
         &[("number", b"1"), ("boolean", b"true"), ("null", b"null"), ("json", b"{\"a\":[1]}")],
     ];
     let pairs = round_trips(bench, |topic| {
-        cases
-            .map(|headers| {
-                let mut message = Message::new(topic, "{}");
-                message.headers = Headers::from_iter(
-                    headers.iter().map(|(name, value)| (*name, Bytes::from_static(value))),
-                );
-                message
-            })
-            .into()
+        let messages = cases.map(|headers| {
+            let mut message = Message::new(topic, "{}");
+            message.headers =
+                Headers::from_iter(headers.iter().map(|(name, value)| (*name, Bytes::from_static(value))));
+            message
+        });
+        Ok(messages.into())
     })
     .await?;
     for (sent, arrived) in pairs {
@@ -111,13 +103,12 @@ pub(super) async fn keys(bench: &Bench<'_>) -> Checked {
         Some(Bytes::from(vec![b'k'; 200])),
     ];
     let pairs = round_trips(bench, |topic| {
-        cases
-            .map(|key| {
-                let mut message = Message::new(topic, "{}");
-                message.key = key;
-                message
-            })
-            .into()
+        let messages = cases.map(|key| {
+            let mut message = Message::new(topic, "{}");
+            message.key = key;
+            message
+        });
+        Ok(messages.into())
     })
     .await?;
     for (sent, arrived) in pairs {
@@ -135,7 +126,8 @@ pub(super) async fn payloads(bench: &Bench<'_>) -> Checked {
         Bytes::from(every_byte.clone()),
         Bytes::from(every_byte.repeat(400)),
     ];
-    let pairs = round_trips(bench, |topic| cases.map(|payload| Message::new(topic, payload)).into()).await?;
+    let pairs =
+        round_trips(bench, |topic| Ok(cases.map(|payload| Message::new(topic, payload)).into())).await?;
     for (sent, arrived) in pairs {
         ensure(arrived.payload == sent.payload, || match (&sent.payload, &arrived.payload) {
             (Some(sent), Some(arrived)) if sent.len() <= 300 => format!("{sent:?} arrived as {arrived:?}"),
@@ -155,7 +147,7 @@ pub(super) async fn tombstones(bench: &Bench<'_>) -> Checked {
     let pairs = round_trips(bench, |topic| {
         let mut message = Message::tombstone(topic);
         message.key = Some("room 5".into());
-        vec![message]
+        Ok(vec![message])
     })
     .await?;
     for (_, arrived) in pairs {

@@ -1,8 +1,10 @@
 //! The rows of the suite.
 
 mod content;
+mod dead_letters;
 mod delivery;
 mod errors;
+mod formats;
 mod groups;
 mod lifecycle;
 mod sessions;
@@ -28,6 +30,8 @@ macro_rules! rows {
 
 pub(super) const ALL: &[Entry] = rows! {
     "envelope", "id, name, kind, version, time and content type come back through the codec" => content::envelope;
+    "formats", "an event comes back in every wire format of the core" => formats::all;
+    "dead-letters", "a dead letter tells its event, whatever its wire format is" => dead_letters::tell_their_event;
     "headers", "headers arrive identical: unicode, empty, binary, special characters" => content::headers;
     "keys", "keys arrive identical: none, empty, unicode, binary, long" => content::keys;
     "payloads", "payloads arrive identical: empty, binary, large" => content::payloads;

@@ -1,28 +1,33 @@
 //! What a handler has at hand.
 
-use std::any::{Any, TypeId};
+mod emit;
+mod narrowed;
+mod said;
+
 use std::fmt;
 use std::future::Future;
 use std::iter::successors;
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use futures_util::future::{Either, select};
-use smallvec::SmallVec;
 use tokio_util::sync::CancellationToken;
 
 use crate::codec::{Correlation, IntoMessage};
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::{DomainEvent, Envelope, Event, IntegrationEvent, kind};
+use crate::event::DomainEvent;
 use crate::mediator::{Core, Sending, Streaming};
 use crate::message::Message;
 use crate::outgoing::Outgoing;
-use crate::recording::Held;
 use crate::request::{Request, StreamRequest};
 use crate::scope::Scope;
-use crate::send_options::{SendOptions, cancelled, commit_cut_off, events_cut_off, too_deep, too_late};
+use crate::send_options::{SendOptions, cancelled, too_deep, too_late};
+
+pub use emit::{Emit, SayAs};
+pub(crate) use narrowed::Narrowed;
+pub(crate) use said::{AnyDomainEvent, Call, Said, Unsent};
 
 /// What a handler has at hand: it says what happened ([`emit`](Self::emit)), sends further requests
 /// ([`send`](Self::send)), and sees what led here.
@@ -36,15 +41,7 @@ pub struct Context<'a> {
     /// Whether a request begins here, and not only a part of one.
     is_of_request: bool,
     /// Out of the way: most contexts hear nothing, and each is made, looked at and dropped.
-    used: Mutex<Option<Box<Used>>>,
-}
-
-/// What a context has when something was said or kept in it. It stays where it is, in its box, until all of it went out.
-#[derive(Default)]
-pub(crate) struct Used {
-    /// Most handlers say little.
-    pub(crate) said: SmallVec<[Said; 2]>,
-    scope: Option<Scope>,
+    unsent: Mutex<Option<Box<Unsent>>>,
 }
 
 /// Where a context comes from, and so what it inherits. Two words, so that it travels in registers.
@@ -57,113 +54,19 @@ pub(crate) enum Origin<'a> {
     Narrowed(&'a Narrowed<'a>),
 }
 
-/// A request from outside, or a part of what happens in a context, with options of its own.
-pub(crate) struct Narrowed<'a> {
-    parent: Option<&'a Context<'a>>,
-    options: &'a SendOptions,
-    /// A token that is cancelled by that of the options and by those around it.
-    cancellation: Option<CancellationToken>,
-    /// Commits in it that go on or are done: if its time is up now, nobody can tell what became of it.
-    commits: AtomicUsize,
-    /// Whether nobody knows of one of them.
-    is_commit_unknown: AtomicBool,
-    /// Whether a request in it has been carried out, and its events go out or have gone.
-    is_carried_out: AtomicBool,
-    /// Which [`ConcurrencyLimit`](crate::ConcurrencyLimit) it has a place of.
-    place: Option<usize>,
-}
-
-impl<'a> Narrowed<'a> {
-    pub(crate) fn new(parent: Option<&'a Context<'a>>, options: &'a SendOptions) -> Self {
-        Self {
-            parent,
-            options,
-            cancellation: options.cancellation.clone(),
-            commits: AtomicUsize::new(0),
-            is_commit_unknown: AtomicBool::new(false),
-            is_carried_out: AtomicBool::new(false),
-            place: None,
-        }
-    }
-
-    pub(crate) fn with_place(mut self, limit: usize) -> Self {
-        self.place = Some(limit);
-        self
-    }
-
-    /// Whether its time is up.
-    pub(crate) fn is_over(&self) -> bool {
-        self.options.is_over()
-    }
-
-    /// Whether a commit goes on in it, or is done.
-    pub(crate) fn has_commit_begun(&self) -> bool {
-        self.commits.load(Ordering::Relaxed) > 0
-    }
-
-    /// Whether there is a commit in it of which nobody knows.
-    pub(crate) fn is_commit_unknown(&self) -> bool {
-        self.is_commit_unknown.load(Ordering::Relaxed)
-    }
-
-    /// Waits for the reply, but not for longer than until the deadline; not at all if the token is cancelled.
-    pub(crate) async fn limit<T, E: From<Error>>(
-        &self,
-        request: &str,
-        reply: impl Future<Output = Result<T, E>>,
-    ) -> Result<T, E> {
-        self.begin(request)?;
-        self.in_time(request, reply).await
-    }
-
-    /// Whether it may begin.
-    pub(crate) fn begin(&self, request: &str) -> Result<()> {
-        if self.options.is_cancelled() { Err(cancelled(request)) } else { Ok(()) }
-    }
-
-    /// Waits for a part of it, but not for longer than until the deadline.
-    pub(crate) async fn in_time<T, E: From<Error>>(
-        &self,
-        request: &str,
-        reply: impl Future<Output = Result<T, E>>,
-    ) -> Result<T, E> {
-        let Some(deadline) = self.options.deadline else { return reply.await };
-        if self.is_over() {
-            return Err(too_late(request).into());
-        }
-        tokio::time::timeout_at(deadline.into(), reply).await.unwrap_or_else(|_| {
-            Err(if self.has_commit_begun() {
-                commit_cut_off(request).into()
-            } else if self.is_carried_out.load(Ordering::Relaxed) {
-                events_cut_off(request).into()
-            } else {
-                too_late(request).into()
-            })
-        })
-    }
-}
-
-/// A received message, with what ties to it whatever is said because of it.
+/// A received message, and what ties to it whatever is said because of it: most handlers do not ask.
 pub(crate) struct Received {
     pub(crate) message: Message,
-    pub(crate) correlation: Correlation,
+    correlation: OnceLock<Correlation>,
 }
 
-/// Something that was said. An event that cannot be published is kept as the error it is, and fails the request
-/// before anything goes out.
-pub(crate) enum Said {
-    Domain(Held),
-    Integration(Box<Outgoing>),
-    Refused(Error),
-}
+impl Received {
+    pub(crate) fn new(message: Message) -> Self {
+        Self { message, correlation: OnceLock::new() }
+    }
 
-impl Said {
-    pub(crate) fn name(&self) -> &str {
-        match self {
-            Self::Domain(event) => event.name(),
-            Self::Integration(outgoing) => &outgoing.message.name,
-            Self::Refused(_) => "?",
-        }
+    fn correlation(&self) -> Correlation {
+        self.correlation.get_or_init(|| Correlation::caused_by(&self.message)).clone()
     }
 }
 
@@ -185,60 +88,17 @@ async fn passing_on<T>(
 
 /// All but the scope.
 #[inline]
-fn take_said(used: &mut Option<Box<Used>>) -> Option<Box<Used>> {
-    // Most contexts are not used.
-    if used.is_none() { None } else { take_used(used) }
+fn take_said(unsent: &mut Option<Box<Unsent>>) -> Option<Box<Unsent>> {
+    // Most contexts hear nothing.
+    if unsent.is_none() { None } else { take_unsent(unsent) }
 }
 
-fn take_used(used: &mut Option<Box<Used>>) -> Option<Box<Used>> {
-    let mut said = used.take()?;
-    if said.scope.is_some() {
-        *used = Some(Box::new(Used { scope: said.scope.take(), ..Used::default() }));
+fn take_unsent(unsent: &mut Option<Box<Unsent>>) -> Option<Box<Unsent>> {
+    let mut said = unsent.take()?;
+    if let Some(scope) = said.take_scope() {
+        *unsent.get_or_insert_with(Unsent::nothing).scope() = scope;
     }
-    (!said.said.is_empty()).then_some(said)
-}
-
-impl Used {
-    /// What was refused when it was said, if something was.
-    pub(crate) fn check(self: Box<Self>) -> Result<Box<Self>> {
-        match self.said.iter().position(|said| matches!(said, Said::Refused(_))) {
-            Some(at) => Err(self.refusal(at)),
-            None => Ok(self),
-        }
-    }
-
-    fn refused(&self) -> Option<&Error> {
-        self.said.iter().find_map(|said| match said {
-            Said::Refused(error) => Some(error),
-            _ => None,
-        })
-    }
-
-    #[cold]
-    fn refusal(mut self, at: usize) -> Error {
-        match self.said.swap_remove(at) {
-            Said::Refused(error) => error,
-            // It was found there.
-            said => Error::new(ErrorKind::InvalidEvent, format!("the event `{}` was refused", said.name())),
-        }
-    }
-}
-
-/// A domain event whose type is found again by its [`TypeId`].
-pub(crate) trait AnyDomainEvent: Any + Send + Sync {
-    fn name(&self) -> &'static str;
-}
-
-impl<E: DomainEvent> AnyDomainEvent for E {
-    fn name(&self) -> &'static str {
-        E::NAME
-    }
-}
-
-impl dyn AnyDomainEvent {
-    pub(crate) fn key(&self) -> TypeId {
-        self.type_id()
-    }
+    (!said.is_empty()).then_some(said)
 }
 
 impl<'a> Context<'a> {
@@ -252,7 +112,13 @@ impl<'a> Context<'a> {
 
     #[inline(always)]
     fn made(core: &'a Core, origin: Origin<'a>, is_of_request: bool) -> Self {
-        Self { core, origin, has_transaction: AtomicBool::new(false), is_of_request, used: Mutex::new(None) }
+        Self {
+            core,
+            origin,
+            has_transaction: AtomicBool::new(false),
+            is_of_request,
+            unsent: Mutex::new(None),
+        }
     }
 
     /// Says that something happened: a domain event, an integration event, or an [`Envelope`] around one.
@@ -266,7 +132,7 @@ impl<'a> Context<'a> {
     /// or asks for what only an outbox can do where there is none, fails the request then, as if the handler itself had failed: a transaction is rolled back and
     /// none of the request's events goes out.
     pub fn emit<E: Emit>(&self, event: E) {
-        self.push(event.say(self));
+        event.say(self);
     }
 
     /// Sends a request to its handler, from within a handler. It belongs to the same conversation.
@@ -344,7 +210,7 @@ impl<'a> Context<'a> {
         match (self.parent(), self.options().and_then(|options| options.scope.as_ref())) {
             (Some(parent), _) => parent.scope(),
             (None, Some(given)) => given.clone(),
-            (None, None) => self.used().get_or_insert_default().scope.get_or_insert_default().clone(),
+            (None, None) => self.unsent().get_or_insert_with(Unsent::nothing).scope().clone(),
         }
     }
 
@@ -361,7 +227,7 @@ impl<'a> Context<'a> {
         match self.origin {
             Origin::Root => Correlation::default(),
             Origin::Correlated(correlation) => correlation.clone(),
-            Origin::Received(received) => received.correlation.clone(),
+            Origin::Received(received) => received.correlation(),
             Origin::Nested(parent) => parent.correlation(),
             Origin::Narrowed(Narrowed { options: SendOptions { correlation: Some(given), .. }, .. }) => {
                 given.clone()
@@ -452,7 +318,7 @@ impl<'a> Context<'a> {
 
     /// What was refused around this one, as by a middleware: it would fail the request when its transaction has been committed.
     pub(crate) fn refused_around(&self) -> Option<Error> {
-        self.outwards().skip(1).find_map(|cx| cx.used().as_ref()?.refused().map(Error::copied))
+        self.outwards().skip(1).find_map(|cx| cx.unsent().as_ref()?.refused().map(Error::copied))
     }
 
     /// Whether it stands behind this limit already.
@@ -483,37 +349,57 @@ impl<'a> Context<'a> {
         self.has_transaction.store(false, Ordering::Relaxed);
     }
 
-    pub(crate) fn push(&self, said: Said) {
-        self.used().get_or_insert_default().said.push(said);
+    #[inline]
+    fn say_domain(&self, event: impl DomainEvent) {
+        let said = Unsent::domain(event);
+        match &mut *self.unsent() {
+            Some(unsent) => unsent.push(Said::Domain(said)),
+            none => *none = Some(said),
+        }
     }
 
-    pub(crate) fn extend(&self, said: impl IntoIterator<Item = Said>) {
-        self.used().get_or_insert_default().said.extend(said);
+    pub(crate) fn push(&self, said: Said) {
+        self.unsent().get_or_insert_with(Unsent::nothing).push(said);
+    }
+
+    pub(crate) fn extend(&self, said: Box<Unsent>) {
+        match &mut *self.unsent() {
+            Some(unsent) => said.into_all().for_each(|said| unsent.push(said)),
+            none => *none = Some(said),
+        }
     }
 
     /// What was said there was said here.
     pub(crate) fn extend_by(&self, part: &mut Context<'_>) {
         if let Some(said) = part.take_own_said() {
-            self.extend(said.said);
+            self.extend(said);
         }
     }
 
     /// Takes what was said, if something was.
-    pub(crate) fn take_said(&self) -> Option<Box<Used>> {
-        take_said(&mut self.used())
+    pub(crate) fn take_said(&self) -> Option<Box<Unsent>> {
+        take_said(&mut self.unsent())
     }
 
     /// The same without touching the lock: nobody else has the context.
     #[inline]
-    pub(crate) fn take_own_said(&mut self) -> Option<Box<Used>> {
-        take_said(self.used.get_mut().unwrap_or_else(PoisonError::into_inner))
+    pub(crate) fn take_own_said(&mut self) -> Option<Box<Unsent>> {
+        take_said(self.unsent.get_mut().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn used(&self) -> MutexGuard<'_, Option<Box<Used>>> {
-        self.used.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Lets go out what was said here.
+    pub(crate) async fn send_out(&mut self) -> Result<()> {
+        match self.take_own_said() {
+            Some(said) => self.core.emitter().emit(self, said).await,
+            None => Ok(()),
+        }
     }
 
-    fn say_integration(&self, event: impl IntoMessage, name: &str) -> Said {
+    fn unsent(&self) -> MutexGuard<'_, Option<Box<Unsent>>> {
+        self.unsent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn say_integration(&self, event: impl IntoMessage, name: &str) {
         let emitter = self.core.emitter();
         let encoded = if self.is_in_transaction() {
             event.into_outgoing(emitter.encoder(), &self.correlation())
@@ -529,112 +415,9 @@ impl<'a> Context<'a> {
                 ),
             ))
         };
-        encoded.map_or_else(Said::Refused, |outgoing| Said::Integration(Box::new(outgoing)))
+        self.push(encoded.map_or_else(Said::Refused, |outgoing| Said::Integration(Box::new(outgoing))));
     }
 }
-
-/// What can be said with [`Context::emit`]: every event, an [`Envelope`] around an integration event, and a [`Message`] of one's own
-/// making.
-///
-/// It is implemented here only.
-#[diagnostic::on_unimplemented(
-    message = "`{Self}` cannot be emitted",
-    label = "not an event",
-    note = "derive one of `DomainEvent`, `NotificationEvent`, `EcstEvent`; an integration event needs `serde::Serialize`, too"
-)]
-pub trait Emit: sealed::Emit {}
-
-mod sealed {
-    use super::{Context, Said};
-
-    pub trait Emit {
-        #[allow(private_interfaces)]
-        fn say(self, cx: &Context<'_>) -> Said;
-    }
-}
-
-/// How an event of this kind is said.
-#[diagnostic::on_unimplemented(
-    message = "`{E}` cannot be emitted as it is",
-    note = "an integration event implements `IntegrationEvent` and `serde::Serialize`, a domain event `DomainEvent`"
-)]
-pub trait SayAs<E>: sealed_kind::SayAs<E> {}
-
-mod sealed_kind {
-    use super::{Context, Said};
-
-    pub trait SayAs<E> {
-        #[allow(private_interfaces)]
-        fn say(event: E, cx: &Context<'_>) -> Said;
-    }
-}
-
-impl<E: Event> Emit for E where E::Kind: SayAs<E> {}
-
-impl<E: Event> sealed::Emit for E
-where
-    E::Kind: SayAs<E>,
-{
-    #[allow(private_interfaces)]
-    fn say(self, cx: &Context<'_>) -> Said {
-        <E::Kind as sealed_kind::SayAs<E>>::say(self, cx)
-    }
-}
-
-impl<E: IntegrationEvent> Emit for Envelope<E> {}
-
-impl<E: IntegrationEvent> sealed::Emit for Envelope<E> {
-    #[allow(private_interfaces)]
-    fn say(self, cx: &Context<'_>) -> Said {
-        cx.say_integration(self, E::NAME)
-    }
-}
-
-/// A message of one's own making, as an integration event: bytes for [`codec::Raw`](crate::codec::Raw), or a
-/// [tombstone](Message::tombstone).
-impl Emit for Message {}
-
-impl sealed::Emit for Message {
-    #[allow(private_interfaces)]
-    fn say(self, cx: &Context<'_>) -> Said {
-        let name = self.name.clone();
-        cx.say_integration(self, &name)
-    }
-}
-
-impl Emit for Outgoing {}
-
-impl sealed::Emit for Outgoing {
-    #[allow(private_interfaces)]
-    fn say(self, cx: &Context<'_>) -> Said {
-        let name = self.message.name.clone();
-        cx.say_integration(self, &name)
-    }
-}
-
-impl<E: DomainEvent> SayAs<E> for kind::Domain {}
-
-impl<E: DomainEvent> sealed_kind::SayAs<E> for kind::Domain {
-    #[allow(private_interfaces)]
-    fn say(event: E, _cx: &Context<'_>) -> Said {
-        Said::Domain(Held::new(event))
-    }
-}
-
-macro_rules! said_as_integration {
-    ($($kind:ident)*) => {$(
-        impl<E: IntegrationEvent> SayAs<E> for kind::$kind {}
-
-        impl<E: IntegrationEvent> sealed_kind::SayAs<E> for kind::$kind {
-            #[allow(private_interfaces)]
-            fn say(event: E, cx: &Context<'_>) -> Said {
-                cx.say_integration(event, E::NAME)
-            }
-        }
-    )*};
-}
-
-said_as_integration!(Notification Ecst);
 
 impl fmt::Debug for Context<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,0 +1,96 @@
+//! A part of what happens, with options of its own.
+
+use std::future::Future;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use tokio_util::sync::CancellationToken;
+
+use super::Context;
+use crate::error::{Error, Result};
+use crate::send_options::{SendOptions, cancelled, commit_cut_off, events_cut_off, too_late};
+
+/// A request from outside, or a part of what happens in a context, with options of its own.
+pub(crate) struct Narrowed<'a> {
+    pub(super) parent: Option<&'a Context<'a>>,
+    pub(super) options: &'a SendOptions,
+    /// A token that is cancelled by that of the options and by those around it.
+    pub(super) cancellation: Option<CancellationToken>,
+    /// Commits in it that go on or are done: if its time is up now, nobody can tell what became of it.
+    pub(super) commits: AtomicUsize,
+    /// Whether nobody knows of one of them.
+    pub(super) is_commit_unknown: AtomicBool,
+    /// Whether a request in it has been carried out, and its events go out or have gone.
+    pub(super) is_carried_out: AtomicBool,
+    /// Which [`ConcurrencyLimit`](crate::ConcurrencyLimit) it has a place of.
+    pub(super) place: Option<usize>,
+}
+
+impl<'a> Narrowed<'a> {
+    pub(crate) fn new(parent: Option<&'a Context<'a>>, options: &'a SendOptions) -> Self {
+        Self {
+            parent,
+            options,
+            cancellation: options.cancellation.clone(),
+            commits: AtomicUsize::new(0),
+            is_commit_unknown: AtomicBool::new(false),
+            is_carried_out: AtomicBool::new(false),
+            place: None,
+        }
+    }
+
+    pub(crate) fn with_place(mut self, limit: usize) -> Self {
+        self.place = Some(limit);
+        self
+    }
+
+    /// Whether its time is up.
+    pub(crate) fn is_over(&self) -> bool {
+        self.options.is_over()
+    }
+
+    /// Whether a commit goes on in it, or is done.
+    pub(crate) fn has_commit_begun(&self) -> bool {
+        self.commits.load(Ordering::Relaxed) > 0
+    }
+
+    /// Whether there is a commit in it of which nobody knows.
+    pub(crate) fn is_commit_unknown(&self) -> bool {
+        self.is_commit_unknown.load(Ordering::Relaxed)
+    }
+
+    /// Waits for the reply, but not for longer than until the deadline; not at all if the token is cancelled.
+    pub(crate) async fn limit<T, E: From<Error>>(
+        &self,
+        request: &str,
+        reply: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
+        self.begin(request)?;
+        self.in_time(request, reply).await
+    }
+
+    /// Whether it may begin.
+    pub(crate) fn begin(&self, request: &str) -> Result<()> {
+        if self.options.is_cancelled() { Err(cancelled(request)) } else { Ok(()) }
+    }
+
+    /// Waits for a part of it, but not for longer than until the deadline.
+    pub(crate) async fn in_time<T, E: From<Error>>(
+        &self,
+        request: &str,
+        reply: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
+        let Some(deadline) = self.options.deadline else { return reply.await };
+        if self.is_over() {
+            return Err(too_late(request).into());
+        }
+        tokio::time::timeout_at(deadline.into(), reply).await.unwrap_or_else(|_| {
+            Err(if self.has_commit_begun() {
+                commit_cut_off(request).into()
+            } else if self.is_carried_out.load(Ordering::Relaxed) {
+                events_cut_off(request).into()
+            } else {
+                too_late(request).into()
+            })
+        })
+    }
+}
