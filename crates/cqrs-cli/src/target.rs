@@ -211,7 +211,7 @@ pub(crate) struct PatientDatabaseArgs {
     #[command(flatten)]
     pub(crate) database: DatabaseArgs,
 
-    /// How long to wait for a database that cannot be reached
+    /// How long to wait for a database that cannot be reached; not for a lock that somebody has there
     #[arg(long, value_name = "TIME", env = "CQRS_WAIT", default_value_t = Span(Duration::ZERO))]
     wait: Span,
 }

@@ -260,6 +260,7 @@ fn compare(expected: Vec<Fact>, found: Vec<Fact>) -> Vec<Drift> {
     let table = |of: &Key| (of.0.clone(), Part::Table, String::new());
     // Others may have tables whose names begin with ours.
     found.retain(|key, _| expected.contains_key(&table(key)));
+    let tables: Vec<String> = expected.keys().map(|key| key.0.to_uppercase()).collect();
     let is_missing = |key: &&Key| key.1 == Part::Table && found.get(*key).is_none_or(Option::is_none);
     let missing: Vec<Key> = expected.keys().filter(is_missing).cloned().collect();
     // Of a table that is missing, or not to be seen, nothing else need be told.
@@ -278,7 +279,7 @@ fn compare(expected: Vec<Fact>, found: Vec<Fact>) -> Vec<Drift> {
             return Some(unseen(key.1.called(&key.0, &key.2), &privilege));
         }
         let found = found.flatten();
-        (expected != found).then(|| drift(&key.0, key.1, &key.2, expected, found))
+        (expected != found).then(|| drift(&key.0, key.1, &key.2, expected, found, &tables))
     });
     drifts.collect()
 }
@@ -304,15 +305,38 @@ fn runs(definition: &str) -> (bool, bool) {
     (before, inserts_only)
 }
 
-fn drift(table: &str, part: Part, name: &str, expected: Option<String>, found: Option<String>) -> Drift {
+/// Whether the text of a trigger removes or changes rows of one of these tables. What other functions do that it calls is not known, nor
+/// is a statement that it puts together.
+fn takes_rows(definition: &str, tables: &[String]) -> bool {
+    let is_in_a_name = |letter: char| letter.is_alphanumeric() || letter == '_' || letter == '$';
+    let words = definition.split(|letter| !is_in_a_name(letter)).filter(|word| !word.is_empty());
+    // What it is about is named before that, in the same words.
+    let body: Vec<&str> = words.skip_while(|word| !["FOR", "BEGIN"].contains(word)).collect();
+    body.iter().enumerate().any(|(at, word)| {
+        // `DELETE FROM ONLY public.cqrs_outbox`.
+        let object = body.iter().skip(at + 1).take(4);
+        ["DELETE", "UPDATE", "TRUNCATE", "MERGE"].contains(word)
+            && object.into_iter().any(|name| tables.iter().any(|table| table == name))
+    })
+}
+
+fn drift(
+    table: &str,
+    part: Part,
+    name: &str,
+    expected: Option<String>,
+    found: Option<String>,
+    tables: &[String],
+) -> Drift {
     let is_extra = expected.is_none();
     let found_in_capitals = found.as_deref().unwrap_or_default().to_uppercase();
     let (runs_before, on_inserts_only) = runs(&found_in_capitals);
+    let takes_rows = part == Part::Trigger && takes_rows(&found_in_capitals, tables);
     let goes_along =
         ["ON DELETE CASCADE", "ON DELETE SET"].iter().any(|rule| found_in_capitals.contains(rule));
     let is_serious = match part {
         Part::Settings => false,
-        Part::Trigger => runs_before,
+        Part::Trigger => runs_before || takes_rows,
         Part::Reference => !goes_along,
         // Rows that give no value for it are refused.
         Part::Column if is_extra => {
@@ -355,13 +379,17 @@ fn drift(table: &str, part: Part, name: &str, expected: Option<String>, found: O
             "It may keep what was sent from being removed, or change what is moved; then events are sent again and again, or lost: drop \
              it, unless you know what it does"
         }
+        Part::Trigger if takes_rows => {
+            "It removes or changes rows of the outbox: an event may be lost, go out otherwise, or be sent again: drop it, unless you know what \
+             it does"
+        }
         Part::Trigger if on_inserts_only => {
-            "It runs for each row that is written there: while it fails none is, each transaction waits for it, and a row that it removes or \
-             changes is lost or goes out otherwise"
+            "It runs for each row that is written there: while it fails none is, and each transaction waits for it. What functions do that \
+             it calls was not looked at"
         }
         Part::Trigger => {
-            "It runs for each row that a relay removes, moves or marks there: while it fails, what was sent stays, and is sent again; and \
-             what it changes of the rows there may be lost, or sent again"
+            "It runs for each row that a relay removes, moves or marks there: while it fails, what was sent stays, and is sent again. What \
+             functions do that it calls was not looked at"
         }
         Part::Rule => {
             "It takes the place of what writers and relays do, or adds to it: events may not be written, or not be removed after \

@@ -1,7 +1,7 @@
 //! Changing what is to be sent, as long as no relay may have it: of scheduled events and of dead letters.
 
 use bytes::Bytes;
-use cqrs_core::codec::Json;
+use cqrs_core::codec::{Json, header};
 use cqrs_core::{BeginTransaction, Encoder, Error, ErrorKind, Headers, Message, Result, Transaction};
 use cqrs_outbox::table::OutboxRecord;
 use cqrs_outbox::{OrderUnit, Place};
@@ -137,7 +137,7 @@ impl Edit {
             }
         }
         if let Some(payload) = &self.payload {
-            check_json(&message, payload.as_deref())?;
+            payload.as_deref().map_or(Ok(()), |payload| check_json(&message, payload))?;
             message.payload.clone_from(payload);
         }
         message.check()?;
@@ -164,21 +164,29 @@ fn no_header(message: &Message, name: &str) -> String {
     format!("the event `{}` has no header {name:?} that could be taken away: it has {has}", message.name)
 }
 
-/// What was JSON stays JSON: it is easily written wrong by hand, and would fail at each consumer. Who means it makes it a tombstone first.
-fn check_json(message: &Message, payload: Option<&[u8]>) -> Result<()> {
-    let json = |payload: &[u8]| serde_json::from_slice::<IgnoredAny>(payload).map(drop);
-    let was_json = message.payload.as_deref().is_some_and(|payload| json(payload).is_ok());
-    let wants_json = message.content_type.as_deref().is_some_and(|media| media.contains("json"));
-    match payload.map(json) {
-        Some(Err(error)) if was_json && wants_json => {
-            let what = format!(
-                "the new payload of the event `{}` is no JSON ({error}), as the one before was, and as its content type says",
-                message.name
-            );
-            Err(Error::new(ErrorKind::InvalidEvent, what))
-        }
-        _ => Ok(()),
+/// What says that it is JSON has to be: it is easily written wrong by hand, and would fail at each consumer. What stood there before does not count,
+/// for a tombstone would let anything follow.
+fn check_json(message: &Message, payload: &[u8]) -> Result<()> {
+    // As consumers take it; of a message without one the table says JSON.
+    let content_type = message.headers.get_str(header::CONTENT_TYPE).or(message.content_type.as_deref());
+    let is_compressed = message.headers.get(header::CONTENT_ENCODING).is_some();
+    if is_compressed || !content_type.is_some_and(is_json) {
+        return Ok(());
     }
+    serde_json::from_slice::<IgnoredAny>(payload).map(drop).map_err(|error| {
+        let what = format!(
+            "the new payload of the event `{}` is no JSON ({error}), as its content type says: mend it, or set the header `{}` to what it is",
+            message.name,
+            header::CONTENT_TYPE
+        );
+        Error::new(ErrorKind::InvalidEvent, what)
+    })
+}
+
+/// `*/json` or `*/*+json`, as the wire formats take it.
+fn is_json(content_type: &str) -> bool {
+    let media_type = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    media_type.split_once('/').is_some_and(|(_, subtype)| subtype == "json" || subtype.ends_with("+json"))
 }
 
 /// What an event was when it was changed.
@@ -231,7 +239,7 @@ impl<B: Backend> Outbox<B> {
     /// # Errors
     ///
     /// [`ErrorKind::InvalidEvent`], and nothing is changed: it would be too large for the outbox's encoder, would have a header with an
-    /// unusable name, has none of a name that is to be taken away, its payload was JSON, as its content type says, and is none now, or its headers cannot be read and are to be changed
+    /// unusable name, has none of a name that is to be taken away, its payload is no JSON, though its content type says so, or its headers cannot be read and are to be changed
     /// one by one. Whether it is too large is asked only if it grows.
     /// [`ErrorKind::Configuration`] if nothing is to be changed. [`ErrorKind::Store`]; those of [`Transaction::commit`].
     ///

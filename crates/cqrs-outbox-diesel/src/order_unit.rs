@@ -2,14 +2,58 @@
 
 #[cfg(doc)]
 use cqrs_core::ErrorKind;
+use std::collections::HashSet;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use cqrs_core::Result;
 use cqrs_outbox::{OrderUnit, StoreError, StoreErrorKind};
+use uuid::Uuid;
 
 use crate::backend::Backend;
 use crate::error::store_error;
 use crate::on::On;
 use crate::outbox::{Outbox, commit};
 use crate::query::Query;
+
+/// What is in order, as the relays of an outbox have found it. It holds as long as one of them is at work, for what that one has in memory
+/// is of lanes of this unit; one that begins when none is goes by what the tables say then.
+#[derive(Debug, Default)]
+pub(crate) struct KnownOrderUnit(Mutex<Known>);
+
+#[derive(Debug, Default)]
+struct Known {
+    unit: Option<OrderUnit>,
+    /// The incarnations at work. One that ended like a crash stays, and so does the unit.
+    relays: HashSet<Uuid>,
+}
+
+impl KnownOrderUnit {
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn get(&self) -> Option<OrderUnit> {
+        self.known().unit
+    }
+
+    fn get_or_set(&self, found: OrderUnit) -> OrderUnit {
+        let mut known = self.known();
+        if known.relays.is_empty() {
+            known.unit = None;
+        }
+        *known.unit.get_or_insert(found)
+    }
+
+    /// This relay goes by it from now on.
+    pub(crate) fn enter(&self, incarnation: Uuid) {
+        self.known().relays.insert(incarnation);
+    }
+
+    /// This relay has nothing in memory any more.
+    pub(crate) fn leave(&self, incarnation: Uuid) {
+        self.known().relays.remove(&incarnation);
+    }
+}
 
 impl<B: Backend> Outbox<B> {
     /// What the events of this outbox have in common that are sent in the order in which they were written.
@@ -29,8 +73,8 @@ impl<B: Backend> Outbox<B> {
     /// each start, behind [`migrate`](Self::migrate).
     ///
     /// It can be changed while no relay is at work and nothing stands aside or is a dead letter: these wait with what they had in common with others.
-    /// What waits to be sent, or is scheduled, does no harm. A process that has relayed by the one before has to be started again, for its
-    /// relays end with an error.
+    /// What waits to be sent, or is scheduled, does no harm. A relay that goes by the one before ends with an error, and goes by the new one when
+    /// it is run again, as one of several ([`Relays`](cqrs_outbox::Relays)) is by itself.
     ///
     /// ```no_run
     /// # async fn start() -> cqrs_core::Result<()> {
@@ -87,12 +131,12 @@ impl<B: Backend> Outbox<B> {
     /// Fails if it is not what a relay of this outbox has found first: what that one has in memory is of lanes that no other relay knows.
     pub(crate) fn is_order_unit_known(&self, found: &str) -> Result<(), StoreError> {
         let found = understood(found)?;
-        let known = *self.known_order_unit().get_or_init(|| found);
+        let known = self.known_order_unit().get_or_set(found);
         if known == found {
             return Ok(());
         }
         let what = format!(
-            "the unit of order of this outbox is `{found}`, and was `{known}` when this process began to relay: start the process again"
+            "the unit of order of this outbox is `{found}`, and was `{known}` when this relay began: start it again, and it goes by the new one"
         );
         Err(StoreError::new(StoreErrorKind::Schema, what))
     }

@@ -1,7 +1,7 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -25,6 +25,7 @@ use crate::backend::Backend;
 use crate::error::{META_LOST, MIGRATE, is_denied, is_missing_schema, store_error};
 use crate::migration::{Migrated, Migration, SCHEMA_VERSION};
 use crate::on::On;
+use crate::order_unit::KnownOrderUnit;
 use crate::requests::Portion;
 use crate::statements::Meta;
 use crate::status::OutboxStatus;
@@ -50,8 +51,8 @@ struct Shared<B: Backend> {
     elsewhere: Option<Arc<dyn Elsewhere>>,
     memory: B::Memory,
     portion: Portion,
-    /// What is in order, as far as a relay has found it. It holds as long as this does.
-    order_unit: OnceLock<OrderUnit>,
+    /// What is in order, as far as a relay has found it.
+    order_unit: KnownOrderUnit,
     settings: Settings,
 }
 
@@ -101,7 +102,7 @@ impl<B: Backend> Outbox<B> {
                 elsewhere,
                 memory,
                 portion,
-                order_unit: OnceLock::new(),
+                order_unit: KnownOrderUnit::default(),
                 settings,
             }),
         }
@@ -132,7 +133,7 @@ impl<B: Backend> Outbox<B> {
             elsewhere: self.shared.elsewhere.clone(),
             memory: B::Memory::default(),
             portion: Portion::default(),
-            order_unit: OnceLock::new(),
+            order_unit: KnownOrderUnit::default(),
             settings: self.shared.settings.clone(),
         };
         Self { shared: Arc::new(shared) }
@@ -468,13 +469,13 @@ impl<B: Backend> Outbox<B> {
     }
 
     /// What is in order, as far as a relay has found it.
-    pub(crate) fn known_order_unit(&self) -> &OnceLock<OrderUnit> {
+    pub(crate) fn known_order_unit(&self) -> &KnownOrderUnit {
         &self.shared.order_unit
     }
 
     /// The same for statements. Those of a relay know it, and to others it makes no difference.
     pub(crate) fn effective_order_unit(&self) -> OrderUnit {
-        self.shared.order_unit.get().copied().unwrap_or_default()
+        self.shared.order_unit.get().unwrap_or_default()
     }
 
     pub(crate) fn place(&self) -> &str {

@@ -61,6 +61,9 @@ impl Asking {
     }
 
     /// For so many at most, the oldest ones. Default 1,000. [`Asked::more`] says whether there are more.
+    ///
+    /// A dead letter has its place until a relay has carried out what was asked for, and has the same one again if it is refused again. So asked
+    /// for once more, at once, it is for the same ones; to go on behind some, leave them out by the filter.
     pub fn limit(mut self, limit: usize) -> Self {
         self.limit = limit;
         self

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use cqrs_core::MessageId;
+pub(crate) use cqrs_outbox::table::ROWS_PER_INSERT;
 use cqrs_outbox::table::{self, OutboxRecord, TableNames};
 use cqrs_outbox::{Confirmed, GroupNo, Lane, Lease, ReadRequest, Rejection, RelayId, StoreError};
 #[cfg(any(feature = "postgres", feature = "mysql"))]
@@ -727,9 +728,6 @@ pub(crate) fn groups_of(leases: &[Lease]) -> Vec<i32> {
 pub(crate) fn joined<T: std::fmt::Display>(items: &[T]) -> String {
     items.iter().map(T::to_string).collect::<Vec<_>>().join(",")
 }
-
-/// Rows of one statement: MariaDB and MySQL allow 65,535 parameters, SQLite 32,766.
-pub(crate) const ROWS_PER_INSERT: usize = 1_000;
 
 /// The places of one row or value, so many times.
 pub(crate) fn places(row: &str, count: usize) -> String {

@@ -32,6 +32,7 @@ impl<B: Backend> OutboxStore for Outbox<B> {
     }
 
     async fn heartbeat(&self, relay: &RelayId, heartbeat: &Heartbeat) -> Result<Ownership, StoreError> {
+        self.known_order_unit().enter(relay.incarnation);
         let mut ownership = match self.pulse(relay, heartbeat).await? {
             Some(ownership) => ownership,
             None => {
@@ -175,6 +176,8 @@ impl<B: Backend> OutboxStore for Outbox<B> {
     }
 
     async fn leave(&self, relay: &RelayId) -> Result<(), StoreError> {
+        // First, for the database may be away.
+        self.known_order_unit().leave(relay.incarnation);
         let mut tx = self.begin_short().await?;
         B::leave_groups(&mut tx.on(), relay.incarnation).await.map_err(store_error)?;
         B::sign_off(&mut tx.on(), relay.incarnation).await.map_err(store_error)?;

@@ -27,7 +27,7 @@ pub(crate) struct Args {
     /// All of them
     #[arg(long, conflicts_with_all = ["topic", "key", "name", "event_id", "since", "until"])]
     all: bool,
-    /// For so many at most, the oldest ones
+    /// For so many at most, the oldest ones: for the same ones again, as long as no relay has done it, and those that were refused again
     #[arg(long, value_name = "COUNT", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..))]
     limit: u32,
     /// So many a second, on the average; without, all with the next heartbeats of the relays
@@ -149,7 +149,12 @@ fn report(kind: RequestKind, asked: &Asked, dry_run: bool, json: bool) -> Result
     }
     let (none, count) = (letters.is_empty(), counted(letters.len(), "dead letter"));
     let be = if letters.len() == 1 { "is" } else { "are" };
-    let more = if *more { ", and there are more" } else { "" };
+    let more = match *more {
+        true => {
+            ", and there are more behind them (--limit), of which it is the turn when these are none any more"
+        }
+        false => "",
+    };
     print(&match (none, dry_run) {
         (true, _) => format!("{count} to be {}", done(kind)),
         (_, true) => format!("{count} would be {}{more}", done(kind)),

@@ -44,6 +44,8 @@ async fn asked_for(site: Site) {
     assert!(said.contains(&id(3)) && !said.contains(&id(4)), "{said}");
     assert!(said.contains("3 dead letters would be discarded, and there are more"), "{said}");
     assert_eq!(dead_json(&site, &["requests"]).await.len(), 0);
+    let said = dead(&site, &["replay", "--all", "--limit", "2", "--dry-run"]).await.expect_code(0);
+    assert!(said.contains("of which it is the turn when these are none any more"), "{said}");
     // One by its id, a key, a topic.
     let said = dead(&site, &["replay", &id(1)]).await.expect_code(0);
     assert!(said.contains("1 dead letter is to be replayed"), "{said}");
@@ -144,11 +146,12 @@ async fn edited(site: Site) {
     assert_eq!((&said["event_id"], &said["edited"]), (&id(1).into(), &"dead_letter".into()));
     let shown = dead_json(&site, &["show", &id(1)]).await.remove(0);
     assert_eq!((&shown["payload"], header(&shown, "raw")), (&Value::Null, None));
-    edit(&[&id(1), "--payload", "", "--remove-headers", "--header", "only=one", "--requested-by", "ada"])
+    edit(&[&id(1), "--payload", "", "--remove-headers"]).await.expect_error(1, &["no JSON", "content-type"]);
+    edit(&[&id(1), "--payload", "5", "--remove-headers", "--header", "only=one", "--requested-by", "ada"])
         .await
         .expect_code(0);
     let shown = dead_json(&site, &["show", &id(1)]).await.remove(0);
-    assert_eq!((&shown["payload"], &shown["headers"]), (&"".into(), &serde_json::json!([["only", "one"]])));
+    assert_eq!((&shown["payload"], &shown["headers"]), (&"5".into(), &serde_json::json!([["only", "one"]])));
     let requests = dead_json(&site, &["requests", "--oldest-first"]).await;
     let who: Vec<_> =
         requests.iter().map(|request| (&request["request"], &request["requested_by"])).collect();
@@ -166,6 +169,7 @@ async fn edited(site: Site) {
     site.sql(&format!("UPDATE cqrs_outbox_dead SET headers = '[[1]]' WHERE event_id = '{}'", id(1))).await;
     let shown = dead_json(&site, &["show", &id(1)]).await.remove(0);
     assert_eq!((&shown["unreadable_headers"], &shown["headers"]), (&"[[1]]".into(), &serde_json::json!([])));
+    assert!(shown["defect"].as_str().unwrap().contains("`headers`"), "{shown}");
     let shown = dead(&site, &["show", &id(1)]).await.expect_code(0);
     assert!(shown.contains("cannot be sent") && shown.contains("[[1]]"), "{shown}");
     let said = edit(&[&id(1), "--payload", "{}"]).await.expect_code(0);

@@ -56,8 +56,8 @@ const FACTS: &str = "\
     GROUP BY of_table \
     UNION ALL \
     SELECT of_table, 'trigger', tgname::text, \
-        pg_get_triggerdef(t.oid) || CASE tgenabled WHEN 'D' THEN ' DISABLED' ELSE '' END \
-    FROM ours JOIN pg_trigger t ON tgrelid = ours.oid AND NOT tgisinternal \
+        pg_get_triggerdef(t.oid) || CASE tgenabled WHEN 'D' THEN ' DISABLED' ELSE '' END || ' AS ' || prosrc \
+    FROM ours JOIN pg_trigger t ON tgrelid = ours.oid AND NOT tgisinternal JOIN pg_proc f ON f.oid = tgfoid \
     UNION ALL \
     SELECT of_table, 'rule', rulename::text, pg_get_ruledef(r.oid) \
     FROM ours JOIN pg_rewrite r ON ev_class = ours.oid AND rulename <> '_RETURN' \

@@ -200,9 +200,10 @@ const NO_FILE: &str =
 
 const UNABLE_TO_OPEN: &str = "unable to open database file";
 
+const READ_ONLY: &str = "attempt to write a readonly database";
+
 /// What SQLite says of a file with which waiting does not help.
-const WRONG_FILE: [&str; 3] =
-    [UNABLE_TO_OPEN, "file is not a database", "attempt to write a readonly database"];
+const WRONG_FILE: [&str; 3] = [UNABLE_TO_OPEN, "file is not a database", READ_ONLY];
 
 async fn open(path: &str) -> ConnectionResult<SyncConnectionWrapper<SqliteConnection>> {
     let mut conn = SyncConnectionWrapper::<SqliteConnection>::establish(path).await?;
@@ -245,6 +246,11 @@ fn described(error: &ConnectionError) -> String {
     match error {
         ConnectionError::BadConnection(what) => {
             format!("{what}; does the folder exist, and may it be written?")
+        }
+        ConnectionError::CouldntSetupConfiguration(error) if error.to_string().contains(READ_ONLY) => {
+            format!(
+                "{error}: SQLite writes beside a file even to read it. Let this user write in its folder or, where nobody writes the                  database meanwhile, look at it as `sqlite://file:/path/to/file?immutable=1`"
+            )
         }
         error => error.to_string(),
     }

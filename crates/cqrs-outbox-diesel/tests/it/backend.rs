@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use cqrs_outbox::OutboxStore;
 use cqrs_outbox_diesel::migrations::{self, Migration};
@@ -12,6 +13,8 @@ use diesel::{QueryResult, QueryableByName, sql_query};
 use diesel_async::{RunQueryDsl, SimpleAsyncConnection};
 use tempfile::TempDir;
 use tokio::sync::Mutex;
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
 pub(crate) trait Db: Backend {
@@ -20,6 +23,9 @@ pub(crate) trait Db: Backend {
 
     /// Where it runs, unless it is a file.
     const SERVICE: Option<Service>;
+
+    /// A query for the sessions that wait for a lock here, where that can be seen.
+    const WAITING: Option<&'static str>;
 
     /// A place for a trial's databases, on the server with this URL.
     fn site(url: String) -> Site;
@@ -61,6 +67,10 @@ impl Db for Pg {
     const NAME: &'static str = "postgres";
     const MIGRATIONS: &'static [Migration] = migrations::POSTGRES;
     const SERVICE: Option<Service> = Some(Service::Postgres);
+    const WAITING: Option<&'static str> = Some(
+        "SELECT query AS value FROM pg_stat_activity \
+         WHERE application_name = current_setting('application_name') AND wait_event_type = 'Lock'",
+    );
 
     fn site(url: String) -> Site {
         Site::schemas(url)
@@ -100,6 +110,10 @@ impl Db for MySql {
     const NAME: &'static str = "mysql";
     const MIGRATIONS: &'static [Migration] = migrations::MYSQL;
     const SERVICE: Option<Service> = Some(Service::MySql);
+    const WAITING: Option<&'static str> = Some(
+        "SELECT CAST(id AS text) AS value FROM information_schema.innodb_trx \
+         JOIN information_schema.processlist ON id = trx_mysql_thread_id WHERE db = database() AND trx_state = 'LOCK WAIT'",
+    );
 
     fn site(url: String) -> Site {
         Site::databases(url)
@@ -139,6 +153,7 @@ impl Db for Sqlite {
     const NAME: &'static str = "sqlite";
     const MIGRATIONS: &'static [Migration] = migrations::SQLITE;
     const SERVICE: Option<Service> = None;
+    const WAITING: Option<&'static str> = None;
 
     fn site(_url: String) -> Site {
         Site::folder()
@@ -348,6 +363,10 @@ pub(crate) trait PlainSql<D: Db> {
 
     /// How many rows stand in the hot table.
     fn waiting(&self) -> impl Future<Output = usize> + Send;
+
+    /// Until this session, the only one here that may, waits for what another one has locked. On SQLite writers queue in their process, where
+    /// nobody sees them: there it only gets the time to go on if it can.
+    fn is_waited_for<T: Send>(&self, session: &JoinHandle<T>) -> impl Future<Output = ()> + Send;
 }
 
 impl<D: Db> PlainSql<D> for Outbox<D> {
@@ -370,5 +389,22 @@ impl<D: Db> PlainSql<D> for Outbox<D> {
 
     async fn waiting(&self) -> usize {
         self.count("cqrs_outbox").await
+    }
+
+    async fn is_waited_for<T: Send>(&self, session: &JoinHandle<T>) {
+        let goes_on = || assert!(!session.is_finished(), "it did not wait");
+        let Some(waiting) = D::WAITING else {
+            sleep(Duration::from_millis(200)).await;
+            return goes_on();
+        };
+        let waits = async {
+            while self.values(waiting).await.is_empty() {
+                goes_on();
+                // MariaDB shows again what it has shown less than 100 ms before.
+                sleep(Duration::from_millis(150)).await;
+            }
+        };
+        timeout(Duration::from_secs(60), waits).await.expect("it neither waits nor ends");
+        goes_on();
     }
 }

@@ -163,6 +163,16 @@ const POSTGRES: &[Change] = &[
         false,
     ),
     (
+        "CREATE FUNCTION mine() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN DELETE FROM ONLY cqrs_outbox WHERE id = NEW.id; RETURN NULL; END'; CREATE TRIGGER mine AFTER INSERT ON cqrs_outbox FOR EACH ROW EXECUTE FUNCTION mine()",
+        &["the trigger `mine` of `cqrs_outbox` is there"],
+        true,
+    ),
+    (
+        "CREATE TABLE cqrs_outbox_audit (n int); CREATE FUNCTION mine() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN UPDATE cqrs_outbox_audit SET n = n + 1; RETURN NULL; END'; CREATE TRIGGER mine AFTER UPDATE ON cqrs_outbox FOR EACH ROW EXECUTE FUNCTION mine()",
+        &["the trigger `mine` of `cqrs_outbox` is there"],
+        false,
+    ),
+    (
         "CREATE RULE mine AS ON DELETE TO cqrs_outbox DO INSTEAD NOTHING",
         &["the rule `mine` of `cqrs_outbox` is there"],
         true,
@@ -225,9 +235,14 @@ const MYSQL: &[Change] = &[
         true,
     ),
     (
-        "CREATE TRIGGER mine AFTER INSERT ON cqrs_outbox FOR EACH ROW UPDATE cqrs_outbox_meta SET hold = hold",
+        "CREATE TRIGGER mine AFTER DELETE ON cqrs_outbox FOR EACH ROW SET @sent = OLD.id",
         &["the trigger `mine` of `cqrs_outbox` is there"],
         false,
+    ),
+    (
+        "CREATE TRIGGER mine AFTER INSERT ON cqrs_outbox FOR EACH ROW DELETE FROM `cqrs_outbox_scheduled` WHERE event_id = NEW.event_id",
+        &["the trigger `mine` of `cqrs_outbox` is there"],
+        true,
     ),
     (
         "CREATE TABLE audit (event BIGINT, CONSTRAINT mine FOREIGN KEY (event) REFERENCES cqrs_outbox (id))",
@@ -267,6 +282,11 @@ const SQLITE: &[Change] = &[
         "CREATE TRIGGER mine AFTER INSERT ON cqrs_outbox BEGIN SELECT 1; END",
         &["the trigger `mine` of `cqrs_outbox` is there"],
         false,
+    ),
+    (
+        "CREATE TRIGGER mine AFTER INSERT ON cqrs_outbox BEGIN DELETE FROM CQRS_outbox WHERE id = NEW.id; END",
+        &["the trigger `mine` of `cqrs_outbox` is there"],
+        true,
     ),
     (
         "CREATE TRIGGER mine INSERT ON cqrs_outbox BEGIN SELECT 1; END",

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use cqrs_core::{BeginTransaction, Deliver, Encoder, ErrorKind, Headers, Message, Outgoing, Transaction};
 use cqrs_outbox_diesel::{
     Asking, DeadLetterFilter, Edit, Edited, Outbox, Page, RequestFilter, RequestKind, RequestOutcome,
@@ -26,6 +25,7 @@ impl OnEach for All {
             what_is_not_named_stays_as_it_was,
             what_a_relay_may_have_is_not_changed,
             what_would_not_do_is_refused_and_changes_nothing,
+            the_content_type_says_whether_it_has_to_be_json,
             headers_that_cannot_be_read_are_replaced,
             those_who_change_one_at_the_same_time_wait_for_each_other,
             an_edit_is_not_asked_for,
@@ -167,10 +167,10 @@ async fn what_is_not_named_stays_as_it_was<D: Db>(site: &Site) {
     assert_eq!((details.message.payload, details.message.headers), (None, Headers::new()));
     assert!(counts_right(&outbox, "cqrs_outbox_dead").await);
     // And back again.
-    edit(&outbox, event_id, Edit::new().payload("")).await;
+    edit(&outbox, event_id, Edit::new().payload("[]")).await;
     outbox.replay(event_id).await.unwrap();
     let row = owner.parked().await.remove(0);
-    assert_eq!((row.defect, row.message.payload), (None, Some(Bytes::new())));
+    assert_eq!((row.defect, row.message.payload), (None, Some("[]".into())));
 }
 
 async fn what_a_relay_may_have_is_not_changed<D: Db>(site: &Site) {
@@ -216,6 +216,31 @@ async fn what_would_not_do_is_refused_and_changes_nothing<D: Db>(site: &Site) {
     // It is larger than that already, and becomes no larger.
     assert!(before.unwrap().letter.size > 100);
     assert_eq!(small.edit(id(&message), &Edit::new().payload("[]")).await.unwrap(), Edited::DeadLetter);
+}
+
+async fn the_content_type_says_whether_it_has_to_be_json<D: Db>(site: &Site) {
+    let message = event("a");
+    let (outbox, _) = buried::<D>(site, false, vec![message.clone()]).await;
+    let refused = async |payload: &'static str| {
+        let error = outbox.edit(id(&message), &Edit::new().payload(payload)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidEvent);
+        assert!(error.to_string().contains("no JSON"), "{error}");
+    };
+    // Whatever it was before.
+    edit(&outbox, id(&message), Edit::new().tombstone()).await;
+    refused("text").await;
+    refused("").await;
+    let text = |content_type: &'static str| Edit::new().header("content-type", content_type).payload("text");
+    edit(&outbox, id(&message), text("text/plain")).await;
+    edit(&outbox, id(&message), Edit::new().header("content-type", "application/json; charset=utf-8")).await;
+    refused("other text").await;
+    for content_type in ["application/cloudevents+json", "Application/JSON"] {
+        let error = outbox.edit(id(&message), &text(content_type)).await.unwrap_err();
+        assert!(error.to_string().contains("no JSON"), "{content_type}: {error}");
+    }
+    // A line of JSON each, and JSON that is compressed.
+    edit(&outbox, id(&message), text("application/jsonl")).await;
+    edit(&outbox, id(&message), text("application/json").header("content-encoding", "gzip")).await;
 }
 
 async fn headers_that_cannot_be_read_are_replaced<D: Db>(site: &Site) {
@@ -280,8 +305,7 @@ async fn one_that_is_taken_meanwhile_is_not_changed<D: Db>(site: &Site) {
         let (outbox, event_id) = (outbox.clone(), id(&message));
         async move { outbox.edit(event_id, &Edit::new().payload("[]")).await }
     });
-    sleep(Duration::from_millis(300)).await;
-    assert!(!editing.is_finished(), "it did not wait");
+    outbox.is_waited_for(&editing).await;
     taking.commit().await.unwrap();
     assert_eq!(editing.await.unwrap().unwrap(), Edited::TooLate);
     assert!(notes(&outbox).await.is_empty());

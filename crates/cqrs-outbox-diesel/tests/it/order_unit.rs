@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use cqrs_core::{BeginTransaction, ErrorKind, Transaction};
 use cqrs_outbox::{
-    Fenced, Heartbeat, LaterEvents, OutboxRelay, OutboxRow, ReadRequest, Rejection, RelayId, StoreError,
-    StoreErrorKind, Verdict,
+    Fenced, Heartbeat, LaterEvents, OutboxRelay, OutboxRow, ReadRequest, Rejection, RelayId, Relays,
+    StoreError, StoreErrorKind, Verdict,
 };
 use cqrs_outbox_diesel::{Asking, DeadLetterFilter, OrderUnit, Outbox, Page};
 use diesel_async::SimpleAsyncConnection;
@@ -27,6 +27,7 @@ impl OnEach for All {
             it_waits_for_who_takes_a_lease,
             a_relay_that_has_overslept_parks_nothing_by_the_old_one,
             a_relay_ends_when_it_is_another_one,
+            one_of_several_relays_goes_on_by_the_new_one,
             a_unit_that_is_none_is_refused_by_the_table,
             it_is_known_again_when_its_row_was_lost,
             the_longest_topic_and_key_have_a_lane,
@@ -122,12 +123,13 @@ async fn it_waits_for_who_takes_a_lease<D: Db>(site: &Site) {
     let take =
         "UPDATE cqrs_outbox_group SET incarnation = '00000000-0000-4000-8000-000000000000', expires_at = ";
     tx.batch_execute(&format!("{take}{in_an_hour}")).await.unwrap();
-    let commit = async {
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        tx.commit().await.unwrap();
-    };
-    let (changed, ()) = tokio::join!(outbox.set_order_unit(OrderUnit::TopicAndKey), commit);
-    let error = changed.unwrap_err();
+    let changing = tokio::spawn({
+        let outbox = outbox.clone();
+        async move { outbox.set_order_unit(OrderUnit::TopicAndKey).await }
+    });
+    outbox.is_waited_for(&changing).await;
+    tx.commit().await.unwrap();
+    let error = changing.await.unwrap().unwrap_err();
     assert!(error.to_string().contains("a relay is at work"), "{error}");
     assert_eq!(outbox.order_unit().await.unwrap(), OrderUnit::Key);
 }
@@ -161,9 +163,7 @@ async fn a_relay_that_has_overslept_parks_nothing_by_the_old_one<D: Db>(site: &S
 }
 
 async fn a_relay_ends_when_it_is_another_one<D: Db>(site: &Site) {
-    let url = site.empty().await;
-    let outbox = D::connect(url.clone()).await.unwrap();
-    outbox.migrate().await.unwrap();
+    let outbox = site.outbox::<D>().await;
     let mut settings = quick();
     settings.heartbeat_interval = Duration::from_millis(100);
     let relay = OutboxRelay::builder(D::store(&outbox), Arc::new(Sink::default()))
@@ -186,10 +186,44 @@ async fn a_relay_ends_when_it_is_another_one<D: Db>(site: &Site) {
     // It has given its groups back. Started again it goes by the new one.
     let status = outbox.status().await.unwrap();
     assert_eq!(status.unowned_groups, status.groups);
-    let outbox = D::connect(url).await.unwrap();
-    let relay =
-        OutboxRelay::builder(D::store(&outbox), Arc::new(Sink::default())).settings(quick()).build().unwrap();
     timeout(SOON, relay.run_until_empty()).await.unwrap().unwrap();
+    // Not while another one of this process is at work: that one has lanes of the unit before in memory.
+    let other = RelayId { name: "other".to_owned(), incarnation: Uuid::new_v4() };
+    let beat = Heartbeat { lease: Duration::from_secs(60), take: 0, release: Vec::new() };
+    let store = D::store(&outbox);
+    store.heartbeat(&other, &beat).await.unwrap();
+    outbox.sql("UPDATE cqrs_outbox_meta SET order_unit = 'key'").await.unwrap();
+    let error = timeout(SOON, relay.run_until_empty()).await.unwrap().unwrap_err();
+    assert!(error.to_string().contains("is `key`, and was `topic_and_key`"), "{error}");
+    store.leave(&other).await.unwrap();
+    timeout(SOON, relay.run_until_empty()).await.unwrap().unwrap();
+}
+
+/// The others do not notice.
+async fn one_of_several_relays_goes_on_by_the_new_one<D: Db>(site: &Site) {
+    let (changed, other) = (site.outbox::<D>().await, site.outbox::<D>().await);
+    let mut settings = quick();
+    settings.heartbeat_interval = Duration::from_millis(100);
+    let relay = |outbox: &Outbox<D>, name: &str| {
+        let builder = OutboxRelay::builder(D::store(outbox), Arc::new(Sink::default()));
+        builder.settings(settings.clone()).database(name).build().unwrap()
+    };
+    let relays = Relays::new([relay(&changed, "changed"), relay(&other, "other")]).unwrap();
+    let course = async {
+        for relay in relays.iter() {
+            relay.started().await;
+        }
+        changed.sql("UPDATE cqrs_outbox_meta SET order_unit = 'topic_and_key'").await.unwrap();
+        while relays.stats()[0].failure.is_none() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        write(&changed, "rooms", "1", Some(b"a")).await;
+        while changed.waiting().await > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert_eq!(relays.stats()[1].failure, None);
+    };
+    timeout(SOON, relays.run_until(course)).await.expect("it does not go on").unwrap();
 }
 
 async fn a_unit_that_is_none_is_refused_by_the_table<D: Db>(site: &Site) {

@@ -19,6 +19,7 @@ pub(crate) fn trials(trials: &mut Trials) {
         urls_of_others_are_a_clear_error,
         a_folder_that_is_not_there_is_a_clear_error,
         a_file_that_is_not_there_may_be_there_later,
+        a_file_that_may_only_be_read_says_how_it_can_be,
         a_database_in_memory_is_refused,
         keys_of_any_type_share_a_lane_with_their_bytes,
         dead_letters_are_found_however_their_ids_are_written,
@@ -67,6 +68,22 @@ async fn a_file_that_is_not_there_may_be_there_later(site: &Site) {
     let outbox = Outbox::<Sqlite>::builder(nowhere).connect_lazily().unwrap();
     let error = outbox.check_schema().await.unwrap_err();
     assert!(!error.is_retryable() && error.to_string().contains("folder"), "{error}");
+}
+
+/// A copy that is in no WAL mode, as a file in a folder that this user may not write: root, as whom tests may run, may write everywhere.
+async fn a_file_that_may_only_be_read_says_how_it_can_be(site: &Site) {
+    let outbox = site.outbox::<Sqlite>().await;
+    let copy = site.empty().await.replace("sqlite://", "");
+    outbox.transaction(async |tx| tx.publish(closed(1)).await).await.unwrap();
+    outbox.sql(&format!("VACUUM INTO '{copy}'")).await.unwrap();
+    let error = Outbox::<Sqlite>::connect(format!("sqlite://file:{copy}?mode=ro")).await.unwrap_err();
+    assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Store, false));
+    assert!(error.to_string().contains("write in its folder"), "{error}");
+    // As it says.
+    assert!(error.to_string().contains("`sqlite://file:/path/to/file?immutable=1`"), "{error}");
+    let copy = Outbox::<Sqlite>::connect(format!("sqlite://file:{copy}?immutable=1")).await.unwrap();
+    assert_eq!(copy.status().await.unwrap().waiting, 1);
+    assert_eq!(copy.drift().await.unwrap(), []);
 }
 
 async fn a_database_in_memory_is_refused(_: &Site) {

@@ -10,7 +10,7 @@ use cqrs_core::{
 };
 use cqrs_outbox_diesel::{Outbox, ScheduleFilter, Tx};
 use diesel_async::{AsyncConnection, SimpleAsyncConnection, TransactionManager};
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use uuid::Uuid;
 
 use crate::backend::{Db, PlainSql, Site};
@@ -362,8 +362,7 @@ async fn with_a_lock_two_writers_of_a_key_are_in_order<D: Db>(site: &Site) {
             two.commit().await
         }
     });
-    sleep(Duration::from_millis(200)).await;
-    assert!(!second.is_finished(), "the second did not wait");
+    outbox.is_waited_for(&second).await;
     // Had the second one not waited, its row would be there, with the smaller id.
     one.publish(Envelope::new(closed("first")).with_key("k")).await.unwrap();
     one.commit().await.unwrap();
@@ -379,8 +378,7 @@ async fn a_version_is_locked_before_the_row_has_an_id<D: Db>(site: &Site) {
         let outbox = outbox.clone();
         async move { outbox.transaction(async |tx| tx.publish(version("k", 2)).await).await }
     });
-    sleep(Duration::from_millis(200)).await;
-    assert!(!second.is_finished(), "the second did not wait");
+    outbox.is_waited_for(&second).await;
     // A third row of the first one's, of the same key: it must be before the second one's.
     one.publish(closed("k")).await.unwrap();
     one.commit().await.unwrap();
@@ -405,14 +403,13 @@ async fn looking_for_what_is_gone_keeps_nobody_from_scheduling<D: Db>(site: &Sit
 async fn the_second_writer_begins_when_the_first_has_ended<D: Db>(site: &Site) {
     let outbox = site.outbox::<D>().await;
     let mut one = outbox.begin().await.unwrap();
-    one.lock_key("k").await.unwrap();
     one.batch_execute("SELECT 1").await.unwrap();
     let second = tokio::spawn({
         let outbox = outbox.clone();
         async move { outbox.transaction(async |tx| tx.publish(closed("second")).await).await }
     });
-    sleep(Duration::from_millis(200)).await;
-    assert!(!second.is_finished(), "the second did not wait");
+    outbox.is_waited_for(&second).await;
+    one.lock_key("k").await.unwrap();
     one.publish(closed("first")).await.unwrap();
     one.commit().await.unwrap();
     second.await.unwrap().unwrap();
