@@ -43,8 +43,10 @@ impl Default for EventEmitter {
 impl EventEmitter {
     /// Events go to the handlers of this map; integration events need a transaction.
     pub fn new<S>(events: EventMap<S>) -> Self {
+        let mut events = events.with_middleware(NoMiddleware);
+        events.settle();
         Self {
-            events: events.with_middleware(NoMiddleware),
+            events,
             direct: None,
             encoder: Encoder::default(),
             confirm_timeout: Duration::from_secs(30),

@@ -143,6 +143,11 @@ impl<S> EventMap<S> {
         self.subscribed.values().flatten().map(|subscribed| subscribed.topic.clone()).collect()
     }
 
+    /// To be called once, behind the last binding.
+    pub(super) fn settle(&mut self) {
+        self.domain.settle();
+    }
+
     pub(super) fn problems(&self) -> &[String] {
         &self.problems
     }

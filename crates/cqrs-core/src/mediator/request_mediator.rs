@@ -33,9 +33,10 @@ impl RequestMediator {
     ///
     /// [`ErrorKind::Configuration`], naming everything that is wrong with the maps.
     pub fn new<S>(requests: RequestMap<S>, emitter: EventEmitter) -> Result<Self> {
-        let RequestMap { handlers, mut problems, .. } = requests;
+        let RequestMap { mut handlers, mut problems, .. } = requests;
         problems.extend_from_slice(emitter.problems());
         if problems.is_empty() {
+            handlers.settle();
             Ok(Self { core: Arc::new(Core { handlers, emitter }) })
         } else {
             Err(Error::new(ErrorKind::Configuration, problems.join("\n")))
