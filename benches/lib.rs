@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use cqrs_core::__private::nested;
 use cqrs_core::{
     Context, Correlation, DomainEvent, Encoder, Error, EventEmitter, EventHandler, EventMap, EventMediator,
     IntoMessage, Middleware, MiddlewareStack, Next, NotificationEvent, Reply, Request, RequestHandler,
@@ -85,6 +86,24 @@ impl ByHand for Handler {
         cx: &'a Context<'_>,
     ) -> Pin<Box<dyn Future<Output = Result<u64>> + Send + 'a>> {
         Box::pin(RequestHandler::handle(self, command, cx))
+    }
+}
+
+/// The same with a context that is made for the call, as one does who writes it by hand and wants to see what was said: nobody looks,
+/// here.
+#[derive(Clone, Copy, Debug)]
+pub struct WithContext<H>(pub H);
+
+impl ByHand for WithContext<Handler> {
+    fn handle<'a>(
+        &'a self,
+        command: Command,
+        cx: &'a Context<'_>,
+    ) -> Pin<Box<dyn Future<Output = Result<u64>> + Send + 'a>> {
+        Box::pin(async move {
+            let cx = nested(cx);
+            RequestHandler::handle(&self.0, command, &cx).await
+        })
     }
 }
 
@@ -300,6 +319,7 @@ pub fn cases() -> Result<Vec<Case>> {
     const NUMBERS: [u64; 4] = [1, 2, 3, 4];
     let case = |name, time: Box<dyn Fn(u64) -> Duration>| Case { name, time };
     let by_hand: Arc<dyn ByHand> = black_box(Arc::new(Handler));
+    let making: Arc<dyn ByHand> = black_box(Arc::new(WithContext(Handler)));
     let plain = mediator(others())?;
     let saying = plain.clone();
     let known = static_mediator()?;
@@ -324,6 +344,15 @@ pub fn cases() -> Result<Vec<Case>> {
                 let by_hand = Arc::clone(&by_hand);
                 let timed =
                     inside(move |cx| time(times, || now(by_hand.handle(Command(black_box(NUMBERS)), cx))));
+                timed.unwrap_or_default()
+            }),
+        ),
+        case(
+            "the same, making its context",
+            Box::new(move |times| {
+                let making = Arc::clone(&making);
+                let timed =
+                    inside(move |cx| time(times, || now(making.handle(Command(black_box(NUMBERS)), cx))));
                 timed.unwrap_or_default()
             }),
         ),

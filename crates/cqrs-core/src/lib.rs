@@ -78,9 +78,10 @@ pub use url::without_password;
 pub use validate::validated_by_garde;
 pub use validate::{Validate, ValidationError, ValidationErrors};
 
-/// What the macros write: not for others.
+/// What the macros write, and what the benchmarks compare with: not for others.
 #[doc(hidden)]
 pub mod __private {
+    pub use crate::context::nested;
     pub use crate::mediator::declared;
     pub use crate::validate::refusal;
 }

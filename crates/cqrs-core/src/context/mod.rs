@@ -86,6 +86,11 @@ async fn passing_on<T>(
     }
 }
 
+/// A context as each send makes one, for the benchmarks.
+pub fn nested<'a>(cx: &'a Context<'_>) -> Context<'a> {
+    cx.nested()
+}
+
 /// All but the scope.
 #[inline]
 fn take_said(unsent: &mut Option<Box<Unsent>>) -> Option<Box<Unsent>> {
