@@ -392,9 +392,11 @@ fn time<T>(times: u64, call: impl Fn() -> T) -> Duration {
 fn time_with<I, T>(times: u64, make: impl Fn() -> I, call: impl Fn(I) -> T) -> Duration {
     // Few enough to stay in the cache, and enough that nothing is seen of the clock.
     const AT_A_TIME: u64 = 50;
-    let mut elapsed = Duration::ZERO;
-    for _ in 0..times / AT_A_TIME {
-        let given: Vec<I> = (0..AT_A_TIME).map(|_| make()).collect();
+    let (mut elapsed, mut left) = (Duration::ZERO, times);
+    while left > 0 {
+        let now = left.min(AT_A_TIME);
+        left -= now;
+        let given: Vec<I> = (0..now).map(|_| make()).collect();
         let began = Instant::now();
         for given in given {
             black_box(call(given));

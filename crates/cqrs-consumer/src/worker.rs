@@ -124,11 +124,14 @@ impl Worker {
         );
         let handling = async {
             // Within the block, so that a handler that panics while it is cancelled is caught, too.
-            let options = SendOptions::default().with_timeout(*handler_timeout);
             let began = Instant::now();
+            let options = SendOptions::default().with_timeout(*handler_timeout);
             events.handle_with(message, &options).await.map_err(|error| {
-                // Not that of something within.
-                if error.kind() == ErrorKind::Timeout && began.elapsed() >= *handler_timeout {
+                // Not that of something within. A commit that stood before it is no reason to try for ever: whether the message was
+                // handled its inbox knows.
+                if matches!(error.kind(), ErrorKind::Timeout | ErrorKind::CommitUnknown)
+                    && began.elapsed() >= *handler_timeout
+                {
                     let what =
                         format!("the handlers took longer than {handler_timeout:?} and were cancelled");
                     Error::new(ErrorKind::Timeout, what).with_source(error).with_retryable(true)

@@ -82,6 +82,10 @@ pub use validate::{Validate, ValidationError, ValidationErrors};
 #[doc(hidden)]
 pub mod __private {
     pub use crate::context::nested;
+
+    /// Whether what happens is kept for the recorder of a test, which costs allocations.
+    pub const RECORDS: bool = cfg!(feature = "testing");
+
     pub use crate::mediator::declared;
     pub use crate::validate::refusal;
 }

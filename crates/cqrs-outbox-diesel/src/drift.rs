@@ -315,9 +315,24 @@ fn takes_rows(definition: &str, tables: &[String]) -> bool {
     body.iter().enumerate().any(|(at, word)| {
         // `DELETE FROM ONLY public.cqrs_outbox`.
         let object = body.iter().skip(at + 1).take(4);
-        ["DELETE", "UPDATE", "TRUNCATE", "MERGE"].contains(word)
-            && object.into_iter().any(|name| tables.iter().any(|table| table == name))
+        let is_ours = |name: &&str| tables.iter().any(|table| table == name);
+        match *word {
+            "DELETE" | "UPDATE" | "TRUNCATE" | "MERGE" | "REPLACE" => object.clone().any(is_ours),
+            // `INSERT INTO cqrs_outbox .. ON CONFLICT (..) DO UPDATE`, or `.. ON DUPLICATE KEY UPDATE`.
+            "INSERT" => object.clone().any(is_ours) && body[at..].contains(&"UPDATE"),
+            _ => false,
+        }
     })
+}
+
+/// The beginning of a trigger's text, which may be long.
+fn shortened(mut definition: String) -> String {
+    const SHOWN: usize = 300;
+    if let Some((end, _)) = definition.char_indices().nth(SHOWN) {
+        definition.truncate(end);
+        definition.push('…');
+    }
+    definition
 }
 
 fn drift(
@@ -412,6 +427,7 @@ fn drift(
         (Some(_), Some(_)) => DriftKind::Changed,
     };
     let (object, advice) = (part.called(table, name), advice.to_owned());
+    let found = if part == Part::Trigger { found.map(shortened) } else { found };
     Drift { kind, object, expected, found, is_serious, advice }
 }
 
@@ -564,6 +580,43 @@ fn not_described(error: DieselError) -> StoreError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_text_of_a_trigger_says_whether_it_takes_rows() {
+        let tables = ["CQRS_OUTBOX".to_owned(), "CQRS_OUTBOX_DEAD".to_owned()];
+        let takes = |body: &str| {
+            let definition =
+                format!("CREATE TRIGGER T AFTER INSERT ON CQRS_OUTBOX FOR EACH ROW BEGIN {body} END");
+            takes_rows(&definition, &tables)
+        };
+        for body in [
+            "DELETE FROM CQRS_OUTBOX WHERE ID = NEW.ID;",
+            "DELETE FROM ONLY PUBLIC.\"CQRS_OUTBOX_DEAD\";",
+            "UPDATE CQRS_OUTBOX SET TOPIC = '';",
+            "TRUNCATE TABLE `CQRS_OUTBOX`;",
+            "MERGE INTO CQRS_OUTBOX USING X ON TRUE WHEN MATCHED THEN DELETE;",
+            "REPLACE INTO CQRS_OUTBOX VALUES (1);",
+            "INSERT OR REPLACE INTO CQRS_OUTBOX VALUES (1);",
+            "INSERT INTO CQRS_OUTBOX VALUES (1) ON DUPLICATE KEY UPDATE TOPIC = '';",
+            "INSERT INTO CQRS_OUTBOX VALUES (1) ON CONFLICT (ID) DO UPDATE SET TOPIC = '';",
+        ] {
+            assert!(takes(body), "{body}");
+        }
+        for body in [
+            "INSERT INTO AUDIT SELECT * FROM CQRS_OUTBOX;",
+            "INSERT INTO CQRS_OUTBOX VALUES (1);",
+            "DELETE FROM AUDIT;",
+            "UPDATE CQRS_OUTBOX_COPY SET N = 1;",
+        ] {
+            assert!(!takes(body), "{body}");
+        }
+    }
+
+    #[test]
+    fn a_long_text_is_cut() {
+        assert_eq!(shortened("ä".repeat(301)), format!("{}…", "ä".repeat(300)));
+        assert_eq!(shortened("ä".repeat(300)), "ä".repeat(300));
+    }
 
     #[test]
     fn differences_are_told_once_each() {

@@ -1,7 +1,7 @@
 //! Changing what is to be sent, as long as no relay may have it: of scheduled events and of dead letters.
 
 use bytes::Bytes;
-use cqrs_core::codec::{Json, header};
+use cqrs_core::codec::{Json, header, is_json};
 use cqrs_core::{BeginTransaction, Encoder, Error, ErrorKind, Headers, Message, Result, Transaction};
 use cqrs_outbox::table::OutboxRecord;
 use cqrs_outbox::{OrderUnit, Place};
@@ -183,12 +183,6 @@ fn check_json(message: &Message, payload: &[u8]) -> Result<()> {
     })
 }
 
-/// `*/json` or `*/*+json`, as the wire formats take it.
-fn is_json(content_type: &str) -> bool {
-    let media_type = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    media_type.split_once('/').is_some_and(|(_, subtype)| subtype == "json" || subtype.ends_with("+json"))
-}
-
 /// What an event was when it was changed.
 #[must_use = "it may have been too late"]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -239,7 +233,7 @@ impl<B: Backend> Outbox<B> {
     /// # Errors
     ///
     /// [`ErrorKind::InvalidEvent`], and nothing is changed: it would be too large for the outbox's encoder, would have a header with an
-    /// unusable name, has none of a name that is to be taken away, its payload is no JSON, though its content type says so, or its headers cannot be read and are to be changed
+    /// unusable name, has none of a name that is to be taken away, its new payload is no JSON, though its content type says so, or its headers cannot be read and are to be changed
     /// one by one. Whether it is too large is asked only if it grows.
     /// [`ErrorKind::Configuration`] if nothing is to be changed. [`ErrorKind::Store`]; those of [`Transaction::commit`].
     ///

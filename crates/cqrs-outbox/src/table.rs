@@ -78,6 +78,7 @@ pub const MAX_KEY_BYTES: usize = 2_000;
 pub const MAX_TOPIC_BYTES: usize = 500;
 
 /// Rows of one statement at most, as [`in_parts`] takes them. A statement may have 65,535 parameters on PostgreSQL, MariaDB and MySQL, and 32,766 on SQLite.
+#[doc(hidden)]
 pub const ROWS_PER_INSERT: usize = 1_000;
 
 /// The bytes of a statement's rows, if they are more than one: MariaDB takes a packet of 16 MiB by default.

@@ -5,8 +5,9 @@ use std::time::Duration;
 use cqrs_consumer::{Inboxed, MissingId};
 use cqrs_core::codec::header;
 use cqrs_core::{
-    BeforeCommit, Context, DomainEvent, Error, ErrorKind, EventMap, EventMediator, Message,
-    NotificationEvent, Result, TransactionalEventHandler, UnitOfWork,
+    BeforeCommit, Context, DomainEvent, Error, ErrorKind, EventEmitter, EventHandler, EventMap,
+    EventMediator, Message, NotificationEvent, Request, RequestMap, RequestMediator, Result, Transactional,
+    TransactionalEventHandler, TransactionalHandler, UnitOfWork,
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
@@ -243,5 +244,45 @@ async fn through_the_consumer_duplicates_are_counted_and_a_time_out_rolls_back()
     assert_eq!(rows, ["audit", "audit", "bill 1", "bill 2"]);
     let stats = consumer.stats();
     assert_eq!((stats.received, stats.handled, stats.duplicates, stats.dead_lettered), (4, 2, 2, 0));
+    running.stop().await.unwrap();
+}
+
+#[derive(Request)]
+struct Book;
+
+struct Books;
+
+impl TransactionalHandler<Book, LedgerDb> for Books {
+    async fn handle(&self, _: Book, tx: &mut LedgerTx, _: &Context<'_>) -> Result<()> {
+        tx.insert("booked");
+        Ok(())
+    }
+}
+
+/// Sends, and is never done.
+struct Hangs;
+
+impl EventHandler<RoomClosed> for Hangs {
+    async fn handle(&self, _: &RoomClosed, cx: &Context<'_>) -> Result<()> {
+        cx.send(Book).await?;
+        std::future::pending().await
+    }
+}
+
+/// The commit before it is no reason to try for ever.
+#[tokio::test(start_paused = true)]
+async fn a_time_out_behind_a_commit_is_a_failure_like_others() {
+    let (broker, ledger) = (Script::new(), Ledger::default());
+    let unit = UnitOfWork::new(Arc::new(ledger.clone()), BeforeCommit::new());
+    let requests = RequestMap::new().bind(Transactional::new(unit, Books));
+    let events = EventMap::new().subscribe::<RoomClosed>("rooms", Hangs);
+    let events = RequestMediator::new(requests, EventEmitter::new(events)).unwrap().events();
+    let consumer = consumer(&broker, events).handler_timeout(Duration::from_secs(5)).build().unwrap();
+    broker.deliver([message(1, Some("a"))]);
+    let running = run(&consumer);
+    until(|| broker.acked() == [0]).await;
+    assert_eq!(ledger.rows(), ["booked"; 3]);
+    assert!(broker.published()[0].headers.get_str(cqrs_consumer::header::REASON).unwrap().contains("5s"));
+    assert_eq!(consumer.stats().dead_lettered, 1);
     running.stop().await.unwrap();
 }

@@ -192,8 +192,9 @@ fn forget(headers: &mut Headers) {
     });
 }
 
+#[doc(hidden)]
 /// Whether a media type is one of JSON: `*/json` or `*/*+json`, whatever its parameters are.
-fn is_json(content_type: &str) -> bool {
+pub fn is_json(content_type: &str) -> bool {
     let media_type = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     media_type.split_once('/').is_some_and(|(_, subtype)| subtype == "json" || subtype.ends_with("+json"))
 }

@@ -118,7 +118,7 @@ macro_rules! said_as_integration {
         impl<E: IntegrationEvent> SayAs<E> for kind::$kind {}
 
         impl<E: IntegrationEvent> sealed_kind::SayAs<E> for kind::$kind {
-                fn say(event: E, cx: &Context<'_>) {
+            fn say(event: E, cx: &Context<'_>) {
                 cx.say_integration(event, E::NAME);
             }
         }

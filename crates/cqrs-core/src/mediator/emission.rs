@@ -90,7 +90,8 @@ pub(super) async fn go_out(
     }
 }
 
-/// The same for a domain event that is said alone, and whose type is known: its handlers are looked up once.
+/// The same for a domain event that is said alone, and whose type is known: its handlers are looked up once, and it stays with its
+/// caller. What holds for an event in [`go_out`] has to hold here.
 pub(crate) async fn go_out_alone<E: DomainEvent>(
     emitter: &EventEmitter,
     cx: &Context<'_>,

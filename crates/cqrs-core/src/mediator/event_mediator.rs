@@ -113,7 +113,7 @@ impl EventMediator {
     /// # Errors
     ///
     /// As there; [`ErrorKind::Timeout`] if the deadline has passed; [`ErrorKind::CommitUnknown`] if it passed while a transaction was
-    /// being committed or behind that; [`ErrorKind::Cancelled`] if the token was cancelled before.
+    /// being committed or behind that, be it that of a handler before; [`ErrorKind::Cancelled`] if the token was cancelled before.
     ///
     /// # Cancel safety
     ///

@@ -12,7 +12,7 @@ use crate::context::{Context, Origin};
 use crate::middleware::Next;
 use crate::request::{Reply, Request};
 
-/// Bound handlers by their type, which is that of their request.
+/// Bound handlers by their type, which is that of their request or event.
 ///
 /// A hash table with open addressing, of which at most an eighth is in use. It holds no keys: a [`TypeId`] says where
 /// to begin, and the downcast, which there has to be anyway, says whether this is the one.
@@ -45,10 +45,11 @@ impl Handlers {
     }
 
     pub(super) fn get_mut<B: Any>(&mut self) -> Option<&mut B> {
+        self.get::<B>()?;
         self.slots.iter_mut().flatten().find_map(|bound| bound.downcast_mut::<B>())
     }
 
-    /// Adds one whose request has none.
+    /// Adds one whose request or event has none.
     pub(super) fn insert<B: Any + Send + Sync>(&mut self, bound: B) {
         self.len += 1;
         if self.slots.len() < self.len * 8 {

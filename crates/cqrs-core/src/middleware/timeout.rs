@@ -8,7 +8,8 @@ use crate::send_options::SendOptions;
 /// Drops a handler that takes longer than that, and answers with an error of kind [`Timeout`](crate::ErrorKind::Timeout).
 ///
 /// A transaction of the handler is rolled back; what it said is dropped. If the time is up while a transaction is being
-/// committed, or behind that, the error has the kind [`CommitUnknown`](crate::ErrorKind::CommitUnknown), which nobody tries again.
+/// committed, or behind that, the error has the kind [`CommitUnknown`](crate::ErrorKind::CommitUnknown), which a [`Retry`](crate::Retry) does not try
+/// again. A consumer does, and without end, as with any commit in doubt: around handlers of received events its own time-out is the one to set.
 /// Handlers see the time ([`Context::deadline`]), and it holds for the requests within them.
 ///
 /// Place it within a [`Retry`](crate::Retry) for a limit on each try, and around it for one on all of them.

@@ -1,6 +1,7 @@
 //! The tries of one call, and what they leave.
 
 use std::future::poll_fn;
+use std::mem;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -64,7 +65,9 @@ impl<'a> Left<'a> {
         watch.cut_off = None;
         drop(watch);
         if reply.is_ok() {
-            *self.said.lock().unwrap_or_else(PoisonError::into_inner) = cx.take_own_said();
+            let said = cx.take_own_said();
+            // That of the try before is dropped behind the lock: its events are those of users.
+            let _before = mem::replace(&mut *self.said.lock().unwrap_or_else(PoisonError::into_inner), said);
         }
         reply
     }

@@ -249,7 +249,8 @@ fn described(error: &ConnectionError) -> String {
         }
         ConnectionError::CouldntSetupConfiguration(error) if error.to_string().contains(READ_ONLY) => {
             format!(
-                "{error}: SQLite writes beside a file even to read it. Let this user write in its folder or, where nobody writes the                  database meanwhile, look at it as `sqlite://file:/path/to/file?immutable=1`"
+                "{error}: SQLite writes beside a file even to read it. Let this user write in its folder or, where nobody writes the \
+                 database meanwhile and no `-wal` file is beside it, look at it as `sqlite://file:/path/to/file?immutable=1`"
             )
         }
         error => error.to_string(),

@@ -166,6 +166,9 @@ async fn a_relay_ends_when_it_is_another_one<D: Db>(site: &Site) {
     let outbox = site.outbox::<D>().await;
     let mut settings = quick();
     settings.heartbeat_interval = Duration::from_millis(100);
+    // Long enough for its failure to be seen.
+    settings.backoff = Duration::from_secs(2);
+    settings.max_backoff = Duration::from_secs(2);
     let relay = OutboxRelay::builder(D::store(&outbox), Arc::new(Sink::default()))
         .settings(settings)
         .build()

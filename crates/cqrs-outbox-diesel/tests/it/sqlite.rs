@@ -79,6 +79,7 @@ async fn a_file_that_may_only_be_read_says_how_it_can_be(site: &Site) {
     let error = Outbox::<Sqlite>::connect(format!("sqlite://file:{copy}?mode=ro")).await.unwrap_err();
     assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Store, false));
     assert!(error.to_string().contains("write in its folder"), "{error}");
+    assert!(!error.to_string().contains("  "), "{error}");
     // As it says.
     assert!(error.to_string().contains("`sqlite://file:/path/to/file?immutable=1`"), "{error}");
     let copy = Outbox::<Sqlite>::connect(format!("sqlite://file:{copy}?immutable=1")).await.unwrap();
