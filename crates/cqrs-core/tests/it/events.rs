@@ -218,3 +218,90 @@ async fn an_event_handler_can_send_requests() {
     mediator.events().emit(Happened(1)).await.unwrap();
     assert_eq!(journal.entries(), ["acted"]);
 }
+
+#[tokio::test]
+async fn it_does_not_matter_where_the_refused_event_stands() {
+    let sayings: [fn(&Context<'_>); 6] = [
+        |cx| cx.emit(Unspeakable),
+        |cx| {
+            cx.emit(Unspeakable);
+            cx.emit(Happened(1));
+        },
+        |cx| {
+            cx.emit(Happened(1));
+            cx.emit(Happened(2));
+            cx.emit(Unspeakable);
+        },
+        |cx| {
+            cx.scope().set(1_u32);
+            cx.emit(Unspeakable);
+        },
+        |cx| {
+            cx.emit(Happened(1));
+            cx.scope().set(1_u32);
+            cx.emit(Unspeakable);
+        },
+        |cx| {
+            cx.emit(Told(1));
+            cx.emit(Unspeakable);
+            cx.emit(Happened(1));
+        },
+    ];
+    for (number, say) in sayings.into_iter().enumerate() {
+        let (journal, broker) = (Journal::new(), Recorder::new());
+        let emitter = EventEmitter::new(EventMap::new().bind(noting(journal))).direct(broker.clone());
+        let error = saying(say, emitter).send(Act).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidEvent, "{number}");
+        assert!(journal.entries().is_empty() && broker.messages().is_empty(), "{number}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_said_first_goes_out_first_whatever_it_is() {
+    let sayings: [fn(&Context<'_>); 4] = [
+        |cx| {
+            cx.emit(Told(1));
+            cx.emit(Happened(2));
+            cx.emit(Told(3));
+            cx.emit(Happened(4));
+        },
+        |cx| {
+            cx.scope().set(0_u32);
+            cx.emit(Told(1));
+            cx.emit(Happened(2));
+            cx.emit(Told(3));
+            cx.emit(Happened(4));
+        },
+        |cx| {
+            cx.emit(Told(1));
+            cx.scope().set(0_u32);
+            cx.emit(Happened(2));
+            cx.emit(Told(3));
+            cx.emit(Happened(4));
+        },
+        |cx| {
+            cx.scope().set(0_u32);
+            cx.emit(Happened(2));
+            cx.emit(Told(3));
+            cx.emit(Happened(4));
+        },
+    ];
+    for (number, say) in sayings.into_iter().enumerate() {
+        let journal = Journal::new();
+        let emitter = EventEmitter::new(EventMap::new().bind(on_event(move |event: &Happened, cx| {
+            // The scope is still there, if there was one.
+            journal.note(format!("happened {} {:?}", event.0, cx.scope().get::<u32>()));
+            Box::pin(async { Ok(()) })
+        })))
+        .direct(Recorder::noting(journal));
+        saying(say, emitter).send(Act).await.unwrap();
+        let kept = if number == 0 { "None" } else { "Some(0)" };
+        let expected = [
+            "published 1".to_owned(),
+            format!("happened 2 {kept}"),
+            "published 3".into(),
+            format!("happened 4 {kept}"),
+        ];
+        assert_eq!(journal.entries(), expected[usize::from(number == 3)..], "{number}");
+    }
+}

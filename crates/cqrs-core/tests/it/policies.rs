@@ -350,3 +350,39 @@ async fn a_flood_before_the_commit_shows_its_path_too() {
     );
     assert_eq!(db.rows(), Vec::<String>::new());
 }
+
+#[tokio::test]
+async fn the_policies_are_those_of_an_event_from_outside_too() {
+    for concurrency in [1, 2] {
+        let (journal, error) = outside(|emitter| emitter.with_concurrency(concurrency)).await;
+        assert_eq!(error.as_deref(), Some("second of 1"));
+        // The third may have begun when the second failed.
+        assert_eq!(journal[..2], ["first 1", "second 1"]);
+        assert!(journal.len() == 2 || concurrency == 2);
+
+        let run_all = |emitter: EventEmitter| {
+            emitter.with_concurrency(concurrency).with_on_failure(OnEventFailure::RunAll)
+        };
+        let (journal, error) = outside(run_all).await;
+        assert_eq!(error.as_deref(), Some("second of 1"));
+        assert_eq!(journal, ["first 1", "second 1", "third 1", "followed 1", "followed 1"]);
+
+        let log = |emitter: EventEmitter| {
+            emitter.with_concurrency(concurrency).with_on_failure(OnEventFailure::Log)
+        };
+        let (journal, error) = outside(log).await;
+        assert_eq!(error, None);
+        assert_eq!(journal, ["first 1", "second 1", "third 1", "followed 1", "followed 1"]);
+    }
+    let (journal, error) = outside(|emitter| emitter.with_max_events(0)).await;
+    assert!(error.unwrap().contains("one request led to more than 0 events"));
+    assert!(journal.is_empty());
+}
+
+/// What three handlers noted of which the second fails, and the error.
+async fn outside(with: impl Fn(EventEmitter) -> EventEmitter) -> (Vec<String>, Option<String>) {
+    let journal = Journal::new();
+    let events = EventMediator::new(with(EventEmitter::new(second_fails(journal)))).unwrap();
+    let error = events.emit(Happened(1)).await.err();
+    (journal.entries(), error.map(|error| error.to_string()))
+}

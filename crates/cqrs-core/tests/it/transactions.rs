@@ -443,3 +443,37 @@ async fn a_handler_can_do_units_of_work_by_hand_one_after_the_other() {
     assert_eq!(payloads(&db.outbox()), ["2", "4"]);
     assert_eq!(db.journal().entries().last().unwrap(), "happened 4");
 }
+
+/// Into a context where nothing was said, into one where something was, and behind what is said there later.
+#[tokio::test]
+async fn what_nested_requests_say_in_a_transaction_stands_where_they_were_sent() {
+    let db = FakeDb::new();
+    let handler = in_transaction(|_: Close, _, cx| {
+        Box::pin(async move {
+            cx.send(Say(1)).await?;
+            cx.send(Say(2)).await?;
+            cx.emit(Happened(3));
+            cx.emit(Told(3));
+            cx.send(Say(4)).await
+        })
+    });
+    let requests = RequestMap::new().bind::<Close>(Transactional::new(db.unit(), handler)).bind(on_request(
+        |Say(number), cx| {
+            Box::pin(async move {
+                cx.emit(Happened(number));
+                cx.emit(Told(number));
+                Ok(())
+            })
+        },
+    ));
+    let events = EventMap::new().bind(noting(db));
+    let mediator = RequestMediator::new(requests, EventEmitter::new(events)).unwrap();
+    mediator.send(Close).await.unwrap();
+    assert_eq!(payloads(&db.outbox()), ["1", "2", "3", "4"]);
+    let happened: Vec<_> =
+        db.journal().entries().into_iter().filter(|entry| entry.starts_with("happened")).collect();
+    assert_eq!(happened, ["happened 1", "happened 2", "happened 3", "happened 4"]);
+}
+
+#[derive(Request)]
+struct Say(u32);
