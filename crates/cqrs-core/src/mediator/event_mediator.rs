@@ -104,7 +104,8 @@ impl EventMediator {
     /// Dropping the future stops the handler where it stands; deliver the message again.
     pub async fn handle(&self, message: Message) -> Result<Dispatched> {
         let received = Received::new(self.encoder().decode(message)?);
-        self.dispatch(&received, Origin::Received(&received)).await
+        let dispatched = self.dispatch(&received, Origin::Received(&received)).await?;
+        Ok(Dispatched { event: received.message.name, ..dispatched })
     }
 
     /// The same with a deadline, a token to call it off, a conversation or a scope, for the handlers of the message and all that they
@@ -122,12 +123,14 @@ impl EventMediator {
         let received = Received::new(self.encoder().decode(message)?);
         let narrowed = Narrowed::of_received(&received, options);
         let dispatched = self.dispatch(&received, Origin::Narrowed(&narrowed));
-        narrowed.limit(&received.message.name, dispatched).await
+        let dispatched = narrowed.limit(&received.message.name, dispatched).await?;
+        Ok(Dispatched { event: received.message.name, ..dispatched })
     }
 
+    /// All but the name.
     async fn dispatch(&self, received: &Received, origin: Origin<'_>) -> Result<Dispatched> {
         let emitter = self.core.emitter();
-        let mut dispatched = Dispatched { event: received.message.name.clone(), ..Dispatched::default() };
+        let mut dispatched = Dispatched::default();
         for handler in emitter.events().of_message(&received.message) {
             let mut cx = Context::new(&self.core, origin);
             match handler.handle(&received.message, &cx).await? {
