@@ -1,8 +1,13 @@
 use std::time::Duration;
 
+use futures_util::Stream;
+
+use super::StreamMiddleware;
 use super::step::{Step, for_requests_and_events};
+use super::stream::run_within;
 use crate::context::{Context, Narrowed};
 use crate::error::{Error, Result};
+use crate::request::{StreamHandler, StreamRequest};
 use crate::send_options::SendOptions;
 
 /// Drops a handler that takes longer than that, and answers with an error of kind [`Timeout`](crate::ErrorKind::Timeout).
@@ -10,6 +15,8 @@ use crate::send_options::SendOptions;
 /// A transaction of the handler is rolled back; what it said is dropped. If the time is up while a transaction is being
 /// committed, or behind that, the error has the kind [`CommitUnknown`](crate::ErrorKind::CommitUnknown), which nobody tries again.
 /// Handlers see the time ([`Context::deadline`]), and it holds for the requests within them.
+///
+/// A stream has so long for all its items together, and ends with that error if it has not come to its end.
 ///
 /// Place it within a [`Retry`](crate::Retry) for a limit on each try, and around it for one on all of them.
 ///
@@ -35,3 +42,14 @@ impl Timeout {
 }
 
 for_requests_and_events!(Timeout);
+
+impl<R: StreamRequest> StreamMiddleware<R> for Timeout {
+    fn call<N: StreamHandler<R>>(
+        &self,
+        request: R,
+        cx: &Context<'_>,
+        next: &N,
+    ) -> impl Stream<Item = Result<R::Item, R::Error>> + Send {
+        run_within(request, cx, next, SendOptions::default().with_timeout(self.0), None)
+    }
+}
