@@ -35,7 +35,7 @@ impl<R: StreamRequest> StreamMiddleware<R> for CatchPanic {
         cx: &Context<'_>,
         next: &N,
     ) -> impl Stream<Item = Result<R::Item, R::Error>> + Send {
-        // A handler may panic before it gives a stream.
+        // What stands within may panic before it gives a stream.
         let items = stream::once(async move { next.handle(request, cx) }).flatten();
         AssertUnwindSafe(items)
             .catch_unwind()

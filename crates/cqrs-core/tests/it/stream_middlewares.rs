@@ -68,11 +68,11 @@ fn mediator<S, V>(requests: RequestMap<S, V>, journal: &'static Journal) -> Requ
     RequestMediator::new(requests, EventEmitter::new(events)).unwrap()
 }
 
-/// The items, errors as their text.
+/// The items, errors as their text; not for ever.
 async fn all(
     items: Streaming<'_, impl StreamRequest<Item = u32, Error = Error>>,
 ) -> Vec<Result<u32, String>> {
-    items.map(|item| item.map_err(|error| error.to_string())).collect().await
+    items.map(|item| item.map_err(|error| error.to_string())).take(20).collect().await
 }
 
 fn err(text: &str) -> Result<u32, String> {
@@ -224,10 +224,29 @@ async fn a_panic_is_an_error_at_the_end_of_the_stream() {
     let items = all(mediator.stream(Count(vec![1, 66, 3]))).await;
     assert_eq!(items, [Ok(1), err("the handler of `count` panicked: the number 66")]);
     assert_eq!(journal.entries(), ["happened 1"]);
-    // One that panics before it gives a stream.
+    // One that panics before it gives a stream, and a middleware that does.
     let error = mediator.stream(Count(vec![67])).next().await.unwrap().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Panic);
     assert_eq!(error.to_string(), "the handler of `count` panicked: at once");
+
+    struct Panics;
+
+    impl<R: StreamRequest> StreamMiddleware<R> for Panics {
+        fn call<N: StreamHandler<R>>(
+            &self,
+            request: R,
+            cx: &Context<'_>,
+            next: &N,
+        ) -> impl Stream<Item = Result<R::Item, R::Error>> + Send {
+            assert!(cx.message().is_some(), "around it");
+            next.handle(request, cx)
+        }
+    }
+
+    let requests = RequestMap::new().stream_middleware(CatchPanic).stream_middleware(Panics);
+    let mediator = self::mediator(requests.bind_stream::<Count>(Counting), journal);
+    let items = all(mediator.stream(Count(vec![1]))).await;
+    assert_eq!(items, [err("the handler of `count` panicked: around it")]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -305,6 +324,8 @@ async fn tracing_puts_the_work_on_items_into_a_span_and_tells_of_errors_and_of_t
     let writer = log.clone();
     let format = tracing_subscriber::fmt().with_ansi(false).without_time().with_target(false);
     let format = format.with_max_level(tracing::Level::DEBUG).with_writer(move || writer.clone());
+    // While there is one only, what another thread hits first is taken for unwanted, here too, because that thread has none.
+    let _other = tracing::Dispatch::new(tracing::subscriber::NoSubscriber::default());
     let _listening = tracing::subscriber::set_default(format.finish());
     let requests = RequestMap::new()
         .stream_middleware(Tracing)
