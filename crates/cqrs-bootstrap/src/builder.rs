@@ -6,7 +6,8 @@ use cqrs_core::{
     BeforeCommit, BeginTransaction, Database, DomainEvent, Encoder, Error, ErrorKind, EventEmitter,
     EventFamily, EventHandler, EventMap, EventMiddlewareStack, IntegrationEvent, MessageBroker, Middleware,
     MiddlewareStack, NoMiddleware, Request, RequestHandler, RequestMap, RequestMediator, Result, Stacked,
-    StreamHandler, StreamRequest, Transactional, TransactionalEventHandler, TransactionalHandler, UnitOfWork,
+    StreamHandler, StreamMiddlewareStack, StreamRequest, Transactional, TransactionalEventHandler,
+    TransactionalHandler, UnitOfWork,
 };
 use cqrs_outbox::{OutboxRelay, OutboxStore, RelaySettings, Retention, StoreError};
 use serde::de::DeserializeOwned;
@@ -39,8 +40,8 @@ pub fn bootstrap() -> Builder {
 /// A middleware stands around the requests that are registered after it. Handlers that want a transaction are registered
 /// after the [`outbox`](Self::outbox) or [`inbox`](Self::inbox) that opens it.
 #[must_use = "an application does nothing until it is built and run"]
-pub struct Builder<S = NoMiddleware, D = NoDatabase, V = NoMiddleware> {
-    rest: Rest<S, V>,
+pub struct Builder<S = NoMiddleware, D = NoDatabase, V = NoMiddleware, T = NoMiddleware> {
+    rest: Rest<RequestMap<S, T>, EventMap<V>>,
     database: D,
 }
 
@@ -90,9 +91,9 @@ struct Registering<'a, D: Database> {
     group: &'a str,
 }
 
-impl<S, D, V> Builder<S, D, V> {
+impl<S, D, V, T> Builder<S, D, V, T> {
     /// Puts a middleware around the requests that are registered from now on, within those that are there already.
-    pub fn middleware<M>(self, middleware: M) -> Builder<Stacked<S, M>, D, V> {
+    pub fn middleware<M>(self, middleware: M) -> Builder<Stacked<S, M>, D, V, T> {
         Builder {
             rest: self.rest.map_requests(|requests| requests.middleware(middleware)),
             database: self.database,
@@ -102,9 +103,17 @@ impl<S, D, V> Builder<S, D, V> {
     /// Puts a middleware around the handlers of events that are registered from now on, within those that are there already; not
     /// around those that run in a transaction ([`before_commit`](Builder::before_commit),
     /// [`subscribe_transactional`](Builder::subscribe_transactional)).
-    pub fn event_middleware<M>(self, middleware: M) -> Builder<S, D, Stacked<V, M>> {
+    pub fn event_middleware<M>(self, middleware: M) -> Builder<S, D, Stacked<V, M>, T> {
         Builder {
             rest: self.rest.map_events(|events| events.middleware(middleware)),
+            database: self.database,
+        }
+    }
+
+    /// Puts a middleware around the streaming requests that are registered from now on, within those that are there already.
+    pub fn stream_middleware<M>(self, middleware: M) -> Builder<S, D, V, Stacked<T, M>> {
+        Builder {
+            rest: self.rest.map_requests(|requests| requests.stream_middleware(middleware)),
             database: self.database,
         }
     }
@@ -131,8 +140,12 @@ impl<S, D, V> Builder<S, D, V> {
         self
     }
 
-    /// Registers the handler of a streaming request. No middlewares stand around it.
-    pub fn stream<R: StreamRequest>(mut self, handler: impl StreamHandler<R>) -> Self {
+    /// Registers the handler of a streaming request. Around it stand the middlewares of streaming requests
+    /// ([`stream_middleware`](Self::stream_middleware)), and no others.
+    pub fn stream<R: StreamRequest>(mut self, handler: impl StreamHandler<R>) -> Self
+    where
+        T: StreamMiddlewareStack<R>,
+    {
         self.rest.requests = self.rest.requests.bind_stream::<R>(handler);
         self
     }
@@ -303,9 +316,9 @@ impl<S, D, V> Builder<S, D, V> {
     }
 }
 
-impl<S, V> Builder<S, NoDatabase, V> {
+impl<S, V, T> Builder<S, NoDatabase, V, T> {
     /// Sets the outbox: it opens the transactions of handlers, and a relay takes its events to the broker.
-    pub fn outbox<D, O>(self, outbox: O) -> Builder<S, OnDatabase<D>, V>
+    pub fn outbox<D, O>(self, outbox: O) -> Builder<S, OnDatabase<D>, V, T>
     where
         D: Database,
         O: BeginTransaction<D> + OutboxStore,
@@ -317,7 +330,7 @@ impl<S, V> Builder<S, NoDatabase, V> {
 
     /// Sets the inbox of a service that has no outbox here: it opens the transactions of handlers. What they say goes into
     /// the outbox of the same database, and a relay elsewhere takes it to the broker.
-    pub fn inbox<D, I>(self, inbox: I) -> Builder<S, OnDatabase<D>, V>
+    pub fn inbox<D, I>(self, inbox: I) -> Builder<S, OnDatabase<D>, V, T>
     where
         D: Database,
         I: Inbox<D>,
@@ -342,7 +355,7 @@ impl<S, V> Builder<S, NoDatabase, V> {
     }
 }
 
-impl<S, D: Database, V> Builder<S, OnDatabase<D>, V> {
+impl<S, D: Database, V, T> Builder<S, OnDatabase<D>, V, T> {
     /// Sets the outbox, beside the inbox: most often the same value. It opens the transactions from now on.
     pub fn outbox(mut self, outbox: impl BeginTransaction<D> + OutboxStore) -> Self {
         let outbox = Arc::new(outbox);
@@ -380,7 +393,7 @@ impl<S, D: Database, V> Builder<S, OnDatabase<D>, V> {
         let group = rest.group.clone().unwrap_or_default();
         let registering = Registering { unit: &unit, inbox: database.inbox.as_ref(), group: &group };
         let rest = rest.map_requests(|requests| {
-            let requests = requests.with_middleware(NoMiddleware);
+            let requests = requests.with_middleware(NoMiddleware).with_stream_middleware(NoMiddleware);
             database
                 .requests
                 .into_iter()
@@ -412,9 +425,9 @@ impl<D: Database> OnDatabase<D> {
 }
 
 /// What does not depend on the kind of database.
-struct Rest<S, V> {
-    requests: RequestMap<S>,
-    events: EventMap<V>,
+struct Rest<R, E> {
+    requests: R,
+    events: E,
     subscribed: bool,
     broker: Option<Source>,
     direct: bool,
@@ -426,20 +439,16 @@ struct Rest<S, V> {
     consumer: Box<dyn FnOnce(ConsumerBuilder) -> ConsumerBuilder + Send>,
 }
 
-impl<S, V> Rest<S, V> {
-    fn map_requests<T>(self, map: impl FnOnce(RequestMap<S>) -> RequestMap<T>) -> Rest<T, V> {
+impl<R, E> Rest<R, E> {
+    fn map_requests<M>(self, map: impl FnOnce(R) -> M) -> Rest<M, E> {
         self.map(map, |events| events)
     }
 
-    fn map_events<T>(self, map: impl FnOnce(EventMap<V>) -> EventMap<T>) -> Rest<S, T> {
+    fn map_events<M>(self, map: impl FnOnce(E) -> M) -> Rest<R, M> {
         self.map(|requests| requests, map)
     }
 
-    fn map<T, W>(
-        self,
-        requests: impl FnOnce(RequestMap<S>) -> RequestMap<T>,
-        events: impl FnOnce(EventMap<V>) -> EventMap<W>,
-    ) -> Rest<T, W> {
+    fn map<M, N>(self, requests: impl FnOnce(R) -> M, events: impl FnOnce(E) -> N) -> Rest<M, N> {
         Rest {
             requests: requests(self.requests),
             events: events(self.events),
@@ -454,7 +463,9 @@ impl<S, V> Rest<S, V> {
             consumer: self.consumer,
         }
     }
+}
 
+impl<S, V, T> Rest<RequestMap<S, T>, EventMap<V>> {
     async fn build(
         self,
         store: Option<Arc<dyn OutboxStore>>,
@@ -523,7 +534,7 @@ fn wrong<T>(problems: &mut Vec<String>, error: Error) -> Result<Option<T>> {
     }
 }
 
-impl<S, D, V> fmt::Debug for Builder<S, D, V> {
+impl<S, D, V, T> fmt::Debug for Builder<S, D, V, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Builder")
             .field("requests", &self.rest.requests)

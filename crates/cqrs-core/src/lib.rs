@@ -56,8 +56,8 @@ pub use message::{Headers, Message, MessageId};
 pub use middleware::Metrics;
 pub use middleware::{
     CatchPanic, ConcurrencyLimit, Endpoint, EventMiddleware, EventMiddlewareStack, Except, Layered,
-    Middleware, MiddlewareStack, Next, NoMiddleware, Placement, Retry, Retryable, Stacked, Timeout, Tracing,
-    TracingPayload, Tried, Validation,
+    Middleware, MiddlewareStack, Next, NoMiddleware, Placement, Retry, Retryable, Stacked, StreamMiddleware,
+    StreamMiddlewareStack, Timeout, Tracing, TracingPayload, Tried, Validation,
 };
 pub use outgoing::{Dedup, Deliver, Outgoing, VersionConflict, WriteOptions};
 pub use request::{Reply, Request, RequestHandler, StreamHandler, StreamRequest};

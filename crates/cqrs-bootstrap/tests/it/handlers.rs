@@ -7,7 +7,7 @@ use cqrs_bootstrap::bootstrap;
 use cqrs_core::broker::memory::MemoryBroker;
 use cqrs_core::*;
 use cqrs_outbox::MemoryOutbox;
-use futures_util::{Stream, TryStreamExt, stream};
+use futures_util::{Stream, StreamExt, TryStreamExt, stream};
 use tokio::sync::Barrier;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
@@ -58,6 +58,18 @@ impl<E: Event> EventMiddleware<E> for Around {
     }
 }
 
+impl<R: StreamRequest<Error = Error>> StreamMiddleware<R> for Around {
+    fn call<N: StreamHandler<R>>(
+        &self,
+        request: R,
+        cx: &Context<'_>,
+        next: &N,
+    ) -> impl Stream<Item = Result<R::Item>> + Send {
+        let told = self.0.0.send(format!("around {}", R::name())).map_err(Error::handler);
+        stream::iter(told.err().map(Err)).chain(next.handle(request, cx))
+    }
+}
+
 fn told(told: &mut UnboundedReceiver<String>) -> Vec<String> {
     std::iter::from_fn(|| told.try_recv().ok()).collect()
 }
@@ -67,6 +79,7 @@ async fn handlers_of_all_kinds_are_registered() {
     let (sender, mut heard) = unbounded_channel();
     let tell = Tell(Arc::new(sender));
     let app = bootstrap()
+        .stream_middleware(Around(tell.clone()))
         .outbox(MemoryOutbox::new())
         .without_relay()
         .emitter(|emitter| emitter.with_on_failure(OnEventFailure::RunAll))
@@ -81,6 +94,7 @@ async fn handlers_of_all_kinds_are_registered() {
         .unwrap();
     let rooms: Vec<u32> = app.requests().stream(ReadRooms).try_collect().await.unwrap();
     assert_eq!(rooms, [1, 2]);
+    assert_eq!(told(&mut heard), ["around ReadRooms"]);
     let error = app.requests().send(OpenRoom).await.unwrap_err();
     assert_eq!(error.downcast_ref::<EventErrors>().unwrap().iter().count(), 2);
     assert_eq!(told(&mut heard), ["room_opened", "around room_opened", "room_opened"]);

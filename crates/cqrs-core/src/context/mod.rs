@@ -9,7 +9,7 @@ use std::future::Future;
 use std::iter::successors;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use futures_util::future::{Either, select};
@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::codec::{Correlation, IntoMessage};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::DomainEvent;
-use crate::mediator::{Core, Sending, Streaming};
+use crate::mediator::{Core, EventEmitter, Sending, Streaming};
 use crate::message::Message;
 use crate::outgoing::Outgoing;
 use crate::request::{Request, StreamRequest};
@@ -65,8 +65,14 @@ impl Received {
         Self { message, correlation: OnceLock::new() }
     }
 
-    fn correlation(&self) -> Correlation {
-        self.correlation.get_or_init(|| Correlation::caused_by(&self.message)).clone()
+    fn correlation(&self, emitter: &EventEmitter) -> Correlation {
+        let caused = || {
+            let mut correlation = Correlation::caused_by(&self.message);
+            correlation.correlation_id =
+                correlation.correlation_id.or_else(|| emitter.correlation_ids().map(|new| new()));
+            correlation
+        };
+        self.correlation.get_or_init(caused).clone()
     }
 }
 
@@ -91,7 +97,7 @@ pub fn nested<'a>(cx: &'a Context<'_>) -> Context<'a> {
     cx.nested()
 }
 
-/// All but the scope.
+/// All but what is kept.
 #[inline]
 fn take_said(unsent: &mut Option<Box<Unsent>>) -> Option<Box<Unsent>> {
     // Most contexts hear nothing.
@@ -100,8 +106,8 @@ fn take_said(unsent: &mut Option<Box<Unsent>>) -> Option<Box<Unsent>> {
 
 fn take_unsent(unsent: &mut Option<Box<Unsent>>) -> Option<Box<Unsent>> {
     let mut said = unsent.take()?;
-    if let Some(scope) = said.take_scope() {
-        *unsent.get_or_insert_with(Unsent::nothing).scope() = scope;
+    if let Some(kept) = said.take_kept() {
+        *unsent.get_or_insert_with(Unsent::nothing).kept() = kept;
     }
     (!said.is_empty()).then_some(said)
 }
@@ -215,7 +221,10 @@ impl<'a> Context<'a> {
         match (self.parent(), self.options().and_then(|options| options.scope.as_ref())) {
             (Some(parent), _) => parent.scope(),
             (None, Some(given)) => given.clone(),
-            (None, None) => self.unsent().get_or_insert_with(Unsent::nothing).scope().clone(),
+            (None, None) => {
+                let mut unsent = self.unsent();
+                unsent.get_or_insert_with(Unsent::nothing).kept().scope.get_or_insert_default().clone()
+            }
         }
     }
 
@@ -230,17 +239,32 @@ impl<'a> Context<'a> {
 
     /// What ties the messages that are said here to those before them.
     pub fn correlation(&self) -> Correlation {
+        let mut correlation = self.given_correlation();
+        correlation.correlation_id = correlation.correlation_id.or_else(|| self.own_correlation_id());
+        correlation
+    }
+
+    fn given_correlation(&self) -> Correlation {
         match self.origin {
             Origin::Root => Correlation::default(),
             Origin::Correlated(correlation) => correlation.clone(),
-            Origin::Received(received) => received.correlation(),
-            Origin::Nested(parent) => parent.correlation(),
+            Origin::Received(received) => received.correlation(self.core.emitter()),
+            Origin::Nested(parent) => parent.given_correlation(),
             Origin::Narrowed(Narrowed { options: SendOptions { correlation: Some(given), .. }, .. }) => {
                 given.clone()
             }
-            Origin::Narrowed(Narrowed { received: Some(received), .. }) => received.correlation(),
-            Origin::Narrowed(narrowed) => narrowed.parent.map(Context::correlation).unwrap_or_default(),
+            Origin::Narrowed(Narrowed { received: Some(received), .. }) => {
+                received.correlation(self.core.emitter())
+            }
+            Origin::Narrowed(narrowed) => narrowed.parent.map(Context::given_correlation).unwrap_or_default(),
         }
+    }
+
+    /// The one that the emitter gives to what has none, if it was told to. The outermost context keeps it for all that it leads to.
+    fn own_correlation_id(&self) -> Option<Arc<str>> {
+        let new = self.core.emitter().correlation_ids()?;
+        let mut unsent = self.outwards().last()?.unsent();
+        Some(unsent.get_or_insert_with(Unsent::nothing).kept().correlation_id.get_or_insert_with(new).clone())
     }
 
     /// Whether a transaction takes the integration events that are said here.
@@ -430,7 +454,7 @@ impl fmt::Debug for Context<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Context")
             .field("in_transaction", &self.is_in_transaction())
-            .field("correlation", &self.correlation())
+            .field("correlation", &self.given_correlation())
             .finish_non_exhaustive()
     }
 }

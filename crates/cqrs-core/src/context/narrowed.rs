@@ -1,8 +1,11 @@
 //! A part of what happens, with options of its own.
 
 use std::future::Future;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use async_stream::stream;
+use futures_util::{FutureExt, Stream, StreamExt};
 use tokio_util::sync::CancellationToken;
 
 use super::{Context, Received};
@@ -45,13 +48,13 @@ impl<'a> Narrowed<'a> {
         Self { received: Some(received), ..Self::new(None, options) }
     }
 
-    pub(crate) fn with_place(mut self, limit: usize) -> Self {
-        self.place = Some(limit);
+    pub(crate) fn with_place(mut self, limit: Option<usize>) -> Self {
+        self.place = limit;
         self
     }
 
     /// Whether its time is up.
-    pub(crate) fn is_over(&self) -> bool {
+    fn is_over(&self) -> bool {
         self.options.is_over()
     }
 
@@ -75,13 +78,41 @@ impl<'a> Narrowed<'a> {
         self.in_time(request, reply).await
     }
 
+    /// The same for a stream, whose items come until the deadline, which ends it with an error.
+    pub(crate) fn limit_items<T: Send, E: From<Error> + Send>(
+        &self,
+        request: &str,
+        items: impl Stream<Item = Result<T, E>> + Send,
+    ) -> impl Stream<Item = Result<T, E>> + Send {
+        stream! {
+            if let Err(error) = self.begin(request) {
+                yield Err(error.into());
+                return;
+            }
+            let mut items = pin!(items);
+            loop {
+                match self.in_time(request, items.next().map(Option::transpose)).await.transpose() {
+                    Some(Ok(item)) => yield Ok(item),
+                    Some(Err(error)) => {
+                        yield Err(error);
+                        // One that the handler has given does not end it.
+                        if self.is_over() {
+                            break;
+                        }
+                    }
+                    None => break,
+                }
+            }
+        }
+    }
+
     /// Whether it may begin.
-    pub(crate) fn begin(&self, request: &str) -> Result<()> {
+    fn begin(&self, request: &str) -> Result<()> {
         if self.options.is_cancelled() { Err(cancelled(request)) } else { Ok(()) }
     }
 
     /// Waits for a part of it, but not for longer than until the deadline.
-    pub(crate) async fn in_time<T, E: From<Error>>(
+    async fn in_time<T, E: From<Error>>(
         &self,
         request: &str,
         reply: impl Future<Output = Result<T, E>>,

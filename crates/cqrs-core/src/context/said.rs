@@ -3,6 +3,8 @@
 use std::any::Any;
 use std::collections::VecDeque;
 use std::iter::from_fn;
+use std::mem::take;
+use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 
@@ -45,7 +47,14 @@ pub(crate) struct Unsent<E: ?Sized = dyn AnyDomainEvent> {
 #[derive(Default)]
 struct Rest {
     said: VecDeque<Said>,
-    scope: Option<Scope>,
+    kept: Kept,
+}
+
+/// What stays in a context when what was said goes out.
+#[derive(Default)]
+pub(crate) struct Kept {
+    pub(super) scope: Option<Scope>,
+    pub(super) correlation_id: Option<Arc<str>>,
 }
 
 impl Unsent {
@@ -81,12 +90,14 @@ impl Unsent {
         !self.event.exists() && self.rest.as_ref().is_none_or(|rest| rest.said.is_empty())
     }
 
-    pub(crate) fn take_scope(&mut self) -> Option<Scope> {
-        self.rest.as_mut()?.scope.take()
+    /// If something is kept.
+    pub(crate) fn take_kept(&mut self) -> Option<Kept> {
+        let kept = &mut self.rest.as_mut()?.kept;
+        (kept.scope.is_some() || kept.correlation_id.is_some()).then(|| take(kept))
     }
 
-    pub(crate) fn scope(&mut self) -> &mut Scope {
-        self.rest().scope.get_or_insert_default()
+    pub(crate) fn kept(&mut self) -> &mut Kept {
+        &mut self.rest().kept
     }
 
     fn rest(&mut self) -> &mut Rest {

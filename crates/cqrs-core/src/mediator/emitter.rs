@@ -28,6 +28,7 @@ pub struct EventEmitter {
     confirm_timeout: Duration,
     max_events: usize,
     max_depth: usize,
+    gives_correlation_ids: bool,
     on_failure: OnEventFailure,
     /// `None` is one after the other.
     concurrency: Option<NonZeroUsize>,
@@ -52,6 +53,7 @@ impl EventEmitter {
             confirm_timeout: Duration::from_secs(30),
             max_events: 10_000,
             max_depth: 20,
+            gives_correlation_ids: false,
             on_failure: OnEventFailure::Stop,
             concurrency: None,
             recording: Recording::default(),
@@ -106,6 +108,16 @@ impl EventEmitter {
         self
     }
 
+    /// Gives messages a correlation id where the request, event or message from outside that led to them has none; all that one leads
+    /// to shares it. By default such messages have none either.
+    ///
+    /// It is made when the first of them is said, or when a handler asks for it ([`Context::correlation`]), as the ids of events are
+    /// ([`Encoder::with_ids`]).
+    pub fn with_correlation_ids(mut self) -> Self {
+        self.gives_correlation_ids = true;
+        self
+    }
+
     /// How messages are made of events.
     pub fn with_encoder(mut self, encoder: Encoder) -> Self {
         self.encoder = encoder;
@@ -114,6 +126,11 @@ impl EventEmitter {
 
     pub(crate) fn encoder(&self) -> &Encoder {
         &self.encoder
+    }
+
+    /// Where new ones come from, if it was told to give them.
+    pub(crate) fn correlation_ids(&self) -> Option<impl Fn() -> Arc<str>> {
+        self.gives_correlation_ids.then_some(|| self.encoder.stamps.id().to_string().into())
     }
 
     pub(crate) fn recording(&self) -> &Recording {

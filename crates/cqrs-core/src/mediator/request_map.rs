@@ -4,12 +4,15 @@ use std::sync::Arc;
 
 use super::handlers::{Bound, Handlers};
 use super::stream::BoundStream;
-use crate::middleware::{Middleware, MiddlewareStack, NoMiddleware, Placement, Stacked, Validation};
+use crate::middleware::{
+    Middleware, MiddlewareStack, NoMiddleware, Placement, Stacked, StreamMiddlewareStack, Validation,
+};
 use crate::request::{Request, RequestHandler, StreamHandler, StreamRequest};
 
 /// Says which handler answers which request. Every request has exactly one handler.
 ///
-/// A middleware stands around the requests that are bound after it; the first is the outermost.
+/// A middleware stands around the requests that are bound after it; the first is the outermost. Those of streaming requests
+/// stand for themselves ([`stream_middleware`](Self::stream_middleware)).
 ///
 /// ```
 /// use cqrs_core::{Context, EventEmitter, Request, RequestHandler, RequestMap, RequestMediator, Result, Tracing};
@@ -28,16 +31,22 @@ use crate::request::{Request, RequestHandler, StreamHandler, StreamRequest};
 /// # Ok(()) }
 /// ```
 #[must_use = "a map does nothing until a mediator is made of it"]
-pub struct RequestMap<S = NoMiddleware> {
+pub struct RequestMap<S = NoMiddleware, V = NoMiddleware> {
     pub(super) handlers: Handlers,
     pub(super) problems: Vec<String>,
     middleware: S,
+    stream_middleware: V,
 }
 
 impl RequestMap {
     /// An empty map.
     pub fn new() -> Self {
-        Self { handlers: Handlers::default(), problems: Vec::new(), middleware: NoMiddleware }
+        Self {
+            handlers: Handlers::default(),
+            problems: Vec::new(),
+            middleware: NoMiddleware,
+            stream_middleware: NoMiddleware,
+        }
     }
 }
 
@@ -47,13 +56,35 @@ impl Default for RequestMap {
     }
 }
 
-impl<S> RequestMap<S> {
+impl<S, V> RequestMap<S, V> {
     /// Puts a middleware around the requests that are bound from now on, within those that are there already.
-    pub fn middleware<M>(self, middleware: M) -> RequestMap<Stacked<S, M>> {
+    pub fn middleware<M>(self, middleware: M) -> RequestMap<Stacked<S, M>, V> {
         RequestMap {
             handlers: self.handlers,
             problems: self.problems,
             middleware: Stacked::new(self.middleware, middleware),
+            stream_middleware: self.stream_middleware,
+        }
+    }
+
+    /// Puts a middleware around the streaming requests that are bound from now on, within those that are there already: a
+    /// [`StreamMiddleware`](crate::StreamMiddleware).
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use cqrs_core::{CatchPanic, RequestMap, Timeout, Tracing};
+    ///
+    /// let requests = RequestMap::new()
+    ///     .stream_middleware(Tracing)
+    ///     .stream_middleware(Timeout::after(Duration::from_secs(60)))
+    ///     .stream_middleware(CatchPanic);
+    /// ```
+    pub fn stream_middleware<M>(self, middleware: M) -> RequestMap<S, Stacked<V, M>> {
+        RequestMap {
+            handlers: self.handlers,
+            problems: self.problems,
+            middleware: self.middleware,
+            stream_middleware: Stacked::new(self.stream_middleware, middleware),
         }
     }
 
@@ -109,8 +140,7 @@ impl<S> RequestMap<S> {
                     .to_owned(),
             );
         }
-        self.problems
-            .extend(problems.iter().map(|problem| format!("the request `{}`: {problem}", R::name())));
+        self.refuse(R::name(), &problems);
         let bound = Arc::new(stack.bind(handler));
         self.insert(Bound::<R>(bound.clone()), R::name());
         #[cfg(feature = "testing")]
@@ -124,17 +154,44 @@ impl<S> RequestMap<S> {
     }
 
     /// Goes on with these middlewares instead.
-    pub fn with_middleware<T>(self, middleware: T) -> RequestMap<T> {
-        RequestMap { handlers: self.handlers, problems: self.problems, middleware }
+    pub fn with_middleware<T>(self, middleware: T) -> RequestMap<T, V> {
+        RequestMap {
+            handlers: self.handlers,
+            problems: self.problems,
+            middleware,
+            stream_middleware: self.stream_middleware,
+        }
     }
 
-    /// Binds the handler of a streaming request. Middlewares stand around those that are answered once, and not around this one.
-    /// A second handler for the same request is an error when the mediator is built.
-    pub fn bind_stream<R: StreamRequest>(mut self, handler: impl StreamHandler<R>) -> Self {
-        self.insert(BoundStream::<R>(Arc::new(handler)), R::name());
+    /// Goes on with these middlewares of streaming requests instead.
+    pub fn with_stream_middleware<T>(self, stream_middleware: T) -> RequestMap<S, T> {
+        RequestMap {
+            handlers: self.handlers,
+            problems: self.problems,
+            middleware: self.middleware,
+            stream_middleware,
+        }
+    }
+
+    /// Binds the handler of a streaming request, within the [middlewares of streaming requests](Self::stream_middleware) so far; those
+    /// of requests that are answered once do not stand around it. A second handler for the same request is an error when the mediator
+    /// is built.
+    pub fn bind_stream<R: StreamRequest>(mut self, handler: impl StreamHandler<R>) -> Self
+    where
+        V: StreamMiddlewareStack<R>,
+    {
+        let (mut placement, mut problems) = (Placement::default(), Vec::new());
+        self.stream_middleware.check(&mut placement, &mut problems);
+        self.refuse(R::name(), &problems);
+        let bound = self.stream_middleware.bind(handler);
+        self.insert(BoundStream::<R>(Arc::new(bound)), R::name());
         #[cfg(feature = "testing")]
         self.handlers.recordable::<BoundStream<R>>();
         self
+    }
+
+    fn refuse(&mut self, request: &str, problems: &[String]) {
+        self.problems.extend(problems.iter().map(|problem| format!("the request `{request}`: {problem}")));
     }
 
     fn insert<B: Any + Send + Sync>(&mut self, bound: B, request: &str) {
@@ -148,7 +205,7 @@ impl<S> RequestMap<S> {
     }
 }
 
-impl<S> fmt::Debug for RequestMap<S> {
+impl<S, V> fmt::Debug for RequestMap<S, V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RequestMap")
             .field("handlers", &self.handlers.len())

@@ -1,10 +1,10 @@
 use std::fmt;
 use std::future::Future;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
 
-use futures_util::{FutureExt, StreamExt};
+use futures_util::StreamExt;
 
 use super::emitter::EventEmitter;
 use super::event_mediator::EventMediator;
@@ -32,7 +32,7 @@ impl RequestMediator {
     /// # Errors
     ///
     /// [`ErrorKind::Configuration`], naming everything that is wrong with the maps.
-    pub fn new<S>(requests: RequestMap<S>, emitter: EventEmitter) -> Result<Self> {
+    pub fn new<S, V>(requests: RequestMap<S, V>, emitter: EventEmitter) -> Result<Self> {
         let RequestMap { mut handlers, mut problems, .. } = requests;
         problems.extend_from_slice(emitter.problems());
         if problems.is_empty() {
@@ -169,23 +169,10 @@ impl Core {
     fn stream_with<'a, R: StreamRequest>(&'a self, request: R, options: &'a SendOptions) -> Streaming<'a, R> {
         Streaming::running(Box::pin(async_stream::stream! {
             let narrowed = Narrowed::new(None, options);
-            if let Err(error) = narrowed.begin(R::name()) {
-                yield Err(error.into());
-                return;
-            }
-            let mut items = self.stream(request, Origin::Narrowed(&narrowed));
-            loop {
-                match narrowed.in_time(R::name(), items.next().map(Option::transpose)).await.transpose() {
-                    Some(Ok(item)) => yield Ok(item),
-                    Some(Err(error)) => {
-                        yield Err(error);
-                        // One that the handler has given does not end it.
-                        if narrowed.is_over() {
-                            break;
-                        }
-                    }
-                    None => break,
-                }
+            let items = self.stream(request, Origin::Narrowed(&narrowed));
+            let mut items = pin!(narrowed.limit_items(R::name(), items));
+            while let Some(item) = items.next().await {
+                yield item;
             }
         }))
     }

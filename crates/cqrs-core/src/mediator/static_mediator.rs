@@ -77,8 +77,8 @@ impl<S, H: StaticHandlers<S>> StaticMediator<H, S> {
     ///
     /// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration), naming everything that is wrong with the maps; a request that
     /// is bound to the map already is.
-    pub fn new(handlers: H, requests: RequestMap<S>, emitter: EventEmitter) -> Result<Self> {
-        let (requests, bound) = handlers.bind(requests);
+    pub fn new<V>(handlers: H, requests: RequestMap<S, V>, emitter: EventEmitter) -> Result<Self> {
+        let (requests, bound) = handlers.bind(requests.with_stream_middleware(NoMiddleware));
         Ok(Self { requests: RequestMediator::new(requests, emitter)?, bound: Arc::new(bound) })
     }
 

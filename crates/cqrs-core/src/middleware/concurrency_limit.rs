@@ -1,12 +1,17 @@
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use async_stream::stream;
+use futures_util::{Stream, StreamExt};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::Placement;
 use super::step::{Step, for_requests_and_events};
+use super::stream::run_within;
+use super::{Placement, StreamMiddleware};
 use crate::context::{Context, Narrowed};
 use crate::error::{Error, ErrorKind, Result};
+use crate::request::{StreamHandler, StreamRequest};
 use crate::send_options::{SendOptions, cancelled};
 
 /// Lets so many handlers run at the same time; the others wait for their turn, in the order in which they came, or until they are
@@ -17,6 +22,9 @@ use crate::send_options::{SendOptions, cancelled};
 ///
 /// Of two limits whose requests send one another, each may hold what the other waits for. Let those behind the one send those behind
 /// the other and not the other way round, or give both a time-out.
+///
+/// A stream keeps its place until it ends or is dropped, also while the events that it said go out: let their handlers send nothing
+/// that stands behind the same limit, or give both a time-out.
 ///
 /// Place it within [`Timeout`](crate::Timeout), so that the wait counts, or give it a
 /// [limit on those who wait](Self::with_max_waiting).
@@ -72,14 +80,25 @@ impl ConcurrencyLimit {
         }
     }
 
+    fn id(&self) -> usize {
+        Arc::as_ptr(&self.places) as usize
+    }
+
+    fn checked(&self) -> Result<(), String> {
+        if self.limit == 0 {
+            return Err("a `ConcurrencyLimit` of 0 lets nothing through: give it at least 1".to_owned());
+        }
+        Ok(())
+    }
+
     async fn around<T, E: From<Error>>(&self, step: impl Step<T, E>, cx: &Context<'_>) -> Result<T, E> {
-        let id = Arc::as_ptr(&self.places) as usize;
+        let id = self.id();
         if cx.has_place(id) {
             return step.run(cx).await;
         }
         let _place = self.place(step.name(), cx).await?;
         let options = SendOptions::default();
-        step.run_within(cx, Narrowed::new(Some(cx), &options).with_place(id)).await
+        step.run_within(cx, Narrowed::new(Some(cx), &options).with_place(Some(id))).await
     }
 }
 
@@ -101,9 +120,37 @@ impl Drop for Waits<'_> {
 
 for_requests_and_events!(ConcurrencyLimit {
     fn check(&self, _: &Placement) -> Result<(), String> {
-        if self.limit == 0 {
-            return Err("a `ConcurrencyLimit` of 0 lets nothing through: give it at least 1".to_owned());
-        }
-        Ok(())
+        self.checked()
     }
 });
+
+impl<R: StreamRequest> StreamMiddleware<R> for ConcurrencyLimit {
+    fn call<N: StreamHandler<R>>(
+        &self,
+        request: R,
+        cx: &Context<'_>,
+        next: &N,
+    ) -> impl Stream<Item = Result<R::Item, R::Error>> + Send {
+        stream! {
+            let id = self.id();
+            let mut _place = None;
+            if !cx.has_place(id) {
+                match self.place(R::name(), cx).await {
+                    Ok(place) => _place = place,
+                    Err(error) => {
+                        yield Err(error.into());
+                        return;
+                    }
+                }
+            }
+            let mut items = pin!(run_within(request, cx, next, SendOptions::default(), Some(id)));
+            while let Some(item) = items.next().await {
+                yield item;
+            }
+        }
+    }
+
+    fn check(&self, _: &Placement) -> Result<(), String> {
+        self.checked()
+    }
+}

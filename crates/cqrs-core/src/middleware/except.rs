@@ -1,12 +1,15 @@
 use std::any::TypeId;
 
-use super::{EventMiddleware, Middleware, Next, Placement};
+use futures_util::Stream;
+use futures_util::future::Either;
+
+use super::{EventMiddleware, Middleware, Next, Placement, StreamMiddleware};
 use crate::context::Context;
 use crate::error::Result;
 use crate::event::{Event, EventHandler};
-use crate::request::{Reply, Request};
+use crate::request::{Reply, Request, StreamHandler, StreamRequest};
 
-/// A middleware for all requests, or events, but some, which pass by it.
+/// A middleware for all requests, events or streaming requests but some, which pass by it.
 ///
 /// ```
 /// use std::time::Duration;
@@ -44,6 +47,13 @@ impl<M> Except<M> {
     #[must_use]
     pub fn event<E: Event>(mut self) -> Self {
         self.passing.push(TypeId::of::<E>());
+        self
+    }
+
+    /// But not for this streaming request.
+    #[must_use]
+    pub fn stream<R: StreamRequest>(mut self) -> Self {
+        self.passing.push(TypeId::of::<R>());
         self
     }
 
@@ -87,6 +97,31 @@ impl<E: Event, M: EventMiddleware<E>> EventMiddleware<E> for Except<M> {
 
     fn enter(&self, placement: &mut Placement) {
         if !self.passes::<E>() {
+            self.middleware.enter(placement);
+        }
+    }
+}
+
+impl<R: StreamRequest, M: StreamMiddleware<R>> StreamMiddleware<R> for Except<M> {
+    fn call<N: StreamHandler<R>>(
+        &self,
+        request: R,
+        cx: &Context<'_>,
+        next: &N,
+    ) -> impl Stream<Item = Result<R::Item, R::Error>> + Send {
+        if self.passes::<R>() {
+            Either::Left(next.handle(request, cx))
+        } else {
+            Either::Right(self.middleware.call(request, cx, next))
+        }
+    }
+
+    fn check(&self, placement: &Placement) -> Result<(), String> {
+        if self.passes::<R>() { Ok(()) } else { self.middleware.check(placement) }
+    }
+
+    fn enter(&self, placement: &mut Placement) {
+        if !self.passes::<R>() {
             self.middleware.enter(placement);
         }
     }

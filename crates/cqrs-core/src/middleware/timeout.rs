@@ -1,8 +1,13 @@
 use std::time::Duration;
 
+use futures_util::Stream;
+
+use super::StreamMiddleware;
 use super::step::{Step, for_requests_and_events};
+use super::stream::run_within;
 use crate::context::{Context, Narrowed};
 use crate::error::{Error, Result};
+use crate::request::{StreamHandler, StreamRequest};
 use crate::send_options::SendOptions;
 
 /// Drops a handler that takes longer than that, and answers with an error of kind [`Timeout`](crate::ErrorKind::Timeout).
@@ -11,6 +16,8 @@ use crate::send_options::SendOptions;
 /// committed, or behind that, the error has the kind [`CommitUnknown`](crate::ErrorKind::CommitUnknown), which a [`Retry`](crate::Retry) does not try
 /// again. A consumer does, and without end, as with any commit in doubt: around handlers of received events its own time-out is the one to set.
 /// Handlers see the time ([`Context::deadline`]), and it holds for the requests within them.
+///
+/// A stream has so long for all its items together, and ends with that error if it has not come to its end.
 ///
 /// Place it within a [`Retry`](crate::Retry) for a limit on each try, and around it for one on all of them.
 ///
@@ -36,3 +43,14 @@ impl Timeout {
 }
 
 for_requests_and_events!(Timeout);
+
+impl<R: StreamRequest> StreamMiddleware<R> for Timeout {
+    fn call<N: StreamHandler<R>>(
+        &self,
+        request: R,
+        cx: &Context<'_>,
+        next: &N,
+    ) -> impl Stream<Item = Result<R::Item, R::Error>> + Send {
+        run_within(request, cx, next, SendOptions::default().with_timeout(self.0), None)
+    }
+}

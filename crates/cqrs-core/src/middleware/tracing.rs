@@ -1,16 +1,20 @@
 use std::fmt;
+use std::pin::pin;
 
-use tracing::Instrument;
+use async_stream::stream;
+use futures_util::{Stream, StreamExt};
+use tracing::{Instrument, Span};
 
 use super::step::{OfEvent, OfRequest, Step};
-use super::{EventMiddleware, Middleware, Next};
+use super::{EventMiddleware, Middleware, Next, StreamMiddleware};
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::event::{Event, EventHandler};
-use crate::request::{Reply, Request};
+use crate::request::{Reply, Request, StreamHandler, StreamRequest};
 
 /// A `tracing` span around each request or event, with its name, and one event when it ends: at the level `debug` when it was
-/// done, as a warning with the error when it failed. Nothing of the payload, unless it is [asked for](Self::with_payload).
+/// done, as a warning with the error when it failed. A stream is in its span whenever it works on an item; each that is an error is
+/// a warning. Nothing of the payload, unless it is [asked for](Self::with_payload).
 ///
 /// Place it first (outermost), so that the time and the errors of the others are seen.
 #[derive(Clone, Copy, Debug, Default)]
@@ -62,13 +66,69 @@ impl<E: Event + fmt::Debug> EventMiddleware<E> for TracingPayload {
     }
 }
 
+impl<R: StreamRequest> StreamMiddleware<R> for Tracing
+where
+    R::Error: fmt::Display,
+{
+    fn call<N: StreamHandler<R>>(
+        &self,
+        request: R,
+        cx: &Context<'_>,
+        next: &N,
+    ) -> impl Stream<Item = Result<R::Item, R::Error>> + Send {
+        items_told(tracing::info_span!("stream", name = R::name()), request, cx, next)
+    }
+}
+
+impl<R: StreamRequest + fmt::Debug> StreamMiddleware<R> for TracingPayload
+where
+    R::Error: fmt::Display,
+{
+    fn call<N: StreamHandler<R>>(
+        &self,
+        request: R,
+        cx: &Context<'_>,
+        next: &N,
+    ) -> impl Stream<Item = Result<R::Item, R::Error>> + Send {
+        let span = tracing::info_span!("stream", name = R::name(), payload = ?request);
+        items_told(span, request, cx, next)
+    }
+}
+
+fn items_told<R: StreamRequest<Error: fmt::Display>, N: StreamHandler<R>>(
+    span: Span,
+    request: R,
+    cx: &Context<'_>,
+    next: &N,
+) -> impl Stream<Item = Result<R::Item, R::Error>> + Send {
+    stream! {
+        let mut items = pin!(span.in_scope(|| next.handle(request, cx)));
+        loop {
+            let item = items.next().instrument(span.clone()).await;
+            span.in_scope(|| match &item {
+                Some(Ok(_)) => {}
+                Some(Err(error)) => warn("stream", R::name(), error),
+                None => tracing::debug!("done"),
+            });
+            match item {
+                Some(item) => yield item,
+                None => break,
+            }
+        }
+    }
+}
+
 async fn told<T, E: From<Error> + fmt::Display, S: Step<T, E>>(step: S, cx: &Context<'_>) -> Result<T, E> {
     let name = step.name();
     let outcome = step.run(cx).await;
     match &outcome {
         Ok(_) => tracing::debug!("done"),
-        // The name again, for the span is gone where only warnings are kept. With its causes, where it tells them.
-        Err(error) => tracing::warn!(what = S::WHAT, name, error = format!("{error:#}"), "failed"),
+        Err(error) => warn(S::WHAT, name, error),
     }
     outcome
+}
+
+/// The name again, for the span is gone where only warnings are kept. With its causes, where the error tells them.
+fn warn(what: &str, name: &str, error: &impl fmt::Display) {
+    tracing::warn!(what, name, error = format!("{error:#}"), "failed");
 }

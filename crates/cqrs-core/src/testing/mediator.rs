@@ -197,9 +197,9 @@ pub struct TestMediatorBuilder {
 
 impl TestMediatorBuilder {
     /// The handlers of requests, as the application binds them, with their middlewares.
-    pub fn requests<S>(mut self, requests: RequestMap<S>) -> Self {
+    pub fn requests<S, V>(mut self, requests: RequestMap<S, V>) -> Self {
         self.give_once("`requests` was", "bind all handlers to one map");
-        self.requests = requests.with_middleware(NoMiddleware);
+        self.requests = requests.with_middleware(NoMiddleware).with_stream_middleware(NoMiddleware);
         self
     }
 

@@ -53,7 +53,7 @@ impl Recorder {
         }
     }
 
-    /// A request reached a script, which puts it into the slot when it has answered.
+    /// A request reached a script, which puts it into the slot when it is done with it.
     pub(super) fn begun<R: Send + 'static>(&self, name: &'static str) -> Arc<Slot<R>> {
         let slot = Arc::new(Slot::<R>::new());
         self.entries().push(Entry::Sent { request: TypeId::of::<R>(), name, slot: slot.clone() });

@@ -1,6 +1,7 @@
 //! Answers that a test gives in place of handlers.
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::{Stream, StreamExt, stream};
@@ -16,12 +17,22 @@ pub(super) struct Scripted<F> {
     pub(super) answer: F,
 }
 
+impl<F> Scripted<F> {
+    /// Answers, and keeps the request, also if the closure panics: a test that goes on then may look into it.
+    fn answer<R: Send + 'static, T>(&self, name: &'static str, request: R) -> T
+    where
+        F: Fn(&R) -> T,
+    {
+        let slot = self.recorder.begun::<R>(name);
+        let answered = catch_unwind(AssertUnwindSafe(|| (self.answer)(&request)));
+        slot.get_or_init(|| Mutex::new(request));
+        answered.unwrap_or_else(|panic| resume_unwind(panic))
+    }
+}
+
 impl<R: Request, F: Fn(&R) -> Reply<R> + Send + Sync + 'static> RequestHandler<R> for Scripted<F> {
     async fn handle(&self, request: R, _: &Context<'_>) -> Reply<R> {
-        let slot = self.recorder.begun::<R>(R::name());
-        let reply = (self.answer)(&request);
-        slot.get_or_init(|| Mutex::new(request));
-        reply
+        self.answer(R::name(), request)
     }
 }
 
@@ -32,13 +43,7 @@ where
     F: Fn(&R) -> I + Send + Sync + 'static,
 {
     fn handle(&self, request: R, _: &Context<'_>) -> impl Stream<Item = Result<R::Item, R::Error>> + Send {
-        let items = stream::once(async move {
-            let slot = self.recorder.begun::<R>(R::name());
-            let items = (self.answer)(&request).into_iter();
-            slot.get_or_init(|| Mutex::new(request));
-            stream::iter(items)
-        });
-        items.flatten()
+        stream::once(async move { stream::iter(self.answer(R::name(), request)) }).flatten()
     }
 }
 

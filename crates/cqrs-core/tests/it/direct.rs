@@ -2,11 +2,13 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use cqrs_core::codec::header;
 use cqrs_core::*;
 use serde::Serialize;
+use uuid::Uuid;
 
 use crate::support::*;
 
@@ -122,6 +124,13 @@ async fn messages_of_ones_own_making_can_be_said() {
 
 /// A request that sends another one, and both say something; a domain event's handler does so, too.
 fn conversation(broker: &Arc<Recorder>) -> RequestMediator {
+    conversation_with(broker, |emitter| emitter)
+}
+
+fn conversation_with(
+    broker: &Arc<Recorder>,
+    settings: impl FnOnce(EventEmitter) -> EventEmitter,
+) -> RequestMediator {
     let requests = RequestMap::new()
         .bind(on_request(|_: Act, cx| {
             Box::pin(async move {
@@ -145,7 +154,7 @@ fn conversation(broker: &Arc<Recorder>) -> RequestMediator {
             })
         }))
         .subscribe("told", on_event(|_: &Told, cx| Box::pin(async move { cx.send(Act).await })));
-    RequestMediator::new(requests, EventEmitter::new(events).direct(broker.clone())).unwrap()
+    RequestMediator::new(requests, settings(EventEmitter::new(events).direct(broker.clone()))).unwrap()
 }
 
 fn header<'a>(message: &'a Message, name: &str) -> Option<&'a str> {
@@ -208,6 +217,96 @@ async fn without_a_conversation_there_are_no_ids() {
         assert_eq!(header(&message, header::CORRELATION_ID), None);
         assert_eq!(header(&message, header::CAUSATION_ID), None);
     }
+}
+
+/// The correlation ids of what was said, each once, in its order.
+fn conversations(broker: &Recorder) -> Vec<Option<String>> {
+    let messages = broker.messages();
+    let mut ids: Vec<_> =
+        messages.iter().map(|message| header(message, header::CORRELATION_ID).map(str::to_owned)).collect();
+    ids.dedup();
+    ids
+}
+
+#[tokio::test]
+async fn the_emitter_gives_a_conversation_to_what_has_none_if_it_is_told_to() {
+    let broker = Recorder::new();
+    let mediator = conversation_with(&broker, EventEmitter::with_correlation_ids);
+    mediator.send(Act).await.unwrap();
+    mediator.send(Act).await.unwrap();
+    mediator.events().emit(Happened(4)).await.unwrap();
+    assert_eq!(broker.payloads(), ["1", "2", "3", "1", "2", "3", "4"]);
+    let ids = conversations(&broker);
+    assert_eq!(ids.iter().flatten().collect::<HashSet<_>>().len(), 3, "{ids:?}");
+
+    // One that has an id, and one that has all but that.
+    let broker = Recorder::new();
+    let mediator = conversation_with(&broker, EventEmitter::with_correlation_ids);
+    mediator.send_correlated(Act, &Correlation::new("mine")).await.unwrap();
+    assert_eq!(conversations(&broker), [Some("mine".to_owned())]);
+    let broker = Recorder::new();
+    let mediator = conversation_with(&broker, EventEmitter::with_correlation_ids);
+    let mut traced = Correlation::default();
+    traced.traceparent = Some("00-1-2-01".into());
+    mediator.send_with(Act, &SendOptions::default().with_correlation(traced)).await.unwrap();
+    assert!(matches!(&conversations(&broker)[..], [Some(_)]));
+    assert_eq!(header(&broker.messages()[2], header::TRACEPARENT), Some("00-1-2-01"));
+}
+
+#[tokio::test]
+async fn handlers_of_a_message_without_an_id_share_the_conversation_that_it_is_given() {
+    let broker = Recorder::new();
+    let say = || {
+        on_event(|_: &Told, cx| {
+            Box::pin(async move {
+                cx.emit(Told(1));
+                Ok(())
+            })
+        })
+    };
+    let events = EventMap::new().subscribe("told", say()).subscribe("told", say());
+    let emitter = EventEmitter::new(events).direct(broker.clone()).with_correlation_ids();
+    let mut received = Message::new("told", "7");
+    received.name = "told".into();
+    EventMediator::new(emitter).unwrap().handle(received).await.unwrap();
+    assert_eq!(broker.messages().len(), 2);
+    assert!(matches!(&conversations(&broker)[..], [Some(_)]));
+}
+
+#[tokio::test]
+async fn an_id_of_a_conversation_is_made_when_it_is_wanted_and_then_once() {
+    let (broker, made) = (Recorder::new(), Arc::new(AtomicU32::new(0)));
+    let count = Arc::clone(&made);
+    let encoder = Encoder::default().with_ids(move || {
+        count.fetch_add(1, Ordering::Relaxed);
+        Uuid::now_v7()
+    });
+    let requests = RequestMap::new()
+        .bind(on_request(|_: Act, cx| {
+            Box::pin(async move {
+                let _ = (format!("{cx:?}"), cx.scope());
+                cx.emit(Happened(1));
+                Ok(())
+            })
+        }))
+        .middleware(Timeout::after(Duration::from_secs(5)))
+        .bind(on_request(|_: ActInside, cx| {
+            Box::pin(async move {
+                let id = cx.correlation().correlation_id;
+                cx.scope().set(7);
+                cx.emit(Envelope::new(Told(1)).with_id(Uuid::nil()));
+                assert_eq!((cx.correlation().correlation_id, id.is_some()), (id, true));
+                Ok(())
+            })
+        }));
+    let events = EventMap::new().bind(on_event(|_: &Happened, _| Box::pin(async { Ok(()) })));
+    let emitter =
+        EventEmitter::new(events).direct(broker.clone()).with_encoder(encoder).with_correlation_ids();
+    let mediator = RequestMediator::new(requests, emitter).unwrap();
+    mediator.send(Act).await.unwrap();
+    assert_eq!(made.load(Ordering::Relaxed), 0);
+    mediator.send(ActInside).await.unwrap();
+    assert_eq!(made.load(Ordering::Relaxed), 1);
 }
 
 #[tokio::test]

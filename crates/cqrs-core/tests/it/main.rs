@@ -14,6 +14,7 @@ mod outgoing;
 mod policies;
 mod requests;
 mod static_mediator;
+mod stream_middlewares;
 mod streams;
 mod support;
 mod testing;

@@ -1,5 +1,6 @@
 //! The kit for tests, tested.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -7,7 +8,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use cqrs_core::testing::{FixedClock, FixedIds, TestDatabase, TestMediator, TestMediatorBuilder};
 use cqrs_core::*;
-use futures_util::{StreamExt, TryStreamExt};
+use futures_util::{FutureExt, StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -63,7 +64,7 @@ fn counting() -> TestMediator {
 
 /// The text of the panic.
 fn failure(assertion: impl FnOnce()) -> String {
-    let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(assertion)).unwrap_err();
+    let panicked = std::panic::catch_unwind(AssertUnwindSafe(assertion)).unwrap_err();
     *panicked.downcast::<String>().unwrap()
 }
 
@@ -285,6 +286,22 @@ async fn answers_in_turn_come_once_each() {
     assert_eq!(spent.kind(), ErrorKind::MissingHandler);
     assert_eq!(spent.to_string(), "the test has 3 answers to the request `Count`, and it was sent once more");
     test.sent::<Count>().times(4).matching(|count| count.room == 1);
+}
+
+#[tokio::test]
+async fn a_request_whose_answer_panics_is_kept() {
+    let test = TestMediator::builder()
+        .requests(RequestMap::new().middleware(CatchPanic).bind::<Close>(close()))
+        .answer::<Count>(|count| panic!("room {}?", count.room))
+        .answer_stream::<CountUp, Vec<_>>(|up| panic!("up to {}?", up.0))
+        .build();
+    let error = test.send(Close { room: 5 }).await.unwrap_err();
+    assert_eq!(error.to_string(), "the handler of `Close` panicked: room 5?");
+    test.sent::<Count>().once().matching(|count| count.room == 5);
+
+    let mut items = test.stream(CountUp(7));
+    assert!(AssertUnwindSafe(items.next()).catch_unwind().await.is_err());
+    test.streamed::<CountUp>().once().matching(|up| up.0 == 7);
 }
 
 #[tokio::test]

@@ -1,0 +1,453 @@
+//! Middlewares around streaming requests: their order, what is forgotten, and those that come with the crate.
+
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use cqrs_core::testing::TestMediator;
+use cqrs_core::*;
+use futures_util::{FutureExt, Stream, StreamExt};
+use metrics::{
+    Counter, CounterFn, Gauge, Histogram, HistogramFn, Key, KeyName, Metadata, SharedString, Unit,
+};
+use tokio::time::{Instant, sleep};
+
+use crate::support::*;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Says that each number happened before it gives it, and 100 at the end; it takes a second for each. 13 is an error, at 66 it
+/// panics, and at 67 at once.
+#[derive(Clone, Debug, StreamRequest)]
+#[request(item = u32, name = "count")]
+struct Count(Vec<u32>);
+
+/// The same.
+#[derive(StreamRequest)]
+#[request(item = u32, name = "other")]
+struct Other(Vec<u32>);
+
+struct Counting;
+
+impl Counting {
+    fn count(numbers: Vec<u32>, cx: &Context<'_>) -> impl Stream<Item = Result<u32>> + Send {
+        assert!(!numbers.contains(&67), "at once");
+        async_stream::stream! {
+            for number in numbers {
+                cx.emit(Happened(number));
+                sleep(SECOND).await;
+                tracing::info!(number);
+                match number {
+                    13 => yield Err(Error::handler("unlucky")),
+                    66 => panic!("the number {number}"),
+                    number => yield Ok(number),
+                }
+            }
+            cx.emit(Happened(100));
+        }
+    }
+}
+
+impl StreamHandler<Count> for Counting {
+    fn handle(&self, request: Count, cx: &Context<'_>) -> impl Stream<Item = Result<u32>> + Send {
+        Self::count(request.0, cx)
+    }
+}
+
+impl StreamHandler<Other> for Counting {
+    fn handle(&self, request: Other, cx: &Context<'_>) -> impl Stream<Item = Result<u32>> + Send {
+        Self::count(request.0, cx)
+    }
+}
+
+fn mediator<S, V>(requests: RequestMap<S, V>, journal: &'static Journal) -> RequestMediator {
+    let events = EventMap::new().bind(on_event(move |Happened(number): &Happened, _| {
+        journal.note(format!("happened {number}"));
+        Box::pin(async { Ok(()) })
+    }));
+    RequestMediator::new(requests, EventEmitter::new(events)).unwrap()
+}
+
+/// The items, errors as their text; not for ever.
+async fn all(
+    items: Streaming<'_, impl StreamRequest<Item = u32, Error = Error>>,
+) -> Vec<Result<u32, String>> {
+    items.map(|item| item.map_err(|error| error.to_string())).take(20).collect().await
+}
+
+fn err(text: &str) -> Result<u32, String> {
+    Err(text.to_owned())
+}
+
+/// Notes when a stream begins and ends, and says 50 before it.
+struct Note(&'static str, &'static Journal);
+
+impl<R: StreamRequest> StreamMiddleware<R> for Note {
+    fn call<N: StreamHandler<R>>(
+        &self,
+        request: R,
+        cx: &Context<'_>,
+        next: &N,
+    ) -> impl Stream<Item = Result<R::Item, R::Error>> + Send {
+        async_stream::stream! {
+            self.1.note(format!("{} > {}", self.0, R::name()));
+            cx.emit(Happened(50));
+            for await item in next.handle(request, cx) {
+                yield item;
+            }
+            self.1.note(format!("{} <", self.0));
+        }
+    }
+
+    fn check(&self, placement: &Placement) -> Result<(), String> {
+        if self.0 == "alone" && placement.is_within::<Self>() {
+            return Err("it wants to be alone".to_owned());
+        }
+        Ok(())
+    }
+}
+
+impl<R: Request> Middleware<R> for Note {
+    async fn call<N: Next<R>>(&self, request: R, cx: &Context<'_>, next: &N) -> Reply<R> {
+        self.1.note("around a request");
+        next.run(request, cx).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn they_stand_around_the_streams_that_are_bound_after_them() {
+    let journal = Journal::new();
+    let requests = RequestMap::new()
+        .middleware(Note("request", journal))
+        .bind_stream::<Other>(Counting)
+        .stream_middleware(Note("outer", journal))
+        .stream_middleware(Note("inner", journal))
+        .bind_stream::<Count>(Counting);
+    let mediator = mediator(requests, journal);
+    assert_eq!(all(mediator.stream(Other(vec![1]))).await, [Ok(1)]);
+    assert_eq!(journal.entries(), ["happened 1", "happened 100"]);
+    journal.clear();
+    assert_eq!(all(mediator.stream(Count(vec![2]))).await, [Ok(2)]);
+    assert_eq!(
+        journal.entries(),
+        [
+            "outer > count",
+            "inner > count",
+            "happened 50",
+            "happened 50",
+            "happened 2",
+            "inner <",
+            "outer <",
+            "happened 100"
+        ]
+    );
+}
+
+#[test]
+fn one_that_cannot_stand_where_it_does_is_refused_when_the_mediator_is_made() {
+    let journal = Journal::new();
+    let refused = |requests| {
+        RequestMediator::new::<NoMiddleware, _>(requests, EventEmitter::default()).unwrap_err().to_string()
+    };
+    let note = |name| Note(name, journal);
+    let requests = RequestMap::new().stream_middleware(note("first")).stream_middleware(note("alone"));
+    assert_eq!(refused(requests.bind_stream::<Count>(Counting)), "the request `count`: it wants to be alone");
+    let passing = RequestMap::new()
+        .stream_middleware(note("first"))
+        .stream_middleware(Except::new(note("alone")).stream::<Count>())
+        .bind_stream::<Count>(Counting);
+    mediator(passing, journal);
+    let closed = RequestMap::new().stream_middleware(ConcurrencyLimit::new(0));
+    let text = RequestMediator::new(closed.bind_stream::<Count>(Counting), EventEmitter::default());
+    assert!(text.unwrap_err().to_string().contains("lets nothing through"));
+}
+
+/// Gives 0 in place of an error, and ends behind the first items.
+struct Instead(usize);
+
+impl<R: StreamRequest<Item = u32>> StreamMiddleware<R> for Instead {
+    fn call<N: StreamHandler<R>>(
+        &self,
+        request: R,
+        cx: &Context<'_>,
+        next: &N,
+    ) -> impl Stream<Item = Result<R::Item, R::Error>> + Send {
+        next.handle(request, cx).map(|item| Ok(item.unwrap_or(0))).take(self.0)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_said_for_an_item_that_failed_is_forgotten_whatever_is_given_instead() {
+    let journal = Journal::new();
+    let requests = RequestMap::new().stream_middleware(Instead(3)).bind_stream::<Count>(Counting);
+    let mediator = mediator(requests, journal);
+    assert_eq!(all(mediator.stream(Count(vec![1, 13, 3, 4]))).await, [Ok(1), Ok(0), Ok(3)]);
+    assert_eq!(journal.entries(), ["happened 1", "happened 3"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_timeout_ends_the_stream_and_drops_what_was_said_for_the_item() {
+    let journal = Journal::new();
+    let requests =
+        RequestMap::new().stream_middleware(Timeout::after(SECOND * 7 / 2)).bind_stream::<Count>(Counting);
+    let (mediator, began) = (mediator(requests, journal), Instant::now());
+    let items = all(mediator.stream(Count(vec![1, 13, 3, 4, 5]))).await;
+    assert_eq!(items, [Ok(1), err("unlucky"), Ok(3), err("the time for `count` is up")]);
+    assert_eq!(began.elapsed(), SECOND * 7 / 2);
+    assert_eq!(journal.entries(), ["happened 1", "happened 3"]);
+    journal.clear();
+    assert_eq!(all(mediator.stream(Count(vec![1, 2]))).await, [Ok(1), Ok(2)]);
+    assert_eq!(journal.entries(), ["happened 1", "happened 2", "happened 100"]);
+}
+
+#[tokio::test]
+async fn a_handler_sees_the_time_that_its_stream_has() {
+    struct Deadline;
+
+    impl StreamHandler<Count> for Deadline {
+        fn handle(&self, _: Count, cx: &Context<'_>) -> impl Stream<Item = Result<u32>> + Send {
+            futures_util::stream::iter(cx.deadline().map(|_| Ok(1)))
+        }
+    }
+
+    let requests = RequestMap::new().bind_stream::<Count>(Deadline);
+    assert_eq!(all(mediator(requests, Journal::new()).stream(Count(vec![]))).await, []);
+    let requests = RequestMap::new().stream_middleware(Timeout::after(SECOND)).bind_stream::<Count>(Deadline);
+    assert_eq!(all(mediator(requests, Journal::new()).stream(Count(vec![]))).await, [Ok(1)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_is_an_error_at_the_end_of_the_stream() {
+    let journal = Journal::new();
+    let requests = RequestMap::new().stream_middleware(CatchPanic).bind_stream::<Count>(Counting);
+    let mediator = mediator(requests, journal);
+    let items = all(mediator.stream(Count(vec![1, 66, 3]))).await;
+    assert_eq!(items, [Ok(1), err("the handler of `count` panicked: the number 66")]);
+    assert_eq!(journal.entries(), ["happened 1"]);
+    // One that panics before it gives a stream, and a middleware that does.
+    let error = mediator.stream(Count(vec![67])).next().await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Panic);
+    assert_eq!(error.to_string(), "the handler of `count` panicked: at once");
+
+    struct Panics;
+
+    impl<R: StreamRequest> StreamMiddleware<R> for Panics {
+        fn call<N: StreamHandler<R>>(
+            &self,
+            request: R,
+            cx: &Context<'_>,
+            next: &N,
+        ) -> impl Stream<Item = Result<R::Item, R::Error>> + Send {
+            assert!(cx.message().is_some(), "around it");
+            next.handle(request, cx)
+        }
+    }
+
+    let requests = RequestMap::new().stream_middleware(CatchPanic).stream_middleware(Panics);
+    let mediator = self::mediator(requests.bind_stream::<Count>(Counting), journal);
+    let items = all(mediator.stream(Count(vec![1]))).await;
+    assert_eq!(items, [err("the handler of `count` panicked: around it")]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_has_its_place_until_it_ends_or_is_dropped() {
+    struct CountTwice;
+
+    impl StreamHandler<Other> for CountTwice {
+        fn handle(&self, request: Other, cx: &Context<'_>) -> impl Stream<Item = Result<u32>> + Send {
+            cx.stream(Count(request.0.clone())).chain(cx.stream(Count(request.0)))
+        }
+    }
+
+    let journal = Journal::new();
+    let requests = RequestMap::new()
+        .stream_middleware(ConcurrencyLimit::new(1).with_max_waiting(0))
+        .bind_stream::<Count>(Counting)
+        .bind_stream::<Other>(CountTwice);
+    let mediator = mediator(requests, journal);
+    let refused = [err("`count`: 1 are at work, and 0 wait already")];
+    let mut first = mediator.stream(Count(vec![1, 2]));
+    first.next().await.unwrap().unwrap();
+    // Nobody works on it just now, and it has its place.
+    assert_eq!(all(mediator.stream(Count(vec![3]))).await, refused);
+    drop(first);
+    let mut second = mediator.stream(Count(vec![3]));
+    second.next().await.unwrap().unwrap();
+    assert_eq!(all(mediator.stream(Count(vec![4]))).await, refused);
+    assert!(second.next().await.is_none());
+    // Those within one use its place.
+    assert_eq!(all(mediator.stream(Other(vec![5]))).await, [Ok(5), Ok(5)]);
+    assert_eq!(
+        journal.entries(),
+        [
+            "happened 1",
+            "happened 3",
+            "happened 100",
+            "happened 5",
+            "happened 100",
+            "happened 5",
+            "happened 100"
+        ]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_waits_for_a_place() {
+    let requests =
+        RequestMap::new().stream_middleware(ConcurrencyLimit::new(1)).bind_stream::<Count>(Counting);
+    let mediator = mediator(requests, Journal::new());
+    let mut first = mediator.stream(Count(vec![1]));
+    first.next().await.unwrap().unwrap();
+    let mut waits = mediator.stream(Count(vec![2]));
+    assert!(waits.next().now_or_never().is_none());
+    drop(first);
+    assert_eq!(waits.next().await.unwrap().unwrap(), 2);
+}
+
+/// What is logged on this thread.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn tracing_puts_the_work_on_items_into_a_span_and_tells_of_errors_and_of_the_end() {
+    let log = Log::default();
+    let writer = log.clone();
+    let format = tracing_subscriber::fmt().with_ansi(false).without_time().with_target(false);
+    let format = format.with_max_level(tracing::Level::DEBUG).with_writer(move || writer.clone());
+    // While there is one only, what another thread hits first is taken for unwanted, here too, because that thread has none.
+    let _other = tracing::Dispatch::new(tracing::subscriber::NoSubscriber::default());
+    let _listening = tracing::subscriber::set_default(format.finish());
+    let requests = RequestMap::new()
+        .stream_middleware(Tracing)
+        .bind_stream::<Other>(Counting)
+        .with_stream_middleware(NoMiddleware)
+        .stream_middleware(Tracing::with_payload())
+        .bind_stream::<Count>(Counting);
+    let mediator = mediator(requests, Journal::new());
+    let mut items = mediator.stream(Other(vec![1, 13]));
+    while let Some(item) = items.next().await {
+        tracing::info!(is_ok = item.is_ok(), "outside");
+    }
+    all(mediator.stream(Count(vec![2]))).await;
+    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    assert_eq!(
+        log.lines().map(str::trim).collect::<Vec<_>>(),
+        [
+            r#"INFO stream{name="other"}: number=1"#,
+            "INFO outside is_ok=true",
+            r#"INFO stream{name="other"}: number=13"#,
+            r#"WARN stream{name="other"}: failed what="stream" name="other" error="unlucky""#,
+            "INFO outside is_ok=false",
+            r#"DEBUG stream{name="other"}: done"#,
+            r#"INFO stream{name="count" payload=Count([2])}: number=2"#,
+            r#"DEBUG stream{name="count" payload=Count([2])}: done"#,
+        ]
+    );
+}
+
+/// What the recorder of the `metrics` crate was told on this thread.
+struct Told(&'static Journal);
+
+struct Meter(String, &'static Journal);
+
+impl CounterFn for Meter {
+    fn increment(&self, value: u64) {
+        self.1.note(format!("{} +{value}", self.0));
+    }
+
+    fn absolute(&self, value: u64) {
+        self.1.note(format!("{} ={value}", self.0));
+    }
+}
+
+impl HistogramFn for Meter {
+    fn record(&self, _: f64) {
+        self.1.note(self.0.clone());
+    }
+}
+
+impl Told {
+    fn meter(&self, key: &Key) -> Arc<Meter> {
+        let labels: String = key.labels().map(|label| format!(" {}", label.value())).collect();
+        Arc::new(Meter(format!("{}{labels}", key.name()), self.0))
+    }
+}
+
+impl metrics::Recorder for Told {
+    fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+    fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
+        Counter::from_arc(self.meter(key))
+    }
+
+    fn register_gauge(&self, _: &Key, _: &Metadata<'_>) -> Gauge {
+        Gauge::noop()
+    }
+
+    fn register_histogram(&self, key: &Key, _: &Metadata<'_>) -> Histogram {
+        Histogram::from_arc(self.meter(key))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn metrics_count_streams_and_items() {
+    let journal = Journal::new();
+    let told = Told(journal);
+    let _listening = metrics::set_default_local_recorder(&told);
+    let requests = RequestMap::new().stream_middleware(Metrics).bind_stream::<Count>(Counting);
+    let mediator = mediator(requests, Journal::new());
+    let item = "cqrs_stream_items_total count +1";
+    let end =
+        |outcome| [format!("cqrs_streams_total count {outcome} +1"), "cqrs_stream_seconds count".to_owned()];
+    let mut expected = vec![item.to_owned(), item.to_owned()];
+    all(mediator.stream(Count(vec![1, 2]))).await;
+    expected.extend(end("ok"));
+    all(mediator.stream(Count(vec![13]))).await;
+    expected.extend(end("error"));
+    // Most read no further than the first error.
+    mediator.stream(Count(vec![13, 4])).next().await.unwrap().unwrap_err();
+    expected.extend(end("error"));
+    mediator.stream(Count(vec![1, 2])).next().await.unwrap().unwrap();
+    expected.push(item.to_owned());
+    expected.extend(end("dropped"));
+    assert_eq!(journal.entries(), expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_can_pass_by_a_middleware() {
+    let requests = RequestMap::new()
+        .stream_middleware(Except::new(Timeout::after(SECOND / 2)).stream::<Other>())
+        .bind_stream::<Count>(Counting)
+        .bind_stream::<Other>(Counting);
+    let mediator = mediator(requests, Journal::new());
+    assert_eq!(all(mediator.stream(Other(vec![1]))).await, [Ok(1)]);
+    assert_eq!(all(mediator.stream(Count(vec![1]))).await, [err("the time for `count` is up")]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_mediator_of_a_test_and_a_static_one_have_them_too() {
+    mediator! {
+        struct NoHandlers {}
+    }
+
+    let requests =
+        || RequestMap::new().stream_middleware(Timeout::after(SECOND / 2)).bind_stream::<Count>(Counting);
+    let late = [err("the time for `count` is up")];
+    let test = TestMediator::builder().requests(requests()).build();
+    assert_eq!(all(test.stream(Count(vec![1]))).await, late);
+    test.streamed::<Count>().once();
+    let mediator = StaticMediator::new(NoHandlers {}, requests(), EventEmitter::default()).unwrap();
+    assert_eq!(all(mediator.requests().stream(Count(vec![1]))).await, late);
+}
