@@ -30,7 +30,7 @@ use crate::requests::Portion;
 use crate::statements::Meta;
 use crate::status::OutboxStatus;
 use crate::tx::Tx;
-use crate::writing::{NotWritten, write};
+use crate::writing::write;
 
 /// A transactional outbox, and an inbox, in a database. Cheap to clone; all clones share their connections.
 ///
@@ -172,10 +172,10 @@ impl<B: Backend> Outbox<B> {
         events: impl IntoIterator<Item = E, IntoIter: Send> + Send,
     ) -> Result<Added> {
         let events = self.encode_all(events, &Correlation::default())?;
-        write::<B>(&mut self.on(conn), events).await.map_err(|error| match error {
-            NotWritten::Refused(error) => error,
-            NotWritten::Database(error) => self.failed(store_error(error)),
-        })
+        match write::<B>(&mut self.on(conn), events).await {
+            Ok(added) => Ok(added),
+            Err(error) => Err(self.not_written(error).await),
+        }
     }
 
     /// Lends a connection outside of any transaction: for queries, or for a transaction of your own with [`add`](Self::add). On

@@ -37,6 +37,8 @@ pub(super) const SCHEDULE: &str = "\
 
 pub(super) const SCHEDULE_ROW: &str = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
 
+pub(super) const MAX_PACKET: &str = "SELECT CAST(@@max_allowed_packet AS SIGNED) AS value";
+
 pub(super) const NOW: &str = "SELECT timestampdiff(MICROSECOND, '1970-01-01', utc_timestamp(6)) AS micros";
 
 /// Followed by the rows, and what becomes of those that are there.
