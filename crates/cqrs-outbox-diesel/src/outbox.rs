@@ -22,6 +22,7 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 use crate::backend::Backend;
+use crate::drift::SIDE_TABLES;
 use crate::error::{META_LOST, MIGRATE, is_denied, is_missing_schema, store_error};
 use crate::migration::{Migrated, Migration, SCHEMA_VERSION};
 use crate::on::On;
@@ -573,7 +574,7 @@ async fn restore_meta<B: Backend>(on: &mut On<'_, B>) -> QueryResult<Option<(i32
     let table = on.sql(B::META_TABLE);
     on.conn.batch_execute(&table).await?;
     // By what stands aside, which waits by it. Where nothing does, no harm is done by the default.
-    let by_topic = ["cqrs_outbox_gate", "cqrs_outbox_parked", "cqrs_outbox_dead"]
+    let by_topic = SIDE_TABLES
         .map(|table| format!("EXISTS (SELECT 1 FROM {table} WHERE {})", B::DIALECT.is_lane_of_topic));
     let order_unit = format!(
         "CASE WHEN {} THEN '{}' ELSE '{}' END",

@@ -539,6 +539,7 @@ pub(super) const DIALECT: Dialect = Dialect {
             attempts, size, 0 AS group_no, false AS gated, lane, error, errors, date_format(dead_at, '%Y-%m-%dT%H:%i:%s.%fZ') AS dead_at \
         FROM cqrs_outbox_dead",
     is_lane_of_topic: "lane >= 't' AND lane < 'u'",
+    is_lane_of_key: "lane >= x'6b' AND lane < x'6c'",
     searches_or: true,
     parked_event_id_is: "unhex(replace(event_id, '-', '')) = ?",
     event_id_is: "event_key = ?",

@@ -702,6 +702,7 @@ pub(super) const DIALECT: Dialect = Dialect {
             attempts, size, 0 AS group_no, false AS gated, lane, error, errors, to_char(dead_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') AS dead_at \
         FROM cqrs_outbox_dead",
     is_lane_of_topic: "lane >= 't'::bytea AND lane < 'u'::bytea",
+    is_lane_of_key: "lane >= '\\x6b'::bytea AND lane < '\\x6c'::bytea",
     searches_or: true,
     parked_event_id_is: "event_id = encode(?, 'hex')::uuid",
     event_id_is: "event_id = encode(?, 'hex')::uuid",
