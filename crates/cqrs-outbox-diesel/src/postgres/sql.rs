@@ -669,7 +669,7 @@ pub(super) const STATUS: &str = "\
         (SELECT json_build_array(extract(epoch FROM clock_timestamp() - coalesce(xact_start, backend_start)), \
             concat_ws(', ', 'process ' || pid, 'user ' || usename, nullif(application_name, ''), state))::text \
             FROM pg_stat_activity \
-            WHERE backend_xmin IS NOT NULL AND pid <> pg_backend_pid() \
+            WHERE backend_xmin IS NOT NULL AND backend_start IS NOT NULL AND pid <> pg_backend_pid() \
                 AND (datname = current_database() OR datname IS NULL) \
             ORDER BY age(backend_xmin) DESC, xact_start LIMIT 1) AS oldest_snapshot \
     FROM cqrs_outbox_meta CROSS JOIN ( \
