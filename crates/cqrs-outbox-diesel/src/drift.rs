@@ -9,7 +9,7 @@ use std::fmt;
 
 use cqrs_core::Result;
 use cqrs_outbox::table::TableNames;
-use cqrs_outbox::{StoreError, StoreErrorKind};
+use cqrs_outbox::{OrderUnit, StoreError, StoreErrorKind};
 use diesel::result::Error as DieselError;
 use diesel::sql_types::{BigInt, Nullable, Text};
 use diesel::{QueryResult, QueryableByName};
@@ -17,7 +17,9 @@ use diesel::{QueryResult, QueryableByName};
 use crate::backend::Backend;
 use crate::error::{MIGRATE, is_denied, store_error};
 use crate::migration::SCHEMA_VERSION;
+use crate::on::On;
 use crate::outbox::Outbox;
+use crate::query::Query;
 use crate::statements::Meta;
 use crate::tx::Tx;
 
@@ -468,6 +470,39 @@ fn behind<B: Backend>(names: &TableNames, sequence: &Sequence) -> Option<Drift> 
     })
 }
 
+/// A unit of order that was changed while something waited by the other one.
+async fn waits_by_another_unit<B: Backend>(on: &mut On<'_, B>) -> QueryResult<Option<Drift>> {
+    let units = [
+        (OrderUnit::Key, OrderUnit::TopicAndKey, B::DIALECT.is_lane_of_topic),
+        (OrderUnit::TopicAndKey, OrderUnit::Key, B::DIALECT.is_lane_of_key),
+    ];
+    for (unit, other, is_lane_of_other) in units {
+        let waits =
+            SIDE_TABLES.map(|table| format!("EXISTS (SELECT 1 FROM {table} WHERE {is_lane_of_other})"));
+        let found = Query::new("SELECT count(*) AS value FROM cqrs_outbox_meta WHERE order_unit = ?")
+            .bind(unit.as_str())
+            .then(&format!(" AND ({})", waits.join(" OR ")));
+        if B::numbers(on, found).await?.first().is_some_and(|found| *found > 0) {
+            let row = |unit| Some(format!("order_unit = {unit}"));
+            return Ok(Some(Drift {
+                kind: DriftKind::Changed,
+                object: format!("the content of `{}`", on.names.unqualified(META)),
+                expected: row(other),
+                found: row(unit),
+                is_serious: true,
+                advice: UNIT_ADVICE.to_owned(),
+            }));
+        }
+    }
+    Ok(None)
+}
+
+/// Where lanes are written down.
+pub(crate) const SIDE_TABLES: [&str; 3] = ["cqrs_outbox_gate", "cqrs_outbox_parked", "cqrs_outbox_dead"];
+
+const UNIT_ADVICE: &str = "Something stands aside, or is a dead letter, that waits by the other unit, and later events pass it. Put it back \
+     (UPDATE) while no relay is at work, let a relay end that (`cqrs outbox status`, `cqrs dead`), and then change it by `cqrs outbox order-unit`";
+
 impl<B: Backend> Outbox<B> {
     /// What of the tables is not as a migration makes it: changed by hand, by another tool, or by a restore that left
     /// something out. Empty if all is as it should be.
@@ -480,8 +515,8 @@ impl<B: Backend> Outbox<B> {
     /// What this user may not look at is told as [`DriftKind::Unseen`], and is not serious: it may be as it should be. Foreign keys of
     /// other tables that the user may not look at are not seen at all, on MariaDB and MySQL.
     ///
-    /// Not looked at are privileges, the server's own settings, and the rows but for those of `cqrs_outbox_group`, and for whether
-    /// the sequences of ids stand behind those that are in use: `TRUNCATE .. RESTART IDENTITY` leaves them so, or the restore of
+    /// Not looked at are privileges, the server's own settings, and the rows but for those of `cqrs_outbox_group`, for whether what stands
+    /// aside waits by the [unit of order](Self::order_unit), and for whether the sequences of ids stand behind those that are in use: `TRUNCATE .. RESTART IDENTITY` leaves them so, or the restore of
     /// some of the tables.
     ///
     /// # Errors
@@ -527,11 +562,20 @@ impl<B: Backend> Outbox<B> {
             }
             Err(_) => Vec::new(),
         };
+        let order_unit = match waits_by_another_unit::<B>(&mut conn.on()).await {
+            Ok(drift) => drift,
+            Err(error) if is_denied(&error) => {
+                let object = "whether what stands aside waits by the unit of order".to_owned();
+                Some(unseen(object, "SELECT on all tables of the outbox"))
+            }
+            Err(_) => None,
+        };
         let expected = B::describe_fresh(&mut conn.on()).await.map_err(not_described)?;
         let has_meta = found.iter().any(|fact| is_meta(&fact.table));
         let mut drifts = compare(expected, found);
         drifts.extend(meta_is_lost(self.tables(), is_lost && has_meta));
         drifts.extend(sequences);
+        drifts.extend(order_unit);
         Ok(drifts)
     }
 }

@@ -67,7 +67,7 @@ pub(crate) fn commit_error(error: DieselError) -> Error {
 }
 
 /// Whether a statement ended without an answer, or with one that says only that the connection ends.
-fn is_unanswered(error: &DieselError) -> bool {
+pub(crate) fn is_unanswered(error: &DieselError) -> bool {
     match error {
         DieselError::RollbackErrorOnCommit { commit_error, .. } => is_unanswered(commit_error),
         DieselError::DatabaseError(

@@ -23,7 +23,7 @@ pub(crate) struct KnownOrderUnit(Mutex<Known>);
 #[derive(Debug, Default)]
 struct Known {
     unit: Option<OrderUnit>,
-    /// The incarnations at work. One that ended like a crash stays, and so does the unit.
+    /// The incarnations at work.
     relays: HashSet<Uuid>,
 }
 
@@ -50,8 +50,12 @@ impl KnownOrderUnit {
     }
 
     /// This relay has nothing in memory any more.
-    pub(crate) fn leave(&self, incarnation: Uuid) {
-        self.known().relays.remove(&incarnation);
+    pub(crate) fn forget(&self, incarnation: Uuid) {
+        let mut known = self.known();
+        known.relays.remove(&incarnation);
+        if known.relays.is_empty() {
+            known.unit = None;
+        }
     }
 }
 

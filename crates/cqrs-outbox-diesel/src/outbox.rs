@@ -22,6 +22,7 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 use crate::backend::Backend;
+use crate::drift::SIDE_TABLES;
 use crate::error::{META_LOST, MIGRATE, is_denied, is_missing_schema, store_error};
 use crate::migration::{Migrated, Migration, SCHEMA_VERSION};
 use crate::on::On;
@@ -30,7 +31,7 @@ use crate::requests::Portion;
 use crate::statements::Meta;
 use crate::status::OutboxStatus;
 use crate::tx::Tx;
-use crate::writing::{NotWritten, write};
+use crate::writing::write;
 
 /// A transactional outbox, and an inbox, in a database. Cheap to clone; all clones share their connections.
 ///
@@ -172,10 +173,10 @@ impl<B: Backend> Outbox<B> {
         events: impl IntoIterator<Item = E, IntoIter: Send> + Send,
     ) -> Result<Added> {
         let events = self.encode_all(events, &Correlation::default())?;
-        write::<B>(&mut self.on(conn), events).await.map_err(|error| match error {
-            NotWritten::Refused(error) => error,
-            NotWritten::Database(error) => self.failed(store_error(error)),
-        })
+        match write::<B>(&mut self.on(conn), events).await {
+            Ok(added) => Ok(added),
+            Err(error) => Err(self.not_written(error).await),
+        }
     }
 
     /// Lends a connection outside of any transaction: for queries, or for a transaction of your own with [`add`](Self::add). On
@@ -573,7 +574,7 @@ async fn restore_meta<B: Backend>(on: &mut On<'_, B>) -> QueryResult<Option<(i32
     let table = on.sql(B::META_TABLE);
     on.conn.batch_execute(&table).await?;
     // By what stands aside, which waits by it. Where nothing does, no harm is done by the default.
-    let by_topic = ["cqrs_outbox_gate", "cqrs_outbox_parked", "cqrs_outbox_dead"]
+    let by_topic = SIDE_TABLES
         .map(|table| format!("EXISTS (SELECT 1 FROM {table} WHERE {})", B::DIALECT.is_lane_of_topic));
     let order_unit = format!(
         "CASE WHEN {} THEN '{}' ELSE '{}' END",

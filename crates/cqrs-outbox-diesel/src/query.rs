@@ -139,6 +139,8 @@ pub struct Dialect {
     pub(crate) parked_event_id_is: &'static str,
     /// Whether a lane is that of a topic and a key.
     pub(crate) is_lane_of_topic: &'static str,
+    /// Whether a lane is that of a key, on whatever topic. In hexadecimal digits, for the letter stands for the lane of a row.
+    pub(crate) is_lane_of_key: &'static str,
     /// Whether an index is searched for each side of an `OR`; else only for each part of a `UNION`.
     pub(crate) searches_or: bool,
     /// Rows that stand aside: the columns of a `ParkedRow`.

@@ -49,6 +49,9 @@ pub trait Statements: Sized {
     /// Whether each statement of a migration commits, so that one may have ended anywhere.
     const DDL_COMMITS: bool = false;
 
+    /// Asks how many bytes a statement may have, if the server ends the connection of whoever sends more.
+    const MAX_PACKET: Option<&'static str> = None;
+
     /// Whose SQL it is.
     const SQL: table::Dialect;
 

@@ -176,12 +176,14 @@ impl<B: Backend> OutboxStore for Outbox<B> {
     }
 
     async fn leave(&self, relay: &RelayId) -> Result<(), StoreError> {
-        // First, for the database may be away.
-        self.known_order_unit().leave(relay.incarnation);
         let mut tx = self.begin_short().await?;
         B::leave_groups(&mut tx.on(), relay.incarnation).await.map_err(store_error)?;
         B::sign_off(&mut tx.on(), relay.incarnation).await.map_err(store_error)?;
         commit(tx).await
+    }
+
+    fn forget(&self, relay: &RelayId) {
+        self.known_order_unit().forget(relay.incarnation);
     }
 
     fn hears_commits(&self) -> bool {

@@ -15,7 +15,7 @@ use crate::error::{commit_error, store_error, transaction_error};
 use crate::on::On;
 use crate::outbox::Outbox;
 use crate::schedule::change;
-use crate::writing::{NotWritten, write};
+use crate::writing::write;
 
 /// An open transaction of an [`Outbox`]: a diesel connection (it dereferences to one, and every query takes it), with
 /// [`publish`](Self::publish). Dropping it rolls back.
@@ -134,10 +134,10 @@ impl<B: Backend> Tx<B> {
 impl<B: Backend> Transaction for Tx<B> {
     async fn write(&mut self, messages: Vec<Outgoing>) -> Result<Added> {
         self.wrote |= !messages.is_empty();
-        write::<B>(&mut self.on(), messages).await.map_err(|error| match error {
-            NotWritten::Refused(error) => error,
-            NotWritten::Database(error) => store_error(error).into_error(),
-        })
+        match write::<B>(&mut self.on(), messages).await {
+            Ok(added) => Ok(added),
+            Err(error) => Err(self.outbox.not_written(error).await),
+        }
     }
 
     async fn lock_key(&mut self, key: &[u8]) -> Result<()> {

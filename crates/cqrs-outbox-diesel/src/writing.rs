@@ -10,16 +10,71 @@ use cqrs_outbox::table::{OutboxRecord, check_key};
 use uuid::Uuid;
 
 use crate::backend::Backend;
+use crate::error::{is_unanswered, store_error};
 use crate::on::On;
+use crate::outbox::Outbox;
+use crate::query::Query;
 
 /// What is stored for a key that has no version yet.
 const NO_VERSION: i64 = -1;
+
+/// An event of so many bytes may be larger than what a server takes. With a smaller one nobody asks whether it is.
+const LARGE: usize = 500_000;
 
 /// Why nothing was written.
 pub(crate) enum NotWritten {
     Refused(Error),
     Database(diesel::result::Error),
+    /// The connection ended without an answer, and this is the largest event of those.
+    Unanswered(diesel::result::Error, Large),
 }
+
+/// A large event: its name and its bytes.
+pub(crate) struct Large {
+    name: String,
+    bytes: usize,
+}
+
+impl Large {
+    fn of(rows: &[OutboxRecord]) -> Option<Self> {
+        let sizes = rows.iter().map(|row| (row.size(), row));
+        let (bytes, row) = sizes.filter(|(bytes, _)| *bytes >= LARGE).max_by_key(|(bytes, _)| *bytes)?;
+        Some(Self { name: row.event_name.clone(), bytes })
+    }
+}
+
+impl<B: Backend> Outbox<B> {
+    /// A server that gets more than it takes at once says so, if at all, to a client that is still busy sending it.
+    pub(crate) async fn not_written(&self, error: NotWritten) -> Error {
+        let (error, Large { name, bytes }) = match error {
+            NotWritten::Refused(error) => return error,
+            NotWritten::Database(error) => return self.failed(store_error(error)),
+            NotWritten::Unanswered(error, large) => (error, large),
+        };
+        match self.max_packet().await {
+            Some(max) if bytes.saturating_add(BESIDE) > max => {
+                let what = format!(
+                    "the event `{name}` has {bytes} bytes, and the database's server takes a `max_allowed_packet` of {max} at once: make it \
+                     smaller (a notification with an id instead of the state), or raise that setting of the server"
+                );
+                Error::new(ErrorKind::InvalidEvent, what).with_source(error)
+            }
+            _ => self.failed(store_error(error)),
+        }
+    }
+
+    /// The connection that wrote is gone, and of the application's there may be no other.
+    async fn max_packet(&self) -> Option<usize> {
+        let query = Query::new(B::MAX_PACKET?);
+        let mut conn = self.acquire_for_call().await.ok()?;
+        let max = B::numbers(&mut conn.on(), query).await.ok()?;
+        conn.give_back();
+        usize::try_from(*max.first()?).ok()
+    }
+}
+
+/// What a statement has beside the bytes of an event, at most: its text, ids, lengths.
+const BESIDE: usize = 1_000;
 
 impl From<Error> for NotWritten {
     fn from(error: Error) -> Self {
@@ -41,13 +96,28 @@ pub struct Claim {
     pub(crate) seconds: f64,
 }
 
+/// As [`write_all`], and tells what may have been too large.
+pub(crate) async fn write<B: Backend>(
+    on: &mut On<'_, B>,
+    events: Vec<Outgoing>,
+) -> Result<Added, NotWritten> {
+    let mut large = None;
+    write_all(on, events, &mut large).await.map_err(|error| match (error, large) {
+        (NotWritten::Database(error), Some(large)) if is_unanswered(&error) => {
+            NotWritten::Unanswered(error, large)
+        }
+        (error, _) => error,
+    })
+}
+
 /// Writes events, or none if one is refused. Those that ask for nothing, as most do, are one INSERT.
 ///
 /// The order of the steps matters. Deduplication first: a duplicate has no version. Versions next, for their rows are to be
 /// locked before an outbox row draws its id. Whoever locks several rows does so in the order of their keys.
-pub(crate) async fn write<B: Backend>(
+async fn write_all<B: Backend>(
     on: &mut On<'_, B>,
     events: Vec<Outgoing>,
+    large: &mut Option<Large>,
 ) -> Result<Added, NotWritten> {
     let mut added = Added::all(&events);
     let mut rows = Vec::with_capacity(events.len());
@@ -57,6 +127,7 @@ pub(crate) async fn write<B: Backend>(
         rows.push(OutboxRecord::try_from(event.message)?);
         options.push(event.options);
     }
+    *large = Large::of(&rows);
     if options.iter().all(WriteOptions::is_empty) {
         if !rows.is_empty() {
             B::insert(on, rows).await?;

@@ -61,6 +61,18 @@ impl Drop for AtWork<'_> {
     }
 }
 
+/// Has the store forget the run, however it ends.
+struct Forgotten<'a> {
+    store: &'a dyn OutboxStore,
+    relay: &'a RelayId,
+}
+
+impl Drop for Forgotten<'_> {
+    fn drop(&mut self) {
+        self.store.forget(self.relay);
+    }
+}
+
 /// Builds an [`OutboxRelay`].
 #[must_use = "a builder does nothing until `build` is called"]
 pub struct OutboxRelayBuilder {
@@ -291,6 +303,8 @@ impl OutboxRelay {
         let mut knocking = std::pin::pin!(self.until_broker_answers());
         let mut refused = None::<cqrs_core::Error>;
         let relay = RelayId { name: self.name.clone(), incarnation: Uuid::new_v4() };
+        // Before what is pending, so that it is dropped behind that.
+        let _forgotten = Forgotten { store: &*self.store, relay: &relay };
         tracing::info!(%relay.incarnation, "the relay starts");
         let started = Instant::now();
         let mut engine = Engine::new(self.settings.clone());

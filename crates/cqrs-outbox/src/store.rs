@@ -278,6 +278,14 @@ pub trait OutboxStore: fmt::Debug + Send + Sync + 'static {
     /// Gives all groups back and signs off.
     async fn leave(&self, relay: &RelayId) -> Result<(), StoreError>;
 
+    /// Forgets what it has kept in this process for that relay, whose run is over: it has nothing in memory any more. Called once, however the
+    /// run ended, so also without [`leave`](Self::leave), and while a future or a panic is on its way out. The database is not asked.
+    ///
+    /// By default nothing was kept.
+    fn forget(&self, relay: &RelayId) {
+        let _ = relay;
+    }
+
     /// Whether [`changed`](Self::changed) resolves behind the commits of every process, as far as it can tell, and not only behind those of
     /// this one. Then the relay polls less often where nothing happens.
     ///

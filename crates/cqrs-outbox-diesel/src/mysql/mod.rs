@@ -93,6 +93,7 @@ impl Statements for MySql {
     const MIGRATIONS: &'static [Migration] = MYSQL;
     const META_TABLE: &'static str = MYSQL_META;
     const DDL_COMMITS: bool = true;
+    const MAX_PACKET: Option<&'static str> = Some(sql::MAX_PACKET);
     const SQL: table::Dialect = table::Dialect::MySql;
     const DIALECT: Dialect = sql::DIALECT;
     const LANES: Lanes = sql::LANES;

@@ -37,6 +37,8 @@ pub(super) const SCHEDULE: &str = "\
 
 pub(super) const SCHEDULE_ROW: &str = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
 
+pub(super) const MAX_PACKET: &str = "SELECT CAST(@@max_allowed_packet AS SIGNED) AS value";
+
 pub(super) const NOW: &str = "SELECT timestampdiff(MICROSECOND, '1970-01-01', utc_timestamp(6)) AS micros";
 
 /// Followed by the rows, and what becomes of those that are there.
@@ -537,6 +539,7 @@ pub(super) const DIALECT: Dialect = Dialect {
             attempts, size, 0 AS group_no, false AS gated, lane, error, errors, date_format(dead_at, '%Y-%m-%dT%H:%i:%s.%fZ') AS dead_at \
         FROM cqrs_outbox_dead",
     is_lane_of_topic: "lane >= 't' AND lane < 'u'",
+    is_lane_of_key: "lane >= x'6b' AND lane < x'6c'",
     searches_or: true,
     parked_event_id_is: "unhex(replace(event_id, '-', '')) = ?",
     event_id_is: "event_key = ?",

@@ -669,7 +669,7 @@ pub(super) const STATUS: &str = "\
         (SELECT json_build_array(extract(epoch FROM clock_timestamp() - coalesce(xact_start, backend_start)), \
             concat_ws(', ', 'process ' || pid, 'user ' || usename, nullif(application_name, ''), state))::text \
             FROM pg_stat_activity \
-            WHERE backend_xmin IS NOT NULL AND pid <> pg_backend_pid() \
+            WHERE backend_xmin IS NOT NULL AND backend_start IS NOT NULL AND pid <> pg_backend_pid() \
                 AND (datname = current_database() OR datname IS NULL) \
             ORDER BY age(backend_xmin) DESC, xact_start LIMIT 1) AS oldest_snapshot \
     FROM cqrs_outbox_meta CROSS JOIN ( \
@@ -702,6 +702,7 @@ pub(super) const DIALECT: Dialect = Dialect {
             attempts, size, 0 AS group_no, false AS gated, lane, error, errors, to_char(dead_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') AS dead_at \
         FROM cqrs_outbox_dead",
     is_lane_of_topic: "lane >= 't'::bytea AND lane < 'u'::bytea",
+    is_lane_of_key: "lane >= '\\x6b'::bytea AND lane < '\\x6c'::bytea",
     searches_or: true,
     parked_event_id_is: "event_id = encode(?, 'hex')::uuid",
     event_id_is: "event_id = encode(?, 'hex')::uuid",

@@ -492,6 +492,7 @@ pub(super) const DIALECT: Dialect = Dialect {
             attempts, size, 0 AS group_no, 0 AS gated, lane, error, errors, dead_at AS dead_at \
         FROM cqrs_outbox_dead",
     is_lane_of_topic: "lane >= CAST('t' AS BLOB) AND lane < CAST('u' AS BLOB)",
+    is_lane_of_key: "lane >= x'6b' AND lane < x'6c'",
     searches_or: false,
     parked_event_id_is: "unhex(replace(event_id, '-', '')) = ?",
     event_id_is: "lower(replace(event_id, '-', '')) = lower(hex(?))",

@@ -40,7 +40,7 @@ pub(crate) fn letter(topic: &str, name: &str, key: Option<&[u8]>) -> Message {
 /// A relay that owns all groups of a store.
 pub(crate) struct Owner {
     pub(crate) store: std::sync::Arc<dyn OutboxStore>,
-    relay: RelayId,
+    pub(crate) relay: RelayId,
 }
 
 impl Owner {

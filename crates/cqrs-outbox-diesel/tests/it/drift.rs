@@ -1,12 +1,14 @@
 //! Tables that were changed behind the outbox's back: each change is named, and nothing else is.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use cqrs_core::ErrorKind;
-use cqrs_outbox::OutboxRelay;
+use cqrs_outbox::{OutboxRelay, Rejection, Verdict};
 use cqrs_outbox_diesel::{Drift, DriftKind, MySql, Outbox, Pg, Sqlite};
 
 use crate::backend::{Db, PlainSql, Site};
+use crate::dead_letters::Owner;
 use crate::events::{Sink, closed, quick};
 use crate::harness::{OnEach, Test, Trials, tests};
 
@@ -19,6 +21,7 @@ impl OnEach for All {
             every_change_is_named,
             the_check_leaves_nothing_behind,
             tables_of_another_version_are_a_clear_error,
+            a_unit_of_order_by_which_nothing_waits_is_told,
         })
     }
 }
@@ -43,6 +46,43 @@ async fn tables_in_use_have_none<D: Db>(site: &Site) {
     // Of somebody else, with a name that begins like ours.
     outbox.sql("CREATE TABLE cqrs_outbox_of_mine (id INT)").await.unwrap();
     assert_eq!(outbox.drift().await.unwrap(), []);
+}
+
+/// Somebody changed it by hand.
+async fn a_unit_of_order_by_which_nothing_waits_is_told<D: Db>(site: &Site) {
+    let outbox = site.outbox::<D>().await;
+    for (unit, other) in [("key", "topic_and_key"), ("topic_and_key", "key")] {
+        outbox.sql(&format!("UPDATE cqrs_outbox_meta SET order_unit = '{unit}'")).await.unwrap();
+        for room in ["1", "2"] {
+            outbox.transaction(async |tx| tx.publish(closed(room)).await).await.unwrap();
+        }
+        let owner = Owner::new(&outbox).await;
+        let lease = owner.beat().await.leases;
+        let row = owner.read().await.remove(0);
+        let park = Rejection {
+            lease: *lease.iter().find(|lease| lease.group == row.group).unwrap(),
+            id: row.id,
+            lane: row.lane,
+            attempts: 1,
+            error: "refused".to_owned(),
+            verdict: Verdict::Park { retry_in: Duration::from_secs(600) },
+        };
+        owner.store.reject(&park).await.unwrap();
+        owner.store.leave(&owner.relay).await.unwrap();
+        owner.store.forget(&owner.relay);
+        assert_eq!(outbox.drift().await.unwrap(), []);
+        outbox.sql(&format!("UPDATE cqrs_outbox_meta SET order_unit = '{other}'")).await.unwrap();
+        let drifts = outbox.drift().await.unwrap();
+        let [drift] = &drifts[..] else { panic!("{drifts:#?}") };
+        assert_eq!((drift.kind, drift.is_serious), (DriftKind::Changed, true));
+        let said = format!(
+            "the content of `cqrs_outbox_meta` is `order_unit = {other}`, and should be `order_unit = {unit}`"
+        );
+        assert!(drift.to_string().starts_with(&said), "{drift}");
+        outbox.sql("DELETE FROM cqrs_outbox_gate").await.unwrap();
+        outbox.sql("DELETE FROM cqrs_outbox_parked").await.unwrap();
+        assert_eq!(outbox.drift().await.unwrap(), []);
+    }
 }
 
 /// A change, what is said of it, and whether it is serious.
@@ -404,7 +444,11 @@ async fn what_may_not_be_seen_is_told_on_postgres(site: &Site) {
         let said = error.expect("it ran on").to_string();
         assert!(said.contains("permission denied"), "{said}");
     }
-    let wanted = ["the content of `cqrs_outbox_group`", "whether sequences stand behind ids that are in use"];
+    let wanted = [
+        "the content of `cqrs_outbox_group`",
+        "whether sequences stand behind ids that are in use",
+        "whether what stands aside waits by the unit of order",
+    ];
     assert_eq!(unseen(&nothing.unwrap()), wanted);
     let wanted = ["whether the sequence of `cqrs_outbox.id` stands behind ids that are in use"];
     assert_eq!(unseen(&tables.unwrap()), wanted);
@@ -439,13 +483,13 @@ async fn what_may_not_be_seen_is_told_on_mysql(site: &Site) {
     assert!(said.contains("command denied"), "{said}");
     let sequences = "whether sequences stand behind ids that are in use";
     let nothing = nothing.unwrap();
-    assert_eq!(unseen(&nothing).len(), 13 + 1, "{nothing:#?}");
+    assert_eq!(unseen(&nothing).len(), 13 + 2, "{nothing:#?}");
     for wanted in ["the table `cqrs_outbox`", "the table `cqrs_outbox_group`", sequences] {
         assert!(unseen(&nothing).contains(&wanted), "{wanted}: {nothing:#?}");
     }
     // The user sees what that one is like, but not its rows, nor triggers.
     let some = some.unwrap();
-    assert_eq!(unseen(&some).len(), 11 + 2, "{some:#?}");
+    assert_eq!(unseen(&some).len(), 11 + 3, "{some:#?}");
     assert!(!unseen(&some).contains(&"the table `cqrs_outbox`"), "{some:#?}");
     assert_eq!(unseen(&tables.unwrap()), ["which triggers the tables have"]);
     assert_eq!(all.unwrap(), []);

@@ -24,6 +24,7 @@ mod order_unit;
 mod parked;
 mod plans;
 mod postgres;
+mod privileges;
 mod reach;
 mod requests;
 mod retention;
@@ -77,6 +78,7 @@ fn main() {
     servers::trials(&mut trials);
     cuts::trials(&mut trials);
     names::trials(&mut trials);
+    privileges::trials(&mut trials);
     installation::trials(&mut trials);
     services::run(trials.into_vec()).exit();
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cqrs_consumer::Inbox;
-use cqrs_core::{BeginTransaction, Envelope, ErrorKind, MessageId, ScheduleChange, Transaction};
+use cqrs_core::{BeginTransaction, Encoder, Envelope, ErrorKind, MessageId, ScheduleChange, Transaction};
 use cqrs_outbox::{Fenced, LaterEvents, OutboxRelay, ReadRequest, Rejection, RelayId, Verdict};
 use cqrs_outbox_diesel::{MySql, Outbox};
 use cqrs_testing::history::History;
@@ -31,6 +31,7 @@ pub(crate) fn trials(trials: &mut Trials) {
         times_are_utc_whatever_the_session_says,
         what_a_lax_session_cuts_off_is_refused,
         a_payload_may_be_larger_than_a_blob,
+        an_event_that_is_larger_than_a_packet_is_a_clear_error,
         a_read_uses_the_index,
         a_read_of_one_busy_group_is_as_long_as_asked_for,
         parked_lanes_are_read_some_at_a_time,
@@ -252,6 +253,28 @@ async fn a_payload_may_be_larger_than_a_blob(site: &Site) {
         "INSERT INTO cqrs_outbox (event_name, topic, payload_text) VALUES ('n', 't', repeat('ü', 50000))";
     outbox.sql(insert).await.unwrap();
     assert_eq!(read_all(&MySql::store(&outbox)).await[0].size, 100_000);
+}
+
+/// The encoder was told to take more than the server does.
+async fn an_event_that_is_larger_than_a_packet_is_a_clear_error(site: &Site) {
+    let outbox = site.outbox::<MySql>().await;
+    let outbox = outbox.with_encoder(Encoder::default().with_max_message_bytes(usize::MAX));
+    let mut conn = raw(site.server_url()).await;
+    let max: usize = conn.query_first("SELECT @@max_allowed_packet").await.unwrap().unwrap();
+    let event = |bytes: usize| Envelope::new(closed("x".repeat(bytes))).with_key("room");
+    let publish = outbox.transaction(async |tx| tx.publish_all([event(1), event(max)]).await);
+    let add = async { outbox.add(&mut *outbox.connection().await?, event(max)).await };
+    let later = event(max).deliver_after(Duration::from_secs(60));
+    let schedule = outbox.transaction(async |tx| tx.publish(later).await);
+    for error in [publish.await, add.await, schedule.await].map(Result::unwrap_err) {
+        assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::InvalidEvent, false), "{error}");
+        let max = format!("`max_allowed_packet` of {max}");
+        for part in ["room_closed", &max, "bytes"] {
+            assert!(error.to_string().contains(part), "{part}: {error}");
+        }
+    }
+    assert_eq!(outbox.waiting().await, 0);
+    conn.disconnect().await.unwrap();
 }
 
 const HUNDRED_THOUSAND: &str = "\

@@ -27,6 +27,7 @@ impl OnEach for All {
             it_waits_for_who_takes_a_lease,
             a_relay_that_has_overslept_parks_nothing_by_the_old_one,
             a_relay_ends_when_it_is_another_one,
+            however_a_run_ends_the_next_goes_by_the_new_one,
             one_of_several_relays_goes_on_by_the_new_one,
             a_unit_that_is_none_is_refused_by_the_table,
             it_is_known_again_when_its_row_was_lost,
@@ -198,8 +199,46 @@ async fn a_relay_ends_when_it_is_another_one<D: Db>(site: &Site) {
     outbox.sql("UPDATE cqrs_outbox_meta SET order_unit = 'key'").await.unwrap();
     let error = timeout(SOON, relay.run_until_empty()).await.unwrap().unwrap_err();
     assert!(error.to_string().contains("is `key`, and was `topic_and_key`"), "{error}");
-    store.leave(&other).await.unwrap();
+    store.forget(&other);
     timeout(SOON, relay.run_until_empty()).await.unwrap().unwrap();
+}
+
+/// Without a word to the database: dropped, or since that is another one.
+async fn however_a_run_ends_the_next_goes_by_the_new_one<D: Db>(site: &Site) {
+    let url = site.empty().await;
+    let outbox = D::connect(url.clone()).await.unwrap();
+    outbox.migrate().await.unwrap();
+    let id = outbox.installation_id().await.unwrap();
+    let store = D::store(&D::of_installation(url, id).await.unwrap());
+    let mut settings = quick();
+    settings.heartbeat_interval = Duration::from_millis(100);
+    let relay =
+        OutboxRelay::builder(store.clone(), Arc::new(Sink::default())).settings(settings).build().unwrap();
+    let unit = async |unit: &str| {
+        outbox.sql(&format!("UPDATE cqrs_outbox_meta SET order_unit = '{unit}'")).await.unwrap();
+    };
+    tokio::select! {
+        ended = relay.run_until(std::future::pending()) => panic!("{ended:?}"),
+        () = relay.started() => {}
+    }
+    unit("topic_and_key").await;
+    store.check().await.unwrap();
+
+    let exchanged = async {
+        relay.started().await;
+        outbox.renew_installation_id().await.unwrap();
+    };
+    let running = relay.run_until(std::future::pending());
+    let (ended, ()) = timeout(SOON, async { tokio::join!(running, exchanged) }).await.unwrap();
+    let error = ended.unwrap_err();
+    let kind = error.downcast_ref::<StoreError>().map(StoreError::kind);
+    assert_eq!(kind, Some(StoreErrorKind::Installation), "{error}");
+    unit("key").await;
+    outbox.sql(&format!("UPDATE cqrs_outbox_meta SET installation_id = '{id}'")).await.unwrap();
+    // Without a look before, as of one whose database could not be reached at its start.
+    let next = RelayId { name: "next".to_owned(), incarnation: Uuid::new_v4() };
+    let beat = Heartbeat { lease: Duration::from_secs(60), take: 0, release: Vec::new() };
+    store.heartbeat(&next, &beat).await.unwrap();
 }
 
 /// The others do not notice.

@@ -152,6 +152,10 @@ impl OutboxStore for Mortal {
         self.store.leave(relay).await
     }
 
+    fn forget(&self, relay: &RelayId) {
+        self.store.forget(relay);
+    }
+
     fn hears_commits(&self) -> bool {
         self.store.hears_commits()
     }
