@@ -132,7 +132,7 @@ impl<'a> Context<'a> {
         }
     }
 
-    /// Says that something happened: a domain event, an integration event, or an [`Envelope`] around one.
+    /// Says that something happened: a domain event, an integration event, or an [`Envelope`](crate::Envelope) around one.
     ///
     /// A domain event goes to the handlers that are bound to it. An integration event goes into the outbox, in the
     /// transaction of the handler, where a [`TransactionalHandler`](crate::TransactionalHandler) says it; elsewhere
