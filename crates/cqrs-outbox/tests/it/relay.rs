@@ -244,6 +244,31 @@ async fn stops_and_hands_over(latency: Duration) {
     task.await.unwrap();
 }
 
+/// On one thread, with a store and a broker that always have an answer.
+#[tokio::test(start_paused = true)]
+async fn others_get_their_turn_while_it_drains() {
+    const EVENTS: usize = 100_000;
+    let mut bench = Bench::new(MemoryBroker::new());
+    bench.write(EVENTS).await;
+    let mut settings = RelaySettings::default();
+    settings.unordered = Unordered::Everything;
+    let relay = bench.relay(settings);
+    let turns = async {
+        let (mut before, mut longest) = (0, 0);
+        while before < EVENTS {
+            let now = bench.publishes();
+            longest = longest.max(now - before);
+            before = now;
+            tokio::task::yield_now().await;
+        }
+        longest
+    };
+    let (ran, longest) = tokio::join!(relay.run_until_empty(), turns);
+    ran.unwrap();
+    // As many as it has in memory.
+    assert!(longest <= 4_000, "{longest} events went before somebody else had a turn");
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_event_that_is_too_large_dies_and_the_others_go_on() {
     let mut bench = Bench::new(MemoryBroker::builder().max_message_bytes(1_000).build());
