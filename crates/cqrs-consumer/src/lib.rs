@@ -45,7 +45,7 @@
 //! |---|---|
 //! | succeed, or an inbox knows the message | it is acknowledged |
 //! | fail, panic, or take longer than the [time-out](ConsumerBuilder::handler_timeout) | it is tried again after a delay ([`RetryPolicy`]), all its handlers with it. They see until when they have time ([`Context::deadline`](cqrs_core::Context::deadline)) |
-//! | fail because the database or a broker is away (a retryable error of kind `Store`, `Transaction` or `Broker`), or nobody knows what became of a commit (`CommitUnknown`) | it is tried until that is back, however long; no attempt is the last |
+//! | fail because the database or a broker is away (a retryable error of kind `Store`, `Transaction` or `Broker`), or nobody knows what became of a commit whose answer was lost (`CommitUnknown`) | it is tried until that is back, however long; no attempt is the last |
 //! | have failed at the last attempt, or it cannot be decoded ([`ErrorKind::Decode`](cqrs_core::ErrorKind::Decode)) | [`OnFailure`]: it is published to the dead-letter topic, and then acknowledged; or it is tried for ever |
 //! | do not exist | [`Unhandled`]: it is acknowledged and counted, or becomes a dead letter |
 //!

@@ -185,8 +185,8 @@ impl Worker {
             return Some(retry.random_delay(failures));
         }
         // Nor is a commit that was not answered. Whether the message was handled its inbox knows; without one it may be handled
-        // twice, as after any redelivery.
-        if error.kind() == ErrorKind::CommitUnknown {
+        // twice, as after any redelivery. One that a deadline has cut off may be the message's fault: what hangs does so again.
+        if error.kind() == ErrorKind::CommitUnknown && !error.is_out_of_time() {
             return Some(retry.random_delay(failures));
         }
         match (on_failure, error.kind()) {

@@ -111,6 +111,7 @@ struct Inner {
     message: Option<Box<str>>,
     source: Option<Source>,
     retryable: bool,
+    out_of_time: bool,
 }
 
 impl Error {
@@ -121,6 +122,7 @@ impl Error {
             message: Some(message.into().into_boxed_str()),
             source: None,
             retryable: false,
+            out_of_time: false,
         }))
     }
 
@@ -138,7 +140,13 @@ impl Error {
 
     /// An error of a kind that is told by its cause alone.
     pub fn caused_by(kind: ErrorKind, source: impl Into<Box<dyn StdError + Send + Sync + 'static>>) -> Self {
-        Self(Box::new(Inner { kind, message: None, source: Some(source.into()), retryable: false }))
+        Self(Box::new(Inner {
+            kind,
+            message: None,
+            source: Some(source.into()),
+            retryable: false,
+            out_of_time: false,
+        }))
     }
 
     /// One of these errors that was boxed (by `?`, say, or a layer of `tower`) as it was; any other box comes back.
@@ -176,7 +184,16 @@ impl Error {
 
     /// The same in words, without its cause.
     pub(crate) fn copied(&self) -> Self {
-        Self::new(self.kind(), self.to_string()).with_retryable(self.is_retryable())
+        let mut copied = Self::new(self.kind(), self.to_string()).with_retryable(self.is_retryable());
+        copied.0.out_of_time = self.0.out_of_time;
+        copied
+    }
+
+    /// A deadline has passed.
+    pub(crate) fn out_of_time(kind: ErrorKind, message: impl Into<String>) -> Self {
+        let mut error = Self::new(kind, message);
+        error.0.out_of_time = true;
+        error
     }
 
     /// What went wrong.
@@ -187,6 +204,13 @@ impl Error {
     /// Whether doing the same again can succeed.
     pub fn is_retryable(&self) -> bool {
         self.0.retryable
+    }
+
+    /// Whether a deadline of the mediator or of a [`Timeout`](crate::Timeout) has passed. Its kind is [`ErrorKind::Timeout`], or
+    /// [`ErrorKind::CommitUnknown`] if that was while a transaction was being committed or behind that; of that kind is a commit whose
+    /// answer was lost, too, which no deadline has cut off.
+    pub fn is_out_of_time(&self) -> bool {
+        self.0.out_of_time
     }
 
     /// What the broker's failure means, where a broker failed.
@@ -295,7 +319,13 @@ impl<E: StdError + Send + Sync + 'static> From<E> for Error {
             Some(broker) => (ErrorKind::Broker, broker.class().is_retryable()),
             None => (ErrorKind::Handler, false),
         };
-        Self(Box::new(Inner { kind, message: None, source: Some(Box::new(source)), retryable }))
+        Self(Box::new(Inner {
+            kind,
+            message: None,
+            source: Some(Box::new(source)),
+            retryable,
+            out_of_time: false,
+        }))
     }
 }
 

@@ -94,17 +94,17 @@ pub(crate) fn now() -> Instant {
 
 #[cold]
 pub(crate) fn too_late(name: &str) -> Error {
-    Error::new(ErrorKind::Timeout, format!("the time for `{name}` is up")).with_retryable(true)
+    Error::out_of_time(ErrorKind::Timeout, format!("the time for `{name}` is up")).with_retryable(true)
 }
 
 #[cold]
 pub(crate) fn cancelled(request: &str) -> Error {
-    Error::new(ErrorKind::Cancelled, format!("the request `{request}` was cancelled before it began"))
+    Error::new(ErrorKind::Cancelled, format!("`{request}` was cancelled before it began"))
 }
 
 #[cold]
 pub(crate) fn commit_cut_off(name: &str) -> Error {
-    Error::new(
+    Error::out_of_time(
         ErrorKind::CommitUnknown,
         format!(
             "the time for `{name}` is up, and a transaction in it has been committed, or may have been: look \
@@ -115,7 +115,7 @@ pub(crate) fn commit_cut_off(name: &str) -> Error {
 
 #[cold]
 pub(crate) fn events_cut_off(name: &str) -> Error {
-    Error::new(
+    Error::out_of_time(
         ErrorKind::Timeout,
         format!(
             "the time for `{name}` is up while its events go out: it has been carried out, and not all of them were handled"

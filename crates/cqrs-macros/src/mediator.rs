@@ -74,7 +74,7 @@ pub(crate) fn expand(declared: &Declared) -> Result<TokenStream> {
     })?;
     let home = home(said)?;
     let kept = attributes.iter().filter(|attribute| !attribute.path().is_ident("mediator"));
-    let bound = format_ident!("{name}Bound");
+    let bound = format_ident!("__{name}Bound");
     let fields = handlers.iter().map(|Handler { attributes, visibility, field, handler, .. }| {
         quote!(#(#attributes)* #visibility #field: #handler)
     });

@@ -6,8 +6,8 @@ use cqrs_consumer::{Inboxed, MissingId};
 use cqrs_core::codec::header;
 use cqrs_core::{
     BeforeCommit, Context, DomainEvent, Error, ErrorKind, EventEmitter, EventHandler, EventMap,
-    EventMediator, Message, NotificationEvent, Request, RequestMap, RequestMediator, Result, Transactional,
-    TransactionalEventHandler, TransactionalHandler, UnitOfWork,
+    EventMediator, Message, NotificationEvent, Request, RequestHandler, RequestMap, RequestMediator, Result,
+    Timeout, Transactional, TransactionalEventHandler, TransactionalHandler, UnitOfWork,
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
@@ -269,20 +269,56 @@ impl EventHandler<RoomClosed> for Hangs {
     }
 }
 
-/// The commit before it is no reason to try for ever.
+/// The commit before it is no reason to try for ever, whose time ever it is that is up.
 #[tokio::test(start_paused = true)]
 async fn a_time_out_behind_a_commit_is_a_failure_like_others() {
-    let (broker, ledger) = (Script::new(), Ledger::default());
-    let unit = UnitOfWork::new(Arc::new(ledger.clone()), BeforeCommit::new());
-    let requests = RequestMap::new().bind(Transactional::new(unit, Books));
-    let events = EventMap::new().subscribe::<RoomClosed>("rooms", Hangs);
-    let events = RequestMediator::new(requests, EventEmitter::new(events)).unwrap().events();
-    let consumer = consumer(&broker, events).handler_timeout(Duration::from_secs(5)).build().unwrap();
-    broker.deliver([message(1, Some("a"))]);
-    let running = run(&consumer);
-    until(|| broker.acked() == [0]).await;
-    assert_eq!(ledger.rows(), ["booked"; 3]);
-    assert!(broker.published()[0].headers.get_str(cqrs_consumer::header::REASON).unwrap().contains("5s"));
-    assert_eq!(consumer.stats().dead_lettered, 1);
-    running.stop().await.unwrap();
+    let unit = |ledger: &Ledger| UnitOfWork::new(Arc::new(ledger.clone()), BeforeCommit::new());
+    let requests = |ledger: &Ledger| RequestMap::new().bind(Transactional::new(unit(ledger), Books));
+    let short = || Timeout::after(Duration::from_secs(1));
+    let own = |ledger: &Ledger| {
+        let events = EventMap::new().subscribe::<RoomClosed>("rooms", Hangs);
+        RequestMediator::new(requests(ledger), EventEmitter::new(events)).unwrap().events()
+    };
+    let around_the_handler = |ledger: &Ledger| {
+        let events = EventMap::new().middleware(short()).subscribe::<RoomClosed>("rooms", Hangs);
+        RequestMediator::new(requests(ledger), EventEmitter::new(events)).unwrap().events()
+    };
+    let around_a_request = |ledger: &Ledger| {
+        let requests = requests(ledger).middleware(short()).bind::<Charge>(Hangs);
+        let events = EventMap::new().subscribe::<RoomClosed>("rooms", Sends);
+        RequestMediator::new(requests, EventEmitter::new(events)).unwrap().events()
+    };
+    let kinds: [&dyn Fn(&Ledger) -> EventMediator; 3] = [&own, &around_the_handler, &around_a_request];
+    for (number, events) in kinds.into_iter().enumerate() {
+        let (broker, ledger) = (Script::new(), Ledger::default());
+        let consumer =
+            consumer(&broker, events(&ledger)).handler_timeout(Duration::from_secs(5)).build().unwrap();
+        broker.deliver([message(1, Some("a"))]);
+        let running = run(&consumer);
+        until(|| broker.acked() == [0]).await;
+        assert_eq!(ledger.rows(), ["booked"; 3], "{number}");
+        let published = broker.published();
+        let reason = published[0].headers.get_str(cqrs_consumer::header::REASON).unwrap();
+        assert!(reason.contains(if number == 0 { "5s" } else { "is up" }), "{reason}");
+        assert_eq!(consumer.stats().dead_lettered, 1);
+        running.stop().await.unwrap();
+    }
+}
+
+#[derive(Request)]
+struct Charge;
+
+impl RequestHandler<Charge> for Hangs {
+    async fn handle(&self, _: Charge, cx: &Context<'_>) -> Result<()> {
+        cx.send(Book).await?;
+        std::future::pending().await
+    }
+}
+
+struct Sends;
+
+impl EventHandler<RoomClosed> for Sends {
+    async fn handle(&self, _: &RoomClosed, cx: &Context<'_>) -> Result<()> {
+        cx.send(Charge).await
+    }
 }

@@ -24,6 +24,9 @@ mod sealed {
     use super::{Context, Future, Result};
 
     pub trait Emit {
+        /// Its name.
+        fn name(&self) -> &str;
+
         fn say(self, cx: &Context<'_>);
 
         /// Says it where nothing else is said, and lets it go out.
@@ -63,6 +66,10 @@ impl<E: Event> sealed::Emit for E
 where
     E::Kind: SayAs<E>,
 {
+    fn name(&self) -> &str {
+        E::NAME
+    }
+
     fn say(self, cx: &Context<'_>) {
         <E::Kind as sealed_kind::SayAs<E>>::say(self, cx);
     }
@@ -75,6 +82,10 @@ where
 impl<E: IntegrationEvent> Emit for Envelope<E> {}
 
 impl<E: IntegrationEvent> sealed::Emit for Envelope<E> {
+    fn name(&self) -> &str {
+        E::NAME
+    }
+
     fn say(self, cx: &Context<'_>) {
         cx.say_integration(self, E::NAME);
     }
@@ -85,6 +96,10 @@ impl<E: IntegrationEvent> sealed::Emit for Envelope<E> {
 impl Emit for Message {}
 
 impl sealed::Emit for Message {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
     fn say(self, cx: &Context<'_>) {
         let name = self.name.clone();
         cx.say_integration(self, &name);
@@ -94,6 +109,10 @@ impl sealed::Emit for Message {
 impl Emit for Outgoing {}
 
 impl sealed::Emit for Outgoing {
+    fn name(&self) -> &str {
+        &self.message.name
+    }
+
     fn say(self, cx: &Context<'_>) {
         let name = self.message.name.clone();
         cx.say_integration(self, &name);

@@ -250,8 +250,19 @@ impl<'a> Context<'a> {
             Origin::Correlated(correlation) => correlation.clone(),
             Origin::Received(received) => received.correlation(self.core.emitter()),
             Origin::Nested(parent) => parent.given_correlation(),
-            Origin::Narrowed(Narrowed { options: SendOptions { correlation: Some(given), .. }, .. }) => {
-                given.clone()
+            Origin::Narrowed(Narrowed {
+                options: SendOptions { correlation: Some(given), .. },
+                received,
+                ..
+            }) => {
+                // What was not given is that of the message.
+                let caused = received.map(|received| received.correlation(self.core.emitter()));
+                let caused = caused.unwrap_or_default();
+                Correlation {
+                    correlation_id: given.correlation_id.clone().or(caused.correlation_id),
+                    causation_id: given.causation_id.clone().or(caused.causation_id),
+                    traceparent: given.traceparent.clone().or(caused.traceparent),
+                }
             }
             Origin::Narrowed(Narrowed { received: Some(received), .. }) => {
                 received.correlation(self.core.emitter())

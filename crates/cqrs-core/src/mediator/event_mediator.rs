@@ -69,7 +69,7 @@ impl EventMediator {
     ///
     /// Dropping the future stops the handlers where they stand.
     pub async fn emit<E: Emit>(&self, event: E) -> Result<()> {
-        self.emit_within(event, Origin::Root).await
+        event.go_out(&mut Context::new(&self.core, Origin::Root)).await
     }
 
     /// The same with a deadline, a token to call it off, a conversation or a scope, for the handlers of the event and all that they
@@ -77,18 +77,21 @@ impl EventMediator {
     ///
     /// # Errors
     ///
-    /// As there; [`ErrorKind::Timeout`] if the deadline has passed, [`ErrorKind::Cancelled`] if the token was cancelled before.
+    /// As there; [`ErrorKind::Timeout`] if the deadline has passed, which is retryable only if it had before; [`ErrorKind::CommitUnknown`]
+    /// if it passed while a transaction was being committed or behind that; [`ErrorKind::Cancelled`] if the token was cancelled before.
     ///
     /// # Cancel safety
     ///
     /// As there.
     pub async fn emit_with<E: Emit>(&self, event: E, options: &SendOptions) -> Result<()> {
-        let narrowed = Narrowed::new(None, options);
-        narrowed.limit("the event", self.emit_within(event, Origin::Narrowed(&narrowed))).await
-    }
-
-    async fn emit_within<E: Emit>(&self, event: E, origin: Origin<'_>) -> Result<()> {
-        event.go_out(&mut Context::new(&self.core, origin)).await
+        let (name, narrowed) = (event.name().to_owned(), Narrowed::new(None, options));
+        let going_out = async {
+            let mut cx = Context::new(&self.core, Origin::Narrowed(&narrowed));
+            // From now on some of it may be done, and once more would be twice.
+            cx.carry_out();
+            event.go_out(&mut cx).await
+        };
+        narrowed.limit(&name, going_out).await
     }
 
     /// Takes a received message to the handlers that are subscribed to its topic and event, one after the other, and

@@ -41,7 +41,8 @@ impl Path {
             let more = if names.len() > SHOWN { "… → " } else { "" };
             names.truncate(SHOWN);
             names.reverse();
-            format!("`{last}` the last, behind {ancestors} others: {more}{}", names.join(" → "))
+            let others = if ancestors == 1 { "other" } else { "others" };
+            format!("`{last}` the last, behind {ancestors} {others}: {more}{}", names.join(" → "))
         };
         Error::new(
             ErrorKind::EventFlood,

@@ -14,7 +14,7 @@ use crate::send_options::SendOptions;
 ///
 /// A transaction of the handler is rolled back; what it said is dropped. If the time is up while a transaction is being
 /// committed, or behind that, the error has the kind [`CommitUnknown`](crate::ErrorKind::CommitUnknown), which a [`Retry`](crate::Retry) does not try
-/// again. A consumer does, and without end, as with any commit in doubt: around handlers of received events its own time-out is the one to set.
+/// again. Handlers of the events that a request said are not within it.
 /// Handlers see the time ([`Context::deadline`]), and it holds for the requests within them.
 ///
 /// A stream has so long for all its items together, and ends with that error if it has not come to its end.

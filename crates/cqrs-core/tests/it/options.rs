@@ -187,10 +187,10 @@ async fn nothing_is_sent_any_more_when_the_time_is_up_or_the_token_is_cancelled(
     });
     let error = mediator.send_with(Act, &options).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Cancelled);
-    assert_eq!(error.to_string(), "the request `Inner` was cancelled before it began");
+    assert_eq!(error.to_string(), "`Inner` was cancelled before it began");
     // It is cancelled now, so not even the first one begins.
     let error = mediator.send_with(Act, &options).await.unwrap_err();
-    assert_eq!(error.to_string(), "the request `Act` was cancelled before it began");
+    assert_eq!(error.to_string(), "`Act` was cancelled before it began");
 
     let past = SendOptions::default().with_timeout(Duration::ZERO);
     assert_eq!(mediator.send_with(Act, &past).await.unwrap_err().kind(), ErrorKind::Timeout);
@@ -252,7 +252,7 @@ async fn a_token_stops_what_is_sent_from_deep_within() {
         .bind(on_request(|_: Inner, _| Box::pin(async { Ok(()) })));
     let options = SendOptions::default().with_cancellation(token);
     let error = mediator(requests).send_with(Act, &options).await.unwrap_err();
-    assert_eq!(error.to_string(), "the request `Inner` was cancelled before it began");
+    assert_eq!(error.to_string(), "`Inner` was cancelled before it began");
 }
 
 #[tokio::test]
@@ -351,7 +351,32 @@ async fn what_goes_along_with_an_event_is_there_for_its_handlers_and_what_they_l
     token.cancel();
     let error = events.emit_with(Happened(2), &options).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Cancelled);
+    assert_eq!(error.to_string(), "`happened` was cancelled before it began");
     assert!(journal.entries().is_empty());
+}
+
+/// Once more would be twice.
+#[tokio::test(start_paused = true)]
+async fn a_time_that_is_up_for_an_event_from_outside_is_retryable_only_if_nothing_was_done() {
+    let journal = Journal::new();
+    let events = EventMap::new()
+        .bind(on_event(move |_: &Happened, _| {
+            journal.note("first");
+            Box::pin(async { Ok(()) })
+        }))
+        .bind(on_event(|_: &Happened, _| Box::pin(std::future::pending())));
+    let events = EventMediator::new(EventEmitter::new(events)).unwrap();
+    let past = SendOptions::default().with_deadline(Instant::now().into_std());
+    let error = events.emit_with(Happened(1), &past).await.unwrap_err();
+    assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Timeout, true));
+    assert_eq!(error.to_string(), "the time for `happened` is up");
+    assert!(journal.entries().is_empty());
+
+    let options = SendOptions::default().with_timeout(SECOND);
+    let error = events.emit_with(Happened(1), &options).await.unwrap_err();
+    assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Timeout, false));
+    assert!(error.is_out_of_time());
+    assert_eq!(journal.entries(), ["first"]);
 }
 
 #[derive(Serialize, Deserialize, NotificationEvent)]
@@ -386,6 +411,21 @@ async fn what_goes_along_with_a_received_message_is_there_for_all_its_handlers()
         journal.entries(),
         [seen("theirs", r#"Some("the caller")"#), seen("theirs", r#"Some("the first handler")"#)]
     );
+
+    // What was not given is the message's.
+    let mine = SendOptions::default().with_correlation(Correlation::new("mine"));
+    let causes = Arc::new(std::sync::Mutex::new(None));
+    let told = causes.clone();
+    let event = on_event(move |_: &Closed, cx| {
+        *told.lock().unwrap() = Some(cx.correlation());
+        Box::pin(async { Ok(()) })
+    });
+    let looking = EventMediator::new(EventEmitter::new(EventMap::new().subscribe::<Closed>("rooms", event)));
+    let message = closed();
+    looking.unwrap().handle_with(message.clone(), &mine).await.unwrap();
+    let correlation = causes.lock().unwrap().take().unwrap();
+    assert_eq!(correlation.correlation_id.as_deref(), Some("mine"));
+    assert_eq!(correlation.causation_id.as_deref(), message.id.map(|id| id.to_string()).as_deref());
 
     // A conversation of one's own; without a scope each handler has one for itself.
     journal.clear();

@@ -64,9 +64,18 @@ mediator! {
     pub(crate) struct Empty {}
 }
 
-/// A name that the macro might have had for itself.
+/// Names that the macro might have had for itself.
 #[derive(Request)]
 struct S;
+
+#[derive(Request)]
+struct NamedBound;
+
+impl RequestHandler<NamedBound> for Arithmetician {
+    async fn handle(&self, _: NamedBound, _: &Context<'_>) -> Result<()> {
+        Ok(())
+    }
+}
 
 impl RequestHandler<S> for Arithmetician {
     async fn handle(&self, _: S, _: &Context<'_>) -> Result<()> {
@@ -81,6 +90,7 @@ mediator! {
         __stack: Add => Arithmetician,
         r#type: Twice => Arithmetician,
         bound: Halve => Arithmetician,
+        named: NamedBound => Arithmetician,
     }
 }
 
@@ -92,6 +102,7 @@ async fn fields_and_types_may_have_any_name() {
         __stack: Arithmetician(journal),
         r#type: Arithmetician(journal),
         bound: Arithmetician(journal),
+        named: Arithmetician(journal),
     };
     let mediator = StaticMediator::new(handlers, RequestMap::new(), EventEmitter::default()).unwrap();
     mediator.send(S).await.unwrap();
