@@ -6,13 +6,12 @@
 use std::env;
 use std::process::Command;
 
-use cqrs_benches::{cases, received};
+use cqrs_benches::cases;
 
 const TIMES: u64 = 10_000;
 
 fn main() {
-    let mut cases = cases().expect("the maps are right");
-    cases.extend(received().expect("the map is right"));
+    let cases = cases().expect("the maps are right");
     if let Ok(number) = env::var("CQRS_BENCH_CASE") {
         let times = env::var("CQRS_BENCH_TIMES").expect("it is given with the case");
         let number: usize = number.parse().expect("a number");
