@@ -127,11 +127,8 @@ impl Worker {
             let began = Instant::now();
             let options = SendOptions::default().with_timeout(*handler_timeout);
             events.handle_with(message, &options).await.map_err(|error| {
-                // Not that of something within. A commit that stood before it is no reason to try for ever: whether the message was
-                // handled its inbox knows.
-                if matches!(error.kind(), ErrorKind::Timeout | ErrorKind::CommitUnknown)
-                    && began.elapsed() >= *handler_timeout
-                {
+                // This time, and not that of something within.
+                if error.is_out_of_time() && began.elapsed() >= *handler_timeout {
                     let what =
                         format!("the handlers took longer than {handler_timeout:?} and were cancelled");
                     Error::new(ErrorKind::Timeout, what).with_source(error).with_retryable(true)

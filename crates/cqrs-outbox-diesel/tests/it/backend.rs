@@ -111,8 +111,9 @@ impl Db for MySql {
     const MIGRATIONS: &'static [Migration] = migrations::MYSQL;
     const SERVICE: Option<Service> = Some(Service::MySql);
     const WAITING: Option<&'static str> = Some(
-        "SELECT CAST(id AS text) AS value FROM information_schema.innodb_trx \
-         JOIN information_schema.processlist ON id = trx_mysql_thread_id WHERE db = database() AND trx_state = 'LOCK WAIT'",
+        "SELECT CAST(p.id AS text) AS value FROM information_schema.processlist p \
+         LEFT JOIN information_schema.innodb_trx t ON t.trx_mysql_thread_id = p.id \
+         WHERE p.db = database() AND (t.trx_state = 'LOCK WAIT' OR p.state LIKE 'Waiting for table%')",
     );
 
     fn site(url: String) -> Site {

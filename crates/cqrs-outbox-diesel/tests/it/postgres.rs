@@ -15,7 +15,6 @@ use uuid::Uuid;
 use crate::backend::{Db, PlainSql, Site};
 use crate::events::{Sink, closed, own_all, quick, statements_with};
 use crate::harness::{Trials, tests};
-use crate::requests::somebody_waits;
 
 pub(crate) fn trials(trials: &mut Trials) {
     trials.on::<Pg>(tests!(postgres {
@@ -417,7 +416,7 @@ async fn a_lease_that_is_just_locked_is_renewed(site: &Site) {
         let (store, relay, beat) = (store.clone(), relay.clone(), beat.clone());
         async move { store.heartbeat(&relay, &beat).await.unwrap().leases.len() }
     });
-    timeout(Duration::from_secs(30), somebody_waits(&outbox)).await.expect("nobody waits");
+    outbox.is_waited_for(&beating).await;
     other.rollback().await.unwrap();
     assert_eq!(beating.await.unwrap(), 64);
     // As long as somebody holds it for ever, it gives up by itself.

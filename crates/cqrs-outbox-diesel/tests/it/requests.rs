@@ -495,22 +495,6 @@ async fn wrong_rates_are_refused<D: Db>(site: &Site) {
     assert_eq!(open(&outbox).await, 0);
 }
 
-/// Returns when somebody else of this database waits for a lock.
-pub(crate) async fn somebody_waits<D: Db>(outbox: &Outbox<D>) {
-    let waiting = if D::NAME == "postgres" {
-        "SELECT CAST(count(*) AS text) AS value FROM pg_stat_activity \
-         WHERE application_name = current_setting('application_name') AND wait_event_type = 'Lock'"
-    } else {
-        "SELECT CAST(count(*) AS text) AS value FROM information_schema.processlist p \
-         LEFT JOIN information_schema.innodb_trx t ON t.trx_mysql_thread_id = p.id \
-         WHERE p.db = database() AND (t.trx_state = 'LOCK WAIT' OR p.state LIKE 'Waiting for table%')"
-    };
-    while outbox.values(waiting).await == ["0"] {
-        // Who asks InnoDB more often gets the last answer again.
-        sleep(Duration::from_millis(200)).await;
-    }
-}
-
 /// Returns when somebody of this database sleeps, or when nobody does any more.
 async fn somebody_sleeps<D: Db>(outbox: &Outbox<D>, sleeps: bool) {
     let sleeping = if D::NAME == "postgres" {
@@ -653,7 +637,7 @@ async fn only_the_owner_carries_out<D: Db>(site: &Site) {
         owner.beat().await;
         owner
     });
-    timeout(Duration::from_secs(30), somebody_waits(&outbox)).await.expect("no request is looked for");
+    outbox.is_waited_for(&beating).await;
     // Another one takes over.
     outbox.sql("UPDATE cqrs_outbox_group SET epoch = epoch + 1").await.unwrap();
     lock.batch_execute(release).await.unwrap();
