@@ -220,7 +220,7 @@ impl MySqlBuilder {
                 async move {
                     // First: to try it would take the answer to a query that was dropped half-way.
                     if !is_at_rest(conn) {
-                        return Err(HookError::message("a query was dropped half-way"));
+                        return Err(HookError::message("a query was dropped half-way, or it was cut"));
                     }
                     if trying {
                         let gone = || HookError::message("the server has closed it");

@@ -3,19 +3,26 @@
 use diesel::connection::{Instrumentation, InstrumentationEvent, get_default_instrumentation};
 use diesel_async::{AsyncConnection, AsyncMysqlConnection};
 
+use crate::error::is_unanswered;
+
 /// The client library does not notice that a query was dropped half-way, by a time-out for example: the next one would
-/// take the answer for its own. So it is noted which query began and did not end.
+/// take the answer for its own. So it is noted which query began and did not end. Nor does it tell that the server has closed
+/// the connection, which each further query would find out anew.
 struct Watch {
     /// What the application has asked diesel for.
     next: Option<Box<dyn Instrumentation>>,
     in_query: bool,
+    is_cut: bool,
 }
 
 impl Instrumentation for Watch {
     fn on_connection_event(&mut self, event: InstrumentationEvent<'_>) {
         match event {
             InstrumentationEvent::StartQuery { .. } => self.in_query = true,
-            InstrumentationEvent::FinishQuery { .. } => self.in_query = false,
+            InstrumentationEvent::FinishQuery { error, .. } => {
+                self.in_query = false;
+                self.is_cut |= error.is_some_and(is_unanswered);
+            }
             _ => {}
         }
         if let Some(next) = &mut self.next {
@@ -26,10 +33,10 @@ impl Instrumentation for Watch {
 
 /// From now on it is noted.
 pub(super) fn watch(conn: &mut AsyncMysqlConnection) {
-    conn.set_instrumentation(Watch { next: get_default_instrumentation(), in_query: false });
+    conn.set_instrumentation(Watch { next: get_default_instrumentation(), in_query: false, is_cut: false });
 }
 
-/// Whether nothing is under way, as far as one can tell: of a connection that was given another instrumentation, one cannot.
+/// Whether nothing is under way and it was not cut, as far as one can tell: of a connection that was given another instrumentation, one cannot.
 pub(super) fn is_at_rest(conn: &mut AsyncMysqlConnection) -> bool {
-    conn.instrumentation().downcast_ref::<Watch>().is_some_and(|watch| !watch.in_query)
+    conn.instrumentation().downcast_ref::<Watch>().is_some_and(|watch| !watch.in_query && !watch.is_cut)
 }

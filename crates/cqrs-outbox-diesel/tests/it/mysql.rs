@@ -45,6 +45,7 @@ pub(crate) fn trials(trials: &mut Trials) {
         locks_that_are_not_to_be_had_are_worth_a_retry,
         a_connection_that_was_killed_is_worth_a_retry,
         connections_that_were_closed_while_idle_are_not_lent,
+        a_connection_that_was_cut_while_lent_is_not_lent_again,
         cut_connections_lose_nothing,
         writers_do_not_wait_for_a_relay,
         a_relay_does_not_wait_for_writers,
@@ -687,6 +688,20 @@ async fn connections_that_were_closed_while_idle_are_not_lent(site: &Site) {
         outbox.transaction(async |tx| tx.publish(closed(1)).await).await.unwrap();
     }
     knife.disconnect().await.unwrap();
+}
+
+/// Nor within the second for which one is not tried.
+async fn a_connection_that_was_cut_while_lent_is_not_lent_again(site: &Site) {
+    let outbox = site.outbox::<MySql>().await;
+    let mut lent = outbox.connection().await.unwrap();
+    // The answer says that it ends, and the next one nothing more.
+    for cut in ["KILL CONNECTION_ID()", "DO 1"] {
+        lent.batch_execute(cut).await.unwrap_err();
+    }
+    drop(lent);
+    for _ in 0..3 {
+        outbox.connection().await.unwrap().batch_execute("DO 1").await.unwrap();
+    }
 }
 
 /// As an operator's `KILL`, or a network that is cut.
