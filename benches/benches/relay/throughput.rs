@@ -2,7 +2,7 @@
 
 use crate::brokers::Broker;
 use crate::databases::Database;
-use crate::measure::{Size, median};
+use crate::measure::{Size, median, number};
 use crate::relays::drain;
 
 const KEYS: [u64; 3] = [1, 64, 10_000];
@@ -15,7 +15,8 @@ pub(crate) async fn measure(pairs: &[(Database, Broker)], size: Size) {
     );
     println!("|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|");
     for (database, broker) in pairs {
-        for keys in KEYS {
+        let only = number("CQRS_BENCH_KEYS", 0);
+        for keys in KEYS.into_iter().filter(|keys| only == 0 || *keys == only) {
             // One key is a tenth as fast, or less.
             let events = if keys == 1 { size.events / 10 } else { size.events };
             Line { database, broker, keys, events }.measure(size.runs).await;

@@ -1,7 +1,10 @@
-//! New rows of the outbox as one statement of MySQL or SQLite. Where they are few, as they are most of the time, it stays
-//! prepared on its connection: `diesel::sql_query` prepares anew with each call, which costs a round trip more.
+//! New rows of the outbox as one statement of MySQL or SQLite. Where they are few, as they are most of the time, or as many as often
+//! before, it stays prepared on its connection: `diesel::sql_query` prepares anew with each call, which costs a round trip and the
+//! description of each parameter, nearly as much as the rows themselves.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
+use std::sync::{Mutex, PoisonError};
 
 use cqrs_outbox::table::{Dialect, OutboxRecord, Value};
 use diesel::QueryResult;
@@ -13,16 +16,55 @@ use diesel::sql_types::{Binary, HasSqlType, Integer, Nullable, Text, Untyped};
 /// A connection keeps one statement for each number of rows up to this.
 const FEW: usize = 16;
 
+/// And for other numbers that come again, with so many rows together. MariaDB takes some 5 KiB for each.
+const KEPT: usize = 1_000;
+
+/// How many rows writers write at once, to know which numbers come again.
+#[derive(Debug, Default)]
+pub struct BatchSizes(Mutex<Sizes>);
+
+#[derive(Debug, Default)]
+struct Sizes {
+    seen: HashSet<usize>,
+    kept: HashSet<usize>,
+}
+
+impl BatchSizes {
+    /// Whether a statement for this many rows stays prepared.
+    fn keep(&self, rows: usize) -> bool {
+        if rows <= FEW {
+            return true;
+        }
+        let mut sizes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if sizes.kept.contains(&rows) {
+            return true;
+        }
+        let comes_again = !sizes.seen.insert(rows);
+        let keep = comes_again && sizes.kept.iter().sum::<usize>() + rows <= KEPT;
+        if keep {
+            sizes.kept.insert(rows);
+        }
+        keep
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct NewRows {
     insert: Cow<'static, str>,
     rows: Vec<[Value; OutboxRecord::COLUMNS.len()]>,
+    stays_prepared: bool,
 }
 
 impl NewRows {
     /// `insert` ends with `VALUES`.
-    pub(crate) fn new(insert: Cow<'static, str>, rows: Vec<OutboxRecord>, dialect: Dialect) -> Self {
-        Self { insert, rows: rows.into_iter().map(|row| row.into_values(dialect)).collect() }
+    pub(crate) fn new(
+        insert: Cow<'static, str>,
+        rows: Vec<OutboxRecord>,
+        dialect: Dialect,
+        sizes: &BatchSizes,
+    ) -> Self {
+        let stays_prepared = sizes.keep(rows.len());
+        Self { insert, rows: rows.into_iter().map(|row| row.into_values(dialect)).collect(), stays_prepared }
     }
 }
 
@@ -34,7 +76,7 @@ where
     i32: ToSql<Integer, DB>,
 {
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, DB>) -> QueryResult<()> {
-        if self.rows.len() > FEW {
+        if !self.stays_prepared {
             out.unsafe_to_cache_prepared();
         }
         out.push_sql(&self.insert);
@@ -65,4 +107,22 @@ impl QueryId for NewRows {
 
 impl Query for NewRows {
     type SqlType = Untyped;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_that_come_again_are_kept_within_bounds() {
+        let sizes = BatchSizes::default();
+        let keep = |rows| sizes.keep(rows);
+        assert!(keep(1) && keep(16));
+        assert!([false, true, true] == [keep(100), keep(100), keep(100)]);
+        // Once each, as a program has them whose batches have any size.
+        assert!(!(101..=1_000).any(keep));
+        assert!(keep(900));
+        assert!(!keep(17) && !keep(17), "the room is taken");
+        assert!(keep(16) && keep(100) && keep(900));
+    }
 }

@@ -15,11 +15,17 @@ pub struct On<'c, B: Statements> {
     pub(crate) conn: &'c mut B::Conn,
     pub(crate) names: &'c TableNames,
     pub(crate) order_unit: OrderUnit,
+    pub(crate) memory: &'c B::Memory,
 }
 
 impl<'c, B: Statements> On<'c, B> {
-    pub(crate) fn new(conn: &'c mut B::Conn, names: &'c TableNames, order_unit: OrderUnit) -> Self {
-        Self { conn, names, order_unit }
+    pub(crate) fn new(
+        conn: &'c mut B::Conn,
+        names: &'c TableNames,
+        order_unit: OrderUnit,
+        memory: &'c B::Memory,
+    ) -> Self {
+        Self { conn, names, order_unit, memory }
     }
 
     /// The text of a statement.

@@ -443,7 +443,7 @@ impl<B: Backend> Outbox<B> {
 
     /// A connection, for the outbox's statements.
     pub(crate) fn on<'c>(&'c self, conn: &'c mut B::Connection) -> On<'c, B> {
-        On::new(conn, self.tables(), self.effective_order_unit())
+        On::new(conn, self.tables(), self.effective_order_unit(), &self.shared.memory)
     }
 
     /// How its tables are called.
@@ -486,10 +486,6 @@ impl<B: Backend> Outbox<B> {
     /// How much of what operators ask for is carried out at once.
     pub(crate) fn portion(&self) -> &Portion {
         &self.shared.portion
-    }
-
-    pub(crate) fn memory(&self) -> &B::Memory {
-        &self.shared.memory
     }
 
     pub(crate) fn failed(&self, error: StoreError) -> Error {

@@ -37,7 +37,7 @@ pub trait Statements: Sized {
     type Lent: Send + 'static;
     /// The connections.
     type Pool: Clone + Send + Sync + 'static;
-    /// What reads remember for later ones, as long as the outbox is open.
+    /// What statements remember for later ones, as long as the outbox is open.
     type Memory: Default + Send + Sync + 'static;
 
     /// The tables' history.
@@ -351,7 +351,6 @@ pub trait Statements: Sized {
     fn read(
         on: &mut On<'_, Self>,
         request: &ReadRequest,
-        memory: &Self::Memory,
     ) -> impl Future<Output = QueryResult<Vec<Record>>> + Send;
 
     /// The first rows of the lanes whose gate is due.

@@ -68,7 +68,7 @@ impl<B: Backend> OutboxStore for Outbox<B> {
     async fn read(&self, request: &ReadRequest) -> Result<Vec<OutboxRow>, StoreError> {
         let order_unit = self.effective_order_unit();
         let mut conn = self.acquire_for_call().await?;
-        let rows = B::read(&mut conn.on(), request, self.memory()).await.map_err(store_error)?;
+        let rows = B::read(&mut conn.on(), request).await.map_err(store_error)?;
         conn.give_back();
         Ok(rows.into_iter().map(|row| row.into_row(Place::Hot, order_unit)).collect())
     }

@@ -35,7 +35,7 @@ use crate::drift::{Fact, Sequence};
 use crate::error::is_missing_table;
 use crate::migration::{MYSQL, MYSQL_META, Migration};
 use crate::network::pool_error;
-use crate::new_rows::NewRows;
+use crate::new_rows::{BatchSizes, NewRows};
 use crate::on::{Lanes, On};
 use crate::parked::ParkedRow;
 use crate::query::{Dialect, Query, Value};
@@ -88,7 +88,7 @@ impl Statements for MySql {
     type Conn = Connection;
     type Lent = Object<Connection>;
     type Pool = Pools;
-    type Memory = ();
+    type Memory = BatchSizes;
 
     const MIGRATIONS: &'static [Migration] = MYSQL;
     const META_TABLE: &'static str = MYSQL_META;
@@ -198,7 +198,9 @@ impl Statements for MySql {
 
     async fn insert(on: &mut On<'_, MySql>, rows: Vec<OutboxRecord>) -> QueryResult<()> {
         for some in table::in_parts(rows, |row| row) {
-            NewRows::new(on.sql(sql::INSERT), some, table::Dialect::MySql).execute(on.conn).await?;
+            NewRows::new(on.sql(sql::INSERT), some, table::Dialect::MySql, on.memory)
+                .execute(on.conn)
+                .await?;
         }
         Ok(())
     }
@@ -525,7 +527,7 @@ impl Statements for MySql {
         Ok(())
     }
 
-    async fn read(on: &mut On<'_, MySql>, request: &ReadRequest, (): &()) -> QueryResult<Vec<Record>> {
+    async fn read(on: &mut On<'_, MySql>, request: &ReadRequest) -> QueryResult<Vec<Record>> {
         read::hot(on, request).await
     }
 

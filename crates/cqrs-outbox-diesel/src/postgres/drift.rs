@@ -99,7 +99,7 @@ pub(super) async fn describe(on: &mut On<'_, Pg>) -> QueryResult<Vec<Fact>> {
 pub(super) async fn describe_fresh(on: &mut On<'_, Pg>) -> QueryResult<Vec<Fact>> {
     // They are in the schema of what is temporary.
     let names = on.names.without_schema();
-    let on = &mut On::<Pg>::new(on.conn, &names, on.order_unit);
+    let on = &mut On::<Pg>::new(on.conn, &names, on.order_unit, on.memory);
     on.conn.batch_execute(TEMPORARY).await?;
     for migration in POSTGRES {
         let sql = on.sql(migration.sql.replace("CREATE UNLOGGED TABLE", "CREATE TABLE"));

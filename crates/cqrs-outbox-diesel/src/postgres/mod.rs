@@ -435,8 +435,9 @@ impl Statements for Pg {
         Ok(())
     }
 
-    async fn read(on: &mut On<'_, Pg>, request: &ReadRequest, memory: &Floors) -> QueryResult<Vec<Record>> {
+    async fn read(on: &mut On<'_, Pg>, request: &ReadRequest) -> QueryResult<Vec<Record>> {
         let groups = groups_of(&request.leases);
+        let memory = on.memory;
         let beginning = memory.of(on, &groups).await;
         let (floors, Basis { sequence, generation, last }) = (&beginning.floors, &beginning.basis);
         let basis = [Parameter::Number(*sequence), Parameter::Text(generation), Parameter::Number(*last)];

@@ -10,6 +10,7 @@ use diesel_async::{AsyncConnection, RunQueryDsl, SimpleAsyncConnection};
 use super::Sqlite;
 use crate::drift::{Fact, FactRow, GROUPS, Part, Sequence, groups};
 use crate::migration::SQLITE;
+use crate::new_rows::BatchSizes;
 use crate::on::On;
 
 const OBJECTS: &str = "\
@@ -72,7 +73,8 @@ pub(super) async fn sequences(on: &mut On<'_, Sqlite>) -> QueryResult<Vec<Sequen
 pub(super) async fn describe_fresh(names: &TableNames) -> QueryResult<Vec<Fact>> {
     let failed = |error| diesel::result::Error::QueryBuilderError(Box::new(error));
     let mut memory = Connection::establish(":memory:").await.map_err(failed)?;
-    let on = &mut On::<Sqlite>::new(&mut memory, names, OrderUnit::default());
+    let sizes = BatchSizes::default();
+    let on = &mut On::<Sqlite>::new(&mut memory, names, OrderUnit::default(), &sizes);
     for migration in SQLITE {
         let sql = on.sql(migration.sql);
         on.conn.batch_execute(&sql).await?;

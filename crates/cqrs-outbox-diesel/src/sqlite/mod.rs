@@ -26,7 +26,7 @@ use crate::choice::{self, Choice, Present};
 use crate::dead_letters::{FullDeadRow, ListedRow};
 use crate::drift::{Fact, Sequence};
 use crate::migration::{Migration, SQLITE, SQLITE_META};
-use crate::new_rows::NewRows;
+use crate::new_rows::{BatchSizes, NewRows};
 use crate::on::{Lanes, On};
 use crate::parked::ParkedRow;
 use crate::query::{Dialect, Query, Value};
@@ -60,7 +60,7 @@ impl Statements for Sqlite {
     type Conn = Connection;
     type Lent = Object<Connection>;
     type Pool = Pool<Connection>;
-    type Memory = ();
+    type Memory = BatchSizes;
 
     const MIGRATIONS: &'static [Migration] = SQLITE;
     const META_TABLE: &'static str = SQLITE_META;
@@ -84,7 +84,9 @@ impl Statements for Sqlite {
 
     async fn insert(on: &mut On<'_, Sqlite>, rows: Vec<OutboxRecord>) -> QueryResult<()> {
         for some in table::in_parts(rows, |row| row) {
-            NewRows::new(on.sql(sql::INSERT), some, table::Dialect::Sqlite).execute(on.conn).await?;
+            NewRows::new(on.sql(sql::INSERT), some, table::Dialect::Sqlite, on.memory)
+                .execute(on.conn)
+                .await?;
         }
         Ok(())
     }
@@ -409,7 +411,7 @@ impl Statements for Sqlite {
         Ok(())
     }
 
-    async fn read(on: &mut On<'_, Sqlite>, request: &ReadRequest, (): &()) -> QueryResult<Vec<Record>> {
+    async fn read(on: &mut On<'_, Sqlite>, request: &ReadRequest) -> QueryResult<Vec<Record>> {
         if request.leases.is_empty() {
             return Ok(Vec::new());
         }

@@ -949,12 +949,17 @@ async fn what_writers_run_stays_prepared(site: &Site) {
     let mut tx = outbox.begin().await.unwrap();
     let prepares = "SELECT CAST(variable_value AS text) AS value FROM information_schema.session_status \
                     WHERE variable_name = 'Com_stmt_prepare'";
-    outbox.add(&mut tx, closed(1)).await.unwrap();
-    let before: u64 = MySql::values(&mut tx, prepares).await.unwrap()[0].parse().unwrap();
-    for nth in 2..5 {
-        outbox.add(&mut tx, closed(nth)).await.unwrap();
+    // Many stay prepared when as many come again.
+    for (events, at_first) in [(1, 1), (100, 2)] {
+        for _ in 0..at_first {
+            outbox.add_all(&mut tx, (0..events).map(closed)).await.unwrap();
+        }
+        let before: u64 = MySql::values(&mut tx, prepares).await.unwrap()[0].parse().unwrap();
+        for _ in 0..3 {
+            outbox.add_all(&mut tx, (0..events).map(closed)).await.unwrap();
+        }
+        let after: u64 = MySql::values(&mut tx, prepares).await.unwrap()[0].parse().unwrap();
+        assert_eq!(after - before, 1, "the query that counts them: {events}");
     }
-    let after: u64 = MySql::values(&mut tx, prepares).await.unwrap()[0].parse().unwrap();
-    assert_eq!(after - before, 1, "the query that counts them");
     tx.commit().await.unwrap();
 }
