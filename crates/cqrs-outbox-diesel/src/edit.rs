@@ -10,6 +10,7 @@ use serde::de::IgnoredAny;
 use uuid::Uuid;
 
 use crate::backend::Backend;
+use crate::changes::Changes;
 use crate::error::store_error;
 use crate::on::On;
 use crate::outbox::Outbox;
@@ -101,13 +102,13 @@ impl Edit {
     }
 
     /// What the columns are to be.
-    fn apply(&self, record: Record, encoder: &Encoder) -> Result<Change> {
+    fn apply(&self, record: Record, encoder: &Encoder) -> Result<Update> {
         let refused = |what: String| Error::new(ErrorKind::InvalidEvent, what);
         let raw_headers = record.headers();
         let (unreadable, headers_size) = (raw_headers.error(), raw_headers.size());
         let mut message = record.into_row(Place::Parked, OrderUnit::default()).message;
         let size_before = message.size();
-        if let Some(error) = unreadable
+        if let Some(error) = &unreadable
             && !self.headers.is_empty()
         {
             if !self.headers.iter().any(|edit| matches!(edit, HeaderEdit::Clear | HeaderEdit::Standard)) {
@@ -119,12 +120,12 @@ impl Edit {
             }
             message.headers = Headers::new();
         }
-        let before = message.headers.clone();
+        let before = message.clone();
         for edit in &self.headers {
             match edit {
                 HeaderEdit::Set(name, value) => message.headers.set(name.clone(), value.clone()),
                 HeaderEdit::Remove(name)
-                    if before.get(name).is_none() && message.headers.get(name).is_none() =>
+                    if before.headers.get(name).is_none() && message.headers.get(name).is_none() =>
                 {
                     return Err(refused(no_header(&message, name)));
                 }
@@ -145,6 +146,10 @@ impl Edit {
         if message.size() > size_before {
             encoder.check_size(&message)?;
         }
+        let mut changes = Changes::between(&before, &message);
+        if unreadable.is_some() && !self.headers.is_empty() {
+            changes.unreadable_headers = Some(headers_size);
+        }
         let key_size = message.key.as_ref().map_or(0, Bytes::len);
         let payload_size = message.payload.as_ref().map_or(0, Bytes::len);
         let headers = match self.headers.is_empty() {
@@ -153,7 +158,7 @@ impl Edit {
         };
         let headers_size = headers.as_ref().map_or(headers_size, String::len);
         let size = i64::try_from(payload_size + key_size + headers_size).unwrap_or(i64::MAX);
-        Ok(Change { payload: self.payload.clone(), headers, size })
+        Ok(Update { payload: self.payload.clone(), headers, size, changes })
     }
 }
 
@@ -196,16 +201,18 @@ pub enum Edited {
 }
 
 /// Columns of a row.
-struct Change {
+struct Update {
     payload: Option<Option<Bytes>>,
     headers: Option<String>,
     /// Bytes of payload, key and headers, as the tables count them.
     size: i64,
+    /// What is noted of it.
+    changes: Changes,
 }
 
-impl Change {
+impl Update {
     /// Scheduled rows count their bytes by themselves.
-    fn into_update(self, update: &'static str, counts_bytes: bool) -> Query {
+    fn into_query(self, update: &'static str, counts_bytes: bool) -> Query {
         // The same text whatever is changed begins with what changes nothing.
         let mut query = Query::new(update).then(" SET id = id");
         if let Some(headers) = self.headers {
@@ -227,8 +234,8 @@ impl<B: Backend> Outbox<B> {
     /// as it is now. What a relay may be about to send is not changed: neither events that are due, nor those that stand aside.
     ///
     /// Two that change the same event wait for each other. A relay that would take it meanwhile passes it by, or the other way round it was
-    /// too late. Who changed which event, and when, stands in [`requests`](Self::requests) as long as those are kept; what it was before,
-    /// nowhere.
+    /// too late. Who changed what of which event, and when, stands in [`requests`](Self::requests) as long as those are kept, without the
+    /// content ([`Changes`]); what it was before, nowhere.
     ///
     /// # Errors
     ///
@@ -272,13 +279,12 @@ impl<B: Backend> Outbox<B> {
         {
             for record in records {
                 let id = record.id;
-                let update = edit.apply(record, self.encoder())?.into_update(update, counts_bytes);
-                let update = update.condition("id = ?", true).bind(id);
-                B::execute(&mut tx.on(), update).await.map_err(failed)?;
+                let change = edit.apply(record, self.encoder())?;
                 let dead_id = if counts_bytes { 0 } else { id };
-                note::<B>(&mut tx.on(), event_id, dead_id, edit.requested_by.as_deref())
-                    .await
-                    .map_err(failed)?;
+                let note = note::<B>(event_id, dead_id, edit.requested_by.as_deref(), &change.changes)?;
+                let update = change.into_query(update, counts_bytes).condition("id = ?", true).bind(id);
+                B::execute(&mut tx.on(), update).await.map_err(failed)?;
+                B::execute(&mut tx.on(), note).await.map_err(failed)?;
             }
         }
         Ok(edited)
@@ -321,27 +327,29 @@ fn locking<B: Backend>(rows: &'static str) -> Query {
     Query::new(rows).then(B::DIALECT.by_primary_key).condition("id IN ", true)
 }
 
-/// Who did it, and when.
-async fn note<B: Backend>(
-    on: &mut On<'_, B>,
+/// Notes who did it, when, and what it was.
+fn note<B: Backend>(
     event_id: Uuid,
     dead_id: i64,
     requested_by: Option<&str>,
-) -> QueryResult<()> {
+    changes: &Changes,
+) -> Result<Query> {
     let dialect = B::DIALECT;
+    let changes =
+        serde_json::to_string(changes).map_err(|error| Error::caused_by(ErrorKind::Store, error))?;
     let note = Query::new(
-        "INSERT INTO cqrs_outbox_request (kind, event_id, dead_id, outcome, done_at, requested_by) VALUES (?, ",
+        "INSERT INTO cqrs_outbox_request (kind, event_id, dead_id, outcome, changes, done_at, requested_by) VALUES (?, ",
     )
     .bind(RequestKind::Edit.as_str())
     .then(dialect.event_id)
     .bind(event_id.to_string())
-    .then(", ?, ?, ")
+    .then(", ?, ?, ?, ")
     .bind(dead_id)
     .bind(RequestOutcome::Edited.as_str())
+    .bind(changes)
     .then(dialect.now);
-    let note = match requested_by {
+    Ok(match requested_by {
         Some(by) => note.then(", ?)").bind(by),
         None => note.then(", ").then(dialect.me).then(")"),
-    };
-    B::execute(on, note).await.map(drop)
+    })
 }

@@ -11,6 +11,7 @@ use diesel::{QueryResult, QueryableByName};
 use uuid::Uuid;
 
 use crate::backend::Backend;
+use crate::changes::Changes;
 use crate::dead_letters::{DeadLetter, DeadLetterFilter, Page, time};
 use crate::error::store_error;
 use crate::on::On;
@@ -133,7 +134,8 @@ pub enum RequestKind {
     Replay,
     /// Drop it.
     Discard,
-    /// Change what is to be sent. It is done at once, by [`Outbox::edit`], and stands here for those who want to know who it was.
+    /// Change what is to be sent. It is done at once, by [`Outbox::edit`], and stands here for those who want to know who it was, and
+    /// [what](Changes) was changed.
     Edit,
 }
 
@@ -205,6 +207,8 @@ pub struct DeadLetterRequest {
     pub requested_at: DateTime<Utc>,
     /// When it was done, and what became of the event; `None` as long as it is open.
     pub done: Option<(DateTime<Utc>, RequestOutcome)>,
+    /// What an edit has changed. `None` of what is no edit, or where what is noted cannot be read.
+    pub changes: Option<Changes>,
 }
 
 /// Which requests: those that fit everything that is said here; without a word, all.
@@ -826,6 +830,8 @@ pub struct RequestRow {
     done_at: Option<String>,
     #[diesel(sql_type = Nullable<Text>)]
     outcome: Option<String>,
+    #[diesel(sql_type = Nullable<Text>)]
+    changes: Option<String>,
 }
 
 impl RequestRow {
@@ -849,6 +855,8 @@ impl RequestRow {
             requested_by: self.requested_by,
             requested_at: time(&self.requested_at)?,
             done: self.done_at.map(|at| Ok::<_, Error>((time(&at)?, outcome))).transpose()?,
+            // Who it was is known all the same.
+            changes: self.changes.and_then(|changes| serde_json::from_str(&changes).ok()),
         })
     }
 }
