@@ -18,6 +18,7 @@ use crate::query::Query;
 use crate::record::Record;
 use crate::requests::{RequestKind, RequestOutcome};
 use crate::tx::Tx;
+use crate::writing::{Large, NotWritten};
 
 /// What to change of an event. Its topic and its key stay, for they are its place in the order, and so do its id and its name: where
 /// these are wrong, discard or cancel it and write another one.
@@ -152,13 +153,14 @@ impl Edit {
         }
         let key_size = message.key.as_ref().map_or(0, Bytes::len);
         let payload_size = message.payload.as_ref().map_or(0, Bytes::len);
+        let name = message.name.clone();
         let headers = match self.headers.is_empty() {
             true => None,
             false => Some(OutboxRecord::try_from(message)?.headers),
         };
         let headers_size = headers.as_ref().map_or(headers_size, String::len);
         let size = i64::try_from(payload_size + key_size + headers_size).unwrap_or(i64::MAX);
-        Ok(Update { payload: self.payload.clone(), headers, size, changes })
+        Ok(Update { name, payload: self.payload.clone(), headers, size, changes })
     }
 }
 
@@ -202,6 +204,8 @@ pub enum Edited {
 
 /// Columns of a row.
 struct Update {
+    /// The event's name.
+    name: String,
     payload: Option<Option<Bytes>>,
     headers: Option<String>,
     /// Bytes of payload, key and headers, as the tables count them.
@@ -211,6 +215,12 @@ struct Update {
 }
 
 impl Update {
+    /// If more goes to the server with it than it may take.
+    fn large(&self) -> Option<Large> {
+        let payload = self.payload.iter().flatten().map(Bytes::len).sum::<usize>();
+        Large::event(&self.name, payload + self.headers.as_ref().map_or(0, String::len))
+    }
+
     /// Scheduled rows count their bytes by themselves.
     fn into_query(self, update: &'static str, counts_bytes: bool) -> Query {
         // The same text whatever is changed begins with what changes nothing.
@@ -241,7 +251,7 @@ impl<B: Backend> Outbox<B> {
     ///
     /// [`ErrorKind::InvalidEvent`], and nothing is changed: it would be too large for the outbox's encoder, would have a header with an
     /// unusable name, has none of a name that is to be taken away, its new payload is no JSON, though its content type says so, or its headers cannot be read and are to be changed
-    /// one by one. Whether it is too large is asked only if it grows.
+    /// one by one. Whether it is too large is asked only if it grows, or if the server takes no more (`max_allowed_packet` of MariaDB and MySQL).
     /// [`ErrorKind::Configuration`] if nothing is to be changed. [`ErrorKind::Store`]; those of [`Transaction::commit`].
     ///
     /// # Cancel safety
@@ -258,8 +268,8 @@ impl<B: Backend> Outbox<B> {
             Ok(Edited::TooLate) => tx.rollback().await.map(|()| Edited::TooLate),
             Ok(edited) => tx.commit().await.map(|()| edited),
             Err(error) => {
-                // So that the connection is not given up with it.
-                tx.rollback().await?;
+                // So that the connection is not given up with it. That of one that is broken says no more than the error.
+                drop(tx.rollback().await);
                 Err(error)
             }
         }
@@ -282,8 +292,11 @@ impl<B: Backend> Outbox<B> {
                 let change = edit.apply(record, self.encoder())?;
                 let dead_id = if counts_bytes { 0 } else { id };
                 let note = note::<B>(event_id, dead_id, edit.requested_by.as_deref(), &change.changes)?;
+                let large = change.large();
                 let update = change.into_query(update, counts_bytes).condition("id = ?", true).bind(id);
-                B::execute(&mut tx.on(), update).await.map_err(failed)?;
+                if let Err(error) = B::execute(&mut tx.on(), update).await {
+                    return Err(self.not_written(NotWritten::of(error, large)).await);
+                }
                 B::execute(&mut tx.on(), note).await.map_err(failed)?;
             }
         }

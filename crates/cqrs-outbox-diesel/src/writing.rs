@@ -36,10 +36,14 @@ pub(crate) struct Large {
 }
 
 impl Large {
+    /// An event of that name, if it is one.
+    pub(crate) fn event(name: &str, bytes: usize) -> Option<Self> {
+        (bytes >= LARGE).then(|| Self { name: name.to_owned(), bytes })
+    }
+
     fn of(rows: &[OutboxRecord]) -> Option<Self> {
-        let sizes = rows.iter().map(|row| (row.size(), row));
-        let (bytes, row) = sizes.filter(|(bytes, _)| *bytes >= LARGE).max_by_key(|(bytes, _)| *bytes)?;
-        Some(Self { name: row.event_name.clone(), bytes })
+        let row = rows.iter().max_by_key(|row| row.size())?;
+        Self::event(&row.event_name, row.size())
     }
 }
 
@@ -76,6 +80,16 @@ impl<B: Backend> Outbox<B> {
 /// What a statement has beside the bytes of an event, at most: its text, ids, lengths.
 const BESIDE: usize = 1_000;
 
+impl NotWritten {
+    /// With the largest of the events that were to be written, if one is large.
+    pub(crate) fn of(error: diesel::result::Error, large: Option<Large>) -> Self {
+        match large {
+            Some(large) if is_unanswered(&error) => Self::Unanswered(error, large),
+            _ => Self::Database(error),
+        }
+    }
+}
+
 impl From<Error> for NotWritten {
     fn from(error: Error) -> Self {
         Self::Refused(error)
@@ -102,11 +116,9 @@ pub(crate) async fn write<B: Backend>(
     events: Vec<Outgoing>,
 ) -> Result<Added, NotWritten> {
     let mut large = None;
-    write_all(on, events, &mut large).await.map_err(|error| match (error, large) {
-        (NotWritten::Database(error), Some(large)) if is_unanswered(&error) => {
-            NotWritten::Unanswered(error, large)
-        }
-        (error, _) => error,
+    write_all(on, events, &mut large).await.map_err(|error| match error {
+        NotWritten::Database(error) => NotWritten::of(error, large),
+        error => error,
     })
 }
 
