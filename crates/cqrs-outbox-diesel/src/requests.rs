@@ -19,6 +19,7 @@ use crate::outbox::Outbox;
 use crate::query::Query;
 use crate::retention::LONGEST;
 use crate::statements::{ROWS_PER_INSERT, limit, places};
+use crate::writing::{LARGE, in_parts};
 
 /// How many requests are carried out with a heartbeat at most: its leases' rows are locked meanwhile, and it is answered afterwards.
 const PER_HEARTBEAT: usize = 500;
@@ -447,11 +448,17 @@ impl<B: Backend> Outbox<B> {
         let by = if asking.requested_by.is_some() { "?" } else { dialect.me };
         let row = format!("(?, {}, ?, ?, {}, {by})", dialect.event_id, dialect.not_before);
         let mut tx = self.begin().await?;
-        for (chunk, first) in letters.chunks(ROWS_PER_INSERT).zip((0..).step_by(ROWS_PER_INSERT)) {
+        // A small server takes them, too.
+        let name = asking.requested_by.as_ref().map_or(0, String::len);
+        let chunks = letters.chunks(ROWS_PER_INSERT);
+        let chunks =
+            chunks.flat_map(|some| in_parts(some, LARGE, |letter| letter.lane.as_bytes().len() + name));
+        let mut nth = 0..;
+        for chunk in chunks {
             let rows = places(&row, chunk.len());
             let insert = "INSERT INTO cqrs_outbox_request (kind, event_id, dead_id, lane, not_before, requested_by) VALUES ";
             let mut insert = Query::new(insert).then(&rows);
-            for (letter, nth) in chunk.iter().zip(first..) {
+            for (letter, nth) in chunk.iter().zip(&mut nth) {
                 insert = insert
                     .bind(kind.as_str())
                     .bind(letter.event_id.to_string())
