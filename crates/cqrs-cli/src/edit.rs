@@ -19,7 +19,7 @@ use crate::target::PatientDatabaseArgs;
 const AFTER: &str = "\
 An event that waits for its time goes as it is then; a dead letter as it is when `cqrs dead replay` has it sent again. What a relay may be
 about to send is not changed. The payload and the headers are those that the broker is given, as `cqrs dead show` and `cqrs scheduled show`
-have them; what they were before is not kept, and who changed them is: `cqrs dead requests`. Where the content type says
+have them; what they were before is not kept; who changed which of them is, and how many bytes each had: `cqrs dead requests`. Where the content type says
 JSON, the payload has to be. A topic or a key is not changed, for it is an event's place in the order: discard the dead letter, and write another event.
 
   cqrs outbox edit 0197a0c4-5f6e-7cc1-b7a6-0c0f8f3a2b11 --payload-file mended.json --header schema=rooms/2

@@ -10,6 +10,7 @@ use serde::de::IgnoredAny;
 use uuid::Uuid;
 
 use crate::backend::Backend;
+use crate::changes::Changes;
 use crate::error::store_error;
 use crate::on::On;
 use crate::outbox::Outbox;
@@ -17,6 +18,7 @@ use crate::query::Query;
 use crate::record::Record;
 use crate::requests::{RequestKind, RequestOutcome};
 use crate::tx::Tx;
+use crate::writing::{Large, NotWritten};
 
 /// What to change of an event. Its topic and its key stay, for they are its place in the order, and so do its id and its name: where
 /// these are wrong, discard or cancel it and write another one.
@@ -101,13 +103,13 @@ impl Edit {
     }
 
     /// What the columns are to be.
-    fn apply(&self, record: Record, encoder: &Encoder) -> Result<Change> {
+    fn apply(&self, record: Record, encoder: &Encoder) -> Result<Update> {
         let refused = |what: String| Error::new(ErrorKind::InvalidEvent, what);
         let raw_headers = record.headers();
         let (unreadable, headers_size) = (raw_headers.error(), raw_headers.size());
         let mut message = record.into_row(Place::Parked, OrderUnit::default()).message;
         let size_before = message.size();
-        if let Some(error) = unreadable
+        if let Some(error) = &unreadable
             && !self.headers.is_empty()
         {
             if !self.headers.iter().any(|edit| matches!(edit, HeaderEdit::Clear | HeaderEdit::Standard)) {
@@ -119,12 +121,12 @@ impl Edit {
             }
             message.headers = Headers::new();
         }
-        let before = message.headers.clone();
+        let before = message.clone();
         for edit in &self.headers {
             match edit {
                 HeaderEdit::Set(name, value) => message.headers.set(name.clone(), value.clone()),
                 HeaderEdit::Remove(name)
-                    if before.get(name).is_none() && message.headers.get(name).is_none() =>
+                    if before.headers.get(name).is_none() && message.headers.get(name).is_none() =>
                 {
                     return Err(refused(no_header(&message, name)));
                 }
@@ -145,15 +147,20 @@ impl Edit {
         if message.size() > size_before {
             encoder.check_size(&message)?;
         }
+        let mut changes = Changes::between(&before, &message);
+        if unreadable.is_some() && !self.headers.is_empty() {
+            changes.unreadable_headers = Some(headers_size);
+        }
         let key_size = message.key.as_ref().map_or(0, Bytes::len);
         let payload_size = message.payload.as_ref().map_or(0, Bytes::len);
+        let name = message.name.clone();
         let headers = match self.headers.is_empty() {
             true => None,
             false => Some(OutboxRecord::try_from(message)?.headers),
         };
         let headers_size = headers.as_ref().map_or(headers_size, String::len);
         let size = i64::try_from(payload_size + key_size + headers_size).unwrap_or(i64::MAX);
-        Ok(Change { payload: self.payload.clone(), headers, size })
+        Ok(Update { name, payload: self.payload.clone(), headers, size, changes })
     }
 }
 
@@ -196,16 +203,26 @@ pub enum Edited {
 }
 
 /// Columns of a row.
-struct Change {
+struct Update {
+    /// The event's name.
+    name: String,
     payload: Option<Option<Bytes>>,
     headers: Option<String>,
     /// Bytes of payload, key and headers, as the tables count them.
     size: i64,
+    /// What is noted of it.
+    changes: Changes,
 }
 
-impl Change {
+impl Update {
+    /// If more goes to the server with it than it may take.
+    fn large(&self) -> Option<Large> {
+        let payload = self.payload.iter().flatten().map(Bytes::len).sum::<usize>();
+        Large::event(&self.name, payload + self.headers.as_ref().map_or(0, String::len))
+    }
+
     /// Scheduled rows count their bytes by themselves.
-    fn into_update(self, update: &'static str, counts_bytes: bool) -> Query {
+    fn into_query(self, update: &'static str, counts_bytes: bool) -> Query {
         // The same text whatever is changed begins with what changes nothing.
         let mut query = Query::new(update).then(" SET id = id");
         if let Some(headers) = self.headers {
@@ -227,14 +244,14 @@ impl<B: Backend> Outbox<B> {
     /// as it is now. What a relay may be about to send is not changed: neither events that are due, nor those that stand aside.
     ///
     /// Two that change the same event wait for each other. A relay that would take it meanwhile passes it by, or the other way round it was
-    /// too late. Who changed which event, and when, stands in [`requests`](Self::requests) as long as those are kept; what it was before,
-    /// nowhere.
+    /// too late. Who changed what of which event, and when, stands in [`requests`](Self::requests) as long as those are kept, without the
+    /// content ([`Changes`]); what it was before, nowhere.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::InvalidEvent`], and nothing is changed: it would be too large for the outbox's encoder, would have a header with an
     /// unusable name, has none of a name that is to be taken away, its new payload is no JSON, though its content type says so, or its headers cannot be read and are to be changed
-    /// one by one. Whether it is too large is asked only if it grows.
+    /// one by one. Whether it is too large is asked only if it grows, or if the server takes no more (`max_allowed_packet` of MariaDB and MySQL).
     /// [`ErrorKind::Configuration`] if nothing is to be changed. [`ErrorKind::Store`]; those of [`Transaction::commit`].
     ///
     /// # Cancel safety
@@ -251,8 +268,8 @@ impl<B: Backend> Outbox<B> {
             Ok(Edited::TooLate) => tx.rollback().await.map(|()| Edited::TooLate),
             Ok(edited) => tx.commit().await.map(|()| edited),
             Err(error) => {
-                // So that the connection is not given up with it.
-                tx.rollback().await?;
+                // So that the connection is not given up with it. That of one that is broken says no more than the error.
+                drop(tx.rollback().await);
                 Err(error)
             }
         }
@@ -272,13 +289,15 @@ impl<B: Backend> Outbox<B> {
         {
             for record in records {
                 let id = record.id;
-                let update = edit.apply(record, self.encoder())?.into_update(update, counts_bytes);
-                let update = update.condition("id = ?", true).bind(id);
-                B::execute(&mut tx.on(), update).await.map_err(failed)?;
+                let change = edit.apply(record, self.encoder())?;
                 let dead_id = if counts_bytes { 0 } else { id };
-                note::<B>(&mut tx.on(), event_id, dead_id, edit.requested_by.as_deref())
-                    .await
-                    .map_err(failed)?;
+                let note = note::<B>(event_id, dead_id, edit.requested_by.as_deref(), &change.changes)?;
+                let large = change.large();
+                let update = change.into_query(update, counts_bytes).condition("id = ?", true).bind(id);
+                if let Err(error) = B::execute(&mut tx.on(), update).await {
+                    return Err(self.not_written(NotWritten::of(error, large)).await);
+                }
+                B::execute(&mut tx.on(), note).await.map_err(failed)?;
             }
         }
         Ok(edited)
@@ -321,27 +340,29 @@ fn locking<B: Backend>(rows: &'static str) -> Query {
     Query::new(rows).then(B::DIALECT.by_primary_key).condition("id IN ", true)
 }
 
-/// Who did it, and when.
-async fn note<B: Backend>(
-    on: &mut On<'_, B>,
+/// Notes who did it, when, and what it was.
+fn note<B: Backend>(
     event_id: Uuid,
     dead_id: i64,
     requested_by: Option<&str>,
-) -> QueryResult<()> {
+    changes: &Changes,
+) -> Result<Query> {
     let dialect = B::DIALECT;
+    let changes =
+        serde_json::to_string(changes).map_err(|error| Error::caused_by(ErrorKind::Store, error))?;
     let note = Query::new(
-        "INSERT INTO cqrs_outbox_request (kind, event_id, dead_id, outcome, done_at, requested_by) VALUES (?, ",
+        "INSERT INTO cqrs_outbox_request (kind, event_id, dead_id, outcome, changes, done_at, requested_by) VALUES (?, ",
     )
     .bind(RequestKind::Edit.as_str())
     .then(dialect.event_id)
     .bind(event_id.to_string())
-    .then(", ?, ?, ")
+    .then(", ?, ?, ?, ")
     .bind(dead_id)
     .bind(RequestOutcome::Edited.as_str())
+    .bind(changes)
     .then(dialect.now);
-    let note = match requested_by {
+    Ok(match requested_by {
         Some(by) => note.then(", ?)").bind(by),
         None => note.then(", ").then(dialect.me).then(")"),
-    };
-    B::execute(on, note).await.map(drop)
+    })
 }

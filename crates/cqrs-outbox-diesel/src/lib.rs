@@ -7,6 +7,7 @@
 )]
 
 mod backend;
+mod changes;
 #[cfg(any(feature = "mysql", feature = "sqlite"))]
 mod choice;
 mod dead_letters;
@@ -56,6 +57,7 @@ pub mod migrations {
 }
 
 pub use backend::Backend;
+pub use changes::{Change, Changes, HeaderChange, Noted};
 pub use cqrs_outbox::OrderUnit;
 pub use cqrs_outbox::table::TableNames;
 pub use dead_letters::{DeadLetter, DeadLetterDetails, DeadLetterFilter, Page, Refusal};

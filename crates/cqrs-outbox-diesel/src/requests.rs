@@ -11,6 +11,7 @@ use diesel::{QueryResult, QueryableByName};
 use uuid::Uuid;
 
 use crate::backend::Backend;
+use crate::changes::Changes;
 use crate::dead_letters::{DeadLetter, DeadLetterFilter, Page, time};
 use crate::error::store_error;
 use crate::on::On;
@@ -18,6 +19,7 @@ use crate::outbox::Outbox;
 use crate::query::Query;
 use crate::retention::LONGEST;
 use crate::statements::{ROWS_PER_INSERT, limit, places};
+use crate::writing::{LARGE, in_parts};
 
 /// How many requests are carried out with a heartbeat at most: its leases' rows are locked meanwhile, and it is answered afterwards.
 const PER_HEARTBEAT: usize = 500;
@@ -133,7 +135,8 @@ pub enum RequestKind {
     Replay,
     /// Drop it.
     Discard,
-    /// Change what is to be sent. It is done at once, by [`Outbox::edit`], and stands here for those who want to know who it was.
+    /// Change what is to be sent. It is done at once, by [`Outbox::edit`], and stands here for those who want to know who it was, and
+    /// [what](Changes) was changed.
     Edit,
 }
 
@@ -205,6 +208,8 @@ pub struct DeadLetterRequest {
     pub requested_at: DateTime<Utc>,
     /// When it was done, and what became of the event; `None` as long as it is open.
     pub done: Option<(DateTime<Utc>, RequestOutcome)>,
+    /// What an edit has changed. `None` of what is no edit, or where what is noted cannot be read.
+    pub changes: Option<Changes>,
 }
 
 /// Which requests: those that fit everything that is said here; without a word, all.
@@ -443,11 +448,17 @@ impl<B: Backend> Outbox<B> {
         let by = if asking.requested_by.is_some() { "?" } else { dialect.me };
         let row = format!("(?, {}, ?, ?, {}, {by})", dialect.event_id, dialect.not_before);
         let mut tx = self.begin().await?;
-        for (chunk, first) in letters.chunks(ROWS_PER_INSERT).zip((0..).step_by(ROWS_PER_INSERT)) {
+        // A small server takes them, too.
+        let name = asking.requested_by.as_ref().map_or(0, String::len);
+        let chunks = letters.chunks(ROWS_PER_INSERT);
+        let chunks =
+            chunks.flat_map(|some| in_parts(some, LARGE, |letter| letter.lane.as_bytes().len() + name));
+        let mut nth = 0..;
+        for chunk in chunks {
             let rows = places(&row, chunk.len());
             let insert = "INSERT INTO cqrs_outbox_request (kind, event_id, dead_id, lane, not_before, requested_by) VALUES ";
             let mut insert = Query::new(insert).then(&rows);
-            for (letter, nth) in chunk.iter().zip(first..) {
+            for (letter, nth) in chunk.iter().zip(&mut nth) {
                 insert = insert
                     .bind(kind.as_str())
                     .bind(letter.event_id.to_string())
@@ -826,6 +837,8 @@ pub struct RequestRow {
     done_at: Option<String>,
     #[diesel(sql_type = Nullable<Text>)]
     outcome: Option<String>,
+    #[diesel(sql_type = Nullable<Text>)]
+    changes: Option<String>,
 }
 
 impl RequestRow {
@@ -849,6 +862,8 @@ impl RequestRow {
             requested_by: self.requested_by,
             requested_at: time(&self.requested_at)?,
             done: self.done_at.map(|at| Ok::<_, Error>((time(&at)?, outcome))).transpose()?,
+            // Who it was is known all the same.
+            changes: self.changes.and_then(|changes| serde_json::from_str(&changes).ok()),
         })
     }
 }

@@ -7,6 +7,7 @@ use cqrs_core::{
     AddOutcome, Added, AddedEvent, Deliver, Error, ErrorKind, Outgoing, Result, VersionConflict, WriteOptions,
 };
 use cqrs_outbox::table::{OutboxRecord, check_key};
+use diesel::QueryResult;
 use uuid::Uuid;
 
 use crate::backend::Backend;
@@ -18,8 +19,8 @@ use crate::query::Query;
 /// What is stored for a key that has no version yet.
 const NO_VERSION: i64 = -1;
 
-/// An event of so many bytes may be larger than what a server takes. With a smaller one nobody asks whether it is.
-const LARGE: usize = 500_000;
+/// An event, or a statement, of so many bytes may be larger than what a server takes. With a smaller one nobody asks whether it is.
+pub(crate) const LARGE: usize = 500_000;
 
 /// Why nothing was written.
 pub(crate) enum NotWritten {
@@ -36,10 +37,14 @@ pub(crate) struct Large {
 }
 
 impl Large {
+    /// An event of that name, if it is one.
+    pub(crate) fn event(name: &str, bytes: usize) -> Option<Self> {
+        (bytes >= LARGE).then(|| Self { name: name.to_owned(), bytes })
+    }
+
     fn of(rows: &[OutboxRecord]) -> Option<Self> {
-        let sizes = rows.iter().map(|row| (row.size(), row));
-        let (bytes, row) = sizes.filter(|(bytes, _)| *bytes >= LARGE).max_by_key(|(bytes, _)| *bytes)?;
-        Some(Self { name: row.event_name.clone(), bytes })
+        let row = rows.iter().max_by_key(|row| row.size())?;
+        Self::event(&row.event_name, row.size())
     }
 }
 
@@ -76,6 +81,19 @@ impl<B: Backend> Outbox<B> {
 /// What a statement has beside the bytes of an event, at most: its text, ids, lengths.
 const BESIDE: usize = 1_000;
 
+/// The same for each of its rows, or keys.
+const BESIDE_EACH: usize = 200;
+
+impl NotWritten {
+    /// With the largest of the events that were to be written, if one is large.
+    pub(crate) fn of(error: diesel::result::Error, large: Option<Large>) -> Self {
+        match large {
+            Some(large) if is_unanswered(&error) => Self::Unanswered(error, large),
+            _ => Self::Database(error),
+        }
+    }
+}
+
 impl From<Error> for NotWritten {
     fn from(error: Error) -> Self {
         Self::Refused(error)
@@ -102,11 +120,9 @@ pub(crate) async fn write<B: Backend>(
     events: Vec<Outgoing>,
 ) -> Result<Added, NotWritten> {
     let mut large = None;
-    write_all(on, events, &mut large).await.map_err(|error| match (error, large) {
-        (NotWritten::Database(error), Some(large)) if is_unanswered(&error) => {
-            NotWritten::Unanswered(error, large)
-        }
-        (error, _) => error,
+    write_all(on, events, &mut large).await.map_err(|error| match error {
+        NotWritten::Database(error) => NotWritten::of(error, large),
+        error => error,
     })
 }
 
@@ -128,17 +144,16 @@ async fn write_all<B: Backend>(
         options.push(event.options);
     }
     *large = Large::of(&rows);
+    let most = most_at_once::<B>(on, &rows, &options).await?;
     if options.iter().all(WriteOptions::is_empty) {
-        if !rows.is_empty() {
-            B::insert(on, rows).await?;
-        }
+        insert::<B>(on, rows, most).await?;
         return Ok(added);
     }
     let claims = claims(&rows, &options);
-    let mut firsts = match claims.is_empty() {
-        true => HashMap::new(),
-        false => B::claim(on, &claims).await?,
-    };
+    let mut firsts = HashMap::new();
+    for some in in_parts(&claims, most, |claim| claim.key.len()) {
+        firsts.extend(B::claim(on, some).await?);
+    }
     let claimed: Vec<Vec<u8>> =
         claims.into_iter().map(|claim| claim.key).filter(|key| !firsts.contains_key(key)).collect();
     for (nth, (row, options)) in rows.iter().zip(&options).enumerate() {
@@ -151,9 +166,16 @@ async fn write_all<B: Backend>(
     let is_duplicate = |nth: usize| added.events[nth].outcome == AddOutcome::Duplicate;
     let versions = versions(&rows, &options, is_duplicate);
     if !versions.is_empty() {
-        let stored = B::lock_versions(on, &versions.keys().cloned().collect::<Vec<_>>()).await?;
+        let mut stored = HashMap::new();
+        for some in in_parts(&versions.keys().cloned().collect::<Vec<_>>(), most, Vec::len) {
+            stored.extend(B::lock_versions(on, some).await?);
+        }
         match raised(versions, stored) {
-            Ok(raised) => B::set_versions(on, &raised).await?,
+            Ok(raised) => {
+                for some in in_parts(&raised, most, |(key, _)| key.len()) {
+                    B::set_versions(on, some).await?;
+                }
+            }
             Err(conflict) => {
                 // Whoever goes on all the same and commits must not leave a key behind that nothing was written for.
                 if !claimed.is_empty() {
@@ -180,13 +202,77 @@ async fn write_all<B: Backend>(
             _ => hot.push(row),
         }
     }
-    if !hot.is_empty() {
-        B::insert(on, hot).await?;
-    }
-    if !later.is_empty() {
-        B::schedule(on, later).await?;
+    insert::<B>(on, hot, most).await?;
+    let counts = lengths(&later, most, |(row, _)| row.size());
+    let mut later = later.into_iter();
+    for count in counts {
+        B::schedule(on, later.by_ref().take(count).collect()).await?;
     }
     Ok(added)
+}
+
+async fn insert<B: Backend>(on: &mut On<'_, B>, rows: Vec<OutboxRecord>, most: usize) -> QueryResult<()> {
+    // As most are.
+    if most == usize::MAX && !rows.is_empty() {
+        return B::insert(on, rows).await;
+    }
+    let counts = lengths(&rows, most, OutboxRecord::size);
+    let mut rows = rows.into_iter();
+    for count in counts {
+        B::insert(on, rows.by_ref().take(count).collect()).await?;
+    }
+    Ok(())
+}
+
+/// How many bytes a statement may have; asked of the server only if these are so many that they may be too many. And of the connection that
+/// is to write them, for another one may have been opened under another limit.
+async fn most_at_once<B: Backend>(
+    on: &mut On<'_, B>,
+    rows: &[OutboxRecord],
+    options: &[WriteOptions],
+) -> QueryResult<usize> {
+    let Some(max_packet) = B::MAX_PACKET else { return Ok(usize::MAX) };
+    let keys = options.iter().filter_map(|options| options.dedup.as_ref()).map(|dedup| dedup.key.len());
+    let bytes = rows.iter().map(|row| row.size() + BESIDE_EACH).chain(keys).sum::<usize>();
+    if bytes < LARGE || rows.len() == 1 {
+        return Ok(usize::MAX);
+    }
+    let max = B::numbers(on, Query::new(max_packet)).await?;
+    let max = max.first().and_then(|max| usize::try_from(*max).ok()).unwrap_or(usize::MAX);
+    let max = max.saturating_sub(BESIDE);
+    Ok(if bytes > max { max } else { usize::MAX })
+}
+
+/// How many of these there are in each statement: as many as have so many bytes together, but at least one.
+fn lengths<T>(all: &[T], most: usize, bytes: impl Fn(&T) -> usize) -> Vec<usize> {
+    let (mut lengths, mut left) = (Vec::new(), 0);
+    for one in all {
+        let bytes = bytes(one).saturating_add(BESIDE_EACH);
+        match lengths.last_mut() {
+            Some(length) if bytes <= left => {
+                left -= bytes;
+                *length += 1;
+            }
+            _ => {
+                left = most.saturating_sub(bytes);
+                lengths.push(1);
+            }
+        }
+    }
+    lengths
+}
+
+/// All of these in their order, so many at a time.
+pub(crate) fn in_parts<T>(
+    mut all: &[T],
+    most: usize,
+    bytes: impl Fn(&T) -> usize,
+) -> impl Iterator<Item = &[T]> {
+    lengths(all, most, bytes).into_iter().map(move |length| {
+        let (some, others) = all.split_at(length);
+        all = others;
+        some
+    })
 }
 
 /// What is asked for fits into the tables.
@@ -256,5 +342,24 @@ fn due(deliver: Deliver, now: DateTime<Utc>) -> DateTime<Utc> {
     match deliver {
         Deliver::At(at) => at,
         Deliver::After(wait) => now + wait,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_too_much_for_one_statement_goes_in_several() {
+        let parts = |sizes: &[usize], most: usize| {
+            in_parts(sizes, most, |size| *size).map(<[usize]>::to_vec).collect::<Vec<_>>()
+        };
+        let each = BESIDE_EACH;
+        assert_eq!(parts(&[], 1), Vec::<Vec<usize>>::new());
+        assert_eq!(parts(&[1, 2, usize::MAX], usize::MAX), [vec![1, 2], vec![usize::MAX]]);
+        assert_eq!(parts(&[1, 2, 3, 4, 5], 6 + 3 * each), [vec![1, 2, 3], vec![4, 5]]);
+        assert_eq!(parts(&[1, 2, 3, 4, 5], 6 + 2 * each), [vec![1, 2], vec![3], vec![4], vec![5]]);
+        // One that is too large goes by itself, and those behind it as before.
+        assert_eq!(parts(&[1, 9_000, 1, 1], 6 + 2 * each), [vec![1], vec![9_000], vec![1, 1]]);
     }
 }

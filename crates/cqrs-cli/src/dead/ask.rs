@@ -2,7 +2,9 @@
 
 use std::io::{self, IsTerminal, Write};
 
-use cqrs_outbox_diesel::{Asked, Asking, DeadLetterFilter, DeadLetterRequest, RequestFilter, RequestKind};
+use cqrs_outbox_diesel::{
+    Asked, Asking, Change, DeadLetterFilter, DeadLetterRequest, Noted, RequestFilter, RequestKind,
+};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -192,7 +194,7 @@ pub(crate) async fn requests(args: RequestsArgs, json: bool) -> Result<(), Failu
     let mut requests = args.database.open().await?.requests(&filter, args.page.page()).await?;
     let more = args.page.cut(&mut requests);
     for request in &requests {
-        print(&if json { as_json(request).to_string() } else { for_people(request) })?;
+        print(&if json { as_json(request).to_string() } else { for_people(request) + &changes(request) })?;
     }
     page::ended(&requests, more, |last| last.id, "request", json)
 }
@@ -232,6 +234,7 @@ fn as_json(request: &DeadLetterRequest) -> Value {
         "requested_at": time(request.requested_at),
         "done_at": request.done.map(|(at, _)| time(at)),
         "outcome": request.done.map(|(_, outcome)| outcome.as_str()),
+        "changes": request.changes,
     })
 }
 
@@ -249,4 +252,38 @@ fn for_people(request: &DeadLetterRequest) -> String {
         request.event_id,
         visible(by),
     )
+}
+
+/// A line for each thing that an edit has changed.
+fn changes(request: &DeadLetterRequest) -> String {
+    let Some(changes) = &request.changes else { return String::new() };
+    let mut lines = Vec::new();
+    if let Some(payload) = &changes.payload {
+        lines.push(format!("payload: {}", change(payload)));
+    }
+    if let Some(bytes) = changes.unreadable_headers {
+        lines.push(format!("headers that could not be read: {} -> those below", counted(bytes, "byte")));
+    }
+    for header in &changes.headers {
+        lines.push(format!("header {}: {}", visible(&header.name), change(&header.change)));
+    }
+    if changes.more_headers > 0 {
+        lines.push(format!("and {}", counted(changes.more_headers, "more header")));
+    }
+    if lines.is_empty() {
+        lines.push("nothing is different".to_owned());
+    }
+    lines.into_iter().map(|line| format!("\n    {line}")).collect()
+}
+
+fn change(change: &Change) -> String {
+    format!("{} -> {}", noted(change.before.as_ref()), noted(change.after.as_ref()))
+}
+
+fn noted(noted: Option<&Noted>) -> String {
+    match noted {
+        None => "none".to_owned(),
+        Some(Noted { text: Some(text), .. }) => visible(text).into_owned(),
+        Some(Noted { bytes, .. }) => counted(*bytes, "byte"),
+    }
 }

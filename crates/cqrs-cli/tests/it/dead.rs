@@ -157,6 +157,23 @@ async fn edited(site: Site) {
         requests.iter().map(|request| (&request["request"], &request["requested_by"])).collect();
     assert_eq!(who.len(), 3);
     assert_eq!(who[0], (&"edit".into(), &"lin".into()));
+    // What was changed is told, and not what it was.
+    let of_header = |name: &str, before: Value, after: Value| serde_json::json!({ "name": name, "before": before, "after": after });
+    let bytes = |bytes: usize| serde_json::json!({ "bytes": bytes });
+    let wanted = serde_json::json!({
+        "payload": { "before": bytes(10), "after": bytes(10) },
+        "headers": [of_header("raw", Value::Null, bytes(2)), of_header("schema", Value::Null, bytes(7))],
+    });
+    assert_eq!(requests[0]["changes"], wanted);
+    let said = dead(&site, &["requests"]).await.expect_code(0);
+    for part in [
+        "\n    payload: 10 bytes -> 10 bytes\n    header raw: none -> 2 bytes\n    header schema: none -> 7 bytes\n",
+        "\n    payload: 10 bytes -> none\n    header raw: 2 bytes -> none\n",
+        "\n    header content-type: application/json -> none\n",
+        "\n    payload: none -> 1 byte\n",
+    ] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
     assert_eq!((who[2], &requests[2]["outcome"]), ((&"edit".into(), &"ada".into()), &"edited".into()));
     assert_eq!(dead_json(&site, &["requests", "--open"]).await.len(), 0);
 

@@ -240,6 +240,8 @@ CREATE TABLE IF NOT EXISTS cqrs_outbox_request (
     -- `cancelled`: the request was taken back before; `edited`.
     done_at      DATETIME(6),
     outcome      TEXT,
+    -- What an edit has changed, as JSON: which parts, and how many bytes they have and had. Not their content.
+    changes      MEDIUMTEXT,
     INDEX cqrs_outbox_request_open (done_at, dead_id, id),
     INDEX cqrs_outbox_request_due (done_at, not_before),
     INDEX cqrs_outbox_request_lane (lane, done_at, dead_id),

@@ -231,7 +231,9 @@ CREATE TABLE cqrs_outbox_request (
     -- When it was done, and what became of the dead letter: `replayed`, `discarded`, or `gone` by another hand;
     -- `cancelled`: the request was taken back before; `edited`.
     done_at      TEXT,
-    outcome      TEXT
+    outcome      TEXT,
+    -- What an edit has changed, as JSON: which parts, and how many bytes they have and had. Not their content.
+    changes      TEXT
 );
 CREATE INDEX cqrs_outbox_request_open ON cqrs_outbox_request (dead_id, id) WHERE done_at IS NULL;
 CREATE INDEX cqrs_outbox_request_due ON cqrs_outbox_request (not_before) WHERE done_at IS NULL;

@@ -557,7 +557,7 @@ pub(super) const DIALECT: Dialect = Dialect {
     key_is: "message_key = ?",
     requests: "\
         SELECT id, kind, unhex(replace(event_id, '-', '')) AS event_id, date_format(not_before, '%Y-%m-%dT%H:%i:%s.%fZ') AS not_before, requested_by, \
-            date_format(requested_at, '%Y-%m-%dT%H:%i:%s.%fZ') AS requested_at, date_format(done_at, '%Y-%m-%dT%H:%i:%s.%fZ') AS done_at, outcome \
+            date_format(requested_at, '%Y-%m-%dT%H:%i:%s.%fZ') AS requested_at, date_format(done_at, '%Y-%m-%dT%H:%i:%s.%fZ') AS done_at, outcome, changes \
         FROM cqrs_outbox_request",
     event_id: "?",
     now: "utc_timestamp(6)",

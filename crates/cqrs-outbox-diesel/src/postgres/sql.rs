@@ -720,7 +720,7 @@ pub(super) const DIALECT: Dialect = Dialect {
     key_is: "message_key = ?",
     requests: "\
         SELECT id, kind, uuid_send(event_id) AS event_id, to_char(not_before AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') AS not_before, requested_by, \
-            to_char(requested_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') AS requested_at, to_char(done_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') AS done_at, outcome \
+            to_char(requested_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') AS requested_at, to_char(done_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') AS done_at, outcome, changes \
         FROM cqrs_outbox_request",
     event_id: "?::uuid",
     now: "clock_timestamp()",

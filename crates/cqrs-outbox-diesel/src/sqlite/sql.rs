@@ -509,7 +509,7 @@ pub(super) const DIALECT: Dialect = Dialect {
     key_is: "CAST(message_key AS BLOB) = ?",
     requests: "\
         SELECT id, kind, unhex(replace(event_id, '-', '')) AS event_id, strftime('%Y-%m-%dT%H:%M:%fZ', not_before, 'unixepoch') AS not_before, requested_by, \
-            requested_at AS requested_at, done_at AS done_at, outcome \
+            requested_at AS requested_at, done_at AS done_at, outcome, changes \
         FROM cqrs_outbox_request",
     event_id: "?",
     now: "strftime('%Y-%m-%dT%H:%M:%fZ', 'now')",

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use cqrs_core::{BeginTransaction, Deliver, Encoder, ErrorKind, Headers, Message, Outgoing, Transaction};
 use cqrs_outbox_diesel::{
-    Asking, DeadLetterFilter, Edit, Edited, Outbox, Page, RequestFilter, RequestKind, RequestOutcome,
-    ScheduleFilter,
+    Asking, Changes, DeadLetterFilter, Edit, Edited, Outbox, Page, RequestFilter, RequestKind,
+    RequestOutcome, ScheduleFilter,
 };
 use diesel_async::SimpleAsyncConnection;
 use tokio::time::sleep;
@@ -27,6 +27,7 @@ impl OnEach for All {
             what_would_not_do_is_refused_and_changes_nothing,
             the_content_type_says_whether_it_has_to_be_json,
             headers_that_cannot_be_read_are_replaced,
+            what_was_changed_is_noted_without_what_it_was,
             those_who_change_one_at_the_same_time_wait_for_each_other,
             an_edit_is_not_asked_for,
         });
@@ -65,6 +66,13 @@ async fn notes<D: Db>(outbox: &Outbox<D>) -> Vec<(Uuid, String, RequestOutcome)>
     edits.map(|request| (request.event_id, request.requested_by, request.done.unwrap().1)).collect()
 }
 
+/// What is noted that they have changed.
+async fn changes<D: Db>(outbox: &Outbox<D>) -> Vec<Changes> {
+    let requests = outbox.requests(&RequestFilter::new(), Page::oldest_first()).await.unwrap();
+    let edits = requests.into_iter().filter(|request| request.kind == RequestKind::Edit);
+    edits.map(|request| request.changes.unwrap()).collect()
+}
+
 /// Whether the table counts the bytes of this row right.
 async fn counts_right<D: Db>(outbox: &Outbox<D>, table: &str) -> bool {
     let length = |column: &str| match D::NAME {
@@ -98,6 +106,15 @@ async fn a_dead_letter_goes_again_as_it_was_changed<D: Db>(site: &Site) {
     assert_eq!((details.letter.attempts, details.refusals.len()), (3, 1), "what was refused stays known");
     assert!(counts_right(&outbox, "cqrs_outbox_dead").await);
     assert_eq!(notes(&outbox).await, [(id(&first), "ada".to_owned(), RequestOutcome::Edited)]);
+    // In the order of their names, as many bytes as before and another word.
+    let noted = serde_json::json!([{
+        "payload": { "before": { "bytes": 10 }, "after": { "bytes": 22 } },
+        "headers": [
+            { "name": "bytes", "before": null, "after": { "bytes": 2 } },
+            { "name": "word", "before": { "bytes": 3 }, "after": { "bytes": 3 } },
+        ],
+    }]);
+    assert_eq!(serde_json::to_value(changes(&outbox).await).unwrap(), noted);
 
     outbox.replay_all(&DeadLetterFilter::new(), &Asking::new()).await.unwrap();
     let [a, b] = owner.parked().await.try_into().unwrap();
@@ -262,6 +279,41 @@ async fn headers_that_cannot_be_read_are_replaced<D: Db>(site: &Site) {
     outbox.replay(id(&message)).await.unwrap();
     let row = owner.parked().await.remove(0);
     assert_eq!((row.defect, row.message.headers), (None, standard));
+}
+
+/// Who may see who did it need not be one who may see what is in an event.
+async fn what_was_changed_is_noted_without_what_it_was<D: Db>(site: &Site) {
+    let message = event("a");
+    let (outbox, _) = buried::<D>(site, false, vec![message.clone()]).await;
+    outbox.replay(id(&message)).await.unwrap();
+    let secret = "s3cret";
+    edit(&outbox, id(&message), Edit::new().header("token", secret).header("cqrs-version", "2")).await;
+    edit(&outbox, id(&message), Edit::new().tombstone().without_header("token")).await;
+    edit(&outbox, id(&message), Edit::new().tombstone().header("cqrs-version", "2")).await;
+    outbox.sql("UPDATE cqrs_outbox_dead SET headers = '[[\"token\", 1]]'").await.unwrap();
+    edit(&outbox, id(&message), Edit::new().without_headers().header("word", secret)).await;
+    let wanted = serde_json::json!([
+        {
+            "headers": [
+                { "name": "cqrs-version", "before": null, "after": { "bytes": 1, "text": "2" } },
+                { "name": "token", "before": null, "after": { "bytes": 6 } },
+            ],
+        },
+        {
+            "payload": { "before": { "bytes": 10 }, "after": null },
+            "headers": [{ "name": "token", "before": { "bytes": 6 }, "after": null }],
+        },
+        {},
+        { "headers": [{ "name": "word", "before": null, "after": { "bytes": 6 } }], "unreadable_headers": 14 },
+    ]);
+    assert_eq!(serde_json::to_value(changes(&outbox).await).unwrap(), wanted);
+    let stored = outbox.values("SELECT changes AS value FROM cqrs_outbox_request WHERE kind = 'edit'").await;
+    assert!(stored.len() == 4 && !stored.iter().any(|noted| noted.contains(secret)), "{stored:?}");
+
+    outbox.sql("UPDATE cqrs_outbox_request SET changes = 'x' WHERE changes = '{}'").await.unwrap();
+    let requests = outbox.requests(&RequestFilter::new(), Page::oldest_first()).await.unwrap();
+    let noted: Vec<bool> = requests.iter().map(|request| request.changes.is_some()).collect();
+    assert_eq!(noted, [false, true, true, false, true]);
 }
 
 /// Else one would take back what another has done.

@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cqrs_consumer::Inbox;
-use cqrs_core::{BeginTransaction, Encoder, Envelope, ErrorKind, MessageId, ScheduleChange, Transaction};
+use cqrs_core::{
+    BeginTransaction, Deliver, Encoder, Envelope, ErrorKind, MessageId, Outgoing, ScheduleChange, Transaction,
+};
 use cqrs_outbox::{Fenced, LaterEvents, OutboxRelay, ReadRequest, Rejection, RelayId, Verdict};
-use cqrs_outbox_diesel::{MySql, Outbox};
+use cqrs_outbox_diesel::{Edit, MySql, Outbox, Page, RequestFilter, ScheduleFilter};
 use cqrs_testing::history::History;
 use diesel_async::SimpleAsyncConnection;
 use mysql_async::prelude::Queryable;
@@ -16,6 +18,7 @@ use url::Url;
 use uuid::Uuid;
 
 use crate::backend::{Db, PlainSql, Site};
+use crate::dead_letters::{buried, letter};
 use crate::events::{Sink, closed, own_all, quick, read_all, statements_with};
 use crate::harness::{Trials, tests};
 
@@ -32,6 +35,7 @@ pub(crate) fn trials(trials: &mut Trials) {
         what_a_lax_session_cuts_off_is_refused,
         a_payload_may_be_larger_than_a_blob,
         an_event_that_is_larger_than_a_packet_is_a_clear_error,
+        an_edit_that_is_larger_than_a_packet_is_a_clear_error,
         a_read_uses_the_index,
         a_read_of_one_busy_group_is_as_long_as_asked_for,
         parked_lanes_are_read_some_at_a_time,
@@ -275,6 +279,40 @@ async fn an_event_that_is_larger_than_a_packet_is_a_clear_error(site: &Site) {
         }
     }
     assert_eq!(outbox.waiting().await, 0);
+    conn.disconnect().await.unwrap();
+}
+
+async fn an_edit_that_is_larger_than_a_packet_is_a_clear_error(site: &Site) {
+    let (dead, scheduled) = (letter("rooms", "dead", None), letter("rooms", "scheduled", None));
+    let [dead_id, scheduled_id] =
+        [&dead, &scheduled].map(|event| event.id.as_ref().unwrap().to_uuid().unwrap());
+    let (outbox, _) = buried::<MySql>(site, false, vec![dead.clone()]).await;
+    let mut later = Outgoing::from(scheduled.clone());
+    later.options.deliver = Some(Deliver::After(Duration::from_secs(600)));
+    outbox.transaction(async |tx| tx.publish(later).await).await.unwrap();
+    let outbox = outbox.with_encoder(Encoder::default().with_max_message_bytes(usize::MAX));
+    let mut conn = raw(site.server_url()).await;
+    let max: usize = conn.query_first("SELECT @@max_allowed_packet").await.unwrap().unwrap();
+    for (id, name) in [(dead_id, "dead"), (scheduled_id, "scheduled")] {
+        let payload = Edit::new().payload(format!("\"{}\"", "x".repeat(max)));
+        for edit in [payload, Edit::new().header("long", "x".repeat(max))] {
+            let error = outbox.edit(id, &edit).await.unwrap_err();
+            assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::InvalidEvent, false), "{error}");
+            for part in [&format!("`{name}`"), &format!("`max_allowed_packet` of {max}"), "bytes"] {
+                assert!(error.to_string().contains(part), "{part}: {error}");
+            }
+        }
+    }
+    let shown = outbox.dead_letter(dead_id).await.unwrap().unwrap();
+    assert_eq!((shown.message.payload, shown.message.headers.get("long")), (dead.payload, None));
+    let shown = outbox.scheduled(&ScheduleFilter::default()).await.unwrap().remove(0);
+    assert_eq!(shown.message.payload, scheduled.payload);
+    assert!(outbox.requests(&RequestFilter::new(), Page::oldest_first()).await.unwrap().is_empty());
+    // What is smaller goes, over whichever connection.
+    for id in [dead_id, scheduled_id] {
+        let _ =
+            outbox.edit(id, &Edit::new().payload(format!("\"{}\"", "x".repeat(1_000_000)))).await.unwrap();
+    }
     conn.disconnect().await.unwrap();
 }
 

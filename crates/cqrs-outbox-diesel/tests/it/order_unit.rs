@@ -1,15 +1,21 @@
 //! What is in order, as the tables say it. That it is so is shown by the suite, which runs with both.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cqrs_core::{BeginTransaction, ErrorKind, Transaction};
+use async_trait::async_trait;
+use cqrs_core::broker::{
+    BrokerError, Capabilities, Confirm, ErrorClass, MessageBroker, SubscribeOptions, Subscription,
+};
+use cqrs_core::{BeginTransaction, ErrorKind, Message, Transaction};
 use cqrs_outbox::{
     Fenced, Heartbeat, LaterEvents, OutboxRelay, OutboxRow, ReadRequest, Rejection, RelayId, Relays,
     StoreError, StoreErrorKind, Verdict,
 };
 use cqrs_outbox_diesel::{Asking, DeadLetterFilter, OrderUnit, Outbox, Page};
 use diesel_async::SimpleAsyncConnection;
+use futures_util::FutureExt;
 use tokio::time::timeout;
 use uuid::Uuid;
 
@@ -203,7 +209,34 @@ async fn a_relay_ends_when_it_is_another_one<D: Db>(site: &Site) {
     timeout(SOON, relay.run_until_empty()).await.unwrap().unwrap();
 }
 
-/// Without a word to the database: dropped, or since that is another one.
+/// A driver with a bug.
+#[derive(Debug)]
+struct Panicking;
+
+#[async_trait]
+impl MessageBroker for Panicking {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::new("panicking")
+    }
+
+    async fn enqueue(&self, _: &Message) -> Result<Confirm, BrokerError> {
+        panic!("a bug")
+    }
+
+    async fn subscribe(&self, _: SubscribeOptions) -> Result<Box<dyn Subscription>, BrokerError> {
+        Err(BrokerError::new(ErrorClass::Destination, "nothing to read"))
+    }
+
+    async fn check(&self) -> Result<(), BrokerError> {
+        Ok(())
+    }
+
+    async fn close(&self) -> Result<(), BrokerError> {
+        Ok(())
+    }
+}
+
+/// Without a word to the database: by a panic, dropped, or since that is another one.
 async fn however_a_run_ends_the_next_goes_by_the_new_one<D: Db>(site: &Site) {
     let url = site.empty().await;
     let outbox = D::connect(url.clone()).await.unwrap();
@@ -212,16 +245,27 @@ async fn however_a_run_ends_the_next_goes_by_the_new_one<D: Db>(site: &Site) {
     let store = D::store(&D::of_installation(url, id).await.unwrap());
     let mut settings = quick();
     settings.heartbeat_interval = Duration::from_millis(100);
-    let relay =
-        OutboxRelay::builder(store.clone(), Arc::new(Sink::default())).settings(settings).build().unwrap();
+    let relay = OutboxRelay::builder(store.clone(), Arc::new(Sink::default()))
+        .settings(settings.clone())
+        .build()
+        .unwrap();
     let unit = async |unit: &str| {
         outbox.sql(&format!("UPDATE cqrs_outbox_meta SET order_unit = '{unit}'")).await.unwrap();
     };
+    write(&outbox, "rooms", "waits", None).await;
+    let panicking =
+        OutboxRelay::builder(store.clone(), Arc::new(Panicking)).settings(settings).build().unwrap();
+    let running = AssertUnwindSafe(panicking.run_until(std::future::pending())).catch_unwind();
+    let panic = timeout(SOON, running).await.unwrap().unwrap_err();
+    assert_eq!(panic.downcast_ref(), Some(&"a bug"));
+    unit("topic_and_key").await;
+    store.check().await.unwrap();
+
     tokio::select! {
         ended = relay.run_until(std::future::pending()) => panic!("{ended:?}"),
         () = relay.started() => {}
     }
-    unit("topic_and_key").await;
+    unit("key").await;
     store.check().await.unwrap();
 
     let exchanged = async {
@@ -233,7 +277,7 @@ async fn however_a_run_ends_the_next_goes_by_the_new_one<D: Db>(site: &Site) {
     let error = ended.unwrap_err();
     let kind = error.downcast_ref::<StoreError>().map(StoreError::kind);
     assert_eq!(kind, Some(StoreErrorKind::Installation), "{error}");
-    unit("key").await;
+    unit("topic_and_key").await;
     outbox.sql(&format!("UPDATE cqrs_outbox_meta SET installation_id = '{id}'")).await.unwrap();
     // Without a look before, as of one whose database could not be reached at its start.
     let next = RelayId { name: "next".to_owned(), incarnation: Uuid::new_v4() };

@@ -1,4 +1,4 @@
-//! That what `docs/privileges.md` grants is enough.
+//! That what `docs/privileges.md` grants is enough, and that what it grants on a whole schema is not too much.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +15,7 @@ use cqrs_outbox_diesel::{
     RequestFilter, ScheduleFilter,
 };
 use diesel_async::SimpleAsyncConnection;
+use tokio::task::JoinError;
 use tokio::time::timeout;
 use uuid::Uuid;
 
@@ -23,8 +24,12 @@ use crate::events::{closed, quick};
 use crate::harness::{Trials, tests};
 
 pub(crate) fn trials(trials: &mut Trials) {
-    trials.on::<Pg>(tests!(privileges<Pg> { what_the_page_grants_is_enough }));
-    trials.on::<MySql>(tests!(privileges<MySql> { what_the_page_grants_is_enough }));
+    trials.on::<Pg>(
+        tests!(privileges<Pg> { what_the_page_grants_is_enough, what_it_grants_on_a_schema_is_needed }),
+    );
+    trials.on::<MySql>(
+        tests!(privileges<MySql> { what_the_page_grants_is_enough, what_it_grants_on_a_schema_is_needed }),
+    );
 }
 
 const SOON: Duration = Duration::from_secs(30);
@@ -32,10 +37,48 @@ const HOUR: Duration = Duration::from_secs(3_600);
 const LOGINS: [&str; 4] = ["migrator", "writer", "relay", "operator"];
 
 async fn what_the_page_grants_is_enough<D: Db>(site: &Site) {
+    everything::<D>(site, &grants::<D>()).await.unwrap();
+}
+
+/// Each of them is left out in turn, and then something fails.
+async fn what_it_grants_on_a_schema_is_needed<D: Db>(site: &Site) {
+    let grants: Vec<_> = grants::<D>().iter().flat_map(|grant| one_by_one(grant)).collect();
+    let mut unneeded = Vec::new();
+    for left_out in grants.iter().filter(|grant| is_on_a_schema(grant)) {
+        let others: Vec<_> = grants.iter().filter(|grant| *grant != left_out).cloned().collect();
+        if everything::<D>(site, &others).await.is_ok() {
+            unneeded.push(left_out.as_str());
+        }
+    }
+    // Of that the page says so: reads are slow without it, and go on.
+    let known: &[_] = match D::NAME {
+        "postgres" => &["GRANT SELECT ON ALL SEQUENCES IN SCHEMA events TO relay"],
+        _ => &[],
+    };
+    assert_eq!(unneeded, known);
+}
+
+fn is_on_a_schema(grant: &str) -> bool {
+    grant.contains("SCHEMA events") || grant.contains("events.*")
+}
+
+/// A grant on a schema, for each privilege and login by itself.
+fn one_by_one(grant: &str) -> Vec<String> {
+    if !is_on_a_schema(grant) {
+        return vec![grant.to_owned()];
+    }
+    let (what, to) = grant.rsplit_once(" TO ").unwrap();
+    let (privileges, on) = what.strip_prefix("GRANT ").unwrap().split_once(" ON ").unwrap();
+    let each = |privilege| to.split(", ").map(move |to| format!("GRANT {privilege} ON {on} TO {to}"));
+    privileges.split(", ").flat_map(each).collect()
+}
+
+/// All that the logins do with these privileges.
+async fn everything<D: Db>(site: &Site, grants: &[String]) -> Result<(), JoinError> {
     let owner = site.outbox::<D>().await;
-    let (where_am_i, of_server) = match D::NAME {
-        "postgres" => ("SELECT current_schema()::text AS value", "PostgreSQL"),
-        _ => ("SELECT database() AS value", "MariaDB"),
+    let where_am_i = match D::NAME {
+        "postgres" => "SELECT current_schema()::text AS value",
+        _ => "SELECT database() AS value",
     };
     let events = owner.values(where_am_i).await.remove(0);
     // For who is to make the tables.
@@ -49,7 +92,7 @@ async fn what_the_page_grants_is_enough<D: Db>(site: &Site) {
         };
         owner.sql(&create).await.unwrap();
     }
-    for grant in grants(of_server) {
+    for grant in grants {
         let (what, to) = grant.rsplit_once(" TO ").unwrap();
         let events = if to == "migrator" { &empty } else { &events };
         let to: Vec<_> = to.split(", ").map(login).collect();
@@ -58,7 +101,7 @@ async fn what_the_page_grants_is_enough<D: Db>(site: &Site) {
         let grant = format!("{what} TO {}", to.join(", "));
         owner.sql(&grant).await.unwrap_or_else(|error| panic!("{grant}: {error}"));
     }
-    let connect = async |name: &str, events: &str| {
+    let url_of = |name: &str, events: &str| {
         let mut url = url::Url::parse(site.server_url()).unwrap();
         url.set_username(&login(name)).unwrap();
         url.set_password(Some("secret")).unwrap();
@@ -66,26 +109,23 @@ async fn what_the_page_grants_is_enough<D: Db>(site: &Site) {
             "postgres" => url.set_query(Some(&format!("options=-csearch_path%3D{events}"))),
             _ => url.set_path(events),
         }
-        D::keeping(url.to_string()).await.unwrap()
+        url.to_string()
     };
     // A snapshot of another user, of whom an operator is not told much.
     let mut open = owner.connection().await.unwrap();
     if D::NAME == "postgres" {
         open.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1 FROM cqrs_outbox").await.unwrap();
     }
-    let done = tokio::spawn({
-        let [writer, relay, operator] = [
-            connect("writer", &events).await,
-            connect("relay", &events).await,
-            connect("operator", &events).await,
-        ];
-        let migrator = connect("migrator", &empty).await;
-        async move {
-            migrator.migrate().await.unwrap();
-            assert_eq!(migrator.drift().await.unwrap(), []);
-            write(&writer).await;
-            operate(&operator, &relay).await;
-        }
+    let urls = ["writer", "relay", "operator"].map(|name| url_of(name, &events));
+    let url_of_migrator = url_of("migrator", &empty);
+    let done = tokio::spawn(async move {
+        let connect = async |url: String| D::keeping(url).await.unwrap();
+        let migrator = connect(url_of_migrator).await;
+        migrator.migrate().await.unwrap();
+        assert_eq!(migrator.drift().await.unwrap(), []);
+        let [writer, relay, operator] = urls;
+        write(&connect(writer).await).await;
+        operate(&connect(operator).await, &connect(relay).await).await;
     })
     .await;
     if D::NAME == "postgres" {
@@ -98,11 +138,12 @@ async fn what_the_page_grants_is_enough<D: Db>(site: &Site) {
         };
         owner.sql(&drop).await.unwrap();
     }
-    done.unwrap();
+    done
 }
 
 /// The statements of the page for this server.
-fn grants(of_server: &str) -> Vec<String> {
+fn grants<D: Db>() -> Vec<String> {
+    let of_server = if D::NAME == "postgres" { "PostgreSQL" } else { "MariaDB" };
     let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/privileges.md");
     let page = std::fs::read_to_string(page).unwrap();
     let (_, part) = page.split_once(&format!("\n## {of_server}")).unwrap();

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use cqrs_core::{Envelope, ErrorKind};
+use cqrs_core::{Encoder, Envelope, ErrorKind};
 use cqrs_outbox::{Heartbeat, OutboxRelay, RelayId};
-use cqrs_outbox_diesel::{MySql, Outbox, Pg};
+use cqrs_outbox_diesel::{Asking, DeadLetterFilter, Edit, MySql, Outbox, Page, Pg, RequestKind};
 use cqrs_testing::history::History;
 use cqrs_testing::services::Server;
 use tokio::task::spawn_blocking;
@@ -14,6 +14,7 @@ use url::Url;
 use uuid::Uuid;
 
 use crate::backend::{Db, PlainSql, Site};
+use crate::dead_letters::Owner;
 use crate::events::{Sink, closed, own_all, quick};
 use crate::harness::{Trials, tests};
 
@@ -24,7 +25,10 @@ pub(crate) fn trials(trials: &mut Trials) {
     }));
     trials.on_own::<Pg>(tests!(servers<Pg> { a_server_that_is_away_loses_nothing }));
     trials.on_own::<MySql>(tests!(servers<MySql> { a_server_that_is_away_loses_nothing }));
-    trials.on_own::<MySql>(tests!(servers { an_idle_relay_runs_little }));
+    trials.on_own::<MySql>(tests!(servers {
+        an_idle_relay_runs_little,
+        a_server_of_small_packets_takes_many_events
+    }));
 }
 
 pub(crate) async fn start<D: Db>() -> Arc<Server> {
@@ -147,5 +151,56 @@ async fn an_idle_relay_runs_little(_: &Site) {
             assert_eq!((ownership.leases.len(), ownership.groups, ownership.relays), (64, 64, 1));
         }
         assert_eq!(count(what).await - second, 3 * each + (second - first), "{what}");
+    }
+}
+
+/// All that one call writes may be more than the server takes at once.
+async fn a_server_of_small_packets_takes_many_events(_: &Site) {
+    let server = start::<MySql>().await;
+    let connect = async || MySql::connect(server.url().to_owned()).await.unwrap();
+    connect().await.sql("SET GLOBAL max_allowed_packet = 1048576").await.unwrap();
+    let outbox = connect().await;
+    outbox.migrate().await.unwrap();
+    let event = |nth: usize| Envelope::new(closed("x".repeat(3_500))).with_key(format!("{nth:01900}"));
+    outbox.transaction(async |tx| tx.publish_all((0..5).map(event).collect::<Vec<_>>()).await).await.unwrap();
+    Owner::new(&outbox).await.bury_all(false, "not readable").await;
+
+    let plain = || (0..600).map(event).collect::<Vec<_>>();
+    let wishes = (0..600).map(|nth| {
+        event(nth).with_key_version(1).with_dedup_key(format!("{nth:01900}"), Duration::from_secs(60))
+    });
+    let later = (0..600).map(|nth| event(nth).deliver_after(Duration::from_secs(600)));
+    let wishes: Vec<_> = wishes.chain(later).collect();
+    // Through each of the doors, and on a connection that the outbox knows nothing of.
+    outbox.transaction(async |tx| tx.publish_all(plain()).await).await.unwrap();
+    let mut conn = outbox.connection().await.unwrap();
+    outbox.add_all(&mut conn, plain()).await.unwrap();
+    outbox.transaction(async |tx| tx.publish_all(wishes).await).await.unwrap();
+    assert_eq!((outbox.waiting().await, outbox.count("cqrs_outbox_scheduled").await), (1_800, 600));
+    assert_eq!(outbox.count("cqrs_outbox_version").await, 600);
+    let keys = "SELECT CAST(message_key AS char) AS value FROM cqrs_outbox ORDER BY id LIMIT 600";
+    assert!(outbox.values(keys).await.is_sorted(), "they are in their order");
+
+    // What operators ask for, too.
+    let letters = outbox.dead_letters(&DeadLetterFilter::new(), Page::oldest_first()).await.unwrap();
+    let many: Vec<_> = letters.iter().cycle().take(1_000).cloned().collect();
+    let asking = Asking::new().rate(1.0).requested_by("a".repeat(1_000));
+    outbox.ask_for(RequestKind::Replay, &many, &asking).await.unwrap();
+    let seconds = "SELECT CAST(count(DISTINCT timestampdiff(SECOND, '2026-01-01', not_before)) AS char) AS value \
+                   FROM cqrs_outbox_request";
+    let seconds: usize = outbox.values(seconds).await[0].parse().unwrap();
+    assert!(seconds > 990, "each waits a second longer: {seconds}");
+    assert_eq!(outbox.count("cqrs_outbox_request").await, 1_000);
+
+    // What is larger by itself is told.
+    let outbox = outbox.with_encoder(Encoder::default().with_max_message_bytes(usize::MAX));
+    let large = || "x".repeat(1 << 20);
+    let events = ["x".to_owned(), large()].map(|room| Envelope::new(closed(room)).with_key("room"));
+    let error = outbox.transaction(async |tx| tx.publish_all(events).await).await;
+    let edit = Edit::new().payload(format!("\"{}\"", large()));
+    let of_edit = outbox.edit(letters[0].event_id, &edit).await;
+    for error in [error.unwrap_err(), of_edit.unwrap_err()] {
+        assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::InvalidEvent, false), "{error}");
+        assert!(error.to_string().contains("`max_allowed_packet` of 1048576"), "{error}");
     }
 }

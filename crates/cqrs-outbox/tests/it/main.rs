@@ -6,6 +6,7 @@ mod calls;
 mod engine;
 mod model;
 mod model_checking;
+mod panics;
 mod relay;
 mod simulation;
 mod together;

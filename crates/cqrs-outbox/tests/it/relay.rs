@@ -22,7 +22,7 @@ use uuid::Uuid;
 
 /// A broker that notes what it took.
 #[derive(Debug)]
-struct Noting {
+pub(crate) struct Noting {
     broker: MemoryBroker,
     history: History,
     publishes: AtomicUsize,
@@ -74,15 +74,15 @@ impl MessageBroker for Noting {
     }
 }
 
-struct Bench {
-    outbox: MemoryOutbox,
-    broker: Arc<Noting>,
-    history: History,
+pub(crate) struct Bench {
+    pub(crate) outbox: MemoryOutbox,
+    pub(crate) broker: Arc<Noting>,
+    pub(crate) history: History,
     written: u128,
 }
 
 impl Bench {
-    fn new(broker: MemoryBroker) -> Self {
+    pub(crate) fn new(broker: MemoryBroker) -> Self {
         Self::with_latency(broker, Duration::ZERO)
     }
 
@@ -101,7 +101,7 @@ impl Bench {
     }
 
     /// Commits so many events of 32 keys, five to a transaction.
-    async fn write(&mut self, events: usize) {
+    pub(crate) async fn write(&mut self, events: usize) {
         for _ in 0..events / 5 {
             let messages = (0..5).map(|_| self.message(".")).collect();
             self.commit(messages).await;
@@ -125,7 +125,7 @@ impl Bench {
         tx.commit().await.unwrap();
     }
 
-    fn relay(&self, settings: RelaySettings) -> OutboxRelay {
+    pub(crate) fn relay(&self, settings: RelaySettings) -> OutboxRelay {
         OutboxRelay::builder(Arc::new(self.outbox.clone()), Arc::clone(&self.broker) as _)
             .settings(settings)
             .build()
@@ -144,7 +144,7 @@ impl Bench {
         (stop, task)
     }
 
-    async fn drained(&self) {
+    pub(crate) async fn drained(&self) {
         while self.outbox.waiting() > 0 {
             sleep(Duration::from_millis(10)).await;
         }
