@@ -45,12 +45,13 @@ impl EventMediator {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Configuration`], naming everything that is wrong with the map.
+    /// [`ErrorKind::Configuration`], naming everything that is wrong with the map and the emitter.
     pub fn new(emitter: EventEmitter) -> Result<Self> {
-        if emitter.problems().is_empty() {
+        let problems = emitter.problems();
+        if problems.is_empty() {
             Ok(Self::from_core(Arc::new(Core::of_events(emitter))))
         } else {
-            Err(Error::new(ErrorKind::Configuration, emitter.problems().join("\n")))
+            Err(Error::new(ErrorKind::Configuration, problems.join("\n")))
         }
     }
 
