@@ -46,7 +46,7 @@ mod tests {
     use super::*;
     use crate::Outbox;
 
-    fn refused<B>(connected: Result<Outbox<B>, Error>) {
+    fn refused<B: crate::backend::Backend>(connected: Result<Outbox<B>, Error>) {
         let error = connected.err().unwrap();
         assert_eq!(error.kind(), ErrorKind::Configuration);
         assert!(error.to_string().starts_with("the connect timeout is zero"), "{error}");
