@@ -87,7 +87,8 @@ pub(crate) fn expand(declared: &Declared) -> Result<TokenStream> {
     let each: Vec<_> = parts.iter().map(|part| &part.bound).collect();
     let found = parts.iter().zip(handlers).enumerate().map(|(number, (part, Handler { request, .. }))| {
         let (number, within) = (Index::from(number), &part.within);
-        quote! {
+        // What lists the requests that have one shows it.
+        quote_spanned! {part.at=>
             impl<__S> #home::HandlerFor<#request, __S> for #name where #(#each,)* {
                 type Within = #within;
 
@@ -130,6 +131,8 @@ pub(crate) fn expand(declared: &Declared) -> Result<TokenStream> {
 
 /// What is written for one handler.
 struct Part {
+    /// Where the handler stands.
+    at: Span,
     /// A type of its own, which is bound in the handler's place. All else names that one alone, and takes for granted that it
     /// can be: so what is wrong with the handler is said where it is written, and nowhere else.
     written: TokenStream,
@@ -156,6 +159,7 @@ impl Part {
         // the same words, it says once.
         let itself = quote_spanned!(at=> <#is as #home::__private::declared::Bind<#asked, #is, __S>>);
         Self {
+            at,
             written: quote_spanned! {at=>
                 type #is = #handler;
                 type #asked = #request;
