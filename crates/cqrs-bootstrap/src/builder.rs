@@ -29,7 +29,7 @@ pub fn bootstrap() -> Builder {
         relay: Some(RelaySettings::default()),
         retention: Retention::default(),
         emitter: Box::new(|emitter| emitter),
-        consumer: Box::new(|consumer| consumer),
+        consumer: None,
     };
     Builder { rest, database: NoDatabase }
 }
@@ -301,7 +301,7 @@ impl<S, D, V, T> Builder<S, D, V, T> {
         self
     }
 
-    /// Sets the settings of the consumer.
+    /// Sets the settings of the consumer. There is one as soon as something is subscribed; settings without are an error.
     ///
     /// ```
     /// # use cqrs_bootstrap::bootstrap;
@@ -311,7 +311,7 @@ impl<S, D, V, T> Builder<S, D, V, T> {
         mut self,
         settings: impl FnOnce(ConsumerBuilder) -> ConsumerBuilder + Send + 'static,
     ) -> Self {
-        self.rest.consumer = Box::new(settings);
+        self.rest.consumer = Some(Box::new(settings));
         self
     }
 }
@@ -424,6 +424,8 @@ impl<D: Database> OnDatabase<D> {
     }
 }
 
+type ConsumerSettings = dyn FnOnce(ConsumerBuilder) -> ConsumerBuilder + Send;
+
 /// What does not depend on the kind of database.
 struct Rest<R, E> {
     requests: R,
@@ -436,7 +438,7 @@ struct Rest<R, E> {
     relay: Option<RelaySettings>,
     retention: Retention,
     emitter: Box<dyn FnOnce(EventEmitter) -> EventEmitter + Send>,
-    consumer: Box<dyn FnOnce(ConsumerBuilder) -> ConsumerBuilder + Send>,
+    consumer: Option<Box<ConsumerSettings>>,
 }
 
 impl<R, E> Rest<R, E> {
@@ -485,6 +487,13 @@ impl<S, V, T> Rest<RequestMap<S, T>, EventMap<V>> {
                 "something is subscribed and there is no consumer group: add `.group(\"name-of-this-service\")`".to_owned(),
             );
         }
+        if self.consumer.is_some() && !self.subscribed {
+            problems.push(
+                "there are settings for a consumer, and nothing is subscribed that it would receive: add `.subscribe(..)`, or \
+                 leave `.consumer(..)` out"
+                    .to_owned(),
+            );
+        }
         let broker = match self.broker {
             Some(source) => source.open().map(Some).or_else(|error| wrong(&mut problems, error))?,
             None => None,
@@ -508,7 +517,11 @@ impl<S, V, T> Rest<RequestMap<S, T>, EventMap<V>> {
             (Some(requests), Some(broker), Some(group)) if self.subscribed => {
                 let broker: Arc<dyn MessageBroker> = Arc::clone(broker);
                 let consumer = Consumer::builder(broker, group).events(requests.events());
-                (self.consumer)(consumer).build().map(Some).or_else(|error| wrong(&mut problems, error))?
+                let consumer = match self.consumer {
+                    Some(settings) => settings(consumer),
+                    None => consumer,
+                };
+                consumer.build().map(Some).or_else(|error| wrong(&mut problems, error))?
             }
             _ => None,
         };

@@ -114,8 +114,8 @@ impl AmqpBrokerBuilder {
         self.with(|config| config.max_message_bytes = bytes)
     }
 
-    /// Sets how long the server may take to confirm a message, before the connection is given up and made anew.
-    /// Default 6 seconds, which is below the publish time-out of an outbox relay (7 seconds by default).
+    /// Sets how long the server may take to confirm a message, before the connection is given up and made anew; more
+    /// than zero. Default 6 seconds, which is below the publish time-out of an outbox relay (7 seconds by default).
     pub fn confirm_timeout(self, limit: Duration) -> Self {
         self.with(|config| config.confirm_timeout = limit)
     }
@@ -154,8 +154,8 @@ impl AmqpBrokerBuilder {
     ///
     /// # Errors
     ///
-    /// A [`BrokerError`] of class [`ErrorClass::Fatal`] that says what is wrong with the URL, the password masked, or
-    /// with the topology, or that there is no runtime.
+    /// A [`BrokerError`] of class [`ErrorClass::Fatal`] that says what is wrong with the URL, the password masked, with
+    /// the settings or the topology, or that there is no runtime.
     pub fn build(self) -> Result<AmqpBroker, BrokerError> {
         let config = self.config?.check()?;
         let runtime = Handle::try_current().map_err(|error| {

@@ -89,14 +89,23 @@ impl Config {
         }
     }
 
-    /// Says everything that is wrong with the topology.
+    /// Says everything that is wrong with the settings and the topology.
     pub(crate) fn check(self) -> Result<Self, BrokerError> {
+        let mut wrong = Vec::new();
+        if self.confirm_timeout.is_zero() {
+            wrong.push(
+                "the confirm timeout is zero, and no message could be confirmed in time: make it longer"
+                    .to_owned(),
+            );
+        }
         let problems = self.topology.problems();
-        if problems.is_empty() {
+        if !problems.is_empty() {
+            wrong.push(format!("the topology is wrong: {}", problems.join("; ")));
+        }
+        if wrong.is_empty() {
             return Ok(self);
         }
-        let what = format!("the topology is wrong: {}", problems.join("; "));
-        Err(BrokerError::new(ErrorClass::Fatal, what).at(&self))
+        Err(BrokerError::new(ErrorClass::Fatal, wrong.join("; ")).at(&self))
     }
 }
 

@@ -144,12 +144,7 @@ struct Names {
 
 fn names(options: &SubscribeOptions, topology: &Topology) -> Result<Vec<Names>, BrokerError> {
     let SubscribeOptions { group, topics, .. } = options;
-    if group.is_empty() || topics.is_empty() || topics.iter().any(String::is_empty) {
-        return Err(BrokerError::new(
-            ErrorClass::Destination,
-            "a subscription needs a group and at least one topic, not empty: give them to `SubscribeOptions::new`",
-        ));
-    }
+    options.check()?;
     let long = |name: String| too_long(ErrorClass::Destination, format!("the name `{name}`"));
     topics
         .iter()

@@ -173,12 +173,7 @@ impl KafkaSubscription {
         options: SubscribeOptions,
         closed: CancellationToken,
     ) -> Result<Self, BrokerError> {
-        if options.group.is_empty() || options.topics.is_empty() {
-            return Err(BrokerError::new(
-                ErrorClass::Destination,
-                "a subscription needs a group and at least one topic: give them to `SubscribeOptions::new`",
-            ));
-        }
+        options.check()?;
         let mut member = Self {
             config,
             options,

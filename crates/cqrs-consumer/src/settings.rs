@@ -131,7 +131,8 @@ impl ConsumerBuilder {
         self
     }
 
-    /// Sets how long the handlers that run when the consumer is told to stop have to finish. Default 10 s.
+    /// Sets how long the handlers that run when the consumer is told to stop have to finish. Zero: none, they are
+    /// cancelled at once. Default 10 s.
     pub fn drain_grace(mut self, grace: Duration) -> Self {
         self.drain_grace = grace;
         self

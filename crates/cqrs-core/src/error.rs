@@ -189,6 +189,12 @@ impl Error {
         copied
     }
 
+    /// The same error, which says that, too.
+    pub(crate) fn with_more(mut self, more: impl fmt::Display) -> Self {
+        self.0.message = Some(format!("{self}; {more}").into_boxed_str());
+        self
+    }
+
     /// A deadline has passed.
     pub(crate) fn out_of_time(kind: ErrorKind, message: impl Into<String>) -> Self {
         let mut error = Self::new(kind, message);

@@ -88,4 +88,6 @@ pub mod __private {
 
     pub use crate::mediator::declared;
     pub use crate::validate::refusal;
+    #[cfg(feature = "macros")]
+    pub use cqrs_macros::mediator;
 }

@@ -1,12 +1,12 @@
 //! `mediator!`: the handlers of a static mediator.
 
-use proc_macro2::TokenStream;
+use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, format_ident, quote, quote_spanned};
 use syn::ext::IdentExt;
 use syn::parse::{Parse, ParseStream};
 use syn::punctuated::Punctuated;
 use syn::spanned::Spanned;
-use syn::{Attribute, Error, Ident, Result, Token, Type, Visibility, braced};
+use syn::{Attribute, Error, Ident, Index, Meta, Result, Token, Type, Visibility, braced};
 
 use crate::attributes::{CRATE, Grammar, path, read_each};
 use crate::target::home;
@@ -66,66 +66,59 @@ impl Parse for Handler {
 
 pub(crate) fn expand(declared: &Declared) -> Result<TokenStream> {
     let Declared { attributes, visibility, name, handlers } = declared;
-    refuse_twins(handlers)?;
     let mut said = None;
     read_each(attributes, &GRAMMAR, |known, value| {
         said = Some(path(known, value)?);
         Ok(())
     })?;
     let home = home(said)?;
+    if let Some(either) = declared.either(&home)? {
+        return Ok(either);
+    }
+    refuse_twins(handlers)?;
     let kept = attributes.iter().filter(|attribute| !attribute.path().is_ident("mediator"));
-    let bound = format_ident!("__{name}Bound");
     let fields = handlers.iter().map(|Handler { attributes, visibility, field, handler, .. }| {
         quote!(#(#attributes)* #visibility #field: #handler)
     });
-    let names: Vec<_> = handlers.iter().map(|handler| &handler.field).collect();
-    let kept_as: Vec<_> = handlers.iter().map(|handler| hidden(&handler.field)).collect();
-    let within: Vec<_> = handlers
-        .iter()
-        .map(|Handler { request, handler, .. }| {
-            // Where it does not handle the request, the error points at the handler.
-            quote_spanned!(handler.span()=> #home::__private::declared::Within<__S, #request, #handler>)
-        })
-        .collect();
-    let stack = handlers.iter().map(|Handler { request, .. }| quote!(+ #home::MiddlewareStack<#request>));
-    let stack =
-        quote!(::core::clone::Clone + ::core::marker::Send + ::core::marker::Sync + 'static #(#stack)*);
-    let found = handlers.iter().map(|Handler { field, request, handler, .. }| {
-        let kept_as = hidden(field);
-        quote_spanned! {handler.span()=>
-            impl<__S: #stack> #home::HandlerFor<#request, __S> for #name {
-                type Within = <__S as #home::MiddlewareStack<#request>>::Bound<#handler>;
+    let parts: Vec<_> = handlers.iter().map(|handler| Part::new(handler, visibility, &home)).collect();
+    let written = parts.iter().map(|part| &part.written);
+    let (binds, kept_as) = (parts.iter().map(|part| &part.binds), parts.iter().map(|part| &part.kept_as));
+    let within: Vec<_> = parts.iter().map(|part| &part.within).collect();
+    let each: Vec<_> = parts.iter().map(|part| &part.bound).collect();
+    let found = parts.iter().zip(handlers).enumerate().map(|(number, (part, Handler { request, .. }))| {
+        let (number, within) = (Index::from(number), &part.within);
+        // What lists the requests that have one shows it.
+        quote_spanned! {part.at=>
+            impl<__S> #home::HandlerFor<#request, __S> for #name where #(#each,)* {
+                type Within = #within;
 
                 fn find(bound: &Self::Bound) -> &Self::Within {
-                    &bound.#kept_as
+                    &bound.#number
                 }
             }
         }
     });
-    let requests = handlers.iter().map(|handler| &handler.request);
     Ok(quote! {
         #(#kept)*
         #visibility struct #name { #(#fields),* }
 
-        // Of a field that begins with `_`, say.
-        #[allow(non_snake_case)]
+        // Names are made of those of the fields, and a set that nobody uses is to be told once.
+        #[allow(dead_code, non_camel_case_types, non_snake_case)]
         const _: () = {
-            #[doc(hidden)]
-            #visibility struct #bound<__S: #stack> { #(#kept_as: #within,)* __stack: ::core::marker::PhantomData<fn(__S)> }
+            #(#written)*
 
-            impl<__S: #stack> #home::StaticHandlers<__S> for #name {
-                type Bound = #bound<__S>;
+            impl<__S> #home::StaticHandlers<__S> for #name where #(#each,)* {
+                type Bound = (#(::std::sync::Arc<#within>,)*);
 
                 fn bind(self, __requests: #home::RequestMap<__S>) -> (#home::RequestMap<__S>, Self::Bound) {
-                    #(let (__requests, #kept_as) =
-                        #home::__private::declared::bind::<__S, #requests, _>(__requests, self.#names);)*
-                    (__requests, #bound { #(#kept_as,)* __stack: ::core::marker::PhantomData })
+                    #(#binds)*
+                    (__requests, (#(#kept_as,)*))
                 }
             }
 
             #(#found)*
 
-            impl<__S: #stack> #home::HandlerFor<#home::__private::declared::NoRequest, __S> for #name {
+            impl<__S> #home::HandlerFor<#home::__private::declared::NoRequest, __S> for #name where #(#each,)* {
                 type Within = #home::__private::declared::NoHandler;
 
                 fn find(_: &Self::Bound) -> &Self::Within {
@@ -136,9 +129,131 @@ pub(crate) fn expand(declared: &Declared) -> Result<TokenStream> {
     })
 }
 
-/// A name that stands in no one's way.
-fn hidden(field: &Ident) -> Ident {
-    format_ident!("__of_{}", field.unraw(), span = field.span())
+/// What is written for one handler.
+struct Part {
+    /// Where the handler stands.
+    at: Span,
+    /// A type of its own, which is bound in the handler's place. All else names that one alone, and takes for granted that it
+    /// can be: so what is wrong with the handler is said where it is written, and nowhere else.
+    written: TokenStream,
+    /// That it can be.
+    bound: TokenStream,
+    within: TokenStream,
+    binds: TokenStream,
+    kept_as: Ident,
+}
+
+impl Part {
+    fn new(
+        Handler { field, request, handler, .. }: &Handler,
+        visibility: &Visibility,
+        home: &TokenStream,
+    ) -> Self {
+        let at = Span::call_site().located_at(handler.span());
+        let stands_for = format_ident!("__for_{}", field.unraw(), span = at);
+        let is = format_ident!("__is_{}", field.unraw(), span = at);
+        let asked = format_ident!("__ask_{}", field.unraw(), span = at);
+        let kept_as = format_ident!("__of_{}", field.unraw(), span = at);
+        let bind = quote_spanned!(at=> #home::__private::declared::Bind<#request, #is, __S>);
+        // Each mention of the handler is the same word in the same place, and asks for the same: what the compiler says twice in
+        // the same words, it says once.
+        let itself = quote_spanned!(at=> <#is as #home::__private::declared::Bind<#asked, #is, __S>>);
+        Self {
+            at,
+            written: quote_spanned! {at=>
+                type #is = #handler;
+                type #asked = #request;
+                #[doc(hidden)]
+                #visibility struct #stands_for;
+                impl<__S: #home::MiddlewareStack<#asked>> #bind for #stands_for {
+                    type Within = #itself::Within;
+
+                    fn bind(
+                        handler: #is,
+                        requests: #home::RequestMap<__S>,
+                    ) -> (#home::RequestMap<__S>, ::std::sync::Arc<Self::Within>) {
+                        #itself::bind(handler, requests)
+                    }
+                }
+            },
+            bound: quote!(#stands_for: #bind),
+            within: quote!(<#stands_for as #bind>::Within),
+            binds: quote! {
+                let (__requests, #kept_as) = <#stands_for as #bind>::bind(self.#field, __requests);
+            },
+            kept_as,
+        }
+    }
+}
+
+impl Declared {
+    /// Where something stands under a condition: both courses, of which the compiler takes one. A macro cannot know whether it
+    /// holds, and not all that is written for a handler can have an attribute. One condition at a time, so that what is written
+    /// does not double with each.
+    fn either(&self, home: &TokenStream) -> Result<Option<TokenStream>> {
+        let Self { visibility, name, handlers, .. } = self;
+        let declare = |attributes: &[Attribute], handlers: &[TokenStream]| quote!(#home::__private::mediator! { #(#attributes)* #visibility struct #name { #(#handlers,)* } });
+        let mut all: Vec<_> = handlers.iter().map(ToTokens::to_token_stream).collect();
+        let (attributes, conditions) = split(&self.attributes)?;
+        if !conditions.is_empty() {
+            let declared = declare(&attributes, &all);
+            return Ok(Some(quote!(#[cfg(all(#(#conditions),*))] #declared)));
+        }
+        for (number, handler) in handlers.iter().enumerate() {
+            let (attributes, conditions) = split(&handler.attributes)?;
+            if conditions.is_empty() {
+                continue;
+            }
+            all[number] = handler.with_attributes(&attributes);
+            let with = declare(&self.attributes, &all);
+            all.remove(number);
+            let without = declare(&self.attributes, &all);
+            return Ok(Some(quote! {
+                #[cfg(all(#(#conditions),*))]
+                #with
+                #[cfg(not(all(#(#conditions),*)))]
+                #without
+            }));
+        }
+        Ok(None)
+    }
+}
+
+impl Handler {
+    fn with_attributes(&self, attributes: &[Attribute]) -> TokenStream {
+        let Self { visibility, field, request, handler, .. } = self;
+        quote!(#(#attributes)* #visibility #field: #request => #handler)
+    }
+}
+
+impl ToTokens for Handler {
+    fn to_tokens(&self, tokens: &mut TokenStream) {
+        tokens.extend(self.with_attributes(&self.attributes));
+    }
+}
+
+/// Parts the conditions from the other attributes.
+fn split(attributes: &[Attribute]) -> Result<(Vec<Attribute>, Vec<TokenStream>)> {
+    let (mut others, mut conditions) = (Vec::new(), Vec::new());
+    for attribute in attributes {
+        if attribute.path().is_ident("cfg") {
+            conditions.push(attribute.meta.require_list()?.tokens.clone());
+        } else if attribute.path().is_ident("cfg_attr") && holds_a_condition(attribute)? {
+            return Err(Error::new_spanned(
+                attribute,
+                "a `cfg` in a `cfg_attr` is not read here: write it as one condition, `#[cfg(any(not(..), ..))]`",
+            ));
+        } else {
+            others.push(attribute.clone());
+        }
+    }
+    Ok((others, conditions))
+}
+
+/// Whether a `cfg_attr` has a `cfg` among what it adds.
+fn holds_a_condition(attribute: &Attribute) -> Result<bool> {
+    let metas = attribute.parse_args_with(Punctuated::<Meta, Token![,]>::parse_terminated)?;
+    Ok(metas.iter().skip(1).any(|meta| meta.path().is_ident("cfg")))
 }
 
 /// The compiler would find them, too, but not say it as well.

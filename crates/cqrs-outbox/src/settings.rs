@@ -17,7 +17,7 @@ pub struct RelaySettings {
     /// How often leases are renewed. Default 3 s.
     pub heartbeat_interval: Duration,
     /// In the last part of a lease nothing is published, so that a clock that runs a little fast does no harm.
-    /// Default 2 s.
+    /// Default 2 s; zero is for clocks that agree.
     pub lease_margin: Duration,
     /// How long without news until the outbox is read all the same. Default 500 ms.
     pub poll_interval: Duration,
@@ -51,7 +51,8 @@ pub struct RelaySettings {
     /// How long one call of the store may take. Default 5 s.
     pub store_timeout: Duration,
     /// How long a confirmed row waits for others before they are removed from the outbox together. It does not wait where
-    /// nothing else is with the broker. What was not removed is sent again after a crash. Default 5 ms.
+    /// nothing else is with the broker. What was not removed is sent again after a crash. Zero: it never waits.
+    /// Default 5 ms.
     pub settle_linger: Duration,
     /// How often an event may be refused for a reason of its own before it goes to the dead letters. Default 10.
     ///
@@ -75,7 +76,8 @@ pub struct RelaySettings {
     pub backoff: Duration,
     /// The longest wait after a failure. Default 30 s.
     pub max_backoff: Duration,
-    /// How long what is with the broker may take on a stop, until it is left to the next relay. Default 5 s.
+    /// How long what is with the broker may take on a stop, until it is left to the next relay. Zero: it is left at once.
+    /// Default 5 s.
     pub stop_grace: Duration,
 }
 

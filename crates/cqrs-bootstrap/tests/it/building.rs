@@ -44,6 +44,16 @@ async fn everything_that_is_wrong_is_told_at_once() {
 }
 
 #[tokio::test]
+async fn settings_of_a_consumer_that_is_not_there_are_refused() {
+    let error = bootstrap().consumer(|consumer| consumer.concurrency(2)).build().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Configuration);
+    assert!(
+        error.to_string().starts_with("there are settings for a consumer, and nothing is subscribed"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
 async fn a_relay_wants_a_broker_and_fitting_settings() {
     let error = bootstrap().outbox(MemoryOutbox::new()).build().await.unwrap_err();
     assert!(error.to_string().contains("there is no broker"), "{error}");

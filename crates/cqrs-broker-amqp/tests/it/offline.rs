@@ -1,5 +1,7 @@
 //! What holds without a server.
 
+use std::time::Duration;
+
 use cqrs_broker_amqp::AmqpBroker;
 use cqrs_core::broker::{MessageBroker, SubscribeOptions};
 use cqrs_core::{ErrorClass, Message};
@@ -13,6 +15,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         Trial::test("offline::nobody_there_is_an_outage", nobody_there),
         Trial::test("offline::it_wants_a_runtime", no_runtime),
         Trial::test("offline::a_bad_url_is_reported_by_build", bad_url),
+        Trial::test("offline::a_confirm_timeout_of_zero_is_refused", no_time_to_confirm),
     ]
 }
 
@@ -53,5 +56,13 @@ fn bad_url() -> Result<(), Failed> {
     let error = builder.build().unwrap_err();
     assert_eq!(error.class(), ErrorClass::Fatal);
     assert!(error.to_string().contains("me:***@host"), "{error}");
+    Ok(())
+}
+
+fn no_time_to_confirm() -> Result<(), Failed> {
+    let builder = AmqpBroker::builder("amqp://me:hunter2@localhost").confirm_timeout(Duration::ZERO);
+    let error = builder.build().unwrap_err();
+    assert_eq!(error.class(), ErrorClass::Fatal);
+    assert!(error.to_string().starts_with("the confirm timeout is zero"), "{error}");
     Ok(())
 }

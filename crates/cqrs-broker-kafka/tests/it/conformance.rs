@@ -32,7 +32,7 @@ impl BrokerUnderTest for Kafka {
 const MOCK: &[&[&str]] = &[
     &["envelope", "formats", "headers", "keys", "payloads"],
     &["prefetch", "lost", "cancelled-next", "stale-tag"],
-    &["closed", "publisher-closed", "oversize", "missing-destination"],
+    &["closed", "publisher-closed", "oversize", "missing-destination", "no-destination"],
     &["session-order", "session-gap", "session-abort"],
 ];
 

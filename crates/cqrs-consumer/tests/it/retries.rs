@@ -124,6 +124,35 @@ async fn a_time_out_cancels_the_handler_and_is_a_failure() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_dead_letter_names_the_handler_that_hung() {
+    struct Hangs(&'static str);
+
+    impl EventHandler<RoomClosed> for Hangs {
+        async fn handle(&self, _: &RoomClosed, _: &Context<'_>) -> Result<()> {
+            if self.0 == "second" { std::future::pending().await } else { Ok(()) }
+        }
+
+        fn name(&self) -> &str {
+            self.0
+        }
+    }
+
+    let broker = Script::new();
+    let map = EventMap::new()
+        .subscribe::<RoomClosed>("rooms", Hangs("first"))
+        .subscribe::<RoomClosed>("rooms", Hangs("second"))
+        .subscribe::<RoomClosed>("rooms", Hangs("third"));
+    let consumer = consumer(&broker, mediator(map)).handler_timeout(Duration::from_secs(5)).build().unwrap();
+    broker.deliver([message(0, None)]);
+    let running = run(&consumer);
+    until(|| broker.acked() == [0]).await;
+    let letter = &broker.published()[0];
+    let reason = letter.headers.get_str(cqrs_consumer::header::REASON).unwrap();
+    assert!(reason.ends_with("its handler `second` was at work"), "{reason}");
+    running.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn handlers_see_until_when_they_have_time() {
     let (broker, left) = (Script::new(), Arc::new(OnceLock::new()));
     let seen = left.clone();

@@ -59,7 +59,8 @@ pub trait MessageBroker: Debug + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// A [`BrokerError`]; of class [`ErrorClass::Destination`] if a topic does not exist or is not allowed.
+    /// A [`BrokerError`]; of class [`ErrorClass::Destination`] if a topic does not exist or is not allowed, or the options lack
+    /// something ([`SubscribeOptions::check`]).
     async fn subscribe(&self, options: SubscribeOptions) -> Result<Box<dyn Subscription>, BrokerError>;
 
     /// Whether the broker can be reached now.
@@ -124,7 +125,7 @@ pub struct SubscribeOptions {
     pub group: String,
     /// The topics.
     pub topics: Vec<String>,
-    /// How many messages may be delivered and not yet acknowledged. Default 256.
+    /// How many messages may be delivered and not yet acknowledged, at least 1. Default 256.
     pub prefetch: usize,
     /// Where a group begins that the broker does not know yet. Default [`StartFrom::Earliest`].
     pub start_from: StartFrom,
@@ -141,10 +142,10 @@ impl SubscribeOptions {
         }
     }
 
-    /// Sets how many messages may be delivered and not yet acknowledged.
+    /// Sets how many messages may be delivered and not yet acknowledged, at least 1.
     #[must_use]
     pub fn with_prefetch(mut self, prefetch: usize) -> Self {
-        self.prefetch = prefetch.max(1);
+        self.prefetch = prefetch;
         self
     }
 
@@ -153,6 +154,34 @@ impl SubscribeOptions {
     pub fn with_start_from(mut self, start_from: StartFrom) -> Self {
         self.start_from = start_from;
         self
+    }
+
+    /// What an adapter asks before it subscribes to anything: whether there is a group, a topic, and room for a message.
+    ///
+    /// # Errors
+    ///
+    /// A [`BrokerError`] of class [`ErrorClass::Destination`] that names all that is missing.
+    pub fn check(&self) -> Result<(), BrokerError> {
+        let problems: Vec<_> = [
+            (self.group.is_empty(), "its group has no name: give it that of the service"),
+            (self.topics.is_empty(), "it has no topic: name at least one"),
+            (
+                self.topics.iter().any(String::is_empty),
+                "one of its topics has no name: write the topic of the events that it is to receive, or leave it out",
+            ),
+            (self.prefetch == 0, "its prefetch is 0, and no message would be delivered: make it at least 1"),
+        ]
+        .into_iter()
+        .filter_map(|(wrong, problem)| wrong.then_some(problem))
+        .collect();
+        if problems.is_empty() {
+            return Ok(());
+        }
+        let whose =
+            if self.group.is_empty() { String::new() } else { format!(" of the group `{}`", self.group) };
+        let message =
+            format!("the subscription{whose} is not one: {} (`SubscribeOptions`)", problems.join("; "));
+        Err(BrokerError::new(ErrorClass::Destination, message))
     }
 }
 

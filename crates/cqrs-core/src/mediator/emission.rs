@@ -99,7 +99,7 @@ pub(crate) async fn go_out_alone<E: DomainEvent>(
 ) -> Result<()> {
     let event = Stored::new(event);
     let mut emission = None;
-    if emitter.max_events() == 0 || emitter.is_concurrent() {
+    if emitter.is_concurrent() {
         let emission = emission.get_or_insert_with(|| Emission::boxed(emitter, cx));
         Box::pin(emission.take_domain(&event, None, 1)).await;
     } else {

@@ -69,20 +69,21 @@ impl EventEmitter {
         self
     }
 
-    /// How long the direct publishes of a request may take together. Default 30 s.
+    /// How long the direct publishes of a request may take together; zero is an error when the mediator is built. Default 30 s.
     pub fn with_confirm_timeout(mut self, timeout: Duration) -> Self {
         self.confirm_timeout = timeout;
         self
     }
 
-    /// How many events one request may lead to before this is taken for a cycle. Default 10,000.
+    /// How many events one request may lead to before this is taken for a cycle; 0 is an error when the mediator is built. Default 10,000.
     pub fn with_max_events(mut self, max_events: usize) -> Self {
         self.max_events = max_events;
         self
     }
 
     /// How many requests may stand within one another: a handler sends one whose handler sends one, or says an event whose handler
-    /// does. One more fails with [`ErrorKind::EventFlood`](crate::ErrorKind::EventFlood). Default 20.
+    /// does. One more fails with [`ErrorKind::EventFlood`](crate::ErrorKind::EventFlood); 0 is an error when the mediator is built.
+    /// Default 20.
     ///
     /// Each of them takes room on the stack of the thread, more with each middleware: for many, give the threads of the runtime
     /// more of it.
@@ -173,8 +174,25 @@ impl EventEmitter {
         self.confirm_timeout
     }
 
-    pub(super) fn problems(&self) -> &[String] {
-        self.events.problems()
+    /// What is wrong with its map, and with what it was told: one text for each.
+    pub(super) fn problems(&self) -> Vec<String> {
+        let own = [
+            (
+                self.confirm_timeout.is_zero(),
+                "the confirm timeout of the `EventEmitter` is zero: no broker could confirm a direct publish in time",
+            ),
+            (
+                self.max_events == 0,
+                "the `EventEmitter` lets a request lead to 0 events: raise its `with_max_events` to 1 at least",
+            ),
+            (
+                self.max_depth == 0,
+                "the `EventEmitter` lets 0 requests stand within one another, and the first one counts: raise its `with_max_depth` to \
+                 1 at least",
+            ),
+        ];
+        let own = own.into_iter().filter(|(wrong, _)| *wrong).map(|(_, problem)| problem.to_owned());
+        self.events.problems().iter().cloned().chain(own).collect()
     }
 
     /// Takes out what a request said that has been carried out. So it is not to be sent again, whatever failed here.

@@ -1,5 +1,6 @@
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::emitter::EventEmitter;
 use super::event_map::Handled;
@@ -45,12 +46,13 @@ impl EventMediator {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Configuration`], naming everything that is wrong with the map.
+    /// [`ErrorKind::Configuration`], naming everything that is wrong with the map and the emitter.
     pub fn new(emitter: EventEmitter) -> Result<Self> {
-        if emitter.problems().is_empty() {
+        let problems = emitter.problems();
+        if problems.is_empty() {
             Ok(Self::from_core(Arc::new(Core::of_events(emitter))))
         } else {
-            Err(Error::new(ErrorKind::Configuration, emitter.problems().join("\n")))
+            Err(Error::new(ErrorKind::Configuration, problems.join("\n")))
         }
     }
 
@@ -107,7 +109,7 @@ impl EventMediator {
     /// Dropping the future stops the handler where it stands; deliver the message again.
     pub async fn handle(&self, message: Message) -> Result<Dispatched> {
         let received = Received::new(self.encoder().decode(message)?);
-        let dispatched = self.dispatch(&received, Origin::Received(&received)).await?;
+        let dispatched = self.dispatch(&received, Origin::Received(&received), &AtomicUsize::new(0)).await?;
         Ok(Dispatched { event: received.message.name, ..dispatched })
     }
 
@@ -116,7 +118,7 @@ impl EventMediator {
     ///
     /// # Errors
     ///
-    /// As there; [`ErrorKind::Timeout`] if the deadline has passed; [`ErrorKind::CommitUnknown`] if it passed while a transaction was
+    /// As there; [`ErrorKind::Timeout`] if the deadline has passed, naming the handler that was at work; [`ErrorKind::CommitUnknown`] if it passed while a transaction was
     /// being committed or behind that, be it that of a handler before; [`ErrorKind::Cancelled`] if the token was cancelled before.
     ///
     /// # Cancel safety
@@ -125,16 +127,32 @@ impl EventMediator {
     pub async fn handle_with(&self, message: Message, options: &SendOptions) -> Result<Dispatched> {
         let received = Received::new(self.encoder().decode(message)?);
         let narrowed = Narrowed::of_received(&received, options);
-        let dispatched = self.dispatch(&received, Origin::Narrowed(&narrowed));
-        let dispatched = narrowed.limit(&received.message.name, dispatched).await?;
+        let begun = AtomicUsize::new(0);
+        let dispatched = self.dispatch(&received, Origin::Narrowed(&narrowed), &begun);
+        let dispatched = narrowed.limit(&received.message.name, dispatched).await.map_err(|error| {
+            let begun = begun.load(Ordering::Relaxed).checked_sub(1).filter(|_| error.is_out_of_time());
+            let mut handlers = self.core.emitter().events().of_message(&received.message);
+            match begun.and_then(|at_work| handlers.nth(at_work)) {
+                Some(handler) => {
+                    error.with_more(format_args!("its handler `{}` was at work", handler.name()))
+                }
+                None => error,
+            }
+        })?;
         Ok(Dispatched { event: received.message.name, ..dispatched })
     }
 
-    /// All but the name.
-    async fn dispatch(&self, received: &Received, origin: Origin<'_>) -> Result<Dispatched> {
+    /// All but the name. Counts the handlers as they begin, for who may have to tell which one hung.
+    async fn dispatch(
+        &self,
+        received: &Received,
+        origin: Origin<'_>,
+        begun: &AtomicUsize,
+    ) -> Result<Dispatched> {
         let emitter = self.core.emitter();
         let mut dispatched = Dispatched::default();
         for handler in emitter.events().of_message(&received.message) {
+            begun.fetch_add(1, Ordering::Relaxed);
             let mut cx = Context::new(&self.core, origin);
             match handler.handle(&received.message, &cx).await? {
                 Handled::Done => dispatched.handled += 1,

@@ -31,10 +31,10 @@ impl RequestMediator {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Configuration`], naming everything that is wrong with the maps.
+    /// [`ErrorKind::Configuration`], naming everything that is wrong with the maps and the emitter.
     pub fn new<S, V>(requests: RequestMap<S, V>, emitter: EventEmitter) -> Result<Self> {
         let RequestMap { mut handlers, mut problems, .. } = requests;
-        problems.extend_from_slice(emitter.problems());
+        problems.extend(emitter.problems());
         if problems.is_empty() {
             handlers.settle();
             Ok(Self { core: Arc::new(Core { handlers, emitter }) })

@@ -195,15 +195,21 @@ pub trait HandlerFor<R: Request, S>: StaticHandlers<S> {
 pub mod declared {
     use super::*;
 
-    /// A handler within middlewares.
-    pub type Within<S, R, H> = Arc<<S as MiddlewareStack<R>>::Bound<H>>;
+    /// What binds a handler within these middlewares: the handler itself, and the type that stands for it in what is written.
+    pub trait Bind<R: Request, H, S> {
+        /// The handler within them.
+        type Within: Next<R>;
 
-    /// Binds a handler to the map, and keeps it for those who know its type.
-    pub fn bind<S: MiddlewareStack<R>, R: Request, H: RequestHandler<R>>(
-        requests: RequestMap<S>,
-        handler: H,
-    ) -> (RequestMap<S>, Within<S, R, H>) {
-        requests.bind_shared(handler)
+        /// Binds it to the map, and keeps it for those who know its type.
+        fn bind(handler: H, requests: RequestMap<S>) -> (RequestMap<S>, Arc<Self::Within>);
+    }
+
+    impl<R: Request, S: MiddlewareStack<R>, H: RequestHandler<R>> Bind<R, H, S> for H {
+        type Within = S::Bound<H>;
+
+        fn bind(handler: H, requests: RequestMap<S>) -> (RequestMap<S>, Arc<Self::Within>) {
+            requests.bind_shared(handler)
+        }
     }
 
     /// A request that nobody can send. With a handler for it each set of handlers has two, so that the compiler

@@ -2,9 +2,9 @@ use std::time::Duration;
 
 use futures_util::Stream;
 
-use super::StreamMiddleware;
 use super::step::{Step, for_requests_and_events};
 use super::stream::run_within;
+use super::{Placement, StreamMiddleware};
 use crate::context::{Context, Narrowed};
 use crate::error::{Error, Result};
 use crate::request::{StreamHandler, StreamRequest};
@@ -31,9 +31,16 @@ use crate::send_options::SendOptions;
 pub struct Timeout(Duration);
 
 impl Timeout {
-    /// So long a handler may take. Zero fails each of them.
+    /// So long a handler may take; zero is an error when the mediator is built.
     pub fn after(limit: Duration) -> Self {
         Self(limit)
+    }
+
+    fn checked(&self) -> Result<(), String> {
+        if self.0.is_zero() {
+            return Err("a `Timeout` of zero fails each handler: give them some time".to_owned());
+        }
+        Ok(())
     }
 
     async fn around<T, E: From<Error>>(&self, step: impl Step<T, E>, cx: &Context<'_>) -> Result<T, E> {
@@ -42,7 +49,11 @@ impl Timeout {
     }
 }
 
-for_requests_and_events!(Timeout);
+for_requests_and_events!(Timeout {
+    fn check(&self, _: &Placement) -> Result<(), String> {
+        self.checked()
+    }
+});
 
 impl<R: StreamRequest> StreamMiddleware<R> for Timeout {
     fn call<N: StreamHandler<R>>(
@@ -52,5 +63,9 @@ impl<R: StreamRequest> StreamMiddleware<R> for Timeout {
         next: &N,
     ) -> impl Stream<Item = Result<R::Item, R::Error>> + Send {
         run_within(request, cx, next, SendOptions::default().with_timeout(self.0), None)
+    }
+
+    fn check(&self, _: &Placement) -> Result<(), String> {
+        self.checked()
     }
 }

@@ -301,6 +301,10 @@ fn what_makes_no_sense_is_refused_when_the_mediator_is_made() {
     let text = refused(RequestMediator::new(unasked.middleware(Validation), EventEmitter::default()));
     assert!(text.starts_with("the request `Book`: it says what is wrong with it"), "{text}");
 
+    let hasty = RequestMap::new().middleware(Timeout::after(Duration::ZERO)).bind::<Act>(quiet());
+    let text = refused(RequestMediator::new(hasty, EventEmitter::default()));
+    assert_eq!(text, "the request `Act`: a `Timeout` of zero fails each handler: give them some time");
+
     let closed = RequestMap::new().middleware(ConcurrencyLimit::new(0)).bind::<Act>(quiet());
     assert!(refused(RequestMediator::new(closed, EventEmitter::default())).contains("lets nothing through"));
     build(RequestMap::new().bind::<Act>(quiet())).unwrap();
@@ -312,12 +316,14 @@ fn what_makes_no_sense_is_refused_when_the_mediator_is_made() {
     let error = EventMediator::new(EventEmitter::new(map)).unwrap_err();
     assert!(error.to_string().starts_with("the event `happened`: a `Retry` stands within"), "{error}");
 
-    let both = EventMap::new()
+    let all = EventMap::new()
         .middleware(ConcurrencyLimit::new(0))
+        .middleware(Timeout::after(Duration::ZERO))
         .middleware(Retry::new(RetryPolicy::default().with_max_attempts(0)))
         .bind::<Happened>(on_event(|_: &Happened, _| Box::pin(async { Ok(()) })));
-    let text = EventMediator::new(EventEmitter::new(both)).unwrap_err().to_string();
+    let text = EventMediator::new(EventEmitter::new(all)).unwrap_err().to_string();
     assert!(text.contains("lets nothing through") && text.contains("attempts is 0"), "{text}");
+    assert!(text.contains("a `Timeout` of zero fails each handler"), "{text}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -440,21 +440,33 @@ async fn what_goes_along_with_a_received_message_is_there_for_all_its_handlers()
 
 #[tokio::test(start_paused = true)]
 async fn the_deadline_of_a_received_message_is_that_of_all_its_handlers_together() {
-    let slow = || {
-        on_event(|_: &Closed, _| {
-            Box::pin(async {
-                sleep(SECOND * 2 / 3).await;
-                Ok(())
-            })
-        })
-    };
-    let events = EventMap::new().subscribe::<Closed>("rooms", slow()).subscribe::<Closed>("rooms", slow());
+    struct Slow(&'static str);
+
+    impl EventHandler<Closed> for Slow {
+        async fn handle(&self, _: &Closed, _: &Context<'_>) -> Result<()> {
+            sleep(SECOND * 2 / 3).await;
+            Ok(())
+        }
+
+        fn name(&self) -> &str {
+            self.0
+        }
+    }
+
+    let events = EventMap::new()
+        .subscribe::<Closed>("elsewhere", Slow("not asked"))
+        .subscribe::<Closed>("rooms", Slow("in time"))
+        .subscribe::<Closed>("rooms", Slow("too slow"))
+        .subscribe::<Closed>("rooms", Slow("not begun"));
     let events = EventMediator::new(EventEmitter::new(events)).unwrap();
     let began = Instant::now();
     let error = events.handle_with(closed(), &SendOptions::default().with_timeout(SECOND)).await.unwrap_err();
     assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Timeout, true));
-    assert_eq!(error.to_string(), "the time for `closed` is up");
+    assert_eq!(error.to_string(), "the time for `closed` is up; its handler `too slow` was at work");
     assert_eq!(began.elapsed(), SECOND);
+    let past = SendOptions::default().with_deadline(Instant::now().into_std());
+    let error = events.handle_with(closed(), &past).await.unwrap_err();
+    assert_eq!(error.to_string(), "the time for `closed` is up");
 }
 
 /// The number of the session of the scope.

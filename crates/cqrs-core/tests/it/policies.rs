@@ -374,9 +374,26 @@ async fn the_policies_are_those_of_an_event_from_outside_too() {
         assert_eq!(error, None);
         assert_eq!(journal, ["first 1", "second 1", "third 1", "followed 1", "followed 1"]);
     }
-    let (journal, error) = outside(|emitter| emitter.with_max_events(0)).await;
-    assert!(error.unwrap().contains("one request led to more than 0 events"));
-    assert!(journal.is_empty());
+    let (journal, error) =
+        outside(|emitter| emitter.with_max_events(1).with_on_failure(OnEventFailure::Log)).await;
+    assert!(error.unwrap().contains("one request led to more than 1 events"));
+    assert_eq!(journal, ["first 1", "second 1", "third 1"]);
+}
+
+#[test]
+fn limits_of_nothing_are_refused_all_at_once() {
+    let emitter =
+        || EventEmitter::default().with_max_events(0).with_max_depth(0).with_confirm_timeout(Duration::ZERO);
+    let by_requests = RequestMediator::new(RequestMap::new(), emitter()).unwrap_err();
+    let by_events = EventMediator::new(emitter()).unwrap_err();
+    assert_eq!(by_requests.to_string(), by_events.to_string());
+    assert_eq!(by_events.kind(), ErrorKind::Configuration);
+    let text = by_events.to_string();
+    let said: Vec<_> = text.lines().collect();
+    assert_eq!(said.len(), 3, "{text}");
+    assert!(said[0].contains("the confirm timeout of the `EventEmitter` is zero"), "{text}");
+    assert!(said[1].contains("lead to 0 events: raise its `with_max_events`"), "{text}");
+    assert!(said[2].contains("lets 0 requests stand within one another"), "{text}");
 }
 
 /// What three handlers noted of which the second fails, and the error.

@@ -110,6 +110,60 @@ async fn fields_and_types_may_have_any_name() {
     mediator.send(Halve(2)).await.unwrap();
 }
 
+// What is off need not be there, and one of two for a request may be on.
+mediator! {
+    #[cfg(all())]
+    struct Conditional {
+        #[cfg(any())]
+        add: NotThere => NeitherThisOne,
+        /// Is there.
+        #[cfg(all())]
+        #[allow(dead_code)]
+        add: Add => Arithmetician,
+        #[cfg(all())]
+        #[cfg(not(test))]
+        twice: Twice => NeitherThisOne,
+        #[cfg(test)]
+        twice: Twice => Arithmetician,
+        halve: Halve => Arithmetician,
+    }
+}
+
+mediator! {
+    #[cfg(any())]
+    struct Conditional {
+        add: Add => NeitherThisOne,
+    }
+}
+
+#[tokio::test]
+async fn a_condition_of_a_field_is_one_of_all_that_belongs_to_it() {
+    mediator! {
+        struct Within {
+            #[cfg(any())]
+            add: Add => NeitherThisOne,
+            #[cfg(all())]
+            halve: Halve => Arithmetician,
+        }
+    }
+
+    let journal = Journal::new();
+    let handlers = Conditional {
+        add: Arithmetician(journal),
+        twice: Arithmetician(journal),
+        halve: Arithmetician(journal),
+    };
+    let mediator = StaticMediator::new(handlers, RequestMap::new(), EventEmitter::default()).unwrap();
+    assert_eq!(mediator.send(Twice(2)).await.unwrap(), 4);
+    mediator.send(Halve(2)).await.unwrap();
+
+    let handlers = Within { halve: Arithmetician(journal) };
+    // `Add` is not among its handlers, so there is room for one in the map.
+    let requests = RequestMap::new().bind::<Add>(Arithmetician(journal));
+    let mediator = StaticMediator::new(handlers, requests, EventEmitter::default()).unwrap();
+    mediator.send(Halve(2)).await.unwrap();
+}
+
 fn arithmetic<S>(requests: RequestMap<S>, journal: &'static Journal) -> Result<StaticMediator<Arithmetic, S>>
 where
     Arithmetic: StaticHandlers<S>,

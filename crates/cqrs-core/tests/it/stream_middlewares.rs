@@ -160,6 +160,9 @@ fn one_that_cannot_stand_where_it_does_is_refused_when_the_mediator_is_made() {
     let closed = RequestMap::new().stream_middleware(ConcurrencyLimit::new(0));
     let text = RequestMediator::new(closed.bind_stream::<Count>(Counting), EventEmitter::default());
     assert!(text.unwrap_err().to_string().contains("lets nothing through"));
+    let hasty = RequestMap::new().stream_middleware(Timeout::after(Duration::ZERO));
+    let text = RequestMediator::new(hasty.bind_stream::<Count>(Counting), EventEmitter::default());
+    assert!(text.unwrap_err().to_string().contains("a `Timeout` of zero fails each handler"));
 }
 
 /// Gives 0 in place of an error, and ends behind the first items.

@@ -27,6 +27,42 @@ mediator! {
     }
 }
 
+mod rooms {
+    pub struct Numbers<T>(pub T);
+}
+
+mediator! {
+    struct NorThisOne {
+        open: OpenRoom => Handler,
+        close: crate::CloseRoom => rooms::Numbers<u8>,
+    }
+}
+
+struct Counts;
+
+#[derive(Request)]
+#[request(response = u64)]
+struct CountRooms;
+
+impl RequestHandler<CountRooms> for Counts {
+    async fn handle(&self, _: CountRooms, _: &Context<'_>) -> Result<String> {
+        Ok(String::new())
+    }
+}
+
+mediator! {
+    struct AnswersSomethingElse {
+        count: CountRooms => Counts,
+    }
+}
+
+mediator! {
+    struct Conditions {
+        #[cfg_attr(all(), cfg(any()))]
+        open: OpenRoom => Handler,
+    }
+}
+
 mediator! {
     struct NoHandler {
         open: OpenRoom,

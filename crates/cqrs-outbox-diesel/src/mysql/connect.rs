@@ -18,6 +18,7 @@ use uuid::Uuid;
 
 use super::watch::{is_at_rest, watch};
 use super::{MySql, sql};
+use crate::network::check_patience;
 use crate::outbox::{Outbox, Settings};
 
 type Connect = dyn Fn(&str) -> BoxFuture<'static, ConnectionResult<AsyncMysqlConnection>> + Send + Sync;
@@ -83,14 +84,14 @@ impl Outbox<MySql> {
 }
 
 impl MySqlBuilder {
-    /// How many connections there are at most for your transactions. Default 10. A relay in the same process has up to
+    /// How many connections there are at most for your transactions; 0 is taken for 1. Default 10. A relay in the same process has up to
     /// seven of its own.
     pub fn max_connections(mut self, max_connections: usize) -> Self {
         self.max_connections = max_connections.max(1);
         self
     }
 
-    /// How long a connection may take, and how long to wait for a free one. Default 5 s.
+    /// How long a connection may take, and how long to wait for a free one; more than zero. Default 5 s.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
         self
@@ -168,9 +169,11 @@ impl MySqlBuilder {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Configuration`] if the URL is not one of MySQL or names no database, or the tables cannot have such names.
+    /// [`ErrorKind::Configuration`] if the URL is not one of MySQL or names no database, the tables cannot have such
+    /// names, or the connect timeout is zero.
     pub fn connect_lazily(self) -> Result<Outbox<MySql>> {
         let shown = without_password(&self.url);
+        check_patience(self.connect_timeout)?;
         let wrong = |what: String| cqrs_core::Error::new(ErrorKind::Configuration, what);
         let rest = ["mysql://", "mariadb://"].iter().find_map(|scheme| self.url.strip_prefix(scheme));
         let Some(rest) = rest else {

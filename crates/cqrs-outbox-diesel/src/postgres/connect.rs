@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use super::Pg;
 use super::notify::Notifications;
+use crate::network::check_patience;
 use crate::outbox::{Elsewhere, Outbox, Settings};
 
 pub(super) type Connect =
@@ -64,13 +65,13 @@ impl Outbox<Pg> {
 }
 
 impl PgBuilder {
-    /// How many connections there are at most, the relay's included. Default 10.
+    /// How many connections there are at most, the relay's included; 0 is taken for 1. Default 10.
     pub fn max_connections(mut self, max_connections: usize) -> Self {
         self.max_connections = max_connections.max(1);
         self
     }
 
-    /// How long a connection may take, and how long to wait for a free one. Default 5 s.
+    /// How long a connection may take, and how long to wait for a free one; more than zero. Default 5 s.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
         self
@@ -161,9 +162,11 @@ impl PgBuilder {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Configuration`] if the URL is not one of PostgreSQL, or the tables cannot have such names.
+    /// [`ErrorKind::Configuration`] if the URL is not one of PostgreSQL, the tables cannot have such names, or the connect timeout is
+    /// zero.
     pub fn connect_lazily(self) -> Result<Outbox<Pg>> {
         let shown = without_password(&self.url);
+        check_patience(self.connect_timeout)?;
         if !self.url.starts_with("postgres://") && !self.url.starts_with("postgresql://") {
             return Err(cqrs_core::Error::new(
                 ErrorKind::Configuration,

@@ -53,7 +53,8 @@ impl Outbox<Sqlite> {
 }
 
 impl SqliteBuilder {
-    /// How many connections there are at most, the relay's included. One of them writes at a time. Default 8.
+    /// How many connections there are at most, the relay's included. One of them writes at a time; fewer than 2 are taken for 2.
+    /// Default 8.
     pub fn max_connections(mut self, max_connections: usize) -> Self {
         self.max_connections = max_connections.max(2);
         self

@@ -62,7 +62,11 @@ fails! {
 
     swallows_what_is_too_large: Fault::SwallowsOversize => ["oversize"];
     keeps_the_limit_to_itself: Fault::HidesLimit => ["oversize"];
-    swallows_what_has_no_topic: Fault::SwallowsUnroutable => ["missing-destination"];
+    swallows_what_has_no_destination: Fault::SwallowsUnroutable => ["missing-destination"];
+    swallows_what_names_no_topic: Fault::SwallowsNameless => ["no-destination"];
+    subscribes_no_group: Fault::NamelessGroup => ["no-destination"];
+    subscribes_to_no_topic: Fault::NamelessTopic => ["no-destination"];
+    delivers_without_a_prefetch: Fault::NoPrefetch => ["no-destination"];
 
     swaps_in_a_session: Fault::SessionSwaps => ["session-order", "session-gap", "session-abort"];
     goes_on_in_a_session: Fault::SessionGoesOn => ["session-gap"];

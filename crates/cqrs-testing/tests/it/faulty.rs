@@ -52,6 +52,10 @@ pub(crate) enum Fault {
     SwallowsOversize,
     HidesLimit,
     SwallowsUnroutable,
+    SwallowsNameless,
+    NamelessGroup,
+    NamelessTopic,
+    NoPrefetch,
     /// Every seventh message of a session goes behind the next one.
     SessionSwaps,
     /// A session takes more after one was refused.
@@ -180,7 +184,7 @@ impl MessageBroker for Faulty {
             Fault::SendsTwice if number.is_multiple_of(10) => {
                 self.inner.publish(message.clone()).await?;
             }
-            Fault::CrossTalk => {
+            Fault::CrossTalk if !message.topic.is_empty() => {
                 let elsewhere = self.elsewhere(&message.topic);
                 if let Some(topic) = elsewhere {
                     let mut astray = message.clone();
@@ -200,6 +204,7 @@ impl MessageBroker for Faulty {
                 Fault::HidesLimit => Err(BrokerError::new(ErrorClass::Event, "too large")),
                 _ => Err(error),
             },
+            Err(_) if self.fault == Fault::SwallowsNameless && message.topic.is_empty() => ok(),
             Ok(confirm) if self.fault == Fault::SwallowsUnroutable => {
                 Ok(Confirm::new(async move { confirm.await.or(Ok(Receipt::new())) }))
             }
@@ -220,6 +225,7 @@ impl MessageBroker for Faulty {
     async fn subscribe(&self, options: SubscribeOptions) -> Result<Box<dyn Subscription>, BrokerError> {
         let SubscribeOptions { topics, .. } = &options;
         if self.fault == Fault::OneGroupOnly {
+            options.check()?;
             let mut groups = self.groups.lock().unwrap();
             let group = |topic: &String| format!("{topic} {}", options.group);
             let known = topics.iter().any(|topic| groups.contains(&group(topic)));
@@ -230,10 +236,17 @@ impl MessageBroker for Faulty {
             groups.extend(topics.iter().cloned());
             groups.extend(topics.iter().map(group));
         }
-        let options = match self.fault {
-            Fault::IgnoresPrefetch => options.with_prefetch(1_000),
+        let mut options = match self.fault {
+            Fault::IgnoresPrefetch if options.prefetch > 0 => options.with_prefetch(1_000),
+            Fault::NoPrefetch if options.prefetch == 0 => options.with_prefetch(1),
             _ => options,
         };
+        if self.fault == Fault::NamelessGroup && options.group.is_empty() {
+            "nameless".clone_into(&mut options.group);
+        }
+        if self.fault == Fault::NamelessTopic {
+            options.topics.retain(|topic| !topic.is_empty());
+        }
         Ok(Box::new(FaultySubscription {
             inner: self.inner.subscribe(options).await?,
             fault: self.fault,

@@ -214,7 +214,7 @@ impl Builder {
         self
     }
 
-    /// Keeps at most so many messages that are not acknowledged by all their groups, all topics together, at least 1.
+    /// Keeps at most so many messages that are not acknowledged by all their groups, all topics together; 0 is taken for 1.
     /// Publishing waits for room. Default: no bound.
     ///
     /// A consumer that publishes while it handles a message can wait for room that only it could make: leave some to

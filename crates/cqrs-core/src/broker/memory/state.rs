@@ -129,6 +129,12 @@ impl State {
         message: &Arc<Message>,
     ) -> Result<Enqueued, BrokerError> {
         self.check(connection)?;
+        if message.topic.is_empty() {
+            return Err(BrokerError::new(
+                ErrorClass::Destination,
+                "the message has no topic: give it the name of one",
+            ));
+        }
         shared.settings.check_size(message)?;
         if shared.settings.capacity.is_some_and(|capacity| self.kept >= capacity) {
             return Ok(Enqueued::Full);
@@ -180,12 +186,7 @@ impl State {
         options: SubscribeOptions,
     ) -> Result<(u64, Arc<Notify>), BrokerError> {
         self.check(connection)?;
-        if options.topics.is_empty() {
-            return Err(BrokerError::new(
-                ErrorClass::Destination,
-                format!("the group `{}` subscribes to no topic: name at least one", options.group),
-            ));
-        }
+        options.check()?;
         options.topics.iter().try_for_each(|topic| shared.settings.check_topic(topic))?;
 
         let wake = Arc::clone(self.groups.entry(options.group.clone()).or_default());
@@ -201,7 +202,7 @@ impl State {
             connection,
             lanes,
             turn: 0,
-            prefetch: options.prefetch.max(1),
+            prefetch: options.prefetch,
             in_flight: 0,
             epoch: self.new_id(),
             lost: CancellationToken::new(),

@@ -219,6 +219,41 @@ async fn a_message_that_is_too_large_is_refused_by_name_of_the_limit() -> Tested
 }
 
 #[tokio::test]
+async fn what_names_no_topic_or_no_group_is_refused_by_name_of_what_it_lacks() -> Tested {
+    let broker = MemoryBroker::new();
+    let refused = broker.enqueue(&Message::new("", "x")).await.unwrap_err();
+    assert_eq!(refused.to_string(), "the message has no topic: give it the name of one (destination)");
+    assert_eq!(
+        class(broker.publish_session()?.enqueue(&Message::new("", "x"), None)),
+        ErrorClass::Destination
+    );
+
+    let complaint = async |options: SubscribeOptions| match broker.subscribe(options).await {
+        Ok(_) => panic!("it was subscribed"),
+        Err(error) => {
+            assert_eq!(error.class(), ErrorClass::Destination);
+            error.message().to_owned()
+        }
+    };
+    let none: [&str; 0] = [];
+    assert_eq!(
+        complaint(SubscribeOptions::new("projector", ["rooms", ""])).await,
+        "the subscription of the group `projector` is not one: one of its topics has no name: write the topic of the events that it \
+         is to receive, or leave it out (`SubscribeOptions`)"
+    );
+    assert_eq!(
+        complaint(SubscribeOptions::new("", none).with_prefetch(0)).await,
+        "the subscription is not one: its group has no name: give it that of the service; it has no topic: name at least one; its \
+         prefetch is 0, and no message would be delivered: make it at least 1 (`SubscribeOptions`)"
+    );
+    // Nothing was joined on the way: what is published waits for the first group.
+    broker.publish(text("x")).await?;
+    let mut subscription = broker.subscribe(group("projector")).await?;
+    now(&mut subscription).ack().await?;
+    Ok(())
+}
+
+#[tokio::test]
 async fn an_undeclared_topic_is_refused() -> Tested {
     let broker = MemoryBroker::builder().declared_topics_only(["others"]).build();
     let error = broker.publish(text("1")).await.unwrap_err();

@@ -1,6 +1,7 @@
 //! What cannot be sent is an error, and one that says what to do.
 
-use cqrs_core::{ErrorClass, Message};
+use cqrs_core::broker::SubscribeOptions;
+use cqrs_core::{BrokerError, ErrorClass, Message};
 
 use crate::broker::bench::{Bench, Checked, ensure, fail, skip};
 use crate::broker::stream::{Sent, id_of};
@@ -48,5 +49,40 @@ pub(super) async fn missing_destination(bench: &Bench<'_>) -> Checked {
             fail(format!("the error has the class {} instead of destination: {error}", error.class()))
         }
         Err(_) => Ok(broker.close().await?),
+    }
+}
+
+pub(super) async fn no_destination(bench: &Bench<'_>) -> Checked {
+    let broker = bench.open().await?;
+    let (topic, group) = (bench.topic("t").await?, bench.name("g"));
+    let published =
+        bench.bounded("publishing without a topic", broker.publish(Message::new("", "x"))).await?;
+    of_the_destination("a message without a topic", published)?;
+    let none: [&str; 0] = [];
+    for (what, options) in [
+        ("a subscription without a group", SubscribeOptions::new("", [&topic])),
+        ("a subscription without topics", SubscribeOptions::new(&group, none)),
+        ("a subscription to a topic without a name", SubscribeOptions::new(&group, ["", &topic])),
+        ("a subscription without a prefetch", SubscribeOptions::new(&group, [&topic]).with_prefetch(0)),
+    ] {
+        of_the_destination(what, bench.bounded(what, broker.subscribe(options)).await?)?;
+    }
+    let mut subscription = bench.subscribe(&broker, "g", &topic).await?;
+    let sent = Sent::new();
+    bench.publish(&broker, vec![sent.message(&topic)]).await?;
+    let delivery = bench.next(&mut subscription, "a message after one without a topic").await?;
+    ensure(id_of(&delivery)? == sent.id, || "another message arrived".to_owned())?;
+    bench.ack_done(delivery).await?;
+    subscription.close().await?;
+    broker.close().await?;
+    Ok(())
+}
+
+fn of_the_destination<T>(what: &str, outcome: Result<T, BrokerError>) -> Checked {
+    match outcome {
+        Ok(_) => fail(format!("{what} was Ok")),
+        Err(error) => ensure(error.class() == ErrorClass::Destination, || {
+            format!("{what}: the error has the class {} instead of destination: {error}", error.class())
+        }),
     }
 }
