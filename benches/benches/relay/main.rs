@@ -3,8 +3,8 @@
 //! The servers are those of the tests: `scripts/with-services cargo bench -p cqrs-benches --features servers --bench relay`,
 //! or `just bench-relay`. Arguments choose chapters by their names ([`CHAPTERS`]) and pairs of a database and a broker by a
 //! part of theirs: `just bench-relay latency "PostgreSQL to"`. `CQRS_BENCH_EVENTS` is how many events a run has (50,000; with
-//! one key a tenth of it), `CQRS_BENCH_RUNS` how many runs a line has (3): the median counts. `CQRS_BENCH_BACKLOG` is how many
-//! events wait in the chapter of that name (5,000,000).
+//! one key a tenth of it), `CQRS_BENCH_RUNS` how many runs a line has (3): the median counts. `CQRS_BENCH_KEYS` takes, of the
+//! throughput, the lines with so many keys. `CQRS_BENCH_BACKLOG` is how many events wait in the chapter of that name (5,000,000).
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)] // a program for whoever reads its tables
 
