@@ -356,6 +356,19 @@ pub fn cases() -> Result<Vec<Case>> {
                 timed.unwrap_or_default()
             }),
         ),
+        case(
+            "direct call, making its context",
+            Box::new(|times| {
+                let timed = inside(move |cx| {
+                    let call = async |command| {
+                        let cx = nested(cx);
+                        RequestHandler::handle(&Handler, command, &cx).await
+                    };
+                    time(times, || now(call(Command(black_box(NUMBERS)))))
+                });
+                timed.unwrap_or_default()
+            }),
+        ),
         case("send", Box::new(move |times| time(times, || now(plain.send(Command(black_box(NUMBERS))))))),
         case(
             "send by its handle",
