@@ -14,8 +14,9 @@ pub(crate) async fn measure(pairs: &[(Database, Broker)], size: Size) {
          | one in flight per key | of what is possible | CPU of the relay / of both floors |"
     );
     println!("|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|");
+    let only = number("CQRS_BENCH_KEYS", 0);
+    assert!(only == 0 || KEYS.contains(&only), "`CQRS_BENCH_KEYS` is one of {KEYS:?}");
     for (database, broker) in pairs {
-        let only = number("CQRS_BENCH_KEYS", 0);
         for keys in KEYS.into_iter().filter(|keys| only == 0 || *keys == only) {
             // One key is a tenth as fast, or less.
             let events = if keys == 1 { size.events / 10 } else { size.events };

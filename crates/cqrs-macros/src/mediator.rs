@@ -1,9 +1,9 @@
 //! `mediator!`: the handlers of a static mediator.
 
-use proc_macro2::{Span, TokenStream};
+use proc_macro2::{Span, TokenStream, TokenTree};
 use quote::{ToTokens, format_ident, quote, quote_spanned};
 use syn::ext::IdentExt;
-use syn::parse::{Parse, ParseStream};
+use syn::parse::{Parse, ParseStream, Parser};
 use syn::punctuated::Punctuated;
 use syn::spanned::Spanned;
 use syn::{Attribute, Error, Ident, Index, Meta, Result, Token, Type, Visibility, braced};
@@ -197,7 +197,7 @@ impl Declared {
         let (attributes, conditions) = split(&self.attributes)?;
         if !conditions.is_empty() {
             let declared = declare(&attributes, &all);
-            return Ok(Some(quote!(#[cfg(all(#(#conditions),*))] #declared)));
+            return Ok(Some(quote!(#[cfg(all(#(all(#conditions)),*))] #declared)));
         }
         for (number, handler) in handlers.iter().enumerate() {
             let (attributes, conditions) = split(&handler.attributes)?;
@@ -209,9 +209,9 @@ impl Declared {
             all.remove(number);
             let without = declare(&self.attributes, &all);
             return Ok(Some(quote! {
-                #[cfg(all(#(#conditions),*))]
+                #[cfg(all(#(all(#conditions)),*))]
                 #with
-                #[cfg(not(all(#(#conditions),*)))]
+                #[cfg(not(all(#(all(#conditions)),*)))]
                 #without
             }));
         }
@@ -238,7 +238,7 @@ fn split(attributes: &[Attribute]) -> Result<(Vec<Attribute>, Vec<TokenStream>)>
     for attribute in attributes {
         if attribute.path().is_ident("cfg") {
             conditions.push(attribute.meta.require_list()?.tokens.clone());
-        } else if attribute.path().is_ident("cfg_attr") && holds_a_condition(attribute)? {
+        } else if attribute.path().is_ident("cfg_attr") && holds_a_condition(&attribute.meta)? {
             return Err(Error::new_spanned(
                 attribute,
                 "a `cfg` in a `cfg_attr` is not read here: write it as one condition, `#[cfg(any(not(..), ..))]`",
@@ -250,10 +250,22 @@ fn split(attributes: &[Attribute]) -> Result<(Vec<Attribute>, Vec<TokenStream>)>
     Ok((others, conditions))
 }
 
-/// Whether a `cfg_attr` has a `cfg` among what it adds.
-fn holds_a_condition(attribute: &Attribute) -> Result<bool> {
-    let metas = attribute.parse_args_with(Punctuated::<Meta, Token![,]>::parse_terminated)?;
-    Ok(metas.iter().skip(1).any(|meta| meta.path().is_ident("cfg")))
+/// Whether a `cfg_attr` has a `cfg` among what it adds, be it by another `cfg_attr`.
+fn holds_a_condition(meta: &Meta) -> Result<bool> {
+    if !meta.path().is_ident("cfg_attr") {
+        return Ok(meta.path().is_ident("cfg"));
+    }
+    let added = added.parse2(meta.require_list()?.tokens.clone())?;
+    added.iter().try_fold(false, |found, meta| Ok(found || holds_a_condition(meta)?))
+}
+
+/// What stands behind the predicate, which need not be a path: `true` is one.
+fn added(tokens: ParseStream<'_>) -> Result<Punctuated<Meta, Token![,]>> {
+    while !tokens.is_empty() && !tokens.peek(Token![,]) {
+        tokens.parse::<TokenTree>()?;
+    }
+    tokens.parse::<Option<Token![,]>>()?;
+    Punctuated::parse_terminated(tokens)
 }
 
 /// The compiler would find them, too, but not say it as well.

@@ -31,13 +31,13 @@ const TOLD: [&str; 7] = [
 /// name, kind, version, time, content type and content encoding.
 #[non_exhaustive]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Changes {
+pub struct EditChanges {
     /// The payload, if it is another one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub payload: Option<Change>,
+    pub payload: Option<ValueEdit>,
     /// The headers that are others, by their names: the first 50.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub headers: Vec<HeaderChange>,
+    pub headers: Vec<HeaderEdit>,
     /// How many more there are.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub more_headers: usize,
@@ -49,28 +49,28 @@ pub struct Changes {
 /// Something before and after it was changed; `None` where it was not there: as a payload that is a tombstone.
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Change {
+pub struct ValueEdit {
     /// As it was.
-    pub before: Option<Noted>,
+    pub before: Option<ValueSummary>,
     /// As it is now.
-    pub after: Option<Noted>,
+    pub after: Option<ValueSummary>,
 }
 
 /// All headers of a name, before and after they were changed.
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HeaderChange {
+pub struct HeaderEdit {
     /// Their name; of a long one the first 200 bytes.
     pub name: String,
     /// What they were.
     #[serde(flatten)]
-    pub change: Change,
+    pub change: ValueEdit,
 }
 
 /// What is noted of a payload or of a header's value.
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Noted {
+pub struct ValueSummary {
     /// How many bytes it has; of several headers of a name, all of them together.
     pub bytes: usize,
     /// The value of a standard header, if there is one of its name, and it is text of up to 200 bytes.
@@ -83,7 +83,7 @@ fn is_zero(number: &usize) -> bool {
     *number == 0
 }
 
-impl Changes {
+impl EditChanges {
     /// Whether all is as it was, as when a header was set to what it had.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
@@ -93,8 +93,8 @@ impl Changes {
     pub(crate) fn between(before: &Message, after: &Message) -> Self {
         let payload = (before.payload != after.payload).then(|| {
             let noted =
-                |message: &Message| message.payload.as_ref().map(|payload| Noted::size(payload.len()));
-            Change { before: noted(before), after: noted(after) }
+                |message: &Message| message.payload.as_ref().map(|payload| ValueSummary::size(payload.len()));
+            ValueEdit { before: noted(before), after: noted(after) }
         });
         let mut headers = header_changes(&before.headers, &after.headers);
         let more_headers = headers.len().saturating_sub(MOST_HEADERS);
@@ -104,7 +104,7 @@ impl Changes {
 }
 
 /// In the order of their names.
-fn header_changes(before: &Headers, after: &Headers) -> Vec<HeaderChange> {
+fn header_changes(before: &Headers, after: &Headers) -> Vec<HeaderEdit> {
     // Of each name, the values before and after.
     let mut values = BTreeMap::<&str, [Vec<&[u8]>; 2]>::new();
     for (side, headers) in [before, after].into_iter().enumerate() {
@@ -113,9 +113,12 @@ fn header_changes(before: &Headers, after: &Headers) -> Vec<HeaderChange> {
         }
     }
     let changed = values.into_iter().filter(|(_, [before, after])| before != after);
-    let change = |(name, [before, after]): (&str, [Vec<&[u8]>; 2])| HeaderChange {
+    let change = |(name, [before, after]): (&str, [Vec<&[u8]>; 2])| HeaderEdit {
         name: start(name).to_owned(),
-        change: Change { before: Noted::header(name, &before), after: Noted::header(name, &after) },
+        change: ValueEdit {
+            before: ValueSummary::header(name, &before),
+            after: ValueSummary::header(name, &after),
+        },
     };
     changed.map(change).collect()
 }
@@ -125,7 +128,7 @@ fn start(name: &str) -> &str {
     &name[..end.last().unwrap_or(0)]
 }
 
-impl Noted {
+impl ValueSummary {
     fn size(bytes: usize) -> Self {
         Self { bytes, text: None }
     }
@@ -154,9 +157,9 @@ mod tests {
     }
 
     fn noted(before: &Message, after: &Message) -> serde_json::Value {
-        let changes = Changes::between(before, after);
+        let changes = EditChanges::between(before, after);
         let noted = serde_json::to_value(&changes).unwrap();
-        assert_eq!(serde_json::from_value::<Changes>(noted.clone()).unwrap(), changes);
+        assert_eq!(serde_json::from_value::<EditChanges>(noted.clone()).unwrap(), changes);
         noted
     }
 
@@ -209,7 +212,7 @@ mod tests {
         for nth in 0..60 {
             after.headers.append(format!("{nth:03}{}", "ü".repeat(1_000)), "x".repeat(1_000));
         }
-        let changes = Changes::between(&message(None, &[]), &after);
+        let changes = EditChanges::between(&message(None, &[]), &after);
         assert_eq!((changes.headers.len(), changes.more_headers), (50, 10));
         assert_eq!(changes.headers[0].name, format!("000{}", "ü".repeat(98)));
         let said = noted(&message(None, &[]), &message(None, &[("cqrs-name", LONG)]));
@@ -219,7 +222,7 @@ mod tests {
     #[test]
     fn what_a_later_version_adds_is_passed_over() {
         let later = r#"{"payload": {"before": null, "after": {"bytes": 1, "kind": "x"}}, "topic": {}}"#;
-        let changes: Changes = serde_json::from_str(later).unwrap();
+        let changes: EditChanges = serde_json::from_str(later).unwrap();
         assert_eq!(changes.payload.unwrap().after.unwrap().bytes, 1);
     }
 }

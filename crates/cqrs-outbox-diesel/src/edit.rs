@@ -10,7 +10,7 @@ use serde::de::IgnoredAny;
 use uuid::Uuid;
 
 use crate::backend::Backend;
-use crate::changes::Changes;
+use crate::changes::EditChanges;
 use crate::error::store_error;
 use crate::on::On;
 use crate::outbox::Outbox;
@@ -147,7 +147,7 @@ impl Edit {
         if message.size() > size_before {
             encoder.check_size(&message)?;
         }
-        let mut changes = Changes::between(&before, &message);
+        let mut changes = EditChanges::between(&before, &message);
         if unreadable.is_some() && !self.headers.is_empty() {
             changes.unreadable_headers = Some(headers_size);
         }
@@ -211,7 +211,7 @@ struct Update {
     /// Bytes of payload, key and headers, as the tables count them.
     size: i64,
     /// What is noted of it.
-    changes: Changes,
+    changes: EditChanges,
 }
 
 impl Update {
@@ -245,7 +245,7 @@ impl<B: Backend> Outbox<B> {
     ///
     /// Two that change the same event wait for each other. A relay that would take it meanwhile passes it by, or the other way round it was
     /// too late. Who changed what of which event, and when, stands in [`requests`](Self::requests) as long as those are kept, without the
-    /// content ([`Changes`]); what it was before, nowhere.
+    /// content ([`EditChanges`]); what it was before, nowhere.
     ///
     /// # Errors
     ///
@@ -345,7 +345,7 @@ fn note<B: Backend>(
     event_id: Uuid,
     dead_id: i64,
     requested_by: Option<&str>,
-    changes: &Changes,
+    changes: &EditChanges,
 ) -> Result<Query> {
     let dialect = B::DIALECT;
     let changes =

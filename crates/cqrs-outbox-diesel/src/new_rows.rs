@@ -1,5 +1,5 @@
-//! New rows of the outbox as one statement of MySQL or SQLite. Where they are few, as they are most of the time, or as many as often
-//! before, it stays prepared on its connection: `diesel::sql_query` prepares anew with each call, which costs a round trip and the
+//! New rows of the outbox as one statement of MySQL or SQLite. Where they are few, as they are most of the time, or as many as were
+//! written before, it stays prepared on its connection: `diesel::sql_query` prepares anew with each call, which costs a round trip and the
 //! description of each parameter, nearly as much as the rows themselves.
 
 use std::borrow::Cow;
@@ -16,7 +16,11 @@ use diesel::sql_types::{Binary, HasSqlType, Integer, Nullable, Text, Untyped};
 /// A connection keeps one statement for each number of rows up to this.
 const FEW: usize = 16;
 
-/// And for other numbers that come again, with so many rows together. MariaDB takes some 5 KiB for each.
+/// And for other numbers up to this, if they come again. Larger ones are those of who fills a table once, and would leave no room.
+const MANY: usize = 250;
+
+/// So many rows have those together. There is no way to let diesel forget one that does not come any more, and MariaDB takes some 5 KiB
+/// for each row, on each connection.
 const KEPT: usize = 1_000;
 
 /// How many rows writers write at once, to know which numbers come again.
@@ -32,8 +36,8 @@ struct Sizes {
 impl BatchSizes {
     /// Whether a statement for this many rows stays prepared.
     fn keep(&self, rows: usize) -> bool {
-        if rows <= FEW {
-            return true;
+        if rows <= FEW || rows > MANY {
+            return rows <= FEW;
         }
         let mut sizes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if sizes.kept.contains(&rows) {
@@ -120,9 +124,12 @@ mod tests {
         assert!(keep(1) && keep(16));
         assert!([false, true, true] == [keep(100), keep(100), keep(100)]);
         // Once each, as a program has them whose batches have any size.
-        assert!(!(101..=1_000).any(keep));
-        assert!(keep(900));
-        assert!(!keep(17) && !keep(17), "the room is taken");
-        assert!(keep(16) && keep(100) && keep(900));
+        assert!(!(17..=99).chain(101..=1_000).any(keep));
+        assert!(![251, 1_000, 1_000].into_iter().any(keep), "one of them would take the room of many");
+        assert!([250, 249, 248].into_iter().all(keep));
+        assert!(!keep(200), "847 rows are kept already");
+        assert!(keep(153));
+        assert!(!keep(17), "the room is taken");
+        assert!([16, 100, 250, 249, 248, 153].into_iter().all(keep));
     }
 }

@@ -11,7 +11,7 @@ use diesel::{QueryResult, QueryableByName};
 use uuid::Uuid;
 
 use crate::backend::Backend;
-use crate::changes::Changes;
+use crate::changes::EditChanges;
 use crate::dead_letters::{DeadLetter, DeadLetterFilter, Page, time};
 use crate::error::store_error;
 use crate::on::On;
@@ -136,7 +136,7 @@ pub enum RequestKind {
     /// Drop it.
     Discard,
     /// Change what is to be sent. It is done at once, by [`Outbox::edit`], and stands here for those who want to know who it was, and
-    /// [what](Changes) was changed.
+    /// [what](EditChanges) was changed.
     Edit,
 }
 
@@ -209,7 +209,7 @@ pub struct DeadLetterRequest {
     /// When it was done, and what became of the event; `None` as long as it is open.
     pub done: Option<(DateTime<Utc>, RequestOutcome)>,
     /// What an edit has changed. `None` of what is no edit, or where what is noted cannot be read.
-    pub changes: Option<Changes>,
+    pub changes: Option<EditChanges>,
 }
 
 /// Which requests: those that fit everything that is said here; without a word, all.

@@ -63,7 +63,8 @@ impl<B: Backend> Tx<B> {
     }
 
     /// Writes events into the outbox, in their order and in one statement; all or, if one of them is refused here, none. (On MariaDB,
-    /// MySQL and SQLite a statement for each 1,000 or 4 MiB: roll the transaction back if this fails.)
+    /// MySQL and SQLite a statement for each 1,000 or 4 MiB, or less where the server takes less (`max_allowed_packet`): roll the transaction back if
+    /// this fails.)
     ///
     /// # Errors
     ///

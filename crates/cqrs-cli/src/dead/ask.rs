@@ -3,7 +3,7 @@
 use std::io::{self, IsTerminal, Write};
 
 use cqrs_outbox_diesel::{
-    Asked, Asking, Change, DeadLetterFilter, DeadLetterRequest, Noted, RequestFilter, RequestKind,
+    Asked, Asking, DeadLetterFilter, DeadLetterRequest, RequestFilter, RequestKind, ValueEdit, ValueSummary,
 };
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -262,7 +262,8 @@ fn changes(request: &DeadLetterRequest) -> String {
         lines.push(format!("payload: {}", change(payload)));
     }
     if let Some(bytes) = changes.unreadable_headers {
-        lines.push(format!("headers that could not be read: {} -> those below", counted(bytes, "byte")));
+        let now = if changes.headers.is_empty() { "none" } else { "those below" };
+        lines.push(format!("headers that could not be read: {} -> {now}", counted(bytes, "byte")));
     }
     for header in &changes.headers {
         lines.push(format!("header {}: {}", visible(&header.name), change(&header.change)));
@@ -270,20 +271,20 @@ fn changes(request: &DeadLetterRequest) -> String {
     if changes.more_headers > 0 {
         lines.push(format!("and {}", counted(changes.more_headers, "more header")));
     }
-    if lines.is_empty() {
+    if changes.is_empty() {
         lines.push("nothing is different".to_owned());
     }
     lines.into_iter().map(|line| format!("\n    {line}")).collect()
 }
 
-fn change(change: &Change) -> String {
+fn change(change: &ValueEdit) -> String {
     format!("{} -> {}", noted(change.before.as_ref()), noted(change.after.as_ref()))
 }
 
-fn noted(noted: Option<&Noted>) -> String {
+fn noted(noted: Option<&ValueSummary>) -> String {
     match noted {
         None => "none".to_owned(),
-        Some(Noted { text: Some(text), .. }) => visible(text).into_owned(),
-        Some(Noted { bytes, .. }) => counted(*bytes, "byte"),
+        Some(ValueSummary { text: Some(text), .. }) => format!("`{}`", visible(text)),
+        Some(ValueSummary { bytes, .. }) => counted(*bytes, "byte"),
     }
 }

@@ -169,7 +169,7 @@ async fn edited(site: Site) {
     for part in [
         "\n    payload: 10 bytes -> 10 bytes\n    header raw: none -> 2 bytes\n    header schema: none -> 7 bytes\n",
         "\n    payload: 10 bytes -> none\n    header raw: 2 bytes -> none\n",
-        "\n    header content-type: application/json -> none\n",
+        "\n    header content-type: `application/json` -> none\n",
         "\n    payload: none -> 1 byte\n",
     ] {
         assert!(said.contains(part), "{part}: {said}");

@@ -54,7 +54,7 @@ impl<'a> Narrowed<'a> {
     }
 
     /// Whether its time is up.
-    fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         self.options.is_over()
     }
 

@@ -127,14 +127,16 @@ impl EventMediator {
     pub async fn handle_with(&self, message: Message, options: &SendOptions) -> Result<Dispatched> {
         let received = Received::new(self.encoder().decode(message)?);
         let narrowed = Narrowed::of_received(&received, options);
-        let begun = AtomicUsize::new(0);
-        let dispatched = self.dispatch(&received, Origin::Narrowed(&narrowed), &begun);
+        let at_work = AtomicUsize::new(0);
+        let dispatched = self.dispatch(&received, Origin::Narrowed(&narrowed), &at_work);
         let dispatched = narrowed.limit(&received.message.name, dispatched).await.map_err(|error| {
-            let begun = begun.load(Ordering::Relaxed).checked_sub(1).filter(|_| error.is_out_of_time());
+            // This deadline, and not one of something within.
+            let is_ours = error.is_out_of_time() && narrowed.is_over();
+            let at_work = at_work.load(Ordering::Relaxed).checked_sub(1).filter(|_| is_ours);
             let mut handlers = self.core.emitter().events().of_message(&received.message);
-            match begun.and_then(|at_work| handlers.nth(at_work)) {
+            match at_work.and_then(|nth| handlers.nth(nth)) {
                 Some(handler) => {
-                    error.with_more(format_args!("its handler `{}` was at work", handler.name()))
+                    error.with_more(format_args!("the handler `{}` was at work", handler.name()))
                 }
                 None => error,
             }
@@ -142,23 +144,25 @@ impl EventMediator {
         Ok(Dispatched { event: received.message.name, ..dispatched })
     }
 
-    /// All but the name. Counts the handlers as they begin, for who may have to tell which one hung.
+    /// All but the name. Notes which handler is at work, from 1 on, for who may have to tell which one hung; and none while what it has
+    /// said goes out.
     async fn dispatch(
         &self,
         received: &Received,
         origin: Origin<'_>,
-        begun: &AtomicUsize,
+        at_work: &AtomicUsize,
     ) -> Result<Dispatched> {
         let emitter = self.core.emitter();
         let mut dispatched = Dispatched::default();
-        for handler in emitter.events().of_message(&received.message) {
-            begun.fetch_add(1, Ordering::Relaxed);
+        for (nth, handler) in emitter.events().of_message(&received.message).enumerate() {
+            at_work.store(nth + 1, Ordering::Relaxed);
             let mut cx = Context::new(&self.core, origin);
             match handler.handle(&received.message, &cx).await? {
                 Handled::Done => dispatched.handled += 1,
                 Handled::Duplicate => dispatched.duplicates += 1,
             }
             if let Some(said) = cx.take_own_said() {
+                at_work.store(0, Ordering::Relaxed);
                 emitter.emit(&cx, said).await?;
             }
         }

@@ -462,11 +462,38 @@ async fn the_deadline_of_a_received_message_is_that_of_all_its_handlers_together
     let began = Instant::now();
     let error = events.handle_with(closed(), &SendOptions::default().with_timeout(SECOND)).await.unwrap_err();
     assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Timeout, true));
-    assert_eq!(error.to_string(), "the time for `closed` is up; its handler `too slow` was at work");
+    assert_eq!(error.to_string(), "the time for `closed` is up; the handler `too slow` was at work");
     assert_eq!(began.elapsed(), SECOND);
     let past = SendOptions::default().with_deadline(Instant::now().into_std());
     let error = events.handle_with(closed(), &past).await.unwrap_err();
     assert_eq!(error.to_string(), "the time for `closed` is up");
+}
+
+/// It is a request within the handler that hangs, or who hears what the handler has said.
+#[tokio::test(start_paused = true)]
+async fn only_the_handler_that_is_at_work_when_the_messages_time_is_up_is_named() {
+    let asks = on_event(|_: &Closed, cx| {
+        Box::pin(async move { cx.send_with(Act, &SendOptions::default().with_timeout(SECOND)).await })
+    });
+    let says = on_event(|_: &Closed, cx| {
+        cx.emit(Happened(1));
+        Box::pin(async { Ok(()) })
+    });
+    let hangs = on_event(|_: &Happened, _| Box::pin(std::future::pending()));
+    let act = || RequestMap::new().bind::<Act>(on_request(|_: Act, _| Box::pin(std::future::pending())));
+    let events = [
+        (EventMap::new().subscribe::<Closed>("rooms", asks), "the time for `Act` is up"),
+        (
+            EventMap::new().subscribe::<Closed>("rooms", says).bind::<Happened>(hangs),
+            "the time for `closed` is up",
+        ),
+    ];
+    for (events, said) in events {
+        let mediator = RequestMediator::new(act(), EventEmitter::new(events)).unwrap();
+        let options = SendOptions::default().with_timeout(SECOND * 2);
+        let error = mediator.events().handle_with(closed(), &options).await.unwrap_err();
+        assert_eq!(error.to_string(), said);
+    }
 }
 
 /// The number of the session of the scope.

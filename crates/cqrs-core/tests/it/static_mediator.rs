@@ -142,7 +142,9 @@ async fn a_condition_of_a_field_is_one_of_all_that_belongs_to_it() {
         struct Within {
             #[cfg(any())]
             add: Add => NeitherThisOne,
-            #[cfg(all())]
+            #[cfg(all(),)]
+            #[cfg(test)]
+            #[cfg_attr(any(), cfg_attr(any(), doc = "of no consequence"))]
             halve: Halve => Arithmetician,
         }
     }

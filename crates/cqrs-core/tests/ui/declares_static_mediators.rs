@@ -58,7 +58,7 @@ mediator! {
 
 mediator! {
     struct Conditions {
-        #[cfg_attr(all(), cfg(any()))]
+        #[cfg_attr(all(), cfg_attr(all(), cfg(any())))]
         open: OpenRoom => Handler,
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use cqrs_core::{BeginTransaction, Deliver, Encoder, ErrorKind, Headers, Message, Outgoing, Transaction};
 use cqrs_outbox_diesel::{
-    Asking, Changes, DeadLetterFilter, Edit, Edited, Outbox, Page, RequestFilter, RequestKind,
+    Asking, DeadLetterFilter, Edit, EditChanges, Edited, Outbox, Page, RequestFilter, RequestKind,
     RequestOutcome, ScheduleFilter,
 };
 use diesel_async::SimpleAsyncConnection;
@@ -67,7 +67,7 @@ async fn notes<D: Db>(outbox: &Outbox<D>) -> Vec<(Uuid, String, RequestOutcome)>
 }
 
 /// What is noted that they have changed.
-async fn changes<D: Db>(outbox: &Outbox<D>) -> Vec<Changes> {
+async fn changes<D: Db>(outbox: &Outbox<D>) -> Vec<EditChanges> {
     let requests = outbox.requests(&RequestFilter::new(), Page::oldest_first()).await.unwrap();
     let edits = requests.into_iter().filter(|request| request.kind == RequestKind::Edit);
     edits.map(|request| request.changes.unwrap()).collect()

@@ -740,6 +740,14 @@ async fn a_connection_that_was_cut_while_lent_is_not_lent_again(site: &Site) {
     for _ in 0..3 {
         outbox.connection().await.unwrap().batch_execute("DO 1").await.unwrap();
     }
+    // It was the statement that was ended here, and not the session.
+    let session = "SELECT CAST(connection_id() AS text) AS value";
+    let mut lent = outbox.connection().await.unwrap();
+    let before = MySql::values(&mut lent, session).await.unwrap();
+    lent.batch_execute("KILL QUERY CONNECTION_ID()").await.unwrap_err();
+    drop(lent);
+    let mut lent = outbox.connection().await.unwrap();
+    assert_eq!(MySql::values(&mut lent, session).await.unwrap(), before);
 }
 
 /// As an operator's `KILL`, or a network that is cut.

@@ -212,10 +212,13 @@ async fn a_panic_ends_a_run_as_a_crash_does() {
             });
             relay.started().await;
             // It is woken again and again.
-            while !task.is_finished() {
-                bench.write(100).await;
-                sleep(Duration::from_millis(100)).await;
-            }
+            let ends = async {
+                while !task.is_finished() {
+                    bench.write(100).await;
+                    sleep(Duration::from_millis(100)).await;
+                }
+            };
+            timeout(Duration::from_secs(60), ends).await.expect("the call is not made so often");
             let died = Instant::now();
             let panic = task.await.unwrap_err().into_panic();
             let said = panic.downcast_ref::<String>().cloned();

@@ -246,6 +246,9 @@ impl MessageBroker for Faulty {
         }
         if self.fault == Fault::NamelessTopic {
             options.topics.retain(|topic| !topic.is_empty());
+            if options.topics.is_empty() {
+                options.topics.push("nameless".to_owned());
+            }
         }
         Ok(Box::new(FaultySubscription {
             inner: self.inner.subscribe(options).await?,

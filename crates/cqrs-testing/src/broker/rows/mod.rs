@@ -66,5 +66,5 @@ pub(super) const ALL: &[Entry] = rows! {
 
     "oversize", "a message that is too large is refused for good, and the error names the limit" => errors::oversize;
     "missing-destination", "a message to a topic that does not exist is an error of that destination" => errors::missing_destination;
-    "no-destination", "what names no topic or no group is an error of its destination, and the connection goes on" => errors::no_destination;
+    "no-destination", "what names no topic or no group, or has room for no message, is an error of its destination, and the connection goes on" => errors::no_destination;
 };
