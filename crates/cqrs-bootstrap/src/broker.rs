@@ -99,6 +99,6 @@ fn not_compiled_in(scheme: &str, feature: &str) -> Error {
 fn unknown(what: &str) -> Error {
     Error::new(
         ErrorKind::Configuration,
-        format!("{what} is no broker's URL: it begins with `kafka://`, `amqp://`, `amqps://` or `memory://`"),
+        format!("{what} is no broker's URL: it begins with `kafka://`, `amqp://` or `memory://`"),
     )
 }

@@ -181,9 +181,7 @@ fn broker_url(args: &Args, settings: &RelaySettings) -> Result<String, Failure> 
         None => "what is given".to_owned(),
     };
     // Not what the library says, which knows one that is of no use here.
-    Err(Failure::usage(format!(
-        "{shown} is no broker's URL: it begins with `kafka://`, `amqp://` or `amqps://`"
-    )))
+    Err(Failure::usage(format!("{shown} is no broker's URL: it begins with `kafka://` or `amqp://`")))
 }
 
 /// What the relay says of itself on standard output.

@@ -34,10 +34,10 @@ const TOLD: [&str; 7] = [
 pub struct EditChanges {
     /// The payload, if it is another one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub payload: Option<ValueEdit>,
+    pub payload: Option<ValueChange>,
     /// The headers that are others, by their names: the first 50.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub headers: Vec<HeaderEdit>,
+    pub headers: Vec<HeaderChange>,
     /// How many more there are.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub more_headers: usize,
@@ -49,7 +49,7 @@ pub struct EditChanges {
 /// Something before and after it was changed; `None` where it was not there: as a payload that is a tombstone.
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ValueEdit {
+pub struct ValueChange {
     /// As it was.
     pub before: Option<ValueSummary>,
     /// As it is now.
@@ -59,12 +59,12 @@ pub struct ValueEdit {
 /// All headers of a name, before and after they were changed.
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HeaderEdit {
+pub struct HeaderChange {
     /// Their name; of a long one the first 200 bytes.
     pub name: String,
     /// What they were.
     #[serde(flatten)]
-    pub change: ValueEdit,
+    pub change: ValueChange,
 }
 
 /// What is noted of a payload or of a header's value.
@@ -94,7 +94,7 @@ impl EditChanges {
         let payload = (before.payload != after.payload).then(|| {
             let noted =
                 |message: &Message| message.payload.as_ref().map(|payload| ValueSummary::size(payload.len()));
-            ValueEdit { before: noted(before), after: noted(after) }
+            ValueChange { before: noted(before), after: noted(after) }
         });
         let mut headers = header_changes(&before.headers, &after.headers);
         let more_headers = headers.len().saturating_sub(MOST_HEADERS);
@@ -104,7 +104,7 @@ impl EditChanges {
 }
 
 /// In the order of their names.
-fn header_changes(before: &Headers, after: &Headers) -> Vec<HeaderEdit> {
+fn header_changes(before: &Headers, after: &Headers) -> Vec<HeaderChange> {
     // Of each name, the values before and after.
     let mut values = BTreeMap::<&str, [Vec<&[u8]>; 2]>::new();
     for (side, headers) in [before, after].into_iter().enumerate() {
@@ -113,9 +113,9 @@ fn header_changes(before: &Headers, after: &Headers) -> Vec<HeaderEdit> {
         }
     }
     let changed = values.into_iter().filter(|(_, [before, after])| before != after);
-    let change = |(name, [before, after]): (&str, [Vec<&[u8]>; 2])| HeaderEdit {
+    let change = |(name, [before, after]): (&str, [Vec<&[u8]>; 2])| HeaderChange {
         name: start(name).to_owned(),
-        change: ValueEdit {
+        change: ValueChange {
             before: ValueSummary::header(name, &before),
             after: ValueSummary::header(name, &after),
         },

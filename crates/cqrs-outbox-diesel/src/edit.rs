@@ -138,6 +138,7 @@ impl Edit {
                 }
             }
         }
+        keeps_its_names(&before, &message)?;
         if let Some(payload) = &self.payload {
             payload.as_deref().map_or(Ok(()), |payload| check_json(&message, payload))?;
             message.payload.clone_from(payload);
@@ -169,6 +170,23 @@ fn no_header(message: &Message, name: &str) -> String {
     names.dedup();
     let has = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
     format!("the event `{}` has no header {name:?} that could be taken away: it has {has}", message.name)
+}
+
+/// The headers that say the event's id and name say what the columns do, or what they said before: consumers know it again by them.
+fn keeps_its_names(before: &Message, after: &Message) -> Result<()> {
+    let id = after.id.as_ref().map(ToString::to_string);
+    for (header, own) in [(header::ID, id.as_deref()), (header::NAME, Some(after.name.as_str()))] {
+        let said = after.headers.get(header);
+        if said.is_some() && said != before.headers.get(header) && after.headers.get_str(header) != own {
+            let what = format!(
+                "the header `{header}` of the event `{}` would say something else than the event's own: its id and its name stay, for \
+                 consumers know it again by them",
+                after.name
+            );
+            return Err(Error::new(ErrorKind::InvalidEvent, what));
+        }
+    }
+    Ok(())
 }
 
 /// What says that it is JSON has to be: it is easily written wrong by hand, and would fail at each consumer. What stood there before does not count,

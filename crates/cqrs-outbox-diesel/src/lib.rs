@@ -57,7 +57,7 @@ pub mod migrations {
 }
 
 pub use backend::Backend;
-pub use changes::{EditChanges, HeaderEdit, ValueEdit, ValueSummary};
+pub use changes::{EditChanges, HeaderChange, ValueChange, ValueSummary};
 pub use cqrs_outbox::OrderUnit;
 pub use cqrs_outbox::table::TableNames;
 pub use dead_letters::{DeadLetter, DeadLetterDetails, DeadLetterFilter, Page, Refusal};

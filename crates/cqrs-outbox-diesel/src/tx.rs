@@ -49,6 +49,9 @@ impl<B: Backend> Tx<B> {
 
     /// Writes an event into the outbox, in this transaction: a rollback, also one to a savepoint, takes it back.
     ///
+    /// It knows nothing of the request that it is written for: what is to carry the conversation, the cause and the trace of that is said by
+    /// [`Context::emit`](cqrs_core::Context::emit).
+    ///
     /// # Errors
     ///
     /// [`InvalidEvent`](cqrs_core::ErrorKind::InvalidEvent) if it is too large, has no topic or cannot be serialised;

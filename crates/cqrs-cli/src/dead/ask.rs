@@ -3,7 +3,7 @@
 use std::io::{self, IsTerminal, Write};
 
 use cqrs_outbox_diesel::{
-    Asked, Asking, DeadLetterFilter, DeadLetterRequest, RequestFilter, RequestKind, ValueEdit, ValueSummary,
+    Asked, Asking, DeadLetterFilter, DeadLetterRequest, RequestFilter, RequestKind, ValueChange, ValueSummary,
 };
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -277,7 +277,7 @@ fn changes(request: &DeadLetterRequest) -> String {
     lines.into_iter().map(|line| format!("\n    {line}")).collect()
 }
 
-fn change(change: &ValueEdit) -> String {
+fn change(change: &ValueChange) -> String {
     format!("{} -> {}", noted(change.before.as_ref()), noted(change.after.as_ref()))
 }
 

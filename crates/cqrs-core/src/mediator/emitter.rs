@@ -110,7 +110,8 @@ impl EventEmitter {
     }
 
     /// Gives messages a correlation id where the request, event or message from outside that led to them has none; all that one leads
-    /// to shares it. By default such messages have none either.
+    /// to shares it. By default such messages have none either, but for those that a message with an id leads to: that one begins a
+    /// conversation.
     ///
     /// It is made when the first of them is said, or when a handler asks for it ([`Context::correlation`]), as the ids of events are
     /// ([`Encoder::with_ids`]).

@@ -220,6 +220,12 @@ async fn what_would_not_do_is_refused_and_changes_nothing<D: Db>(site: &Site) {
         (Edit::new().header("", "x"), ErrorKind::InvalidEvent, "unusable name"),
         (Edit::new().without_header("wrod"), ErrorKind::InvalidEvent, "has no header \"wrod\""),
         (Edit::new().without_headers().header("a\0b", ""), ErrorKind::InvalidEvent, "unusable name"),
+        (Edit::new().header("cqrs-id", "another"), ErrorKind::InvalidEvent, "its id and its name stay"),
+        (
+            Edit::new().without_headers().header("cqrs-name", "another"),
+            ErrorKind::InvalidEvent,
+            "`cqrs-name`",
+        ),
         (Edit::new().payload("{\"room\":"), ErrorKind::InvalidEvent, "no JSON"),
         (Edit::new().payload(""), ErrorKind::InvalidEvent, "no JSON"),
         (Edit::new().payload(grown), ErrorKind::InvalidEvent, "the limit is 100"),
@@ -230,6 +236,9 @@ async fn what_would_not_do_is_refused_and_changes_nothing<D: Db>(site: &Site) {
         assert_eq!(outbox.dead_letter(id(&message)).await.unwrap(), before, "{edit:?}");
     }
     assert!(notes(&outbox).await.is_empty());
+    // As it is, or not at all, it may.
+    let own = Edit::new().without_headers().header("cqrs-id", id(&message).to_string());
+    assert_eq!(outbox.edit(id(&message), &own).await.unwrap(), Edited::DeadLetter);
     // It is larger than that already, and becomes no larger.
     assert!(before.unwrap().letter.size > 100);
     assert_eq!(small.edit(id(&message), &Edit::new().payload("[]")).await.unwrap(), Edited::DeadLetter);

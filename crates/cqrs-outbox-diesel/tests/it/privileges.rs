@@ -50,7 +50,16 @@ async fn what_it_grants_on_a_schema_is_needed<D: Db>(site: &Site) {
             Ok(()) => unneeded.push(left_out.as_str()),
             Err(failed) => {
                 let said = panic_message(failed);
-                assert!(said.contains("denied"), "without {left_out}: {said}");
+                let refused: &[_] = match left_out {
+                    // The schema is then as if it were not there, to whoever does not name it.
+                    _ if left_out.starts_with("GRANT USAGE") => {
+                        &["no schema has been selected", "does not exist", "denied"]
+                    }
+                    // Who may not make triggers is not told of those that are there.
+                    _ if left_out.starts_with("GRANT TRIGGER") => &["TRIGGER"],
+                    _ => &["denied"],
+                };
+                assert!(refused.iter().any(|known| said.contains(known)), "without {left_out}: {said}");
             }
         }
     }
