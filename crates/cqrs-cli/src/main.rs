@@ -60,7 +60,7 @@ enum Command {
     /// Takes events from an outbox to a broker, until it is told to stop
     Relay(Box<relay::Args>),
     /// Looks after events that were given up
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "`cqrs outbox edit` changes one, and has it sent again.")]
     Dead(dead::Command),
     /// Looks after events that wait for their time
     #[command(subcommand)]

@@ -237,7 +237,7 @@ fn split(attributes: &[Attribute]) -> Result<(Vec<Attribute>, Vec<TokenStream>)>
     let (mut others, mut conditions) = (Vec::new(), Vec::new());
     for attribute in attributes {
         if attribute.path().is_ident("cfg") {
-            conditions.push(attribute.meta.require_list()?.tokens.clone());
+            conditions.push(one_predicate(attribute)?);
         } else if attribute.path().is_ident("cfg_attr") && holds_a_condition(&attribute.meta)? {
             return Err(Error::new_spanned(
                 attribute,
@@ -248,6 +248,18 @@ fn split(attributes: &[Attribute]) -> Result<(Vec<Attribute>, Vec<TokenStream>)>
         }
     }
     Ok((others, conditions))
+}
+
+/// What a `cfg` asks, which is one thing, as it is to the compiler.
+fn one_predicate(attribute: &Attribute) -> Result<TokenStream> {
+    let predicate = attribute.meta.require_list()?.tokens.clone();
+    let mut tokens = predicate.clone().into_iter();
+    let is_comma = |token: TokenTree| matches!(token, TokenTree::Punct(mark) if mark.as_char() == ',');
+    if tokens.any(is_comma) && tokens.next().is_some() {
+        let message = "a `cfg` has one predicate: write `all(.., ..)` around these, or `any(.., ..)`";
+        return Err(Error::new_spanned(attribute, message));
+    }
+    Ok(predicate)
 }
 
 /// Whether a `cfg_attr` has a `cfg` among what it adds, be it by another `cfg_attr`.
@@ -277,6 +289,11 @@ fn refuse_twins(handlers: &[Handler]) -> Result<()> {
                 "two handlers for the request `{text}`: a request has exactly one, remove the second"
             );
             return Err(Error::new_spanned(&later.request, message));
+        }
+        let field = &later.field;
+        if handlers[..number].iter().any(|handler| handler.field == *field) {
+            let message = format!("two fields are called `{field}`: give each handler a name of its own");
+            return Err(Error::new_spanned(field, message));
         }
     }
     Ok(())

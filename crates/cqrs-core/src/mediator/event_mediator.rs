@@ -118,8 +118,9 @@ impl EventMediator {
     ///
     /// # Errors
     ///
-    /// As there; [`ErrorKind::Timeout`] if the deadline has passed, naming the handler that was at work; [`ErrorKind::CommitUnknown`] if it passed while a transaction was
-    /// being committed or behind that, be it that of a handler before; [`ErrorKind::Cancelled`] if the token was cancelled before.
+    /// As there; [`ErrorKind::Timeout`] if the deadline has passed, naming the handler that was at work; [`ErrorKind::CommitUnknown`] if
+    /// it passed while a transaction was being committed or behind that, be it that of a handler before; [`ErrorKind::Cancelled`] if the
+    /// token was cancelled before.
     ///
     /// # Cancel safety
     ///

@@ -75,4 +75,18 @@ mediator! {
     }
 }
 
+mediator! {
+    struct TwoOfAName {
+        open: OpenRoom => Handler,
+        open: CountRooms => Handler,
+    }
+}
+
+mediator! {
+    struct TwoPredicates {
+        #[cfg(unix, not(unix))]
+        open: OpenRoom => Handler,
+    }
+}
+
 fn main() {}
