@@ -49,6 +49,9 @@
 //! | have failed at the last attempt, or it cannot be decoded ([`ErrorKind::Decode`](cqrs_core::ErrorKind::Decode)) | [`OnFailure`]: it is published to the dead-letter topic, and then acknowledged; or it is tried for ever |
 //! | do not exist | [`Unhandled`]: it is acknowledged and counted, or becomes a dead letter |
 //!
+//! A query of the handler's own that meets a connection which has just died is a failure as any other, and an attempt: the next one has
+//! another connection, or waits for the database. Where such a failure is not to count, the handler says so with an error of those kinds.
+//!
 //! A message whose connection or assignment is [lost](cqrs_core::broker::Delivery::lost) is left where it stands: its
 //! handlers are cancelled, and the broker gives it to the next member.
 //!
