@@ -449,10 +449,10 @@ impl<B: Backend> Outbox<B> {
         let row = format!("(?, {}, ?, ?, {}, {by})", dialect.event_id, dialect.not_before);
         let mut tx = self.begin().await?;
         // A small server takes them, too.
-        let name = asking.requested_by.as_ref().map_or(0, String::len);
+        let beside_each = asking.requested_by.as_ref().map_or(0, String::len);
         let chunks = letters.chunks(ROWS_PER_INSERT);
-        let chunks =
-            chunks.flat_map(|some| in_parts(some, LARGE, |letter| letter.lane.as_bytes().len() + name));
+        let chunks = chunks
+            .flat_map(|some| in_parts(some, LARGE, |letter| letter.lane.as_bytes().len() + beside_each));
         let mut nth = 0..;
         for chunk in chunks {
             let rows = places(&row, chunk.len());
