@@ -28,6 +28,10 @@ fuzz *arguments:
 chaos cells="chaos_" rows="100000":
     CQRS_CHAOS_ROWS={{ rows }} scripts/with-services cargo test -p cqrs-cli --test e2e {{ cells }} -- --nocapture
 
+# The outbox's promises are broken on purpose, one after the other, and their tests have to fail; an hour. `just mutants P3` takes some
+mutants *names:
+    scripts/with-services scripts/mutants {{ names }}
+
 # The example of the README's first command
 quickstart *arguments:
     cargo run --example quickstart -- {{ arguments }}
