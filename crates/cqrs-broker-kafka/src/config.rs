@@ -201,7 +201,7 @@ impl Config {
         let mut client = ClientConfig::new();
         // Of what librdkafka is told to say, nothing is to be left out.
         let debug = self.settings.contains_key("debug");
-        client.set_log_level(if debug { RDKafkaLogLevel::Debug } else { RDKafkaLogLevel::Warning });
+        client.set_log_level(if debug { RDKafkaLogLevel::Debug } else { RDKafkaLogLevel::Notice });
         for (key, value) in defaults {
             client.set(*key, *value);
         }
@@ -264,10 +264,14 @@ pub(crate) fn log(level: RDKafkaLogLevel, facility: &str, line: &str) {
         | RDKafkaLogLevel::Critical
         | RDKafkaLogLevel::Error => tracing::error!(target: "librdkafka", facility, "{line}"),
         RDKafkaLogLevel::Warning => tracing::warn!(target: "librdkafka", facility, "{line}"),
-        RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info => {
-            tracing::info!(target: "librdkafka", facility, "{line}");
-        }
-        RDKafkaLogLevel::Debug => tracing::debug!(target: "librdkafka", facility, "{line}"),
+        // It tells by the way what costs the order of keys.
+        RDKafkaLogLevel::Notice if facility == "PARTCNT" => tracing::warn!(
+            target: "librdkafka", facility,
+            "{line}: most keys go to another partition from now on, where their events may pass those before that are not \
+             handled yet; drain a topic before it gets more partitions"
+        ),
+        RDKafkaLogLevel::Info => tracing::info!(target: "librdkafka", facility, "{line}"),
+        RDKafkaLogLevel::Notice | RDKafkaLogLevel::Debug => tracing::debug!(target: "librdkafka", facility, "{line}"),
     }
 }
 

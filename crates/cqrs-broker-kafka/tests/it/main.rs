@@ -10,6 +10,7 @@
 mod conformance;
 mod login;
 mod mock;
+mod partitions;
 mod private;
 mod scenarios;
 mod sessions;
@@ -47,6 +48,7 @@ fn main() {
     trials
         .push(trial(Service::Kafka, "real::conforms", |servers| run(SUITE, conformance::conforms(servers))));
     trials.extend(sessions::trials());
+    trials.push(partitions::trial());
     trials.extend(login::trials());
     trials.extend(private::trials());
     // Not by `services::run`: with more of them at a time, members that leave while others join wait longer for the group

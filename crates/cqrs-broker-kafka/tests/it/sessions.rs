@@ -27,7 +27,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     ]
 }
 
-async fn make_topic(servers: &str, topic: &str, partitions: i32, settings: &[(&str, &str)]) {
+pub(crate) async fn make_topic(servers: &str, topic: &str, partitions: i32, settings: &[(&str, &str)]) {
     let admin: AdminClient<DefaultClientContext> =
         ClientConfig::new().set("bootstrap.servers", servers).create().unwrap();
     let mut new = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
