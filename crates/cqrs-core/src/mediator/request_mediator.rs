@@ -151,7 +151,7 @@ impl Core {
     pub(crate) fn send<'a, R: Request>(&'a self, request: R, origin: Origin<'a>) -> Sending<'a, R> {
         Sending(match self.handlers.get::<Bound<R>>() {
             Some(Bound(handler)) => State::Running(handler.call(request, self, origin)),
-            None => State::Missing,
+            None => State::Refused(Some(missing_handler(R::name()))),
         })
     }
 
@@ -194,7 +194,6 @@ pub struct Sending<'a, R: Request>(State<'a, R>);
 
 enum State<'a, R: Request> {
     Running(Pin<Box<dyn Future<Output = Reply<R>> + Send + 'a>>),
-    Missing,
     Refused(Option<Error>),
 }
 
@@ -214,7 +213,6 @@ impl<R: Request> Future for Sending<'_, R> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Self::Output> {
         match &mut self.0 {
             State::Running(call) => call.as_mut().poll(cx),
-            State::Missing => Poll::Ready(Err(missing_handler(R::name()).into())),
             State::Refused(error) => {
                 error.take().map_or(Poll::Pending, |error| Poll::Ready(Err(error.into())))
             }
