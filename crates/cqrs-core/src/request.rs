@@ -122,9 +122,31 @@ pub trait StreamRequest: Send + 'static {
     /// How an item can fail. The toolkit's own failures must fit in.
     type Error: From<Error> + Send + 'static;
 
+    /// As [`Request::IS_VALIDATED`], for a [`Validation`](crate::Validation) that is one of the
+    /// [middlewares of streaming requests](crate::RequestMap::stream_middleware).
+    const IS_VALIDATED: bool = false;
+
     /// The name in logs, traces and messages.
     fn name() -> &'static str {
         std::any::type_name::<Self>()
+    }
+
+    /// The same request once more, for a [`Retry`](crate::Retry) that stands around it and may begin its stream anew; `None` if it
+    /// is not to be sent again by itself, which is the default. With `#[request(retry)]` the derive gives a clone.
+    fn again(&self) -> Option<Self>
+    where
+        Self: Sized,
+    {
+        None
+    }
+
+    /// As [`Request::validate`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    fn validate(&self) -> Result<(), Error> {
+        Ok(())
     }
 }
 

@@ -4,7 +4,6 @@ use std::borrow::Cow;
 use std::fmt;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::request::Request;
 
 /// A value that knows what is wrong with it. A request whose derive has `#[request(validate)]` is asked by the middleware
 /// [`Validation`](crate::Validation), which has an example.
@@ -89,8 +88,8 @@ impl std::error::Error for ValidationErrors {}
 
 /// The refusal of a request.
 #[doc(hidden)]
-pub fn refusal<R: Request>(invalid: impl std::error::Error + Send + Sync + 'static) -> Error {
-    Error::new(ErrorKind::InvalidRequest, format!("the request `{}` was refused: {invalid}", R::name()))
+pub fn refusal(request: &str, invalid: impl std::error::Error + Send + Sync + 'static) -> Error {
+    Error::new(ErrorKind::InvalidRequest, format!("the request `{request}` was refused: {invalid}"))
         .with_source(invalid)
 }
 

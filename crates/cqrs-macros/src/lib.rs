@@ -62,6 +62,8 @@ pub fn request(input: TokenStream) -> TokenStream {
 /// | `item = Type` | what comes | none: it must stand there |
 /// | `error = Type` | how an item can fail; must be `From<cqrs_core::Error>` | `cqrs_core::Error` |
 /// | `name = ".."` | the name in logs, traces and errors | the name of the type |
+/// | `retry` | a `Retry` may begin its stream anew, before the first item; the type is `Clone` | it is begun once |
+/// | `validate` | as for a request | nothing is asked |
 /// | `crate = "path"` | where the traits are | found in `Cargo.toml` |
 ///
 /// Type parameters get the bounds `Send + 'static`.

@@ -1,10 +1,11 @@
 use proc_macro2::TokenStream;
 use quote::quote;
+use syn::parse::ParseStream;
 use syn::{DeriveInput, Expr, Result, Type, parse_quote};
 
 use crate::attributes::{
-    CRATE, ERROR, Grammar, ITEM, NAME, RESPONSE, RETRY, VALIDATE, a_type, nothing, path, read_each, text,
-    value_or_nothing,
+    CRATE, ERROR, Grammar, ITEM, Known, NAME, RESPONSE, RETRY, VALIDATE, a_type, nothing, path, read_each,
+    text, value_or_nothing,
 };
 use crate::target::{check, home, implement, type_name};
 
@@ -15,13 +16,47 @@ const GRAMMAR: Grammar = Grammar {
     hint: "",
 };
 
-const STREAM_GRAMMAR: Grammar =
-    Grammar { attribute: "request", on: "a streaming request", known: &[ITEM, ERROR, NAME, CRATE], hint: "" };
+const STREAM_GRAMMAR: Grammar = Grammar {
+    attribute: "request",
+    on: "a streaming request",
+    known: &[ITEM, ERROR, NAME, RETRY, VALIDATE, CRATE],
+    hint: "",
+};
 
 /// How a request is validated.
 enum Validated {
     ByItself,
     By(Expr),
+}
+
+impl Validated {
+    fn read(known: Known, value: ParseStream<'_>) -> Result<Self> {
+        Ok(value_or_nothing(known, value)?.map_or(Self::ByItself, Self::By))
+    }
+
+    /// The method of the trait that asks.
+    fn method(self, home: &TokenStream, of: &TokenStream) -> TokenStream {
+        let by = match self {
+            Self::ByItself => quote!(#home::Validate::validate),
+            Self::By(function) => quote!((#function)),
+        };
+        quote! {
+            const IS_VALIDATED: bool = true;
+
+            fn validate(&self) -> ::core::result::Result<(), #home::Error> {
+                #by(self).map_err(|invalid| #home::__private::refusal(<Self as #of>::name(), invalid))
+            }
+        }
+    }
+}
+
+/// The method that gives the request once more.
+fn again() -> TokenStream {
+    quote! {
+        fn again(&self) -> ::core::option::Option<Self> {
+            ::core::option::Option::Some(::core::clone::Clone::clone(self))
+        }
+    }
 }
 
 pub(crate) fn derive(input: &DeriveInput) -> Result<TokenStream> {
@@ -37,9 +72,7 @@ pub(crate) fn derive(input: &DeriveInput) -> Result<TokenStream> {
                 nothing(known, value)?;
                 retry = true;
             }
-            "validate" => {
-                validated = Some(value_or_nothing(known, value)?.map_or(Validated::ByItself, Validated::By));
-            }
+            "validate" => validated = Some(Validated::read(known, value)?),
             _ => said = Some(path(known, value)?),
         }
         Ok(())
@@ -48,30 +81,13 @@ pub(crate) fn derive(input: &DeriveInput) -> Result<TokenStream> {
     let response = response.unwrap_or_else(|| parse_quote!(()));
     let error = error.map_or_else(|| quote!(#home::Error), |error| quote!(#error));
     let name = name.unwrap_or_else(|| type_name(&input.ident));
-    let again = retry.then(|| {
-        quote! {
-            fn again(&self) -> ::core::option::Option<Self> {
-                ::core::option::Option::Some(::core::clone::Clone::clone(self))
-            }
-        }
-    });
-    let validate = validated.map(|validated| {
-        let by = match validated {
-            Validated::ByItself => quote!(#home::Validate::validate),
-            Validated::By(function) => quote!((#function)),
-        };
-        quote! {
-            const IS_VALIDATED: bool = true;
-
-            fn validate(&self) -> ::core::result::Result<(), #home::Error> {
-                #by(self).map_err(#home::__private::refusal::<Self>)
-            }
-        }
-    });
+    let of = quote!(#home::Request);
+    let again = retry.then(again);
+    let validate = validated.map(|validated| validated.method(&home, &of));
     Ok(implement(
         input,
         &[parse_quote!(::core::marker::Send), parse_quote!('static)],
-        &quote!(#home::Request),
+        &of,
         &quote! {
             type Response = #response;
             type Error = #error;
@@ -89,11 +105,17 @@ pub(crate) fn derive(input: &DeriveInput) -> Result<TokenStream> {
 pub(crate) fn derive_stream(input: &DeriveInput) -> Result<TokenStream> {
     check(input, "a streaming request")?;
     let (mut item, mut error, mut name, mut said) = (None::<Type>, None::<Type>, None, None);
+    let (mut retry, mut validated) = (false, None);
     read_each(&input.attrs, &STREAM_GRAMMAR, |known, value| {
         match known.name {
             "item" => item = Some(a_type(known, value)?),
             "error" => error = Some(a_type(known, value)?),
             "name" => name = Some(text(known, value)?),
+            "retry" => {
+                nothing(known, value)?;
+                retry = true;
+            }
+            "validate" => validated = Some(Validated::read(known, value)?),
             _ => said = Some(path(known, value)?),
         }
         Ok(())
@@ -104,10 +126,13 @@ pub(crate) fn derive_stream(input: &DeriveInput) -> Result<TokenStream> {
     })?;
     let error = error.map_or_else(|| quote!(#home::Error), |error| quote!(#error));
     let name = name.unwrap_or_else(|| type_name(&input.ident));
+    let of = quote!(#home::StreamRequest);
+    let again = retry.then(again);
+    let validate = validated.map(|validated| validated.method(&home, &of));
     Ok(implement(
         input,
         &[parse_quote!(::core::marker::Send), parse_quote!('static)],
-        &quote!(#home::StreamRequest),
+        &of,
         &quote! {
             type Item = #item;
             type Error = #error;
@@ -115,6 +140,9 @@ pub(crate) fn derive_stream(input: &DeriveInput) -> Result<TokenStream> {
             fn name() -> &'static str {
                 #name
             }
+
+            #again
+            #validate
         },
     ))
 }

@@ -134,11 +134,7 @@ impl<S, V> RequestMap<S, V> {
         let (mut placement, mut problems) = (Placement::default(), Vec::new());
         stack.check(&mut placement, &mut problems);
         if R::IS_VALIDATED && !placement.is_within::<Validation>() {
-            problems.push(
-                "it says what is wrong with it (`#[request(validate)]`), and nobody asks: add the middleware `Validation` before it is \
-                 bound"
-                    .to_owned(),
-            );
+            problems.push(nobody_asks("the middleware `Validation`"));
         }
         self.refuse(R::name(), &problems);
         let bound = Arc::new(stack.bind(handler));
@@ -182,6 +178,9 @@ impl<S, V> RequestMap<S, V> {
     {
         let (mut placement, mut problems) = (Placement::default(), Vec::new());
         self.stream_middleware.check(&mut placement, &mut problems);
+        if R::IS_VALIDATED && !placement.is_within::<Validation>() {
+            problems.push(nobody_asks("`.stream_middleware(Validation)`"));
+        }
         self.refuse(R::name(), &problems);
         let bound = self.stream_middleware.bind(handler);
         self.insert(BoundStream::<R>(Arc::new(bound)), R::name());
@@ -203,6 +202,12 @@ impl<S, V> RequestMap<S, V> {
             self.handlers.insert(bound);
         }
     }
+}
+
+fn nobody_asks(middleware: &str) -> String {
+    format!(
+        "it says what is wrong with it (`#[request(validate)]`), and nobody asks: add {middleware} before it is bound"
+    )
 }
 
 impl<S, V> fmt::Debug for RequestMap<S, V> {

@@ -1,9 +1,16 @@
-use super::{Middleware, Next};
-use crate::context::Context;
-use crate::request::{Reply, Request};
+use std::future::ready;
 
-/// Refuses what a request says of itself that it cannot be ([`Request::validate`]), before its handler sees it, with an error of
-/// kind [`InvalidRequest`](crate::ErrorKind::InvalidRequest). Requests that say nothing of the kind pass.
+use futures_util::future::Either;
+use futures_util::{Stream, stream};
+
+use super::{Middleware, Next, StreamMiddleware};
+use crate::context::Context;
+use crate::error::Result;
+use crate::request::{Reply, Request, StreamHandler, StreamRequest};
+
+/// Refuses what a request says of itself that it cannot be ([`Request::validate`], [`StreamRequest::validate`]), before its handler
+/// sees it, with an error of kind [`InvalidRequest`](crate::ErrorKind::InvalidRequest). Requests that say nothing of the kind pass. A
+/// stream that is refused is that one error.
 ///
 /// Place it around what costs something: a [`Retry`](crate::Retry), a [`ConcurrencyLimit`](crate::ConcurrencyLimit).
 ///
@@ -42,5 +49,19 @@ impl<R: Request> Middleware<R> for Validation {
     async fn call<N: Next<R>>(&self, request: R, cx: &Context<'_>, next: &N) -> Reply<R> {
         request.validate()?;
         next.run(request, cx).await
+    }
+}
+
+impl<R: StreamRequest> StreamMiddleware<R> for Validation {
+    fn call<N: StreamHandler<R>>(
+        &self,
+        request: R,
+        cx: &Context<'_>,
+        next: &N,
+    ) -> impl Stream<Item = Result<R::Item, R::Error>> + Send {
+        match request.validate() {
+            Ok(()) => Either::Left(next.handle(request, cx)),
+            Err(refused) => Either::Right(stream::once(ready(Err(refused.into())))),
+        }
     }
 }

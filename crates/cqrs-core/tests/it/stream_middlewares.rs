@@ -454,3 +454,67 @@ async fn a_mediator_of_a_test_and_a_static_one_have_them_too() {
     let mediator = StaticMediator::new(NoHandlers {}, requests(), EventEmitter::default()).unwrap();
     assert_eq!(all(mediator.requests().stream(Count(vec![1]))).await, late);
 }
+
+/// Is refused if a number is 0.
+#[derive(StreamRequest)]
+#[request(item = u32, name = "checked", validate)]
+struct Checked(Vec<u32>);
+
+impl Validate for Checked {
+    fn validate(&self) -> Result<(), ValidationErrors> {
+        ValidationErrors::new().unless(!self.0.contains(&0), "numbers", "none is 0").into_result()
+    }
+}
+
+impl StreamHandler<Checked> for Counting {
+    fn handle(&self, request: Checked, cx: &Context<'_>) -> impl Stream<Item = Result<u32>> + Send {
+        Self::count(request.0, cx)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_stream_says_of_itself_refuses_it_before_its_handler() {
+    let journal = Journal::new();
+    let requests = RequestMap::new()
+        .stream_middleware(Validation)
+        .stream_middleware(Note("inner", journal))
+        .bind_stream::<Checked>(Counting)
+        .bind_stream::<Other>(Counting);
+    let mediator = mediator(requests, journal);
+    let mut items = mediator.stream(Checked(vec![1, 0]));
+    let error = items.next().await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidRequest);
+    assert_eq!(error.to_string(), "the request `checked` was refused: numbers: none is 0");
+    assert!(error.downcast_ref::<ValidationErrors>().is_some());
+    assert!(items.next().await.is_none());
+    assert!(journal.entries().is_empty());
+    assert_eq!(all(mediator.stream(Checked(vec![1, 2]))).await, [Ok(1), Ok(2)]);
+    // One that says nothing of the kind.
+    assert_eq!(all(mediator.stream(Other(vec![0]))).await, [Ok(0)]);
+}
+
+#[test]
+fn a_stream_that_says_something_of_itself_is_refused_where_nobody_asks() {
+    let refused = |requests: RequestMap<_, _>| {
+        RequestMediator::new::<Stacked<NoMiddleware, Validation>, _>(requests, EventEmitter::default())
+            .unwrap_err()
+            .to_string()
+    };
+    // That of the requests that are answered once does not stand around it.
+    let requests = RequestMap::new().middleware(Validation);
+    assert_eq!(
+        refused(requests.bind_stream::<Checked>(Counting)),
+        "the request `checked`: it says what is wrong with it (`#[request(validate)]`), and nobody asks: add \
+         `.stream_middleware(Validation)` before it is bound"
+    );
+    let requests = RequestMap::new()
+        .middleware(Validation)
+        .stream_middleware(Except::new(Validation).stream::<Checked>())
+        .bind_stream::<Checked>(Counting);
+    assert!(
+        RequestMediator::new(requests, EventEmitter::default())
+            .unwrap_err()
+            .to_string()
+            .contains("nobody asks")
+    );
+}

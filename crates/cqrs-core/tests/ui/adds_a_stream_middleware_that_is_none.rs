@@ -1,6 +1,6 @@
-//! A middleware around a streaming request that serves only requests that are answered once: one of the user's, and one of ours.
+//! A middleware around a streaming request that serves only requests that are answered once.
 use cqrs_core::{
-    Context, Middleware, Next, Reply, Request, RequestMap, Result, StreamHandler, StreamRequest, Validation,
+    Context, Middleware, Next, Reply, Request, RequestMap, Result, StreamHandler, StreamRequest,
 };
 use futures_util::{Stream, stream};
 
@@ -27,5 +27,4 @@ impl<R: Request> Middleware<R> for Audit {
 fn main() {
     let _ = RequestMap::new().middleware(Audit).bind_stream::<ReadRooms>(Rooms);
     let _ = RequestMap::new().stream_middleware(Audit).bind_stream::<ReadRooms>(Rooms);
-    let _ = RequestMap::new().stream_middleware(Validation).bind_stream::<ReadRooms>(Rooms);
 }

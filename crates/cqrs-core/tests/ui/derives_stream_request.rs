@@ -4,8 +4,12 @@ use cqrs_core::{Context, Request, RequestMap, Result, Retry, RequestHandler, Str
 struct WithoutAnItem;
 
 #[derive(StreamRequest)]
-#[request(item = u32, retry)]
-struct WithARetry;
+#[request(item = u32, response = u32)]
+struct WithAResponse;
+
+#[derive(StreamRequest)]
+#[request(item = u32, retry, validate)]
+struct NeitherCloneNorValidate;
 
 #[derive(Request)]
 #[request(retry)]
@@ -40,7 +44,7 @@ impl RequestHandler<WithOwnError> for Handler {
 }
 
 fn streams_from_no_handler() {
-    let _ = RequestMap::new().bind_stream::<WithARetry>(Handler);
+    let _ = RequestMap::new().bind_stream::<WithAResponse>(Handler);
     let _ = RequestMap::new().middleware(Retry::default()).bind::<WithOwnError>(Handler);
 }
 
