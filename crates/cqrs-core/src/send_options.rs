@@ -52,6 +52,9 @@ impl SendOptions {
     /// By when it has to be answered, with its events. Then its handler, or that of an event, is dropped where it stands, and the send
     /// fails with [`ErrorKind::Timeout`], which is retryable unless the request has been carried out; nothing further is sent from
     /// within it. A time in the past fails at once.
+    ///
+    /// A stream has to be at its end by then, so the time that its reader takes between the items counts, too. Its error is retryable if
+    /// it has given none: otherwise they would be given again.
     pub fn with_deadline(mut self, deadline: Instant) -> Self {
         self.deadline = Some(deadline);
         self
@@ -120,6 +123,14 @@ pub(crate) fn events_cut_off(name: &str) -> Error {
         format!(
             "the time for `{name}` is up while its events go out: it has been carried out, and not all of them were handled"
         ),
+    )
+}
+
+#[cold]
+pub(crate) fn items_cut_off(name: &str, given: usize) -> Error {
+    Error::out_of_time(
+        ErrorKind::Timeout,
+        format!("the time for `{name}` is up behind {given} of its items: who asks again gets these again"),
     )
 }
 

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Context, Received};
 use crate::error::{Error, Result};
-use crate::send_options::{SendOptions, cancelled, commit_cut_off, events_cut_off, too_late};
+use crate::send_options::{SendOptions, cancelled, commit_cut_off, events_cut_off, items_cut_off, too_late};
 
 /// A request from outside, or a part of what happens in a context, with options of its own.
 pub(crate) struct Narrowed<'a> {
@@ -75,10 +75,11 @@ impl<'a> Narrowed<'a> {
         reply: impl Future<Output = Result<T, E>>,
     ) -> Result<T, E> {
         self.begin(request)?;
-        self.in_time(request, reply).await
+        self.in_time(request, 0, reply).await
     }
 
-    /// The same for a stream, whose items come until the deadline, which ends it with an error.
+    /// The same for a stream, whose items come until the deadline, which ends it with an error: one that is not retryable if items were
+    /// given, for these would be given again.
     pub(crate) fn limit_items<T: Send, E: From<Error> + Send>(
         &self,
         request: &str,
@@ -90,9 +91,15 @@ impl<'a> Narrowed<'a> {
                 return;
             }
             let mut items = pin!(items);
+            let mut given = 0;
             loop {
-                match self.in_time(request, items.next().map(Option::transpose)).await.transpose() {
-                    Some(Ok(item)) => yield Ok(item),
+                match self.in_time(request, given, items.next().map(Option::transpose)).await.transpose() {
+                    Some(Ok(item)) => {
+                        given += 1;
+                        // Its events have gone out.
+                        self.is_carried_out.store(false, Ordering::Relaxed);
+                        yield Ok(item);
+                    }
                     Some(Err(error)) => {
                         yield Err(error);
                         // One that the handler has given does not end it.
@@ -115,11 +122,12 @@ impl<'a> Narrowed<'a> {
     async fn in_time<T, E: From<Error>>(
         &self,
         request: &str,
+        given: usize,
         reply: impl Future<Output = Result<T, E>>,
     ) -> Result<T, E> {
         let Some(deadline) = self.options.deadline else { return reply.await };
         if self.is_over() {
-            return Err(too_late(request).into());
+            return Err(out_of_time(request, given).into());
         }
         tokio::time::timeout_at(deadline.into(), reply).await.unwrap_or_else(|_| {
             Err(if self.has_commit_begun() {
@@ -127,8 +135,13 @@ impl<'a> Narrowed<'a> {
             } else if self.is_carried_out.load(Ordering::Relaxed) {
                 events_cut_off(request).into()
             } else {
-                too_late(request).into()
+                out_of_time(request, given).into()
             })
         })
     }
+}
+
+#[cold]
+fn out_of_time(request: &str, given: usize) -> Error {
+    if given == 0 { too_late(request) } else { items_cut_off(request, given) }
 }

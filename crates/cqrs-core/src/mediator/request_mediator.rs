@@ -97,7 +97,7 @@ impl RequestMediator {
     }
 
     /// The same with a deadline, a token to call it off, a conversation or a scope. A stream that is not at its end at the deadline ends
-    /// with an error.
+    /// with an error ([`SendOptions::with_deadline`]).
     pub fn stream_with<'a, R: StreamRequest>(
         &'a self,
         request: R,

@@ -17,7 +17,10 @@ use crate::send_options::SendOptions;
 /// again. Handlers of the events that a request said are not within it.
 /// Handlers see the time ([`Context::deadline`]), and it holds for the requests within them.
 ///
-/// A stream has so long for all its items together, and ends with that error if it has not come to its end.
+/// A stream has so long for all its items together, from when the first one is asked for, and ends with that error if it has not come
+/// to its end. The time that its reader takes between the items counts, too: give a stream that is read slowly more of it, or none.
+/// The error is retryable if the stream has given no item, as that of a request is; behind an item it is not, for whoever tries again
+/// would get it again.
 ///
 /// Place it within a [`Retry`](crate::Retry) for a limit on each try, and around it for one on all of them.
 ///

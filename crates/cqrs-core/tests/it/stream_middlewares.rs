@@ -195,12 +195,71 @@ async fn a_timeout_ends_the_stream_and_drops_what_was_said_for_the_item() {
         RequestMap::new().stream_middleware(Timeout::after(SECOND * 7 / 2)).bind_stream::<Count>(Counting);
     let (mediator, began) = (mediator(requests, journal), Instant::now());
     let items = all(mediator.stream(Count(vec![1, 13, 3, 4, 5]))).await;
-    assert_eq!(items, [Ok(1), err("unlucky"), Ok(3), err("the time for `count` is up")]);
+    let late = err("the time for `count` is up behind 2 of its items: who asks again gets these again");
+    assert_eq!(items, [Ok(1), err("unlucky"), Ok(3), late]);
     assert_eq!(began.elapsed(), SECOND * 7 / 2);
     assert_eq!(journal.entries(), ["happened 1", "happened 3"]);
     journal.clear();
     assert_eq!(all(mediator.stream(Count(vec![1, 2]))).await, [Ok(1), Ok(2)]);
     assert_eq!(journal.entries(), ["happened 1", "happened 2", "happened 100"]);
+}
+
+/// The kind of the error at which a stream ends, and whether it may be tried again, where the reader takes so long for each item.
+async fn end(
+    mut items: Streaming<'_, impl StreamRequest<Item = u32, Error = Error>>,
+    reading: Duration,
+) -> (ErrorKind, bool) {
+    loop {
+        if let Err(error) = items.next().await.unwrap() {
+            assert!(error.is_out_of_time());
+            assert!(items.next().await.is_none());
+            return (error.kind(), error.is_retryable());
+        }
+        sleep(reading).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_without_time_may_be_tried_again_if_it_has_given_nothing() {
+    let limited = |limit| {
+        let requests = RequestMap::new().stream_middleware(Timeout::after(limit));
+        mediator(requests.bind_stream::<Count>(Counting), Journal::new())
+    };
+    let unlimited = mediator(RequestMap::new().bind_stream::<Count>(Counting), Journal::new());
+    let numbers = || Count(vec![1, 2, 3]);
+    for (limit, reading, retryable) in [
+        (SECOND / 2, Duration::ZERO, true),
+        (SECOND * 3 / 2, Duration::ZERO, false),
+        // The reader has been at work, and not the handler.
+        (SECOND * 3 / 2, SECOND, false),
+    ] {
+        let expected = (ErrorKind::Timeout, retryable);
+        assert_eq!(end(limited(limit).stream(numbers()), reading).await, expected);
+        let options = SendOptions::default().with_timeout(limit);
+        assert_eq!(end(unlimited.stream_with(numbers(), &options), reading).await, expected);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_of_an_item_that_go_out_too_long_are_told_as_these_and_those_that_are_out_are_not() {
+    let events = EventMap::new().bind(on_event(|Happened(number): &Happened, _| {
+        let slow = SECOND * if *number == 3 { 60 } else { 0 };
+        Box::pin(async move {
+            sleep(slow).await;
+            Ok(())
+        })
+    }));
+    let requests = RequestMap::new().bind_stream::<Count>(Counting);
+    let mediator = RequestMediator::new(requests, EventEmitter::new(events)).unwrap();
+    let options = SendOptions::default().with_timeout(SECOND * 7 / 2);
+    let mut all = self::all(mediator.stream_with(Count(vec![1, 2, 4, 5]), &options)).await;
+    let text = all.pop().unwrap().unwrap_err();
+    assert!(text.starts_with("the time for `count` is up behind 3 of its items"), "{text}");
+    let options = SendOptions::default().with_timeout(SECOND * 7 / 2);
+    let mut all = self::all(mediator.stream_with(Count(vec![1, 3, 4]), &options)).await;
+    let text = all.pop().unwrap().unwrap_err();
+    assert!(text.starts_with("the time for `count` is up while its events go out"), "{text}");
+    assert_eq!(all, [Ok(1)]);
 }
 
 #[tokio::test]
