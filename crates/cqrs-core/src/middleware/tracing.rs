@@ -13,8 +13,10 @@ use crate::event::{Event, EventHandler};
 use crate::request::{Reply, Request, StreamHandler, StreamRequest};
 
 /// A `tracing` span around each request or event, with its name, and one event when it ends: at the level `debug` when it was
-/// done, as a warning with the error when it failed. A stream is in its span whenever it works on an item; each that is an error is
-/// a warning. Nothing of the payload, unless it is [asked for](Self::with_payload).
+/// done, as a warning with the error when it failed. Nothing of the payload, unless it is [asked for](Self::with_payload).
+///
+/// A stream is in its span whenever it works on an item. It has one event, too, when it ends or is dropped, with the number of its
+/// items; a warning with the first error and the number of errors, if there were any.
 ///
 /// Place it first (outermost), so that the time and the errors of the others are seen.
 #[derive(Clone, Copy, Debug, Default)]
@@ -102,19 +104,46 @@ fn items_told<R: StreamRequest<Error: fmt::Display>, N: StreamHandler<R>>(
     next: &N,
 ) -> impl Stream<Item = Result<R::Item, R::Error>> + Send {
     stream! {
-        let mut items = pin!(span.in_scope(|| next.handle(request, cx)));
-        loop {
-            let item = items.next().instrument(span.clone()).await;
-            span.in_scope(|| match &item {
-                Some(Ok(_)) => {}
-                Some(Err(error)) => warn("stream", R::name(), error),
-                None => tracing::debug!("done"),
-            });
-            match item {
-                Some(item) => yield item,
-                None => break,
+        // Told behind the items, for it is dropped behind them.
+        let mut told = ItemsTold { span, name: R::name(), items: 0, errors: 0, first_error: None, is_done: false };
+        let mut items = pin!(told.span.in_scope(|| next.handle(request, cx)));
+        while let Some(item) = items.next().instrument(told.span.clone()).await {
+            match &item {
+                Ok(_) => told.items += 1,
+                Err(error) => told.fail(error),
             }
+            yield item;
         }
+        told.is_done = true;
+    }
+}
+
+/// What became of a stream, told when it is dropped, so that one which nobody reads to its end is told, too: many read no further
+/// than the first error.
+struct ItemsTold {
+    span: Span,
+    name: &'static str,
+    items: u64,
+    errors: u64,
+    first_error: Option<String>,
+    is_done: bool,
+}
+
+impl ItemsTold {
+    fn fail(&mut self, error: &impl fmt::Display) {
+        self.errors += 1;
+        self.first_error.get_or_insert_with(|| format!("{error:#}"));
+    }
+}
+
+impl Drop for ItemsTold {
+    fn drop(&mut self) {
+        let Self { span, name, items, errors, first_error, is_done } = self;
+        span.in_scope(|| match first_error {
+            Some(error) => tracing::warn!(what = "stream", name, error, items, errors, "failed"),
+            None if *is_done => tracing::debug!(items, "done"),
+            None => tracing::debug!(items, "dropped before its end"),
+        });
     }
 }
 

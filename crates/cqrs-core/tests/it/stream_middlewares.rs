@@ -381,7 +381,7 @@ impl io::Write for Log {
 }
 
 #[tokio::test(start_paused = true)]
-async fn tracing_puts_the_work_on_items_into_a_span_and_tells_of_errors_and_of_the_end() {
+async fn tracing_puts_the_work_on_items_into_a_span_and_tells_once_what_became_of_the_stream() {
     let log = Log::default();
     let writer = log.clone();
     let format = tracing_subscriber::fmt().with_ansi(false).without_time().with_target(false);
@@ -396,11 +396,16 @@ async fn tracing_puts_the_work_on_items_into_a_span_and_tells_of_errors_and_of_t
         .stream_middleware(Tracing::with_payload())
         .bind_stream::<Count>(Counting);
     let mediator = mediator(requests, Journal::new());
-    let mut items = mediator.stream(Other(vec![1, 13]));
+    let mut items = mediator.stream(Other(vec![1, 13, 13]));
     while let Some(item) = items.next().await {
         tracing::info!(is_ok = item.is_ok(), "outside");
     }
-    all(mediator.stream(Count(vec![2]))).await;
+    all(mediator.stream(Count(vec![2, 3]))).await;
+    // Nobody reads further than the first error, or than wanted.
+    mediator.stream(Count(vec![13, 4])).next().await.unwrap().unwrap_err();
+    mediator.stream(Count(vec![5, 6])).next().await.unwrap().unwrap();
+    // One that is not asked for anything is not handled.
+    drop(mediator.stream(Count(vec![7])));
     let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
     assert_eq!(
         log.lines().map(str::trim).collect::<Vec<_>>(),
@@ -408,11 +413,17 @@ async fn tracing_puts_the_work_on_items_into_a_span_and_tells_of_errors_and_of_t
             r#"INFO stream{name="other"}: number=1"#,
             "INFO outside is_ok=true",
             r#"INFO stream{name="other"}: number=13"#,
-            r#"WARN stream{name="other"}: failed what="stream" name="other" error="unlucky""#,
             "INFO outside is_ok=false",
-            r#"DEBUG stream{name="other"}: done"#,
-            r#"INFO stream{name="count" payload=Count([2])}: number=2"#,
-            r#"DEBUG stream{name="count" payload=Count([2])}: done"#,
+            r#"INFO stream{name="other"}: number=13"#,
+            "INFO outside is_ok=false",
+            r#"WARN stream{name="other"}: failed what="stream" name="other" error="unlucky" items=1 errors=2"#,
+            r#"INFO stream{name="count" payload=Count([2, 3])}: number=2"#,
+            r#"INFO stream{name="count" payload=Count([2, 3])}: number=3"#,
+            r#"DEBUG stream{name="count" payload=Count([2, 3])}: done items=2"#,
+            r#"INFO stream{name="count" payload=Count([13, 4])}: number=13"#,
+            r#"WARN stream{name="count" payload=Count([13, 4])}: failed what="stream" name="count" error="unlucky" items=0 errors=1"#,
+            r#"INFO stream{name="count" payload=Count([5, 6])}: number=5"#,
+            r#"DEBUG stream{name="count" payload=Count([5, 6])}: dropped before its end items=1"#,
         ]
     );
 }
