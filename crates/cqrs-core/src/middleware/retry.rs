@@ -1,8 +1,15 @@
-use super::{EventMiddleware, Middleware, Next, Placement};
+use std::pin::pin;
+use std::time::Duration;
+
+use async_stream::stream;
+use futures_util::{Stream, StreamExt};
+
+use super::stream::run_in;
+use super::{EventMiddleware, Middleware, Next, Placement, StreamMiddleware};
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::event::{Event, EventHandler};
-use crate::request::{Reply, Request};
+use crate::request::{Reply, Request, StreamHandler, StreamRequest};
 use crate::retry_policy::RetryPolicy;
 use crate::send_options::now;
 
@@ -13,6 +20,10 @@ use crate::send_options::now;
 /// failed try said is dropped. Within a transaction nothing is tried again, for the database may have given it up already:
 /// a retry stands around the transaction. It ends early where the [deadline](Context::deadline) leaves no time for the next wait,
 /// and when the request is [cancelled](Context::cancellation).
+///
+/// A stream begins anew only before it has given anything: if the first that it gives is such an error, what is left of it is dropped,
+/// and the next one is read from its beginning. An error behind that goes to the reader, who has items already and would get them
+/// again. A stream that gives such an error first and could go on is begun anew all the same, until the last attempt.
 ///
 /// A second one within it is refused when the mediator is built: their attempts would multiply.
 ///
@@ -36,16 +47,20 @@ impl Retry {
 
     /// Waits behind a failure; whether to try again.
     async fn goes_on(&self, name: &str, failures: u32, retryable: bool, cx: &Context<'_>) -> bool {
+        match self.wait_behind(failures, retryable, cx) {
+            Some(wait) => waited(name, failures, wait, cx).await,
+            None => false,
+        }
+    }
+
+    /// How long to wait behind a failure, if it is to be tried again.
+    fn wait_behind(&self, failures: u32, retryable: bool, cx: &Context<'_>) -> Option<Duration> {
         if failures >= self.0.max_attempts() || !retryable {
-            return false;
+            return None;
         }
         let wait = self.0.random_delay(failures);
-        if cx.deadline().is_some_and(|deadline| now().checked_add(wait).is_none_or(|then| then >= deadline)) {
-            return false;
-        }
-        tracing::debug!(name, failures, ?wait, "tried again after a wait");
-        let cancellation = cx.cancellation();
-        cancellation.run_until_cancelled(tokio::time::sleep(wait)).await.is_some()
+        let is_in_time = |deadline| now().checked_add(wait).is_some_and(|then| then < deadline);
+        cx.deadline().is_none_or(is_in_time).then_some(wait)
     }
 
     fn checked(&self, placement: &Placement) -> Result<(), String> {
@@ -60,6 +75,13 @@ impl Retry {
             problems => Err(problems.join("; ")),
         }
     }
+}
+
+/// Whether the wait came to its end, and was not cancelled.
+async fn waited(name: &str, failures: u32, wait: Duration, cx: &Context<'_>) -> bool {
+    tracing::debug!(name, failures, ?wait, "tried again after a wait");
+    let cancellation = cx.cancellation();
+    cancellation.run_until_cancelled(tokio::time::sleep(wait)).await.is_some()
 }
 
 impl<R: Request> Middleware<R> for Retry
@@ -107,6 +129,62 @@ impl<E: Event> EventMiddleware<E> for Retry {
             failures += 1;
             if cx.is_in_transaction() || !self.goes_on(E::NAME, failures, error.is_retryable(), cx).await {
                 return Err(error);
+            }
+        }
+    }
+
+    fn check(&self, placement: &Placement) -> Result<(), String> {
+        self.checked(placement)
+    }
+}
+
+impl<R: StreamRequest> StreamMiddleware<R> for Retry
+where
+    R::Error: Retryable,
+{
+    fn call<N: StreamHandler<R>>(
+        &self,
+        mut request: R,
+        cx: &Context<'_>,
+        next: &N,
+    ) -> impl Stream<Item = Result<R::Item, R::Error>> + Send {
+        stream! {
+            let mut failures = 0;
+            while failures + 1 < self.0.max_attempts()
+                && !cx.is_in_transaction()
+                && let Some(again) = request.again()
+            {
+                let (error, wait) = {
+                    let mut items = pin!(run_in(request, cx, next, cx.nested()));
+                    let first = items.next().await;
+                    let wait = match &first {
+                        Some(Err(error)) => self.wait_behind(failures + 1, error.is_retryable(), cx),
+                        _ => None,
+                    };
+                    match (first, wait) {
+                        // What is left of it is dropped before the wait, with what it holds.
+                        (Some(Err(error)), Some(wait)) => (error, wait),
+                        (first, _) => {
+                            if let Some(first) = first {
+                                yield first;
+                                while let Some(item) = items.next().await {
+                                    yield item;
+                                }
+                            }
+                            return;
+                        }
+                    }
+                };
+                failures += 1;
+                if !waited(R::name(), failures, wait, cx).await {
+                    yield Err(error);
+                    return;
+                }
+                request = again;
+            }
+            let mut items = pin!(next.handle(request, cx));
+            while let Some(item) = items.next().await {
+                yield item;
             }
         }
     }

@@ -109,7 +109,7 @@ pub(super) fn run_within<R: StreamRequest, N: StreamHandler<R>>(
 }
 
 /// The items, made in this context, which is a part of `cx`. What is said there for an item that fails is forgotten.
-fn run_in<R: StreamRequest, N: StreamHandler<R>>(
+pub(super) fn run_in<R: StreamRequest, N: StreamHandler<R>>(
     request: R,
     cx: &Context<'_>,
     next: &N,

@@ -1,6 +1,7 @@
 //! Middlewares around streaming requests: their order, what is forgotten, and those that come with the crate.
 
 use std::io;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -587,4 +588,192 @@ fn a_stream_that_says_something_of_itself_is_refused_where_nobody_asks() {
             .to_string()
             .contains("nobody asks")
     );
+}
+
+/// Fails as often as it is told, says a number before that, and gives two numbers then; a third one is an error that may be tried
+/// again. Notes what begins and ends.
+#[derive(Clone, StreamRequest)]
+#[request(item = u32, name = "flaky", retry)]
+struct Flaky;
+
+/// The same, but it is not to be sent again.
+#[derive(StreamRequest)]
+#[request(item = u32, name = "once")]
+struct Once;
+
+struct Fails {
+    times: AtomicU32,
+    journal: &'static Journal,
+    retryable: bool,
+}
+
+impl Fails {
+    fn times(times: u32, journal: &'static Journal) -> Self {
+        Self { times: AtomicU32::new(times), journal, retryable: true }
+    }
+
+    fn flaky(&self, cx: &Context<'_>) -> impl Stream<Item = Result<u32>> + Send {
+        let error = || Error::handler("not yet").with_retryable(self.retryable);
+        async_stream::stream! {
+            let _stay = Stay::begin(self.journal);
+            cx.emit(Happened(0));
+            if self.times.load(Ordering::Relaxed) > 0 {
+                self.times.fetch_sub(1, Ordering::Relaxed);
+                yield Err(error());
+            }
+            cx.emit(Happened(1));
+            yield Ok(1);
+            cx.emit(Happened(2));
+            yield Ok(2);
+            yield Err(error());
+        }
+    }
+}
+
+impl StreamHandler<Flaky> for Fails {
+    fn handle(&self, _: Flaky, cx: &Context<'_>) -> impl Stream<Item = Result<u32>> + Send {
+        self.flaky(cx)
+    }
+}
+
+impl StreamHandler<Once> for Fails {
+    fn handle(&self, _: Once, cx: &Context<'_>) -> impl Stream<Item = Result<u32>> + Send {
+        self.flaky(cx)
+    }
+}
+
+/// Notes when it begins and ends, and how long that took.
+struct Stay(&'static Journal, Instant);
+
+impl Stay {
+    fn begin(journal: &'static Journal) -> Self {
+        journal.note("begin");
+        Self(journal, Instant::now())
+    }
+}
+
+impl Drop for Stay {
+    fn drop(&mut self) {
+        self.0.note(format!("end behind {} s", self.1.elapsed().as_secs()));
+    }
+}
+
+fn three_times() -> Retry {
+    Retry::new(RetryPolicy::default().with_max_attempts(3).with_first_delay(SECOND).with_jitter(0.0))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_begins_anew_before_its_first_item_and_what_a_failed_try_said_is_dropped() {
+    let journal = Journal::new();
+    let requests = RequestMap::new()
+        .stream_middleware(three_times())
+        .stream_middleware(Note("within", journal))
+        .bind_stream::<Flaky>(Fails::times(2, journal));
+    let (mediator, began) = (mediator(requests, journal), Instant::now());
+    // Behind the first item the error goes through.
+    assert_eq!(all(mediator.stream(Flaky)).await, [Ok(1), Ok(2), err("not yet")]);
+    assert_eq!(began.elapsed(), SECOND * 3);
+    let tried = ["within > flaky", "begin", "end behind 0 s"];
+    let mut expected = [tried, tried].concat();
+    expected.extend(["within > flaky", "begin", "happened 50", "happened 0", "happened 1", "happened 2"]);
+    expected.extend(["end behind 0 s", "within <"]);
+    assert_eq!(journal.entries(), expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_try_of_a_stream_gives_what_it_gives() {
+    let journal = Journal::new();
+    let requests =
+        RequestMap::new().stream_middleware(three_times()).bind_stream::<Flaky>(Fails::times(3, journal));
+    let mediator = mediator(requests, journal);
+    assert_eq!(all(mediator.stream(Flaky)).await, [err("not yet"), Ok(1), Ok(2), err("not yet")]);
+    assert_eq!(journal.entries().iter().filter(|entry| *entry == "begin").count(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_does_not_begin_anew_where_that_is_not_wanted() {
+    let once = [err("not yet"), Ok(1), Ok(2), err("not yet")];
+    let (journal, began) = (Journal::new(), Instant::now());
+    let requests = || RequestMap::new().stream_middleware(three_times());
+    // It may not be sent again.
+    let silent = mediator(requests().bind_stream::<Once>(Fails::times(1, journal)), journal);
+    assert_eq!(all(silent.stream(Once)).await, once);
+    // Its error says that it would not help.
+    let handler = Fails { retryable: false, ..Fails::times(1, journal) };
+    let hopeless = mediator(requests().bind_stream::<Flaky>(handler), journal);
+    assert_eq!(all(hopeless.stream(Flaky)).await, once);
+    // There is no time for the wait.
+    let hasty = mediator(requests().bind_stream::<Flaky>(Fails::times(1, journal)), journal);
+    let options = SendOptions::default().with_timeout(SECOND / 2);
+    assert_eq!(all(hasty.stream_with(Flaky, &options)).await, once);
+    assert_eq!(began.elapsed(), Duration::ZERO);
+    // It is called off while it waits: there is nothing left to go on with.
+    let cancelled = mediator(requests().bind_stream::<Flaky>(Fails::times(1, journal)), journal);
+    let token = CancellationToken::new();
+    let options = SendOptions::default().with_cancellation(token.clone());
+    let mut items = cancelled.stream_with(Flaky, &options);
+    assert!(items.next().now_or_never().is_none());
+    token.cancel();
+    assert_eq!(all(items).await, once[..1]);
+    assert_eq!(began.elapsed(), Duration::ZERO);
+    assert_eq!(journal.entries().iter().filter(|entry| *entry == "begin").count(), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_within_a_transaction_does_not_begin_anew() {
+    #[derive(Request)]
+    #[request(response = Vec<Result<u32, String>>)]
+    struct Read;
+
+    let (db, journal) = (FakeDb::new(), Journal::new());
+    let requests = RequestMap::new()
+        .stream_middleware(three_times())
+        .bind_stream::<Flaky>(Fails::times(1, journal))
+        .bind::<Read>(Transactional::new(
+            db.unit(),
+            in_transaction(|_: Read, _, cx| Box::pin(async { Ok(all(cx.stream(Flaky)).await) })),
+        ));
+    let mediator = mediator(requests, journal);
+    assert_eq!(mediator.send(Read).await.unwrap(), [err("not yet"), Ok(1), Ok(2), err("not yet")]);
+    assert_eq!(journal.entries()[..2], ["begin", "end behind 0 s"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_try_of_a_stream_that_gives_nothing_in_time_is_one_that_failed() {
+    struct Slow(AtomicU32);
+
+    impl StreamHandler<Flaky> for Slow {
+        fn handle(&self, _: Flaky, _: &Context<'_>) -> impl Stream<Item = Result<u32>> + Send {
+            let try_ = self.0.fetch_add(1, Ordering::Relaxed);
+            async_stream::stream! {
+                sleep(SECOND * if try_ == 0 { 9 } else { 1 }).await;
+                yield Ok(try_);
+                sleep(SECOND * 9).await;
+                yield Ok(try_);
+            }
+        }
+    }
+
+    let requests = RequestMap::new()
+        .stream_middleware(three_times())
+        .stream_middleware(Timeout::after(SECOND * 2))
+        .bind_stream::<Flaky>(Slow(AtomicU32::new(0)));
+    let (mediator, began) = (mediator(requests, Journal::new()), Instant::now());
+    let late = err("the time for `flaky` is up behind 1 of its items: who asks again gets these again");
+    assert_eq!(all(mediator.stream(Flaky)).await, [Ok(1), late]);
+    assert_eq!(began.elapsed(), SECOND * 5);
+}
+
+#[test]
+fn a_retry_of_a_stream_within_another_one_is_refused() {
+    let refused = |requests: RequestMap<_, _>| {
+        RequestMediator::new::<NoMiddleware, _>(requests, EventEmitter::default()).unwrap_err().to_string()
+    };
+    let requests = RequestMap::new().stream_middleware(three_times());
+    let text = refused(requests.stream_middleware(three_times()).bind_stream::<Count>(Counting));
+    assert!(text.starts_with("the request `count`: a `Retry` stands within another one"), "{text}");
+    let never = Retry::new(RetryPolicy::default().with_max_attempts(0));
+    let requests = RequestMap::new().stream_middleware(never).bind_stream::<Count>(Counting);
+    let text = RequestMediator::new(requests, EventEmitter::default()).unwrap_err().to_string();
+    assert!(text.contains("attempts is 0"), "{text}");
 }
