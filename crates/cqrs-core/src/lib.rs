@@ -66,8 +66,8 @@ pub use scope::Scope;
 pub use send_options::SendOptions;
 #[cfg(feature = "tower")]
 pub use tower::{
-    MediatorFuture, MediatorService, TowerError, TowerHandler, TowerHandling, TowerInTurn, TowerLayer,
-    TowerRequest,
+    MediatorFuture, MediatorService, TowerError, TowerEvent, TowerHandler, TowerHandling, TowerInTurn,
+    TowerLayer, TowerRequest,
 };
 pub use transaction::{
     AddOutcome, Added, AddedEvent, BeforeCommit, BeginTransaction, Database, ScheduleChange, Transaction,

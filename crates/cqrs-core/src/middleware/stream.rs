@@ -59,7 +59,7 @@ use crate::send_options::SendOptions;
     message = "`{Self}` is not a middleware for the streaming request `{R}`",
     label = "no `StreamMiddleware<{R}>` for this type",
     note = "a middleware that serves every streaming request is `impl<R: StreamRequest> StreamMiddleware<R> for {Self}`",
-    note = "a `Middleware` of requests that are answered once does not serve streams by itself"
+    note = "a `Middleware` of requests that are answered once does not serve streams by itself, and a `TowerLayer` cannot: its services answer once"
 )]
 pub trait StreamMiddleware<R: StreamRequest>: Sized + Send + Sync + 'static {
     /// Calls `next` with the request, and gives its items or others.

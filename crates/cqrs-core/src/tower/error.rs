@@ -6,7 +6,7 @@ use super::BoxError;
 use crate::error::{Error, ErrorKind};
 
 /// The error of a handler, as the layers of a [`TowerLayer`](crate::TowerLayer) see it: it can be boxed, as many of them want, and
-/// is the error of the request again when it comes out.
+/// is the error of the request, or of the handler of an event, again when it comes out.
 #[derive(Clone, Debug)]
 pub struct TowerError<E>(pub E);
 
@@ -34,8 +34,8 @@ impl Kinds {
         self.0.push(Known { is: |error| error.is::<T>(), name: type_name::<T>(), kind });
     }
 
-    /// The error of the request, of what a layer has failed with.
-    pub(super) fn error(&self, request: &str, error: BoxError) -> Error {
+    /// The error of a request or an event, of what a layer has failed with.
+    pub(super) fn error(&self, what: &str, name: &str, error: BoxError) -> Error {
         let error = match Error::from_boxed(error) {
             Ok(ours) => return ours,
             Err(error) => error,
@@ -43,9 +43,7 @@ impl Kinds {
         let kind =
             self.0.iter().find(|known| (known.is)(&error)).map_or(ErrorKind::Handler, |known| known.kind);
         let retryable = matches!(kind, ErrorKind::Timeout | ErrorKind::Overloaded);
-        Error::new(kind, format!("the request `{request}`: {error}"))
-            .with_retryable(retryable)
-            .with_source(error)
+        Error::new(kind, format!("the {what} `{name}`: {error}")).with_retryable(retryable).with_source(error)
     }
 }
 

@@ -7,15 +7,17 @@ use tower_service::Service;
 use super::BoxError;
 use super::TowerInTurn;
 use super::error::{Kinds, TowerError};
-use super::passing::{TowerHandler, TowerRequest};
-use super::tries::{Left, run_within};
+use super::passing::{TowerEvent, TowerHandler, TowerRequest};
+use super::tries::{Left, OfEvent, OfRequest, Tryable, run_within};
 use crate::context::Context;
-use crate::error::ErrorKind;
-use crate::middleware::{Middleware, Next};
+use crate::error::{ErrorKind, Result};
+use crate::event::{Event, EventHandler};
+use crate::middleware::{EventMiddleware, Middleware, Next};
 use crate::request::{Reply, Request};
 use crate::send_options::commit_cut_off;
 
-/// Layers of `tower` as a middleware: its limits, load shedding, timeouts, filters and retries, and those of others, as breakers.
+/// Layers of `tower` as a middleware of requests or events: its limits, load shedding, timeouts, filters and retries, and those of
+/// others, as breakers.
 ///
 /// ```
 /// use std::time::Duration;
@@ -47,7 +49,7 @@ use crate::send_options::commit_cut_off;
 /// | `ConcurrencyLimitLayer`, `GlobalConcurrencyLimitLayer` | yes |
 /// | `LoadShedLayer` | yes, around a limit |
 /// | `TimeoutLayer` | yes |
-/// | `RetryLayer` | yes; the request has to be `Clone` |
+/// | `RetryLayer` | yes; the request has to be `Clone`, an event always can be sent again |
 /// | `MapErrLayer`, `MapResultLayer` | yes |
 /// | `RateLimitLayer` | yes, with [`in_turn`](Self::in_turn), for its service cannot be cloned; or within a `BufferLayer` |
 /// | `FilterLayer`, `BufferLayer` | for a single request: `filter(\|act: TowerRequest<Act>\| ..)`, `BufferLayer::<TowerRequest<Act>>` |
@@ -55,6 +57,48 @@ use crate::send_options::commit_cut_off;
 /// | what is written for one type of request, as those of HTTP | no |
 ///
 /// Those can stand around a whole mediator, if it is of that type ([`MediatorService`](crate::MediatorService)).
+///
+/// # Around handlers of events
+///
+/// With [`EventMap::middleware`](crate::EventMap::middleware) the layers stand around each handler of an event, and are called once for each. What
+/// is said here of requests holds for these calls, too. Layers see a `TowerRequest` of a [`TowerEvent`], which has the name of the event and not what it
+/// carries: the event is borrowed from where it was said. A retry calls the handler again with the same event. Layers that are clones of
+/// one `TowerLayer` count requests and events together.
+///
+/// ```
+/// use std::time::Duration;
+/// use cqrs_core::{Context, DomainEvent, ErrorKind, EventEmitter, EventHandler, EventMap, RequestMap, RequestMediator, Result, TowerLayer};
+/// use tower::ServiceBuilder;
+/// use tower::timeout::error::Elapsed;
+///
+/// #[derive(DomainEvent)]
+/// struct RoomClosed { room: u32 }
+///
+/// struct TellGuests;
+///
+/// impl EventHandler<RoomClosed> for TellGuests {
+///     async fn handle(&self, _: &RoomClosed, _: &Context<'_>) -> Result<()> {
+///         std::future::pending().await
+///     }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<()> {
+/// let layers = ServiceBuilder::new().concurrency_limit(10).timeout(Duration::from_millis(5));
+/// let events = EventMap::new()
+///     .middleware(TowerLayer::new(layers).error_kind::<Elapsed>(ErrorKind::Timeout))
+///     .bind::<RoomClosed>(TellGuests);
+/// let mediator = RequestMediator::new(RequestMap::new(), EventEmitter::new(events))?;
+/// let error = mediator.events().emit(RoomClosed { room: 7 }).await.unwrap_err();
+/// assert_eq!(error.kind(), ErrorKind::Timeout);
+/// # Ok(()) }
+/// ```
+///
+/// # Not around streaming requests
+///
+/// A service of `tower` answers once. With the first item of a stream, or the stream itself, as that answer, layers would take it for
+/// done while it goes on: a limit would let in the next one, and a timeout would not see it hang. [`Timeout`](crate::Timeout),
+/// [`Retry`](crate::Retry) and [`ConcurrencyLimit`](crate::ConcurrencyLimit) know streams, and so does a
+/// [`StreamMiddleware`](crate::StreamMiddleware) of yours.
 ///
 /// # What they do not know
 ///
@@ -123,16 +167,16 @@ impl<S> TowerLayer<TowerInTurn<S>> {
     }
 }
 
-impl<R, S> Middleware<R> for TowerLayer<S>
-where
-    R: Request<Error: fmt::Debug + fmt::Display + Sync>,
-    S: Service<TowerRequest<R>, Response = R::Response, Error: Into<BoxError>, Future: Send>
-        + Clone
-        + Send
-        + Sync
-        + 'static,
-{
-    async fn call<N: Next<R>>(&self, request: R, cx: &Context<'_>, next: &N) -> Reply<R> {
+impl<S> TowerLayer<S> {
+    async fn around<R, T>(&self, request: R, cx: &Context<'_>, next: T) -> Reply<R>
+    where
+        R: Request<Error: fmt::Debug + fmt::Display + Sync>,
+        T: Tryable<R>,
+        S: Service<TowerRequest<R>, Response = R::Response, Error: Into<BoxError>, Future: Send>
+            + Clone
+            + Send
+            + Sync,
+    {
         let (request, inside) = TowerRequest::new(request, cx);
         let left = Left::by(cx);
         let mut service = self.service.clone();
@@ -140,7 +184,7 @@ where
             poll_fn(|task| service.poll_ready(task)).await?;
             service.call(request).await
         };
-        let error: BoxError = match run_within(layers, inside, &left, next).await {
+        let error: BoxError = match run_within(layers, inside, &left, &next).await {
             Ok(response) => {
                 left.succeed();
                 return Ok(response);
@@ -152,7 +196,35 @@ where
         }
         Err(match error.downcast::<TowerError<R::Error>>() {
             Ok(of_handler) => of_handler.0,
-            Err(error) => self.kinds.error(R::name(), error).into(),
+            Err(error) => self.kinds.error(T::WHAT, R::name(), error).into(),
         })
+    }
+}
+
+impl<R, S> Middleware<R> for TowerLayer<S>
+where
+    R: Request<Error: fmt::Debug + fmt::Display + Sync>,
+    S: Service<TowerRequest<R>, Response = R::Response, Error: Into<BoxError>, Future: Send>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+{
+    async fn call<N: Next<R>>(&self, request: R, cx: &Context<'_>, next: &N) -> Reply<R> {
+        self.around(request, cx, OfRequest(next)).await
+    }
+}
+
+impl<E, S> EventMiddleware<E> for TowerLayer<S>
+where
+    E: Event,
+    S: Service<TowerRequest<TowerEvent<E>>, Response = (), Error: Into<BoxError>, Future: Send>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+{
+    async fn call<N: EventHandler<E>>(&self, event: &E, cx: &Context<'_>, next: &N) -> Result<()> {
+        self.around(TowerEvent::new(), cx, OfEvent { event, next }).await
     }
 }

@@ -11,7 +11,7 @@ mod tries;
 pub use error::TowerError;
 pub use in_turn::TowerInTurn;
 pub use layer::TowerLayer;
-pub use passing::{TowerHandler, TowerHandling, TowerRequest};
+pub use passing::{TowerEvent, TowerHandler, TowerHandling, TowerRequest};
 pub use service::{MediatorFuture, MediatorService};
 
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync + 'static>;

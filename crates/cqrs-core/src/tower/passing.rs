@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context as TaskContext, Poll, ready};
@@ -16,12 +17,13 @@ use tower_service::Service;
 use super::error::TowerError;
 use crate::context::Context;
 use crate::error::{Error, ErrorKind};
+use crate::event::Event;
 use crate::request::{Reply, Request};
 
-/// A request on its way through the layers of a [`TowerLayer`](crate::TowerLayer). It can be cloned if the request can, so a retry
-/// may send it again.
+/// A request on its way through the layers of a [`TowerLayer`](crate::TowerLayer), or an event, as a [`TowerEvent`]. It can be cloned
+/// if the request can, so a retry may send it again.
 pub struct TowerRequest<R: Request> {
-    /// The request itself.
+    /// The request itself; a [`TowerEvent`] in place of an event.
     pub request: R,
     door: Arc<Door<R>>,
 }
@@ -61,6 +63,44 @@ impl<R: Request + fmt::Debug> fmt::Debug for TowerRequest<R> {
     }
 }
 
+/// What stands for an event of type `E` in the [`TowerRequest`] that layers around its handlers see: its
+/// [name](TowerEvent::name), and no more. The event itself is borrowed, and layers may keep what they get. It can always be cloned;
+/// whatever layers make of it, the handler gets the event that was said.
+///
+/// It is a [`Request`], so that layers which are generic over requests serve events, too; nobody handles it as one.
+pub struct TowerEvent<E>(PhantomData<fn() -> E>);
+
+impl<E: Event> TowerEvent<E> {
+    pub(super) fn new() -> Self {
+        Self(PhantomData)
+    }
+}
+
+// Nobody who forgot to derive `Request` wants to hear of it.
+#[diagnostic::do_not_recommend]
+impl<E: Event> Request for TowerEvent<E> {
+    type Response = ();
+    type Error = Error;
+
+    fn name() -> &'static str {
+        E::NAME
+    }
+}
+
+impl<E> Clone for TowerEvent<E> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<E> Copy for TowerEvent<E> {}
+
+impl<E: Event> fmt::Debug for TowerEvent<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TowerEvent<{}>", E::NAME)
+    }
+}
+
 /// The innermost service of a [`TowerLayer`](crate::TowerLayer): it takes each request to its handler, and is always ready.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
@@ -94,7 +134,7 @@ impl<R: Request> Future for TowerHandling<R> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Self::Output> {
         let reply = ready!(Pin::new(&mut self.0).poll(cx)).unwrap_or_else(|_| {
-            let message = format!("the request `{}` was given up before its handler was reached", R::name());
+            let message = format!("`{}` was given up before its handler was reached", R::name());
             Err(Error::new(ErrorKind::Cancelled, message).into())
         });
         Poll::Ready(reply.map_err(TowerError))

@@ -1,6 +1,6 @@
 //! The tries of one call, and what they leave.
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::mem;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,11 +10,46 @@ use std::task::{Context as TaskContext, Poll};
 use futures_util::future::{BoxFuture, Either, select};
 use smallvec::SmallVec;
 
-use super::passing::{Inside, Knock};
+use super::passing::{Inside, Knock, TowerEvent};
 use crate::context::{Context, Narrowed, Unsent};
+use crate::error::Result;
+use crate::event::{Event, EventHandler};
 use crate::middleware::Next;
 use crate::request::{Reply, Request};
 use crate::send_options::{SendOptions, commit_cut_off};
+
+/// What stands further in, to be tried as often as the layers ask for it.
+pub(super) trait Tryable<R: Request>: Sync {
+    /// `request` or `event`.
+    const WHAT: &'static str;
+
+    fn run(&self, request: R, cx: &Context<'_>) -> impl Future<Output = Reply<R>> + Send;
+}
+
+/// The handler of a request.
+pub(super) struct OfRequest<'a, N>(pub(super) &'a N);
+
+impl<R: Request, N: Next<R>> Tryable<R> for OfRequest<'_, N> {
+    const WHAT: &'static str = "request";
+
+    fn run(&self, request: R, cx: &Context<'_>) -> impl Future<Output = Reply<R>> + Send {
+        self.0.run(request, cx)
+    }
+}
+
+/// The handler of an event, with the event: the request that has gone through the layers only stands for it.
+pub(super) struct OfEvent<'a, E, N> {
+    pub(super) event: &'a E,
+    pub(super) next: &'a N,
+}
+
+impl<E: Event, N: EventHandler<E>> Tryable<TowerEvent<E>> for OfEvent<'_, E, N> {
+    const WHAT: &'static str = "event";
+
+    fn run(&self, _: TowerEvent<E>, cx: &Context<'_>) -> impl Future<Output = Result<()>> + Send {
+        self.next.handle(self.event, cx)
+    }
+}
 
 /// What the tries of one call leave.
 pub(super) struct Left<'a> {
@@ -42,7 +77,7 @@ impl<'a> Left<'a> {
     }
 
     /// Until it is answered, or nobody wants the answer any more.
-    async fn answer<R: Request, N: Next<R>>(&self, Knock { request, mut answer }: Knock<R>, next: &N) {
+    async fn answer<R: Request>(&self, Knock { request, mut answer }: Knock<R>, next: &impl Tryable<R>) {
         let tried = pin!(self.try_once(request, next));
         let reply = match select(pin!(answer.closed()), tried).await {
             Either::Left(_) => return,
@@ -52,7 +87,7 @@ impl<'a> Left<'a> {
         let _ = answer.send(reply);
     }
 
-    async fn try_once<R: Request, N: Next<R>>(&self, request: R, next: &N) -> Reply<R> {
+    async fn try_once<R: Request>(&self, request: R, next: &impl Tryable<R>) -> Reply<R> {
         if self.is_commit_cut_off() {
             // Once more might be twice.
             return Err(commit_cut_off(R::name()).into());
@@ -90,11 +125,11 @@ impl Drop for Watch<'_> {
 }
 
 /// Waits for the layers, and runs the tries that they ask for meanwhile. None of them is left when they have answered.
-pub(super) async fn run_within<R: Request, N: Next<R>, T>(
+pub(super) async fn run_within<R: Request, T>(
     layers: impl Future<Output = T> + Send,
     inside: Inside<R>,
     left: &Left<'_>,
-    next: &N,
+    next: &impl Tryable<R>,
 ) -> T {
     let mut layers = pin!(layers);
     let mut tries = SmallVec::<[BoxFuture<'_, ()>; 1]>::new();

@@ -1,9 +1,10 @@
 //! Layers of `tower` that cannot be a middleware: one that wants a request as it is, one whose service cannot be cloned,
-//! one that answers with something else, one that serves a single type of request; and an error that they cannot pass on.
+//! one that answers with something else, one that serves a single type of request; an error that they cannot pass on; and a stream.
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
-use cqrs_core::{Context, Request, RequestHandler, RequestMap, Result, TowerLayer};
+use cqrs_core::{Context, Request, RequestHandler, RequestMap, Result, StreamHandler, StreamRequest, TowerLayer};
+use futures_util::{Stream, stream};
 use tower::buffer::BufferLayer;
 use tower::layer::layer_fn;
 use tower::{Service, ServiceBuilder};
@@ -56,6 +57,18 @@ impl RequestHandler<OpenRoom> for OpenRoomHandler {
     }
 }
 
+#[derive(StreamRequest)]
+#[request(item = u32)]
+struct ReadRooms;
+
+struct Rooms;
+
+impl StreamHandler<ReadRooms> for Rooms {
+    fn handle(&self, _: ReadRooms, _: &Context<'_>) -> impl Stream<Item = Result<u32>> + Send {
+        stream::empty()
+    }
+}
+
 fn main() {
     let _ = TowerLayer::new(BufferLayer::<CloseRoom>::new(8));
 
@@ -70,4 +83,7 @@ fn main() {
 
     let timeout = TowerLayer::new(ServiceBuilder::new().timeout(Duration::from_secs(1)));
     let _ = RequestMap::new().middleware(timeout).bind::<OpenRoom>(OpenRoomHandler);
+
+    let limit = TowerLayer::new(ServiceBuilder::new().concurrency_limit(1));
+    let _ = RequestMap::new().stream_middleware(limit).bind_stream::<ReadRooms>(Rooms);
 }

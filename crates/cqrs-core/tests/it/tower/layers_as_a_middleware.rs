@@ -344,14 +344,14 @@ async fn a_filter_refuses_with_an_error_of_ours() {
 
 /// Lets nothing through behind so many failures; written as one meets them, with requests and futures for `'static`.
 #[derive(Clone)]
-struct Breaker<S> {
-    inner: S,
-    failures: Arc<AtomicU32>,
-    limit: u32,
+pub(super) struct Breaker<S> {
+    pub(super) inner: S,
+    pub(super) failures: Arc<AtomicU32>,
+    pub(super) limit: u32,
 }
 
 #[derive(Debug)]
-struct Open;
+pub(super) struct Open;
 
 impl fmt::Display for Open {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -418,7 +418,7 @@ async fn a_buffer_takes_one_request_to_its_task_and_the_handler_stays() {
 
 /// Calls what is within from a task of its own.
 #[derive(Clone)]
-struct Elsewhere<S>(S);
+pub(super) struct Elsewhere<S>(pub(super) S);
 
 impl<Q, S> Service<Q> for Elsewhere<S>
 where
@@ -574,7 +574,7 @@ impl<R: Request> Middleware<R> for HangOnSuccess {
 }
 
 /// Never answers, when what is within has.
-struct Hang;
+pub(super) struct Hang;
 
 impl<R: Request> Middleware<R> for Hang {
     async fn call<N: Next<R>>(&self, request: R, cx: &Context<'_>, next: &N) -> Reply<R> {
@@ -583,7 +583,7 @@ impl<R: Request> Middleware<R> for Hang {
     }
 }
 
-fn writing(db: FakeDb) -> impl RequestHandler<Other> {
+pub(super) fn writing(db: FakeDb) -> impl RequestHandler<Other> {
     Transactional::new(
         db.unit(),
         in_transaction(|_: Other, tx, _| {

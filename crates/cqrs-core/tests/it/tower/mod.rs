@@ -1,5 +1,6 @@
 //! Layers of `tower` as middlewares, and mediators within layers.
 
+mod layers_around_events;
 mod layers_as_a_middleware;
 mod mediators_as_services;
 
