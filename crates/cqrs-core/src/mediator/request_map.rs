@@ -72,10 +72,12 @@ impl<S, V> RequestMap<S, V> {
     ///
     /// ```
     /// use std::time::Duration;
-    /// use cqrs_core::{CatchPanic, RequestMap, Timeout, Tracing};
+    /// use cqrs_core::{CatchPanic, RequestMap, Retry, Timeout, Tracing, Validation};
     ///
     /// let requests = RequestMap::new()
     ///     .stream_middleware(Tracing)
+    ///     .stream_middleware(Validation)
+    ///     .stream_middleware(Retry::default())
     ///     .stream_middleware(Timeout::after(Duration::from_secs(60)))
     ///     .stream_middleware(CatchPanic);
     /// ```
@@ -171,7 +173,7 @@ impl<S, V> RequestMap<S, V> {
 
     /// Binds the handler of a streaming request, within the [middlewares of streaming requests](Self::stream_middleware) so far; those
     /// of requests that are answered once do not stand around it. A second handler for the same request is an error when the mediator
-    /// is built.
+    /// is built, and so is a request with `#[request(validate)]` and no [`Validation`] among these middlewares.
     pub fn bind_stream<R: StreamRequest>(mut self, handler: impl StreamHandler<R>) -> Self
     where
         V: StreamMiddlewareStack<R>,

@@ -16,10 +16,10 @@ use crate::send_options::now;
 /// Tries again what failed with an error that says that this may help ([`Retryable`]), as often and as far apart as a
 /// [`RetryPolicy`] has it.
 ///
-/// A request says for itself that it may be tried again ([`Request::again`], `#[request(retry)]`); the others pass once. What a
-/// failed try said is dropped. Within a transaction nothing is tried again, for the database may have given it up already:
-/// a retry stands around the transaction. It ends early where the [deadline](Context::deadline) leaves no time for the next wait,
-/// and when the request is [cancelled](Context::cancellation).
+/// A request says for itself that it may be tried again ([`Request::again`], [`StreamRequest::again`], `#[request(retry)]`); the others
+/// pass once. What a failed try said is dropped. Within a transaction nothing is tried again, for the database may have given it up
+/// already: a retry stands around the transaction. It ends early where the [deadline](Context::deadline) leaves no time for the next
+/// wait, and when the request is [cancelled](Context::cancellation).
 ///
 /// A stream begins anew only before it has given anything: if the first that it gives is such an error, what is left of it is dropped,
 /// and the next one is read from its beginning. An error behind that goes to the reader, who has items already and would get them
@@ -35,6 +35,43 @@ use crate::send_options::now;
 /// struct CloseRoom { room: u32 }
 ///
 /// let requests = RequestMap::new().middleware(Retry::new(RetryPolicy::default().with_max_attempts(3)));
+/// ```
+///
+/// Around a streaming request ([`RequestMap::stream_middleware`](crate::RequestMap::stream_middleware)):
+///
+/// ```
+/// use std::sync::atomic::{AtomicBool, Ordering};
+/// use std::time::Duration;
+/// use cqrs_core::{
+///     Context, Error, ErrorKind, EventEmitter, RequestMap, RequestMediator, Result, Retry, RetryPolicy, StreamHandler, StreamRequest,
+/// };
+/// use futures_util::{Stream, TryStreamExt, stream};
+///
+/// #[derive(Clone, StreamRequest)]
+/// #[request(item = u32, retry)]
+/// struct ReadRooms;
+///
+/// /// Cannot connect the first time.
+/// #[derive(Default)]
+/// struct Rooms(AtomicBool);
+///
+/// impl StreamHandler<ReadRooms> for Rooms {
+///     fn handle(&self, _: ReadRooms, _: &Context<'_>) -> impl Stream<Item = Result<u32>> + Send {
+///         stream::iter(if self.0.swap(true, Ordering::Relaxed) {
+///             vec![Ok(1), Ok(2)]
+///         } else {
+///             vec![Err(Error::new(ErrorKind::Store, "no connection").with_retryable(true))]
+///         })
+///     }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<()> {
+/// let soon = RetryPolicy::default().with_first_delay(Duration::from_millis(1));
+/// let requests = RequestMap::new().stream_middleware(Retry::new(soon)).bind_stream::<ReadRooms>(Rooms::default());
+/// let mediator = RequestMediator::new(requests, EventEmitter::default())?;
+/// let rooms: Vec<u32> = mediator.stream(ReadRooms).try_collect().await?;
+/// assert_eq!(rooms, [1, 2]);
+/// # Ok(()) }
 /// ```
 #[derive(Clone, Debug, Default)]
 pub struct Retry(RetryPolicy);

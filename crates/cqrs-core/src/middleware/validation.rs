@@ -42,6 +42,39 @@ use crate::request::{Reply, Request, StreamHandler, StreamRequest};
 /// assert_eq!(error.to_string(), "the request `BookRoom` was refused: seats: at least one");
 /// # Ok(()) }
 /// ```
+///
+/// For streaming requests it is one of [their middlewares](crate::RequestMap::stream_middleware):
+///
+/// ```
+/// use cqrs_core::{
+///     Context, ErrorKind, EventEmitter, RequestMap, RequestMediator, Result, StreamHandler, StreamRequest, Validate, Validation,
+///     ValidationErrors,
+/// };
+/// use futures_util::{Stream, TryStreamExt, stream};
+///
+/// #[derive(StreamRequest)]
+/// #[request(item = u32, validate)]
+/// struct CountTo(u32);
+///
+/// impl Validate for CountTo {
+///     fn validate(&self) -> Result<(), ValidationErrors> {
+///         ValidationErrors::new().unless(self.0 <= 1_000, "", "that is too far").into_result()
+///     }
+/// }
+/// # struct Counter;
+/// # impl StreamHandler<CountTo> for Counter {
+/// #     fn handle(&self, CountTo(last): CountTo, _: &Context<'_>) -> impl Stream<Item = Result<u32>> + Send {
+/// #         stream::iter((1..=last).map(Ok))
+/// #     }
+/// # }
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<()> {
+/// let requests = RequestMap::new().stream_middleware(Validation).bind_stream::<CountTo>(Counter);
+/// let mediator = RequestMediator::new(requests, EventEmitter::default())?;
+/// let error = mediator.stream(CountTo(1_001)).try_next().await.unwrap_err();
+/// assert_eq!(error.kind(), ErrorKind::InvalidRequest);
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Validation;
 
