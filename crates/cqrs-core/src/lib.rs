@@ -89,5 +89,5 @@ pub mod __private {
     pub use crate::mediator::declared;
     pub use crate::validate::refusal;
     #[cfg(feature = "macros")]
-    pub use cqrs_macros::mediator;
+    pub use cqrs_macros::Handlers;
 }

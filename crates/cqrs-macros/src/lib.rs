@@ -95,11 +95,18 @@ pub fn stream_request(input: TokenStream) -> TokenStream {
 /// A request that stands there twice, a handler of something else, and sending what does not stand there are errors of the
 /// compiler. `cqrs_core::StaticMediator` says what to do with the struct. `#[mediator(crate = "path")]` says where the traits are, if
 /// they are not found by `Cargo.toml`. It can be as visible as its requests and handlers are, and no more. A `#[cfg(..)]` on a field
-/// holds for all that belongs to its handler, and one on the struct for all of it.
+/// holds for all that belongs to its handler, and one on the struct for all of it. There may be hundreds of fields.
 #[proc_macro]
 pub fn mediator(input: TokenStream) -> TokenStream {
     let declared = parse_macro_input!(input as mediator::Declared);
     mediator::expand(&declared).unwrap_or_else(syn::Error::into_compile_error).into()
+}
+
+/// What [`mediator!`] puts on the struct that it declares: not for others.
+#[doc(hidden)]
+#[proc_macro_derive(Handlers, attributes(mediator, __answers))]
+pub fn handlers(input: TokenStream) -> TokenStream {
+    expand(parse_macro_input!(input), mediator::derive)
 }
 
 /// Makes a type a domain event: something that happened, handled in this process.

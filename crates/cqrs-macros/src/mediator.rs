@@ -1,12 +1,16 @@
 //! `mediator!`: the handlers of a static mediator.
 
-use proc_macro2::{Span, TokenStream, TokenTree};
+use std::collections::HashSet;
+
+use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, format_ident, quote, quote_spanned};
 use syn::ext::IdentExt;
-use syn::parse::{Parse, ParseStream, Parser};
+use syn::parse::{Parse, ParseStream};
 use syn::punctuated::Punctuated;
 use syn::spanned::Spanned;
-use syn::{Attribute, Error, Ident, Index, Meta, Result, Token, Type, Visibility, braced};
+use syn::{
+    Attribute, Data, DataStruct, DeriveInput, Error, Fields, Ident, Result, Token, Type, Visibility, braced,
+};
 
 use crate::attributes::{CRATE, Grammar, path, read_each};
 use crate::target::home;
@@ -64,61 +68,86 @@ impl Parse for Handler {
     }
 }
 
+/// The struct, with what a handler is for as an attribute of its field. All else is derived of that, for a derive is shown what is there
+/// when the compiler has seen to the conditions, be they a `cfg` or within a `cfg_attr`: a macro cannot know which of them hold.
 pub(crate) fn expand(declared: &Declared) -> Result<TokenStream> {
     let Declared { attributes, visibility, name, handlers } = declared;
+    let home = home_of(attributes)?;
+    let fields = handlers.iter().map(|Handler { attributes, visibility, field, request, handler }| {
+        quote!(#(#attributes)* #[__answers(#request)] #visibility #field: #handler)
+    });
+    Ok(quote! {
+        #(#attributes)*
+        #[derive(#home::__private::Handlers)]
+        #visibility struct #name { #(#fields),* }
+    })
+}
+
+fn home_of(attributes: &[Attribute]) -> Result<TokenStream> {
     let mut said = None;
     read_each(attributes, &GRAMMAR, |known, value| {
         said = Some(path(known, value)?);
         Ok(())
     })?;
-    let home = home(said)?;
-    if let Some(either) = declared.either(&home)? {
-        return Ok(either);
-    }
-    refuse_twins(handlers)?;
-    let kept = attributes.iter().filter(|attribute| !attribute.path().is_ident("mediator"));
-    let fields = handlers.iter().map(|Handler { attributes, visibility, field, handler, .. }| {
-        quote!(#(#attributes)* #visibility #field: #handler)
-    });
+    home(said)
+}
+
+/// What is derived.
+pub(crate) fn derive(input: &DeriveInput) -> Result<TokenStream> {
+    let DeriveInput { vis: visibility, ident: name, .. } = input;
+    let home = home_of(&input.attrs)?;
+    let (handlers, twins) = without_twins(Handler::all_of(input)?);
+    let twins = twins.iter().map(Error::to_compile_error);
     let parts: Vec<_> = handlers.iter().map(|handler| Part::new(handler, visibility, &home)).collect();
-    let written = parts.iter().map(|part| &part.written);
-    let (binds, kept_as) = (parts.iter().map(|part| &part.binds), parts.iter().map(|part| &part.kept_as));
-    let within: Vec<_> = parts.iter().map(|part| &part.within).collect();
-    let each: Vec<_> = parts.iter().map(|part| &part.bound).collect();
-    let found = parts.iter().zip(handlers).enumerate().map(|(number, (part, Handler { request, .. }))| {
-        let (number, within) = (Index::from(number), &part.within);
+    let (written, binds) = (parts.iter().map(|part| &part.written), parts.iter().map(|part| &part.binds));
+    let (all, within): (Vec<_>, Vec<_>) = parts.iter().map(|part| (&part.serves, &part.within)).unzip();
+    let bound: Vec<_> = parts.iter().map(|part| &part.bound).collect();
+    let found = parts.iter().zip(&handlers).map(|(part, Handler { request, .. })| {
+        let Part { within, bound, .. } = part;
         // What lists the requests that have one shows it.
         quote_spanned! {part.at=>
-            impl<__S> #home::HandlerFor<#request, __S> for #name where #(#each,)* {
+            impl<__S: __Serves> #home::HandlerFor<#request, __S> for #name {
                 type Within = #within;
 
-                fn find(bound: &Self::Bound) -> &Self::Within {
-                    &bound.#number
+                fn find(all: &Self::Bound) -> &Self::Within {
+                    &all.#bound
                 }
             }
         }
     });
     Ok(quote! {
-        #(#kept)*
-        #visibility struct #name { #(#fields),* }
+        #(#twins)*
 
         // Names are made of those of the fields, and a set that nobody uses is to be told once.
         #[allow(dead_code, non_camel_case_types, non_snake_case)]
         const _: () = {
             #(#written)*
 
-            impl<__S> #home::StaticHandlers<__S> for #name where #(#each,)* {
-                type Bound = (#(::std::sync::Arc<#within>,)*);
+            /// Middlewares that serve all requests of the set: said once, and not again for each of them.
+            #visibility trait __Serves: #(#all +)* 'static {}
+
+            impl<__S: #(#all +)* 'static> __Serves for __S {}
+
+            // A type with a name, and no tuple: each look into that would be one at all of it, and many handlers would take the compiler
+            // the third power of their number.
+            #[doc(hidden)]
+            #visibility struct __Bound<__S: __Serves> {
+                #(#bound: ::std::sync::Arc<#within>,)*
+                __of: ::core::marker::PhantomData<fn(__S)>,
+            }
+
+            impl<__S: __Serves> #home::StaticHandlers<__S> for #name {
+                type Bound = __Bound<__S>;
 
                 fn bind(self, __requests: #home::RequestMap<__S>) -> (#home::RequestMap<__S>, Self::Bound) {
                     #(#binds)*
-                    (__requests, (#(#kept_as,)*))
+                    (__requests, __Bound { #(#bound,)* __of: ::core::marker::PhantomData })
                 }
             }
 
             #(#found)*
 
-            impl<__S> #home::HandlerFor<#home::__private::declared::NoRequest, __S> for #name where #(#each,)* {
+            impl<__S: __Serves> #home::HandlerFor<#home::__private::declared::NoRequest, __S> for #name {
                 type Within = #home::__private::declared::NoHandler;
 
                 fn find(_: &Self::Bound) -> &Self::Within {
@@ -133,14 +162,14 @@ pub(crate) fn expand(declared: &Declared) -> Result<TokenStream> {
 struct Part {
     /// Where the handler stands.
     at: Span,
-    /// A type of its own, which is bound in the handler's place. All else names that one alone, and takes for granted that it
-    /// can be: so what is wrong with the handler is said where it is written, and nowhere else.
+    /// A type of its own, which is bound in the handler's place and is one of the request whatever the handler is. All else names that
+    /// one alone: so what is wrong with the handler is said where it is written, and neither where the set is made nor where it is used.
     written: TokenStream,
-    /// That it can be.
-    bound: TokenStream,
+    /// What the middlewares have to do for it.
+    serves: TokenStream,
     within: TokenStream,
     binds: TokenStream,
-    kept_as: Ident,
+    bound: Ident,
 }
 
 impl Part {
@@ -153,148 +182,78 @@ impl Part {
         let stands_for = format_ident!("__for_{}", field.unraw(), span = at);
         let is = format_ident!("__is_{}", field.unraw(), span = at);
         let asked = format_ident!("__ask_{}", field.unraw(), span = at);
-        let kept_as = format_ident!("__of_{}", field.unraw(), span = at);
-        let bind = quote_spanned!(at=> #home::__private::declared::Bind<#request, #is, __S>);
-        // Each mention of the handler is the same word in the same place, and asks for the same: what the compiler says twice in
-        // the same words, it says once.
-        let itself = quote_spanned!(at=> <#is as #home::__private::declared::Bind<#asked, #is, __S>>);
+        let bound = format_ident!("__of_{}", field.unraw(), span = at);
+        let serves = quote_spanned!(at=> #home::MiddlewareStack<#request>);
         Self {
             at,
+            // Each mention of the handler is the same word in the same place, and asks for the same: what the compiler says twice in
+            // the same words, it says once.
             written: quote_spanned! {at=>
                 type #is = #handler;
                 type #asked = #request;
                 #[doc(hidden)]
-                #visibility struct #stands_for;
-                impl<__S: #home::MiddlewareStack<#asked>> #bind for #stands_for {
-                    type Within = #itself::Within;
-
-                    fn bind(
-                        handler: #is,
-                        requests: #home::RequestMap<__S>,
-                    ) -> (#home::RequestMap<__S>, ::std::sync::Arc<Self::Within>) {
-                        #itself::bind(handler, requests)
+                #visibility struct #stands_for(#is);
+                #[diagnostic::do_not_recommend]
+                impl #home::RequestHandler<#asked> for #stands_for {
+                    fn handle(
+                        &self,
+                        request: #asked,
+                        cx: &#home::Context<'_>,
+                    ) -> impl ::core::future::Future<Output = #home::Reply<#asked>> + ::core::marker::Send {
+                        <#is as #home::RequestHandler<#asked>>::handle(&self.0, request, cx)
                     }
                 }
             },
-            bound: quote!(#stands_for: #bind),
-            within: quote!(<#stands_for as #bind>::Within),
+            within: quote!(<__S as #serves>::Bound<#stands_for>),
             binds: quote! {
-                let (__requests, #kept_as) = <#stands_for as #bind>::bind(self.#field, __requests);
+                let (__requests, #bound) = #home::__private::declared::bind(#stands_for(self.#field), __requests);
             },
-            kept_as,
+            serves,
+            bound,
         }
-    }
-}
-
-impl Declared {
-    /// Where something stands under a condition: both courses, of which the compiler takes one. A macro cannot know whether it
-    /// holds, and not all that is written for a handler can have an attribute. One condition at a time, so that what is written
-    /// does not double with each.
-    fn either(&self, home: &TokenStream) -> Result<Option<TokenStream>> {
-        let Self { visibility, name, handlers, .. } = self;
-        let declare = |attributes: &[Attribute], handlers: &[TokenStream]| quote!(#home::__private::mediator! { #(#attributes)* #visibility struct #name { #(#handlers,)* } });
-        let mut all: Vec<_> = handlers.iter().map(ToTokens::to_token_stream).collect();
-        let (attributes, conditions) = split(&self.attributes)?;
-        if !conditions.is_empty() {
-            let declared = declare(&attributes, &all);
-            return Ok(Some(quote!(#[cfg(all(#(all(#conditions)),*))] #declared)));
-        }
-        for (number, handler) in handlers.iter().enumerate() {
-            let (attributes, conditions) = split(&handler.attributes)?;
-            if conditions.is_empty() {
-                continue;
-            }
-            all[number] = handler.with_attributes(&attributes);
-            let with = declare(&self.attributes, &all);
-            all.remove(number);
-            let without = declare(&self.attributes, &all);
-            return Ok(Some(quote! {
-                #[cfg(all(#(all(#conditions)),*))]
-                #with
-                #[cfg(not(all(#(all(#conditions)),*)))]
-                #without
-            }));
-        }
-        Ok(None)
     }
 }
 
 impl Handler {
-    fn with_attributes(&self, attributes: &[Attribute]) -> TokenStream {
-        let Self { visibility, field, request, handler, .. } = self;
-        quote!(#(#attributes)* #visibility #field: #request => #handler)
-    }
-}
-
-impl ToTokens for Handler {
-    fn to_tokens(&self, tokens: &mut TokenStream) {
-        tokens.extend(self.with_attributes(&self.attributes));
-    }
-}
-
-/// Parts the conditions from the other attributes.
-fn split(attributes: &[Attribute]) -> Result<(Vec<Attribute>, Vec<TokenStream>)> {
-    let (mut others, mut conditions) = (Vec::new(), Vec::new());
-    for attribute in attributes {
-        if attribute.path().is_ident("cfg") {
-            conditions.push(one_predicate(attribute)?);
-        } else if attribute.path().is_ident("cfg_attr") && holds_a_condition(&attribute.meta)? {
-            return Err(Error::new_spanned(
-                attribute,
-                "a `cfg` in a `cfg_attr` is not read here: write it as one condition, `#[cfg(any(not(..), ..))]`",
-            ));
-        } else {
-            others.push(attribute.clone());
+    /// Those of the struct that is left when the compiler has seen to its conditions.
+    fn all_of(input: &DeriveInput) -> Result<Vec<Self>> {
+        let mut handlers = Vec::new();
+        if let Data::Struct(DataStruct { fields: Fields::Named(fields), .. }) = &input.data {
+            for found in &fields.named {
+                let request = found.attrs.iter().find(|attribute| attribute.path().is_ident("__answers"));
+                let (Some(field), Some(request)) = (&found.ident, request) else { continue };
+                handlers.push(Self {
+                    attributes: Vec::new(),
+                    visibility: found.vis.clone(),
+                    field: field.clone(),
+                    request: request.parse_args()?,
+                    handler: found.ty.clone(),
+                });
+            }
         }
+        Ok(handlers)
     }
-    Ok((others, conditions))
 }
 
-/// What a `cfg` asks, which is one thing, as it is to the compiler.
-fn one_predicate(attribute: &Attribute) -> Result<TokenStream> {
-    let predicate = attribute.meta.require_list()?.tokens.clone();
-    let mut tokens = predicate.clone().into_iter();
-    let is_comma = |token: TokenTree| matches!(token, TokenTree::Punct(mark) if mark.as_char() == ',');
-    if tokens.any(is_comma) && tokens.next().is_some() {
-        let message = "a `cfg` has one predicate: write `all(.., ..)` around these, or `any(.., ..)`";
-        return Err(Error::new_spanned(attribute, message));
-    }
-    Ok(predicate)
-}
-
-/// Whether a `cfg_attr` has a `cfg` among what it adds, be it by another `cfg_attr`.
-fn holds_a_condition(meta: &Meta) -> Result<bool> {
-    if !meta.path().is_ident("cfg_attr") {
-        return Ok(meta.path().is_ident("cfg"));
-    }
-    let added = added.parse2(meta.require_list()?.tokens.clone())?;
-    added.iter().try_fold(false, |found, meta| Ok(found || holds_a_condition(meta)?))
-}
-
-/// What stands behind the predicate, which need not be a path: `true` is one.
-fn added(tokens: ParseStream<'_>) -> Result<Punctuated<Meta, Token![,]>> {
-    while !tokens.is_empty() && !tokens.peek(Token![,]) {
-        tokens.parse::<TokenTree>()?;
-    }
-    tokens.parse::<Option<Token![,]>>()?;
-    Punctuated::parse_terminated(tokens)
-}
-
-/// The compiler would find them, too, but not say it as well.
-fn refuse_twins(handlers: &[Handler]) -> Result<()> {
-    for (number, later) in handlers.iter().enumerate() {
-        let text = later.request.to_token_stream().to_string();
-        if handlers[..number].iter().any(|handler| handler.request.to_token_stream().to_string() == text) {
+/// The first handler of each request, and what is wrong with the others: what uses the set is not to be told, too. The compiler finds them
+/// as well, but does not say it so well; two fields of one name it does.
+fn without_twins(handlers: Vec<Handler>) -> (Vec<Handler>, Vec<Error>) {
+    let (mut requests, mut fields) = (HashSet::new(), HashSet::new());
+    let (mut first, mut twins) = (Vec::new(), Vec::new());
+    for handler in handlers {
+        let text = handler.request.to_token_stream().to_string();
+        if !fields.insert(handler.field.unraw()) {
+            continue;
+        }
+        if requests.contains(&text) {
             let message = format!(
                 "two handlers for the request `{text}`: a request has exactly one, remove the second"
             );
-            return Err(Error::new_spanned(&later.request, message));
+            twins.push(Error::new_spanned(&handler.request, message));
+            continue;
         }
-        let field = &later.field;
-        if handlers[..number].iter().any(|handler| handler.field == *field) {
-            let message = format!("two fields are called `{field}`: give each handler a name of its own");
-            return Err(Error::new_spanned(field, message));
-        }
+        requests.insert(text);
+        first.push(handler);
     }
-    Ok(())
+    (first, twins)
 }

@@ -91,6 +91,11 @@ impl<S, H: StaticHandlers<S>> StaticMediator<H, S> {
     /// # Cancel safety
     ///
     /// As there.
+    // Sending what is not in the set is told thrice, in the same words: at the request, at the call and at the `.await`, for the type of
+    // the future has the bounds of its function, and the compiler asks for them wherever that type appears. Tried in vain (rustc
+    // 1.95): `async fn`, a method of a trait, and a bound on the request instead of on the set, all thrice; a struct for the future,
+    // twice, and once only where `send` has no bound, but then it is "not a future", and a handler's future cannot be named to stand
+    // in one. What is told once is a boxed future, whose type knows nothing of the set; it costs an allocation for each send.
     #[inline]
     pub fn send<R: Request>(&self, request: R) -> impl Future<Output = Reply<R>> + Send
     where
@@ -195,21 +200,12 @@ pub trait HandlerFor<R: Request, S>: StaticHandlers<S> {
 pub mod declared {
     use super::*;
 
-    /// What binds a handler within these middlewares: the handler itself, and the type that stands for it in what is written.
-    pub trait Bind<R: Request, H, S> {
-        /// The handler within them.
-        type Within: Next<R>;
-
-        /// Binds it to the map, and keeps it for those who know its type.
-        fn bind(handler: H, requests: RequestMap<S>) -> (RequestMap<S>, Arc<Self::Within>);
-    }
-
-    impl<R: Request, S: MiddlewareStack<R>, H: RequestHandler<R>> Bind<R, H, S> for H {
-        type Within = S::Bound<H>;
-
-        fn bind(handler: H, requests: RequestMap<S>) -> (RequestMap<S>, Arc<Self::Within>) {
-            requests.bind_shared(handler)
-        }
+    /// Binds a handler to the map, and keeps it for those who know its type.
+    pub fn bind<R: Request, H: RequestHandler<R>, S: MiddlewareStack<R>>(
+        handler: H,
+        requests: RequestMap<S>,
+    ) -> (RequestMap<S>, Arc<S::Bound<H>>) {
+        requests.bind_shared(handler)
     }
 
     /// A request that nobody can send. With a handler for it each set of handlers has two, so that the compiler

@@ -57,13 +57,6 @@ mediator! {
 }
 
 mediator! {
-    struct Conditions {
-        #[cfg_attr(all(), cfg_attr(all(), cfg(any())))]
-        open: OpenRoom => Handler,
-    }
-}
-
-mediator! {
     struct NoHandler {
         open: OpenRoom,
     }
