@@ -494,6 +494,7 @@ impl<S, V, T> Rest<RequestMap<S, T>, EventMap<V>> {
                     .to_owned(),
             );
         }
+        problems.extend(purging.problem());
         let broker = match self.broker {
             Some(source) => source.open().map(Some).or_else(|error| wrong(&mut problems, error))?,
             None => None,

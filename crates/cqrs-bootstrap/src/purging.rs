@@ -26,6 +26,11 @@ impl Purging {
         Self { retention, store: None, inbox: None }
     }
 
+    /// What is wrong with the times.
+    pub(crate) fn problem(&self) -> Option<String> {
+        self.retention.validate().err().map(|error| error.to_string())
+    }
+
     pub(crate) fn store(mut self, store: Option<Arc<dyn OutboxStore>>) -> Self {
         self.store = store;
         self

@@ -83,6 +83,7 @@ pub(crate) async fn run(args: Args, json: bool) -> Result<(), Failure> {
     let settings = RelaySettings::from(&args.settings);
     // Wrong settings are told before anything is waited for.
     settings.validate()?;
+    args.retention.retention().validate()?;
     let databases = args.databases.parse()?;
     let broker = connect_broker(&broker_url(&args, &settings)?)?;
     let any_notifies = databases.iter().any(|database| database::notifies(&database.url));

@@ -76,13 +76,13 @@ impl ConsumerBuilder {
     }
 
     /// Sets how many messages are handled at once. A message that waits for its key or for a retry does not count.
-    /// Default 16.
+    /// At least 1. Default 16.
     pub fn concurrency(mut self, concurrency: usize) -> Self {
         self.concurrency = concurrency;
         self
     }
 
-    /// Sets how many messages may be delivered and not yet acknowledged: it bounds the memory. Default 256.
+    /// Sets how many messages may be delivered and not yet acknowledged, at least 1: it bounds the memory. Default 256.
     ///
     /// The messages behind one that fails wait here, so a key that fails for long and gets many messages can take
     /// all of it; then the others wait, too. With [`OnFailure::DeadLetter`] that ends with the attempts.
@@ -152,9 +152,9 @@ impl ConsumerBuilder {
                 topics.is_empty(),
                 "the consumer has no topics: give it an `EventMediator` with `.events(..)` whose map has subscriptions",
             ),
-            (self.concurrency == 0, "the concurrency is 0: no message would be handled"),
-            (self.prefetch == 0, "the prefetch is 0: no message would be delivered"),
-            (self.handler_timeout.is_zero(), "the handler timeout is zero: no handler could finish"),
+            (self.concurrency == 0, "the `concurrency` is 0, and no message would be handled: raise it to 1 at least"),
+            (self.prefetch == 0, "the `prefetch` is 0, and no message would be delivered: raise it to 1 at least"),
+            (self.handler_timeout.is_zero(), "the `handler_timeout` is zero, and no handler could finish: raise it"),
         ]
         .into_iter()
         .filter(|(wrong, _)| *wrong)

@@ -94,15 +94,20 @@ impl RetryPolicy {
 
     /// What is wrong with it: one text for each.
     pub fn problems(&self) -> impl Iterator<Item = String> {
+        let zero = |which: &str, delay: Duration| {
+            delay.is_zero().then(|| {
+                format!("the {which} delay between retries is zero, and they would come without a pause: raise `with_{which}_delay`")
+            })
+        };
         [
-            (self.first_delay.is_zero() || self.max_delay.is_zero())
-                .then(|| "a delay between retries is zero: it would retry without a pause".to_owned()),
+            zero("first", self.first_delay),
+            zero("max", self.max_delay),
             (!self.factor.is_finite() || self.factor < 1.0)
-                .then(|| format!("the retry factor is {}: it is to be a number of at least 1", self.factor)),
+                .then(|| format!("the retry factor is {}: set `with_factor` to a number of at least 1", self.factor)),
             (!(0.0..=1.0).contains(&self.jitter))
-                .then(|| format!("the retry jitter is {}: it is to be between 0 and 1", self.jitter)),
+                .then(|| format!("the retry jitter is {}: set `with_jitter` to one between 0 and 1", self.jitter)),
             (self.max_attempts == 0).then(|| {
-                "the number of attempts is 0: the first one counts, so it is to be at least 1".to_owned()
+                "the number of attempts is 0, and the first one counts: raise `with_max_attempts` to 1 at least".to_owned()
             }),
         ]
         .into_iter()
@@ -159,6 +164,15 @@ mod tests {
             .with_factor(f64::NAN)
             .with_jitter(1.5)
             .with_max_attempts(0);
-        assert_eq!(wrong.problems().count(), 4);
+        let text = |policy: RetryPolicy| policy.problems().collect::<Vec<_>>().join("\n");
+        let problems = text(wrong);
+        assert_eq!(problems.lines().count(), 4, "{problems}");
+        for setting in ["with_first_delay", "with_factor", "with_jitter", "with_max_attempts"] {
+            assert!(problems.contains(setting), "{setting}: {problems}");
+        }
+        assert_eq!(
+            text(RetryPolicy::default().with_max_delay(Duration::ZERO)),
+            "the max delay between retries is zero, and they would come without a pause: raise `with_max_delay`"
+        );
     }
 }

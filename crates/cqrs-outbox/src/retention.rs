@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::fmt;
 use std::time::Duration;
 
-use cqrs_core::WithCauses;
+use cqrs_core::{Error, ErrorKind, WithCauses};
 
 use crate::store::OutboxStore;
 
@@ -115,6 +115,36 @@ impl Retention {
         shortest.map_or(MINUTE, |time| (time / 10).clamp(Duration::from_secs(1), MINUTE))
     }
 
+    /// Checks that the times can be kept to.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Configuration`], naming each that cannot: an inbox that remembers nothing, a time that no database counts.
+    pub fn validate(&self) -> Result<(), Error> {
+        let mut problems = Vec::new();
+        if self.inbox.is_some_and(|time| time.is_zero()) {
+            problems.push(
+                "`inbox` is zero, and each message that comes again would have its effect again: give it the time for which the broker \
+                 may deliver one again, or leave it out"
+                    .to_owned(),
+            );
+        }
+        for (name, time) in [("sent", self.sent), ("requests", self.requests), ("inbox", self.inbox)] {
+            if let Some(time) = time
+                && time > LONGEST
+            {
+                problems.push(format!(
+                    "`{name}` is {time:?}, and 100 years is the longest: set it to `None` for what is kept for ever"
+                ));
+            }
+        }
+        if problems.is_empty() {
+            return Ok(());
+        }
+        let what = format!("what is kept, and for how long, does not fit: {}", problems.join("; "));
+        Err(Error::new(ErrorKind::Configuration, what))
+    }
+
     /// Removes from this store what has passed its time, now and then, for ever: beside a relay or an application. What fails is
     /// said in the log, and tried again after the [pause](Self::pause). Any number of processes may do so: they share the work.
     ///
@@ -143,4 +173,23 @@ impl Retention {
     }
 }
 
+/// The longest time of a setting: more than anybody waits for, and far from where sums of times end.
+pub(crate) const LONGEST: Duration = Duration::from_secs(100 * 365 * 86_400);
+
 const MINUTE: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_that_cannot_be_kept_to_are_refused_by_their_names() {
+        Retention::default().validate().unwrap();
+        // What was sent may go at once.
+        Retention::for_ever().sent(Duration::ZERO).inbox(LONGEST).validate().unwrap();
+        let error = Retention::default().inbox(Duration::ZERO).sent(Duration::MAX).validate().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Configuration);
+        let text = error.to_string();
+        assert!(text.contains("`inbox` is zero") && text.contains("`sent` is "), "{text}");
+    }
+}

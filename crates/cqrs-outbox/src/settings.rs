@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use cqrs_core::{Error, ErrorKind};
 
+use crate::retention::LONGEST;
 use crate::store::LaterEvents;
 
 /// The settings of a relay. The defaults suit most services.
@@ -65,7 +66,7 @@ pub struct RelaySettings {
     /// ends that. Default `None`: they wait until it takes them.
     ///
     /// Counted by each relay, as the time that its probes have waited, so not while the broker is away or the outbox on hold; anew
-    /// after a restart, and when nothing was for the topic for twice `max_backoff` and `publish_timeout`.
+    /// after a restart, and when nothing was for the topic for twice `max_backoff` and `publish_timeout`. More than zero.
     pub destination_timeout: Option<Duration>,
     /// What becomes of the later events of a key (or of a key on a topic: [`OrderUnit`](crate::OrderUnit)) when one of it goes to the dead letters. Default
     /// [`Wait`](LaterEvents::Wait): until someone has replayed or discarded it.
@@ -143,7 +144,7 @@ impl RelaySettings {
     pub fn validate(&self) -> Result<(), Error> {
         let mut problems = Vec::new();
         let usable = self.lease.saturating_sub(self.lease_margin);
-        if self.heartbeat_interval.is_zero() || self.heartbeat_interval * 2 > usable {
+        if self.heartbeat_interval.is_zero() || self.heartbeat_interval.saturating_mul(2) > usable {
             problems.push(format!(
                 "the heartbeat interval ({:?}) must be more than zero and at most half of the lease less its margin ({usable:?})",
                 self.heartbeat_interval
@@ -176,6 +177,29 @@ impl RelaySettings {
                 problems.push(format!("`{name}` must be more than zero"));
             }
         }
+        if self.destination_timeout.is_some_and(|time| time.is_zero()) {
+            problems.push(
+                "`destination_timeout` must be more than zero, or each topic would be given up with its first refusal: leave it out, \
+                 and events wait"
+                    .to_owned(),
+            );
+        }
+        for (name, value) in [
+            ("lease", Some(self.lease)),
+            ("poll_interval", Some(self.poll_interval)),
+            ("idle_poll_interval", self.idle_poll_interval),
+            ("store_timeout", Some(self.store_timeout)),
+            ("settle_linger", Some(self.settle_linger)),
+            ("destination_timeout", self.destination_timeout),
+            ("max_backoff", Some(self.max_backoff)),
+            ("stop_grace", Some(self.stop_grace)),
+        ] {
+            if let Some(value) = value
+                && value > LONGEST
+            {
+                problems.push(format!("`{name}` is {value:?}: 100 years is the longest"));
+            }
+        }
         if let Some(idle) = self.idle_poll_interval
             && idle < self.poll_interval
         {
@@ -204,5 +228,39 @@ impl RelaySettings {
     pub(crate) fn backoff_after(&self, failures: u32) -> Duration {
         let factor = 1u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX);
         self.backoff.saturating_mul(factor).min(self.max_backoff)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_of_nothing_and_times_without_end_are_refused_by_their_names() {
+        let refused = |change: fn(&mut RelaySettings)| {
+            let mut settings = RelaySettings::default();
+            change(&mut settings);
+            let error = settings.validate().unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Configuration);
+            error.to_string()
+        };
+        let text = refused(|settings| settings.destination_timeout = Some(Duration::ZERO));
+        assert!(text.contains("`destination_timeout` must be more than zero"), "{text}");
+        let text = refused(|settings| settings.heartbeat_interval = Duration::MAX);
+        assert!(text.contains("the heartbeat interval"), "{text}");
+        let text = refused(|settings| {
+            settings.lease = Duration::MAX;
+            settings.poll_interval = Duration::MAX;
+            settings.idle_poll_interval = Some(Duration::MAX);
+            settings.store_timeout = Duration::MAX;
+            settings.settle_linger = Duration::MAX;
+            settings.destination_timeout = Some(Duration::MAX);
+            settings.max_backoff = Duration::MAX;
+            settings.stop_grace = Duration::MAX;
+        });
+        assert_eq!(text.matches(": 100 years is the longest").count(), 8, "{text}");
+        let mut longest = RelaySettings::default();
+        (longest.max_backoff, longest.destination_timeout) = (LONGEST, Some(Duration::from_millis(1)));
+        longest.validate().unwrap();
     }
 }

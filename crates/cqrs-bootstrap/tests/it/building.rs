@@ -1,9 +1,10 @@
 use std::sync::Arc;
+use std::time::Duration;
 
 use cqrs_bootstrap::{bootstrap, connect_broker};
 use cqrs_core::ErrorKind;
 use cqrs_core::broker::memory::MemoryBroker;
-use cqrs_outbox::{MemoryOutbox, RelaySettings};
+use cqrs_outbox::{MemoryOutbox, RelaySettings, Retention};
 use tokio::sync::mpsc::unbounded_channel;
 
 use crate::world::{
@@ -63,6 +64,11 @@ async fn a_relay_wants_a_broker_and_fitting_settings() {
     let app = bootstrap().outbox(MemoryOutbox::new()).relay(settings).broker(Arc::new(MemoryBroker::new()));
     let error = app.build().await.unwrap_err();
     assert!(error.to_string().contains("`batch` must be at least 1"), "{error}");
+
+    let retention = Retention::default().inbox(Duration::ZERO);
+    let error = bootstrap().retention(retention).build().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Configuration);
+    assert!(error.to_string().contains("`inbox` is zero"), "{error}");
 
     let _app = bootstrap().outbox(MemoryOutbox::new()).without_relay().build().await.unwrap();
 }

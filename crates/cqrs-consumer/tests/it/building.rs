@@ -19,7 +19,15 @@ fn says_everything_that_is_wrong_at_once() {
         .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Configuration);
     let text = error.to_string();
-    for part in ["group", "topics", "concurrency", "prefetch", "timeout", "attempts", "dead-letter"] {
+    for part in [
+        "group",
+        "topics",
+        "`concurrency`",
+        "`prefetch`",
+        "`handler_timeout`",
+        "`with_max_attempts`",
+        "dead-letter",
+    ] {
         assert!(text.contains(part), "{part}: {text}");
     }
 }

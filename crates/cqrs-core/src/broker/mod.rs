@@ -160,7 +160,8 @@ impl SubscribeOptions {
     ///
     /// # Errors
     ///
-    /// A [`BrokerError`] of class [`ErrorClass::Destination`] that names all that is missing.
+    /// A [`BrokerError`] that names all that is missing: of class [`ErrorClass::Destination`], or [`ErrorClass::Fatal`] as for other settings
+    /// with which nothing can work, if the prefetch is 0.
     pub fn check(&self) -> Result<(), BrokerError> {
         let problems: Vec<_> = [
             (self.group.is_empty(), "its group has no name: give it that of the service"),
@@ -169,7 +170,7 @@ impl SubscribeOptions {
                 self.topics.iter().any(String::is_empty),
                 "one of its topics has no name: write the topic of the events that it is to receive, or leave it out",
             ),
-            (self.prefetch == 0, "its prefetch is 0, and no message would be delivered: make it at least 1"),
+            (self.prefetch == 0, "its prefetch is 0, and no message would be delivered: raise `with_prefetch` to 1 at least"),
         ]
         .into_iter()
         .filter_map(|(wrong, problem)| wrong.then_some(problem))
@@ -181,7 +182,8 @@ impl SubscribeOptions {
             if self.group.is_empty() { String::new() } else { format!(" of the group `{}`", self.group) };
         let message =
             format!("the subscription{whose} is not one: {} (`SubscribeOptions`)", problems.join("; "));
-        Err(BrokerError::new(ErrorClass::Destination, message))
+        let class = if self.prefetch == 0 { ErrorClass::Fatal } else { ErrorClass::Destination };
+        Err(BrokerError::new(class, message))
     }
 }
 

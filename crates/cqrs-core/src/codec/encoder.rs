@@ -74,7 +74,7 @@ impl Encoder {
         self
     }
 
-    /// Sets the largest message, in bytes of payload, key and headers together.
+    /// Sets the largest message, in bytes of payload, key and headers together; 0 is an error when the mediator is built.
     #[must_use]
     pub fn with_max_message_bytes(mut self, bytes: usize) -> Self {
         self.max_message_bytes = bytes;
@@ -106,6 +106,13 @@ impl Encoder {
     pub fn with_ids(mut self, ids: impl Fn() -> Uuid + Send + Sync + 'static) -> Self {
         self.stamps.ids = Some(Arc::new(ids));
         self
+    }
+
+    /// What is wrong with it.
+    pub(crate) fn problem(&self) -> Option<&'static str> {
+        (self.max_message_bytes == 0).then_some(
+            "the `Encoder` takes messages of 0 bytes, and no event has so few: raise its `with_max_message_bytes`, or leave it out",
+        )
     }
 
     /// The wire format of everything that no topic and no event has one of its own for.

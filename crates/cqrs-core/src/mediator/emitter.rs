@@ -180,7 +180,8 @@ impl EventEmitter {
         let own = [
             (
                 self.confirm_timeout.is_zero(),
-                "the confirm timeout of the `EventEmitter` is zero: no broker could confirm a direct publish in time",
+                "the confirm timeout of the `EventEmitter` is zero, and no broker could confirm a direct publish in time: raise its \
+                 `with_confirm_timeout`",
             ),
             (
                 self.max_events == 0,
@@ -192,7 +193,8 @@ impl EventEmitter {
                  1 at least",
             ),
         ];
-        let own = own.into_iter().filter(|(wrong, _)| *wrong).map(|(_, problem)| problem.to_owned());
+        let own = own.into_iter().filter_map(|(wrong, problem)| wrong.then_some(problem));
+        let own = own.chain(self.encoder.problem()).map(str::to_owned);
         self.events.problems().iter().cloned().chain(own).collect()
     }
 

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use cqrs_core::codec::Encoder;
 use cqrs_core::*;
 use tokio::sync::Barrier;
 use tokio::time::{Instant, sleep};
@@ -382,18 +383,27 @@ async fn the_policies_are_those_of_an_event_from_outside_too() {
 
 #[test]
 fn limits_of_nothing_are_refused_all_at_once() {
-    let emitter =
-        || EventEmitter::default().with_max_events(0).with_max_depth(0).with_confirm_timeout(Duration::ZERO);
+    let emitter = || {
+        EventEmitter::default()
+            .with_max_events(0)
+            .with_max_depth(0)
+            .with_confirm_timeout(Duration::ZERO)
+            .with_encoder(Encoder::default().with_max_message_bytes(0))
+    };
     let by_requests = RequestMediator::new(RequestMap::new(), emitter()).unwrap_err();
     let by_events = EventMediator::new(emitter()).unwrap_err();
     assert_eq!(by_requests.to_string(), by_events.to_string());
     assert_eq!(by_events.kind(), ErrorKind::Configuration);
     let text = by_events.to_string();
     let said: Vec<_> = text.lines().collect();
-    assert_eq!(said.len(), 3, "{text}");
+    assert_eq!(said.len(), 4, "{text}");
     assert!(said[0].contains("the confirm timeout of the `EventEmitter` is zero"), "{text}");
     assert!(said[1].contains("lead to 0 events: raise its `with_max_events`"), "{text}");
     assert!(said[2].contains("lets 0 requests stand within one another"), "{text}");
+    assert!(
+        said[3].contains("messages of 0 bytes, and no event has so few: raise its `with_max_message_bytes`"),
+        "{text}"
+    );
 }
 
 /// What three handlers noted of which the second fails, and the error.

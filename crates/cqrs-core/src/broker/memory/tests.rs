@@ -230,21 +230,26 @@ async fn what_names_no_topic_or_no_group_is_refused_by_name_of_what_it_lacks() -
 
     let complaint = async |options: SubscribeOptions| match broker.subscribe(options).await {
         Ok(_) => panic!("it was subscribed"),
-        Err(error) => {
-            assert_eq!(error.class(), ErrorClass::Destination);
-            error.message().to_owned()
-        }
+        Err(error) => (error.class(), error.message().to_owned()),
     };
     let none: [&str; 0] = [];
     assert_eq!(
         complaint(SubscribeOptions::new("projector", ["rooms", ""])).await,
-        "the subscription of the group `projector` is not one: one of its topics has no name: write the topic of the events that it \
-         is to receive, or leave it out (`SubscribeOptions`)"
+        (
+            ErrorClass::Destination,
+            "the subscription of the group `projector` is not one: one of its topics has no name: write the topic of the events that \
+             it is to receive, or leave it out (`SubscribeOptions`)"
+                .to_owned()
+        )
     );
     assert_eq!(
         complaint(SubscribeOptions::new("", none).with_prefetch(0)).await,
-        "the subscription is not one: its group has no name: give it that of the service; it has no topic: name at least one; its \
-         prefetch is 0, and no message would be delivered: make it at least 1 (`SubscribeOptions`)"
+        (
+            ErrorClass::Fatal,
+            "the subscription is not one: its group has no name: give it that of the service; it has no topic: name at least one; its \
+             prefetch is 0, and no message would be delivered: raise `with_prefetch` to 1 at least (`SubscribeOptions`)"
+                .to_owned()
+        )
     );
     // Nothing was joined on the way: what is published waits for the first group.
     broker.publish(text("x")).await?;

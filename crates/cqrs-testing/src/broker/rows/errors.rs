@@ -63,10 +63,12 @@ pub(super) async fn no_destination(bench: &Bench<'_>) -> Checked {
         ("a subscription without a group", SubscribeOptions::new("", [&topic])),
         ("a subscription without topics", SubscribeOptions::new(&group, none)),
         ("a subscription to a topic without a name", SubscribeOptions::new(&group, ["", &topic])),
-        ("a subscription without a prefetch", SubscribeOptions::new(&group, [&topic]).with_prefetch(0)),
     ] {
         of_the_destination(what, bench.bounded(what, broker.subscribe(options)).await?)?;
     }
+    let what = "a subscription without a prefetch";
+    let options = SubscribeOptions::new(&group, [&topic]).with_prefetch(0);
+    of_class(ErrorClass::Fatal, what, bench.bounded(what, broker.subscribe(options)).await?)?;
     let mut subscription = bench.subscribe(&broker, "g", &topic).await?;
     let sent = Sent::new();
     bench.publish(&broker, vec![sent.message(&topic)]).await?;
@@ -79,10 +81,14 @@ pub(super) async fn no_destination(bench: &Bench<'_>) -> Checked {
 }
 
 fn of_the_destination<T>(what: &str, outcome: Result<T, BrokerError>) -> Checked {
+    of_class(ErrorClass::Destination, what, outcome)
+}
+
+fn of_class<T>(class: ErrorClass, what: &str, outcome: Result<T, BrokerError>) -> Checked {
     match outcome {
         Ok(_) => fail(format!("{what} was Ok")),
-        Err(error) => ensure(error.class() == ErrorClass::Destination, || {
-            format!("{what}: the error has the class {} instead of destination: {error}", error.class())
+        Err(error) => ensure(error.class() == class, || {
+            format!("{what}: the error has the class {} instead of {class}: {error}", error.class())
         }),
     }
 }
