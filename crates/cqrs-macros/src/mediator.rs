@@ -77,8 +77,9 @@ pub(crate) fn expand(declared: &Declared) -> Result<TokenStream> {
         quote!(#(#attributes)* #[__answers(#request)] #visibility #field: #handler)
     });
     Ok(quote! {
-        #(#attributes)*
+        // First, for what says where the traits are is an attribute of it.
         #[derive(#home::__private::Handlers)]
+        #(#attributes)*
         #visibility struct #name { #(#fields),* }
     })
 }

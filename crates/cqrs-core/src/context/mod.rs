@@ -1,5 +1,6 @@
 //! What a handler has at hand.
 
+mod at_work;
 mod emit;
 mod narrowed;
 mod said;
@@ -25,6 +26,7 @@ use crate::request::{Request, StreamRequest};
 use crate::scope::Scope;
 use crate::send_options::{SendOptions, cancelled, too_deep, too_late};
 
+use at_work::AtWork;
 pub use emit::{Emit, SayAs};
 pub(crate) use narrowed::Narrowed;
 pub(crate) use said::{AnyDomainEvent, Call, Said, Unsent};
@@ -58,11 +60,12 @@ pub(crate) enum Origin<'a> {
 pub(crate) struct Received {
     pub(crate) message: Message,
     correlation: OnceLock<Correlation>,
+    pub(crate) at_work: AtWork,
 }
 
 impl Received {
     pub(crate) fn new(message: Message) -> Self {
-        Self { message, correlation: OnceLock::new() }
+        Self { message, correlation: OnceLock::new(), at_work: AtWork::default() }
     }
 
     fn correlation(&self, emitter: &EventEmitter) -> Correlation {

@@ -144,6 +144,9 @@ pub(crate) trait AnyDomainEvent: Send + Sync {
     /// How many handlers it has.
     fn handlers(&self, events: &EventMap) -> usize;
 
+    /// The name of one of them.
+    fn handler_name<'a>(&self, number: usize, events: &'a EventMap) -> &'a str;
+
     /// Calls one of them, if there are that many.
     fn call_handler<'a>(
         &'a self,
@@ -174,6 +177,10 @@ impl<E: DomainEvent> AnyDomainEvent for Stored<E> {
 
     fn handlers(&self, events: &EventMap) -> usize {
         events.of_domain::<E>().len()
+    }
+
+    fn handler_name<'a>(&self, number: usize, events: &'a EventMap) -> &'a str {
+        events.of_domain::<E>().get(number).map_or("?", |handler| handler.name())
     }
 
     fn call_handler<'a>(
@@ -211,6 +218,10 @@ impl AnyDomainEvent for Nothing {
 
     fn handlers(&self, _: &EventMap) -> usize {
         0
+    }
+
+    fn handler_name<'a>(&self, _: usize, _: &'a EventMap) -> &'a str {
+        "?"
     }
 
     fn call_handler<'a>(&'a self, _: usize, _: &'a EventMap, _: &'a Context<'_>) -> Option<Call<'a>> {

@@ -77,7 +77,8 @@ pub(super) async fn go_out(
             else {
                 break;
             };
-            let handled = handled.await;
+            let name = || event.handler_name(number, emitter.events());
+            let handled = cx_of_event.while_at_work(name, handled).await;
             if !note(&mut emission, emitter, cx, event, handled, cx_of_event.take_own_said()) || is_last {
                 break;
             }
@@ -106,7 +107,8 @@ pub(crate) async fn go_out_alone<E: DomainEvent>(
         emitter.recording().emitted(&event);
         for handler in emitter.events().of_domain::<E>() {
             let mut cx_of_event = cx.nested();
-            let handled = handler.call(&event, &cx_of_event).await;
+            let handled =
+                cx_of_event.while_at_work(|| handler.name(), handler.call(&event, &cx_of_event)).await;
             if !note(&mut emission, emitter, cx, &event, handled, cx_of_event.take_own_said()) {
                 break;
             }
@@ -275,7 +277,7 @@ async fn call(
 ) -> Result<Option<Box<Unsent>>> {
     let mut cx = cx.nested();
     if let Some(call) = event.call_handler(number, emitter.events(), &cx) {
-        call.handled.await?;
+        cx.while_at_work(|| event.handler_name(number, emitter.events()), call.handled).await?;
     }
     checked(cx.take_own_said())
 }

@@ -215,10 +215,16 @@ pub enum Handled {
 struct HandlersOf<E>(Vec<Box<dyn CallDomain<E>>>);
 
 pub(crate) trait CallDomain<E>: Send + Sync {
+    fn name(&self) -> &str;
+
     fn call<'a>(&'a self, event: &'a E, cx: &'a Context<'_>) -> BoxFuture<'a, Result<()>>;
 }
 
 impl<E: DomainEvent, H: EventHandler<E>> CallDomain<E> for H {
+    fn name(&self) -> &str {
+        EventHandler::name(self)
+    }
+
     fn call<'a>(&'a self, event: &'a E, cx: &'a Context<'_>) -> BoxFuture<'a, Result<()>> {
         Box::pin(self.handle(event, cx))
     }

@@ -1,6 +1,5 @@
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::emitter::EventEmitter;
 use super::event_map::Handled;
@@ -109,7 +108,7 @@ impl EventMediator {
     /// Dropping the future stops the handler where it stands; deliver the message again.
     pub async fn handle(&self, message: Message) -> Result<Dispatched> {
         let received = Received::new(self.encoder().decode(message)?);
-        let dispatched = self.dispatch(&received, Origin::Received(&received), &AtomicUsize::new(0)).await?;
+        let dispatched = self.dispatch(&received, Origin::Received(&received)).await?;
         Ok(Dispatched { event: received.message.name, ..dispatched })
     }
 
@@ -118,7 +117,8 @@ impl EventMediator {
     ///
     /// # Errors
     ///
-    /// As there; [`ErrorKind::Timeout`] if the deadline has passed, naming the handler that was at work; [`ErrorKind::CommitUnknown`] if
+    /// As there; [`ErrorKind::Timeout`] if the deadline has passed, naming the handlers that were at work, be they of the
+    /// message or of what it led to (a middleware around one has its name); [`ErrorKind::CommitUnknown`] if
     /// it passed while a transaction was being committed or behind that, be it that of a handler before; [`ErrorKind::Cancelled`] if the
     /// token was cancelled before.
     ///
@@ -128,42 +128,27 @@ impl EventMediator {
     pub async fn handle_with(&self, message: Message, options: &SendOptions) -> Result<Dispatched> {
         let received = Received::new(self.encoder().decode(message)?);
         let narrowed = Narrowed::of_received(&received, options);
-        let at_work = AtomicUsize::new(0);
-        let dispatched = self.dispatch(&received, Origin::Narrowed(&narrowed), &at_work);
+        let dispatched = self.dispatch(&received, Origin::Narrowed(&narrowed));
         let dispatched = narrowed.limit(&received.message.name, dispatched).await.map_err(|error| {
             // This deadline, and not one of something within.
             let is_ours = error.is_out_of_time() && narrowed.is_over();
-            let at_work = at_work.load(Ordering::Relaxed).checked_sub(1).filter(|_| is_ours);
-            let mut handlers = self.core.emitter().events().of_message(&received.message);
-            match at_work.and_then(|nth| handlers.nth(nth)) {
-                Some(handler) => {
-                    error.with_more(format_args!("the handler `{}` was at work", handler.name()))
-                }
-                None => error,
-            }
+            if is_ours && !received.at_work.is_empty() { error.with_more(&received.at_work) } else { error }
         })?;
         Ok(Dispatched { event: received.message.name, ..dispatched })
     }
 
-    /// All but the name. Notes which handler is at work, from 1 on, for who may have to tell which one hung; and none while what it has
-    /// said goes out.
-    async fn dispatch(
-        &self,
-        received: &Received,
-        origin: Origin<'_>,
-        at_work: &AtomicUsize,
-    ) -> Result<Dispatched> {
+    /// All but the name.
+    async fn dispatch(&self, received: &Received, origin: Origin<'_>) -> Result<Dispatched> {
         let emitter = self.core.emitter();
         let mut dispatched = Dispatched::default();
-        for (nth, handler) in emitter.events().of_message(&received.message).enumerate() {
-            at_work.store(nth + 1, Ordering::Relaxed);
+        for handler in emitter.events().of_message(&received.message) {
             let mut cx = Context::new(&self.core, origin);
-            match handler.handle(&received.message, &cx).await? {
+            let handled = handler.handle(&received.message, &cx);
+            match cx.while_at_work(|| handler.name(), handled).await? {
                 Handled::Done => dispatched.handled += 1,
                 Handled::Duplicate => dispatched.duplicates += 1,
             }
             if let Some(said) = cx.take_own_said() {
-                at_work.store(0, Ordering::Relaxed);
                 emitter.emit(&cx, said).await?;
             }
         }

@@ -462,11 +462,125 @@ async fn the_deadline_of_a_received_message_is_that_of_all_its_handlers_together
     let began = Instant::now();
     let error = events.handle_with(closed(), &SendOptions::default().with_timeout(SECOND)).await.unwrap_err();
     assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Timeout, true));
-    assert_eq!(error.to_string(), "the time for `closed` is up; the handler `too slow` was at work");
+    assert_eq!(
+        error.to_string(),
+        "the time for `closed` is up; the handler `too slow` or a middleware around it was at work"
+    );
     assert_eq!(began.elapsed(), SECOND);
     let past = SendOptions::default().with_deadline(Instant::now().into_std());
     let error = events.handle_with(closed(), &past).await.unwrap_err();
     assert_eq!(error.to_string(), "the time for `closed` is up");
+}
+
+/// Of its own, or one that hears what the message led to; it hangs if it says so.
+struct Hears(&'static str, bool);
+
+impl<E: Event> EventHandler<E> for Hears {
+    async fn handle(&self, _: &E, _: &Context<'_>) -> Result<()> {
+        if self.1 { std::future::pending().await } else { Ok(()) }
+    }
+
+    fn name(&self) -> &str {
+        self.0
+    }
+}
+
+/// Says how many events, or asks for a request that does.
+fn leads_to(happened: u32, asks: bool) -> impl EventHandler<Closed> {
+    on_event(move |_: &Closed, cx| {
+        for number in 0..happened {
+            cx.emit(Happened(number));
+        }
+        Box::pin(async move { if asks { cx.send(Act).await } else { Ok(()) } })
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_several_handlers_those_that_are_at_work_when_the_messages_time_is_up_are_named() {
+    let hung = async |events: EventMap, at_once| {
+        let act = on_request(|_: Act, cx| {
+            cx.emit(Happened(7));
+            Box::pin(async { Ok(()) })
+        });
+        let emitter = EventEmitter::new(events).with_concurrency(at_once);
+        let mediator = RequestMediator::new(RequestMap::new().bind::<Act>(act), emitter).unwrap();
+        let options = SendOptions::default().with_timeout(SECOND);
+        let error = mediator.events().handle_with(closed(), &options).await.unwrap_err().to_string();
+        error.strip_prefix("the time for `closed` is up; ").unwrap_or(&error).to_owned()
+    };
+    let said = |happened| EventMap::new().subscribe::<Closed>("rooms", leads_to(happened, false));
+    let many = |events: EventMap| {
+        events
+            .bind::<Happened>(Hears("quick", false))
+            .bind::<Happened>(Hears("hung", true))
+            .bind::<Happened>(Hears("hung, too", true))
+            .bind::<Happened>(Hears("third", true))
+            .bind::<Happened>(Hears("fourth", true))
+    };
+    // One after the other, whether the event is the only one or the second.
+    for happened in [1, 2] {
+        assert_eq!(
+            hung(many(said(happened)), 1).await,
+            "the handler `hung` or a middleware around it was at work"
+        );
+    }
+    assert_eq!(
+        hung(many(said(1)), 3).await,
+        "the handlers `third`, `hung, too`, `hung` or middlewares around them were at work"
+    );
+    assert_eq!(
+        hung(many(said(1)), 10).await,
+        "the handlers `fourth`, `third`, `hung, too` and 1 more or middlewares around them were at work"
+    );
+    // One that waits for what hangs is at work, too.
+    let asks = EventMap::new().subscribe::<Closed>("rooms", leads_to(0, true));
+    let text = hung(many(asks), 1).await;
+    assert!(text.contains("; the handlers `hung`, `") && text.contains("leads_to"), "{text}");
+
+    struct Stands;
+
+    impl<E: Event> EventMiddleware<E> for Stands {
+        async fn call<N: EventHandler<E>>(&self, _: &E, _: &Context<'_>, _: &N) -> Result<()> {
+            std::future::pending().await
+        }
+    }
+
+    let stands = EventMap::new().middleware(Stands).subscribe::<Closed>("rooms", Hears("idle", false));
+    assert_eq!(
+        hung(stands.with_middleware(NoMiddleware), 1).await,
+        "the handler `idle` or a middleware around it was at work"
+    );
+}
+
+/// What an inner deadline cut off is not at work any more.
+#[tokio::test(start_paused = true)]
+async fn what_a_deadline_within_has_cut_off_is_not_named_when_the_messages_time_is_up() {
+    struct TriesAndHangs;
+
+    impl EventHandler<Closed> for TriesAndHangs {
+        async fn handle(&self, _: &Closed, cx: &Context<'_>) -> Result<()> {
+            cx.send_with(Act, &SendOptions::default().with_timeout(SECOND)).await.unwrap_err();
+            std::future::pending().await
+        }
+
+        fn name(&self) -> &str {
+            "hangs"
+        }
+    }
+
+    let act = on_request(|_: Act, cx| {
+        cx.emit(Happened(1));
+        Box::pin(async { Ok(()) })
+    });
+    let events = EventMap::new()
+        .subscribe::<Closed>("rooms", TriesAndHangs)
+        .bind::<Happened>(Hears("was cut off before", true));
+    let mediator =
+        RequestMediator::new(RequestMap::new().bind::<Act>(act), EventEmitter::new(events)).unwrap();
+    let options = SendOptions::default().with_timeout(SECOND * 2);
+    let error = mediator.events().handle_with(closed(), &options).await.unwrap_err();
+    let text = error.to_string();
+    assert!(text.ends_with("; the handler `hangs` or a middleware around it was at work"), "{text}");
 }
 
 /// It is a request within the handler that hangs, or who hears what the handler has said.
@@ -479,13 +593,13 @@ async fn only_the_handler_that_is_at_work_when_the_messages_time_is_up_is_named(
         cx.emit(Happened(1));
         Box::pin(async { Ok(()) })
     });
-    let hangs = on_event(|_: &Happened, _| Box::pin(std::future::pending()));
+    let hangs = Hears("hangs", true);
     let act = || RequestMap::new().bind::<Act>(on_request(|_: Act, _| Box::pin(std::future::pending())));
     let events = [
         (EventMap::new().subscribe::<Closed>("rooms", asks), "the time for `Act` is up"),
         (
             EventMap::new().subscribe::<Closed>("rooms", says).bind::<Happened>(hangs),
-            "the time for `closed` is up",
+            "the time for `closed` is up; the handler `hangs` or a middleware around it was at work",
         ),
     ];
     for (events, said) in events {

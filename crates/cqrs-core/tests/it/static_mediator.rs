@@ -61,6 +61,9 @@ mediator! {
 }
 
 mediator! {
+    /// Attributes of the struct stay there.
+    #[mediator(crate = "cqrs_core")]
+    #[derive(Clone, Debug)]
     pub(crate) struct Empty {}
 }
 
@@ -314,7 +317,7 @@ async fn what_else_is_bound_to_the_map_is_found_there_and_twice_is_an_error() {
 
 #[test]
 fn a_set_of_handlers_may_be_empty() {
-    StaticMediator::new(Empty {}, RequestMap::new(), EventEmitter::default()).unwrap();
+    StaticMediator::new(Empty {}.clone(), RequestMap::new(), EventEmitter::default()).unwrap();
 }
 
 /// What code that does not care asks for.

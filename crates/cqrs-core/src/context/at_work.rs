@@ -1,0 +1,89 @@
+//! Who was at work when the time of a received message was up.
+
+use std::fmt;
+use std::future::Future;
+use std::sync::{Mutex, PoisonError};
+
+use super::{Context, Narrowed, Origin};
+
+/// How many are named: those that were cut off first, and what waits for others is cut off behind them.
+const NAMED: usize = 3;
+
+/// Handlers that were dropped before they had done, when the time of their message was up.
+#[derive(Default)]
+pub(crate) struct AtWork(Mutex<Cut>);
+
+#[derive(Default)]
+struct Cut {
+    names: Vec<String>,
+    count: usize,
+}
+
+impl AtWork {
+    fn add(&self, name: &str) {
+        let mut cut = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        cut.count += 1;
+        if cut.names.len() < NAMED {
+            cut.names.push(format!("`{name}`"));
+        }
+    }
+
+    /// Whether there is one.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).count == 0
+    }
+}
+
+/// What is at work with a handler's name is the handler or what stands around it.
+impl fmt::Display for AtWork {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let cut = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let names = cut.names.join(", ");
+        match cut.count - cut.names.len() {
+            0 if cut.count == 1 => write!(f, "the handler {names} or a middleware around it was at work"),
+            0 => write!(f, "the handlers {names} or middlewares around them were at work"),
+            more => write!(f, "the handlers {names} and {more} more or middlewares around them were at work"),
+        }
+    }
+}
+
+/// A handler at work. Nothing is noted while it is: only when it is dropped before it has done.
+struct Unfinished<'a, N: Fn() -> &'a str> {
+    cx: &'a Context<'a>,
+    name: N,
+    has_done: bool,
+}
+
+impl<'a, N: Fn() -> &'a str> Drop for Unfinished<'a, N> {
+    fn drop(&mut self) {
+        if !self.has_done
+            && let Some(at_work) = self.cx.cut_off()
+        {
+            at_work.add((self.name)());
+        }
+    }
+}
+
+impl Context<'_> {
+    /// Waits for a handler, which is named where the time of the message that led here is up before it has done.
+    pub(crate) async fn while_at_work<'a, T>(
+        &'a self,
+        name: impl Fn() -> &'a str,
+        handled: impl Future<Output = T>,
+    ) -> T {
+        let mut unfinished = Unfinished { cx: self, name, has_done: false };
+        let done = handled.await;
+        unfinished.has_done = true;
+        done
+    }
+
+    /// Where to name what is cut off here, if it is the end of the message's time that does so, and nothing within.
+    fn cut_off(&self) -> Option<&AtWork> {
+        self.outwards().find_map(|cx| match cx.origin {
+            Origin::Narrowed(narrowed @ Narrowed { received: Some(received), .. }) => {
+                narrowed.is_over().then_some(&received.at_work)
+            }
+            _ => None,
+        })
+    }
+}
