@@ -1,6 +1,6 @@
 //! Reads `#[request(..)]` and `#[event(..)]`: lists of `name = value`.
 
-use proc_macro2::Span;
+use proc_macro2::{Span, TokenTree};
 use syn::ext::IdentExt;
 use syn::parse::ParseStream;
 use syn::spanned::Spanned;
@@ -45,50 +45,94 @@ impl Known {
 
 /// Hands every `name = value` of the attribute, or attributes, to `read`: each name is known, and comes once. One that may stand
 /// alone is handed over where the value would begin.
+///
+/// What is wrong first is returned, and the rest is read all the same: with what is understood the derive writes what it is there for,
+/// so that nothing else is told than what is wrong.
 pub(crate) fn read_each(
     attributes: &[Attribute],
     grammar: &Grammar,
     mut read: impl FnMut(Known, ParseStream<'_>) -> Result<()>,
-) -> Result<()> {
-    let Grammar { attribute, on, known, hint } = *grammar;
+) -> Option<Error> {
     let mut seen = Vec::new();
-    for found in attributes.iter().filter(|found| found.path().is_ident(attribute)) {
+    let mut problem = None;
+    for found in attributes.iter().filter(|found| found.path().is_ident(grammar.attribute)) {
         let Meta::List(arguments) = &found.meta else {
-            let examples: Vec<_> = known.iter().map(|known| known.example).collect();
-            return Err(Error::new_spanned(
-                found,
-                format!("write `#[{attribute}({})]`", examples.join(", ")),
-            ));
+            let examples: Vec<_> = grammar.known.iter().map(|known| known.example).collect();
+            let message = format!("write `#[{}({})]`", grammar.attribute, examples.join(", "));
+            problem.get_or_insert_with(|| Error::new_spanned(found, message));
+            continue;
         };
-        arguments.parse_args_with(|input: ParseStream<'_>| {
+        let read = arguments.parse_args_with(|input: ParseStream<'_>| {
             while !input.is_empty() {
-                let name = input.call(Ident::parse_any)?;
-                let Some(known) = known.iter().find(|known| name == known.name).copied() else {
-                    let names: Vec<_> = known.iter().map(|known| format!("`{}`", known.name)).collect();
-                    let message =
-                        format!("unknown attribute `{name}`: {on} takes {}{hint}", names.join(", "));
-                    return Err(Error::new(name.span(), message));
-                };
-                if seen.contains(&known.name) {
-                    return Err(Error::new(name.span(), format!("`{name}` is given twice")));
-                }
-                seen.push(known.name);
-                if !known.may_stand_alone() {
-                    if !input.peek(Token![=]) {
-                        let message = format!("`{name}` needs a value: `{}`", known.example);
-                        return Err(Error::new(name.span(), message));
+                let each = grammar.read_one(input, &mut seen, &mut problem, &mut read);
+                if let Err(error) = each.and_then(|()| end_of_one(input)) {
+                    problem.get_or_insert(error);
+                    while !input.is_empty() && !input.peek(Token![,]) {
+                        input.parse::<TokenTree>()?;
                     }
-                    input.parse::<Token![=]>()?;
                 }
-                read(known, input)?;
-                if !input.is_empty() {
-                    input.parse::<Token![,]>()?;
-                }
+                input.parse::<Option<Token![,]>>()?;
             }
             Ok(())
-        })?;
+        });
+        if let Err(error) = read {
+            problem.get_or_insert(error);
+        }
     }
-    Ok(())
+    problem
+}
+
+fn end_of_one(input: ParseStream<'_>) -> Result<()> {
+    if input.is_empty() || input.peek(Token![,]) { Ok(()) } else { Err(input.error("expected `,`")) }
+}
+
+impl Grammar {
+    fn read_one(
+        &self,
+        input: ParseStream<'_>,
+        seen: &mut Vec<&'static str>,
+        problem: &mut Option<Error>,
+        read: &mut impl FnMut(Known, ParseStream<'_>) -> Result<()>,
+    ) -> Result<()> {
+        let name = input.call(Ident::parse_any)?;
+        let known = match self.known.iter().find(|known| name == known.name) {
+            Some(known) => *known,
+            None => {
+                problem.get_or_insert_with(|| self.unknown(&name));
+                // Most likely it is one that is misspelt; and if not, it is wrong in any case.
+                let Some(meant) = self.meant(&name, seen) else { return Err(self.unknown(&name)) };
+                meant
+            }
+        };
+        if seen.contains(&known.name) {
+            return Err(Error::new(name.span(), format!("`{name}` is given twice")));
+        }
+        seen.push(known.name);
+        if !known.may_stand_alone() {
+            if !input.peek(Token![=]) {
+                let message = format!("`{name}` needs a value: `{}`", known.example);
+                return Err(Error::new(name.span(), message));
+            }
+            input.parse::<Token![=]>()?;
+        }
+        read(known, input)
+    }
+
+    fn unknown(&self, name: &Ident) -> Error {
+        let Self { on, known, hint, .. } = self;
+        let names: Vec<_> = known.iter().map(|known| format!("`{}`", known.name)).collect();
+        let message = format!("unknown attribute `{name}`: {on} takes {}{hint}", names.join(", "));
+        Error::new(name.span(), message)
+    }
+
+    /// The first that begins like it and takes a value.
+    fn meant(&self, name: &Ident, seen: &[&str]) -> Option<Known> {
+        let first = name.to_string().chars().next()?;
+        let is_like = |known: &&Known| {
+            known.name.starts_with(first) && !known.may_stand_alone() && !seen.contains(&known.name)
+        };
+        self.known.iter().find(is_like).copied()
+    }
 }
 
 /// A string literal that is not empty.

@@ -11,7 +11,7 @@ use syn::{
 use crate::attributes::{
     CRATE, Grammar, KEY, Known, NAME, TOPIC, VERSION, number, path, read_each, text_or_constant, value,
 };
-use crate::target::{check, home, implement};
+use crate::target::{check, home, implement, with};
 
 const DOMAIN: Grammar = Grammar {
     attribute: "event",
@@ -38,10 +38,10 @@ struct Attributes {
 }
 
 impl Attributes {
-    fn read(input: &DeriveInput, grammar: &Grammar) -> Result<Self> {
+    fn read(input: &DeriveInput, grammar: &Grammar) -> (Self, Option<Error>) {
         let mut read = Self::default();
-        read_each(&input.attrs, grammar, |known, from| read.set(known, from))?;
-        Ok(read)
+        let problem = read_each(&input.attrs, grammar, |known, from| read.set(known, from));
+        (read, problem)
     }
 
     fn set(&mut self, known: Known, from: ParseStream<'_>) -> Result<()> {
@@ -67,11 +67,11 @@ struct Kind {
 
 pub(crate) fn derive_domain(input: &DeriveInput) -> Result<TokenStream> {
     check(input, "an event")?;
-    let attributes = Attributes::read(input, &DOMAIN)?;
+    let (attributes, problem) = Attributes::read(input, &DOMAIN);
     let home = home(attributes.home)?;
     let event = implement_event(input, &home, attributes.name, "Domain");
     let domain = implement(input, &bounds(), &quote!(#home::DomainEvent), &TokenStream::new());
-    Ok(quote!(#event #domain))
+    Ok(with(problem, quote!(#event #domain)))
 }
 
 pub(crate) fn derive_notification(input: &DeriveInput) -> Result<TokenStream> {
@@ -84,18 +84,26 @@ pub(crate) fn derive_ecst(input: &DeriveInput) -> Result<TokenStream> {
 
 fn derive_integration(input: &DeriveInput, kind: Kind) -> Result<TokenStream> {
     check(input, "an event")?;
-    let Attributes { name, topic, key, version, home: said } = Attributes::read(input, &INTEGRATION)?;
-    let topic = topic.ok_or_else(|| {
-        Error::new(
-            input.ident.span(),
-            format!(
-                "`{}` has no topic: write `#[event(topic = \"..\")]` below `#[derive({})]`, \
+    let (Attributes { name, topic, key, version, home: said }, mut problem) =
+        Attributes::read(input, &INTEGRATION);
+    let topic = topic.unwrap_or_else(|| {
+        problem.get_or_insert_with(|| {
+            Error::new(
+                input.ident.span(),
+                format!(
+                    "`{}` has no topic: write `#[event(topic = \"..\")]` below `#[derive({})]`, \
                  with the topic (Kafka) or exchange (AMQP) that it goes to",
-                input.ident, kind.name
-            ),
-        )
-    })?;
-    let key = key.map(|key| Ok::<_, Error>((key.span(), key_of(input, key)?))).transpose()?;
+                    input.ident, kind.name
+                ),
+            )
+        });
+        parse_quote!("?")
+    });
+    let key = key.and_then(|key| {
+        let place = key.span();
+        let key = key_of(input, key).map_err(|error| problem.get_or_insert(error).span());
+        Some((place, key.ok()?))
+    });
     let home = home(said)?;
 
     let event = implement_event(input, &home, name, kind.variant);
@@ -124,7 +132,7 @@ fn derive_integration(input: &DeriveInput, kind: Kind) -> Result<TokenStream> {
     );
     let trait_name = Ident::new(kind.name, Span::call_site());
     let marker = implement(input, &bounds(), &quote!(#home::#trait_name), &TokenStream::new());
-    Ok(quote!(#event #integration #marker))
+    Ok(with(problem, quote!(#event #integration #marker)))
 }
 
 fn implement_event(input: &DeriveInput, home: &TokenStream, name: Option<Expr>, kind: &str) -> TokenStream {

@@ -86,11 +86,11 @@ pub(crate) fn expand(declared: &Declared) -> Result<TokenStream> {
 
 fn home_of(attributes: &[Attribute]) -> Result<TokenStream> {
     let mut said = None;
-    read_each(attributes, &GRAMMAR, |known, value| {
+    let problem = read_each(attributes, &GRAMMAR, |known, value| {
         said = Some(path(known, value)?);
         Ok(())
-    })?;
-    home(said)
+    });
+    problem.map_or_else(|| home(said), Err)
 }
 
 /// What is derived.

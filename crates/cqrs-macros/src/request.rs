@@ -1,13 +1,13 @@
 use proc_macro2::TokenStream;
 use quote::quote;
 use syn::parse::ParseStream;
-use syn::{DeriveInput, Expr, Result, Type, parse_quote};
+use syn::{DeriveInput, Error, Expr, Result, Type, parse_quote};
 
 use crate::attributes::{
     CRATE, ERROR, Grammar, ITEM, Known, NAME, RESPONSE, RETRY, VALIDATE, a_type, nothing, path, read_each,
     text, value_or_nothing,
 };
-use crate::target::{check, home, implement, type_name};
+use crate::target::{check, home, implement, type_name, with};
 
 const GRAMMAR: Grammar = Grammar {
     attribute: "request",
@@ -63,7 +63,7 @@ pub(crate) fn derive(input: &DeriveInput) -> Result<TokenStream> {
     check(input, "a request")?;
     let (mut response, mut error, mut name, mut said) = (None::<Type>, None::<Type>, None, None);
     let (mut retry, mut validated) = (false, None);
-    read_each(&input.attrs, &GRAMMAR, |known, value| {
+    let problem = read_each(&input.attrs, &GRAMMAR, |known, value| {
         match known.name {
             "response" => response = Some(a_type(known, value)?),
             "error" => error = Some(a_type(known, value)?),
@@ -76,7 +76,7 @@ pub(crate) fn derive(input: &DeriveInput) -> Result<TokenStream> {
             _ => said = Some(path(known, value)?),
         }
         Ok(())
-    })?;
+    });
     let home = home(said)?;
     let response = response.unwrap_or_else(|| parse_quote!(()));
     let error = error.map_or_else(|| quote!(#home::Error), |error| quote!(#error));
@@ -84,7 +84,7 @@ pub(crate) fn derive(input: &DeriveInput) -> Result<TokenStream> {
     let of = quote!(#home::Request);
     let again = retry.then(again);
     let validate = validated.map(|validated| validated.method(&home, &of));
-    Ok(implement(
+    let implemented = implement(
         input,
         &[parse_quote!(::core::marker::Send), parse_quote!('static)],
         &of,
@@ -99,14 +99,15 @@ pub(crate) fn derive(input: &DeriveInput) -> Result<TokenStream> {
             #again
             #validate
         },
-    ))
+    );
+    Ok(with(problem, implemented))
 }
 
 pub(crate) fn derive_stream(input: &DeriveInput) -> Result<TokenStream> {
     check(input, "a streaming request")?;
     let (mut item, mut error, mut name, mut said) = (None::<Type>, None::<Type>, None, None);
     let (mut retry, mut validated) = (false, None);
-    read_each(&input.attrs, &STREAM_GRAMMAR, |known, value| {
+    let mut problem = read_each(&input.attrs, &STREAM_GRAMMAR, |known, value| {
         match known.name {
             "item" => item = Some(a_type(known, value)?),
             "error" => error = Some(a_type(known, value)?),
@@ -119,17 +120,20 @@ pub(crate) fn derive_stream(input: &DeriveInput) -> Result<TokenStream> {
             _ => said = Some(path(known, value)?),
         }
         Ok(())
-    })?;
+    });
     let home = home(said)?;
-    let item = item.ok_or_else(|| {
-        syn::Error::new_spanned(&input.ident, "say what the stream gives: `#[request(item = Type)]`")
-    })?;
+    let item = item.unwrap_or_else(|| {
+        problem.get_or_insert_with(|| {
+            Error::new_spanned(&input.ident, "say what the stream gives: `#[request(item = Type)]`")
+        });
+        parse_quote!(())
+    });
     let error = error.map_or_else(|| quote!(#home::Error), |error| quote!(#error));
     let name = name.unwrap_or_else(|| type_name(&input.ident));
     let of = quote!(#home::StreamRequest);
     let again = retry.then(again);
     let validate = validated.map(|validated| validated.method(&home, &of));
-    Ok(implement(
+    let implemented = implement(
         input,
         &[parse_quote!(::core::marker::Send), parse_quote!('static)],
         &of,
@@ -144,5 +148,6 @@ pub(crate) fn derive_stream(input: &DeriveInput) -> Result<TokenStream> {
             #again
             #validate
         },
-    ))
+    );
+    Ok(with(problem, implemented))
 }

@@ -52,6 +52,12 @@ pub(crate) fn type_name(ident: &Ident) -> LitStr {
     LitStr::new(&ident.unraw().to_string(), ident.span())
 }
 
+/// What is written, and what is wrong with what it was made of: whatever uses the type is not to be told, too.
+pub(crate) fn with(problem: Option<Error>, written: TokenStream) -> TokenStream {
+    let problem = problem.map(Error::into_compile_error);
+    quote!(#problem #written)
+}
+
 /// `impl <trait> for <type>`, with `bounds` on every type parameter. Errors about it point at the name of the type.
 pub(crate) fn implement(
     input: &DeriveInput,
