@@ -130,7 +130,8 @@ impl<N: Into<Cow<'static, str>>, V: Into<Bytes>> FromIterator<(N, V)> for Header
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Message {
-    /// The event's id; a message of someone else may have none.
+    /// The event's id; a message of someone else may have none, and one that was not decoded yet has it where the broker's protocol has a
+    /// place for it ([`Delivery::message`](crate::broker::Delivery::message)).
     pub id: Option<MessageId>,
     /// The event's name.
     pub name: String,

@@ -69,7 +69,20 @@ impl Delivery {
         self
     }
 
-    /// The message.
+    /// The message, as the broker has brought it: nobody has decoded it.
+    ///
+    /// Its id and its name, kind and version are there where the broker's protocol has a place for them, or where it is the one in
+    /// memory; with Kafka they are not, for they stand in headers or payload, as the codec has written them.
+    /// [`Encoder::decode`](crate::codec::Encoder::decode) reads them, and so does an [`EventMediator`](crate::EventMediator) that it is
+    /// given to:
+    ///
+    /// ```
+    /// # use cqrs_core::broker::Delivery;
+    /// # use cqrs_core::{MessageId, Result, codec::Encoder};
+    /// fn id_of(delivery: &Delivery, encoder: &Encoder) -> Result<Option<MessageId>> {
+    ///     Ok(encoder.decode(delivery.message().clone())?.id)
+    /// }
+    /// ```
     pub fn message(&self) -> &Message {
         &self.message
     }
