@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use cqrs::app::App;
 use cqrs::consumer::OnFailure;
-use cqrs::diesel::{Outbox, Tx};
+use cqrs::sql::{Outbox, Tx};
 use cqrs::{Context, MessageBroker, Result, TransactionalEventHandler};
 use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
 
-use super::Db; // a service has one: `use cqrs::diesel::Pg as Db`
+use super::Db; // a service has one: `use cqrs::sql::Pg as Db`
 use crate::domain::{MeetingRoomClosed, MeetingRoomOpened, Projected, UserJoined, UserLeft};
 use crate::stopwatch::Stopwatch;
 

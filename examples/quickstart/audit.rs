@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use cqrs::diesel::Backend;
+use cqrs::sql::Backend;
 use diesel::prelude::*;
 use diesel::sql_types::BigInt;
 use diesel_async::RunQueryDsl;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use cqrs::app::App;
-use cqrs::diesel::Outbox;
+use cqrs::sql::Outbox;
 use cqrs::{Correlation, Request};
 use tokio::time::{Instant, sleep};
 

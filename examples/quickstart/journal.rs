@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use cqrs::diesel::Tx;
+use cqrs::sql::Tx;
 use cqrs::{Context, Request, TransactionalHandler};
 use diesel::prelude::*;
 use diesel_async::RunQueryDsl;

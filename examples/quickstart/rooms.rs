@@ -5,15 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cqrs::app::App;
-use cqrs::diesel::{Outbox, Tx};
 use cqrs::outbox::RelaySettings;
+use cqrs::sql::{Outbox, Tx};
 use cqrs::{
     Context, MessageBroker, RequestHandler, Tracing, TransactionalEventHandler, TransactionalHandler,
 };
 use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
 
-use super::Db; // a service has one: `use cqrs::diesel::Pg as Db`
+use super::Db; // a service has one: `use cqrs::sql::Pg as Db`
 use super::journal::{Journaled, Line};
 use crate::domain::{
     CloseRoom, JoinMeeting, LeaveMeeting, Meeting, MeetingRoomClosed, MeetingRoomOpened, OpenRoom,

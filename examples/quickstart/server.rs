@@ -1,7 +1,7 @@
 //! The two databases on a server, beside each other: `meetings` and `meetings_projection`.
 
 use anyhow::{Context, ensure};
-use cqrs::diesel::{Backend, Outbox};
+use cqrs::sql::{Backend, Outbox};
 use diesel::prelude::*;
 use diesel::sql_types::{Bool, Text};
 use diesel_async::{RunQueryDsl, SimpleAsyncConnection};

@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use anyhow::ensure;
 use cqrs::Encoder;
-use cqrs::diesel::Outbox;
+use cqrs::sql::Outbox;
 use diesel::prelude::*;
 use diesel_async::{RunQueryDsl, SimpleAsyncConnection};
 

@@ -81,13 +81,13 @@ async fn execute(server: &str, #[allow(unused_variables)] sql: &str) -> cqrs::Re
     match server.split_once("://") {
         #[cfg(feature = "postgres")]
         Some(("postgres", _)) => {
-            let outbox = cqrs::diesel::Outbox::<cqrs::diesel::Pg>::connect(server).await?;
+            let outbox = cqrs::sql::Outbox::<cqrs::sql::Pg>::connect(server).await?;
             diesel_async::SimpleAsyncConnection::batch_execute(&mut *outbox.connection().await?, sql).await?;
             Ok(())
         }
         #[cfg(feature = "mysql")]
         Some(("mysql", _)) => {
-            let outbox = cqrs::diesel::Outbox::<cqrs::diesel::MySql>::connect(server).await?;
+            let outbox = cqrs::sql::Outbox::<cqrs::sql::MySql>::connect(server).await?;
             diesel_async::SimpleAsyncConnection::batch_execute(&mut *outbox.connection().await?, sql).await?;
             Ok(())
         }
@@ -108,7 +108,7 @@ async fn lines(database: &str) -> i64 {
     macro_rules! count {
         ($database:ident) => {
             async {
-                let outbox = cqrs::diesel::Outbox::<cqrs::diesel::$database>::connect(database).await.ok()?;
+                let outbox = cqrs::sql::Outbox::<cqrs::sql::$database>::connect(database).await.ok()?;
                 let mut conn = outbox.connection().await.ok()?;
                 let count = diesel::sql_query("SELECT count(*) AS count FROM journal");
                 count.get_result::<Count>(&mut conn).await.ok().map(|count| count.count)

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use cqrs::Message;
-use cqrs::diesel::{MySql, Outbox, Pg, Sqlite};
 use cqrs::outbox::{OutboxStore, RelaySettings};
+use cqrs::sql::{MySql, Outbox, Pg, Sqlite};
 use diesel::sql_types::{BigInt, Binary, Text};
 use diesel::{QueryableByName, sql_query};
 use diesel_async::{RunQueryDsl, SimpleAsyncConnection};

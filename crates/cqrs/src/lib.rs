@@ -30,9 +30,10 @@ pub mod outbox {
     pub use cqrs_outbox::*;
 }
 
-/// Outbox and inbox on diesel and diesel-async.
+/// Outbox and inbox in an SQL database, on diesel and diesel-async.
+// Not called `diesel`: `use cqrs::*` would hide the crate of that name.
 #[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
-pub mod diesel {
+pub mod sql {
     pub use cqrs_outbox_diesel::*;
 }
 

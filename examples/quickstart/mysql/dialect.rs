@@ -1,7 +1,7 @@
 //! What MariaDB and MySQL call things.
 
 use cqrs::Result;
-use cqrs::diesel::{MySql, Outbox};
+use cqrs::sql::{MySql, Outbox};
 
 pub(crate) async fn connect(url: &str) -> Result<Outbox<MySql>> {
     Outbox::<MySql>::builder(url).max_connections(16).connect().await

@@ -1,8 +1,8 @@
 //! The example on MariaDB or MySQL: the same files as on the other databases, with another `Db`.
 
-pub(crate) use cqrs::diesel::MySql as Db;
+pub(crate) use cqrs::sql::MySql as Db;
 
-pub(crate) type Connection = <Db as cqrs::diesel::Backend>::Connection;
+pub(crate) type Connection = <Db as cqrs::sql::Backend>::Connection;
 
 #[path = "../attendance.rs"]
 pub(crate) mod attendance;

@@ -1,7 +1,7 @@
 //! What PostgreSQL calls things.
 
 use cqrs::Result;
-use cqrs::diesel::{Outbox, Pg};
+use cqrs::sql::{Outbox, Pg};
 
 pub(crate) async fn connect(url: &str) -> Result<Outbox<Pg>> {
     Outbox::<Pg>::builder(url).max_connections(16).connect().await

@@ -1,8 +1,8 @@
 //! The example on PostgreSQL: the same files as on the other databases, with another `Db`.
 
-pub(crate) use cqrs::diesel::Pg as Db;
+pub(crate) use cqrs::sql::Pg as Db;
 
-pub(crate) type Connection = <Db as cqrs::diesel::Backend>::Connection;
+pub(crate) type Connection = <Db as cqrs::sql::Backend>::Connection;
 
 #[path = "../attendance.rs"]
 pub(crate) mod attendance;

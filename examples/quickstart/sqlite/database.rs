@@ -5,7 +5,7 @@ use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf, absolute};
 
 use anyhow::{Context, bail, ensure};
-use cqrs::diesel::{Outbox, Sqlite};
+use cqrs::sql::{Outbox, Sqlite};
 use diesel::prelude::*;
 use diesel::sql_types::Text;
 use diesel_async::{AsyncConnection, RunQueryDsl, SimpleAsyncConnection};

@@ -1,8 +1,8 @@
 //! The example on SQLite: the same files as on the other databases, with another `Db`.
 
-pub(crate) use cqrs::diesel::Sqlite as Db;
+pub(crate) use cqrs::sql::Sqlite as Db;
 
-pub(crate) type Connection = <Db as cqrs::diesel::Backend>::Connection;
+pub(crate) type Connection = <Db as cqrs::sql::Backend>::Connection;
 
 #[path = "../attendance.rs"]
 pub(crate) mod attendance;

@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use cqrs::broker::SubscribeOptions;
-use cqrs::diesel::{Asking, DeadLetterFilter, Outbox, Page, RequestKind};
+use cqrs::sql::{Asking, DeadLetterFilter, Outbox, Page, RequestKind};
 use cqrs::{Codec as _, Envelope, Error, MessageBroker, NotificationEvent, Result};
 use cqrs_testing::history::History;
 use cqrs_testing::proxy::{Point, Proxy};

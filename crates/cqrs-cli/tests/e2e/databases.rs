@@ -1,6 +1,6 @@
 //! The databases: one of a cell's own each, and the SQL of the two services.
 
-use cqrs::diesel::{Backend, MySql, Outbox, Pg, Sqlite};
+use cqrs::sql::{Backend, MySql, Outbox, Pg, Sqlite};
 use cqrs::{Error, Result};
 use cqrs_testing::proxy::Point;
 use diesel::sql_types::{BigInt, Text};

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cqrs::broker::memory::MemoryBroker;
-use cqrs::diesel::Outbox;
 use cqrs::outbox::{OutboxRelay, RelaySettings};
+use cqrs::sql::Outbox;
 use cqrs::{Error, Result};
 use tokio::sync::oneshot;
 

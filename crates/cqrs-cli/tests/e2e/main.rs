@@ -21,7 +21,7 @@ mod support;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use cqrs::diesel::{MySql, Pg, Sqlite};
+use cqrs::sql::{MySql, Pg, Sqlite};
 use cqrs_testing::services::{Service, trial_with_own};
 use libtest_mimic::{Arguments, Failed, Trial};
 

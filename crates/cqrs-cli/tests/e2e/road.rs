@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use cqrs::broker::SubscribeOptions;
-use cqrs::diesel::{Outbox, Tx};
+use cqrs::sql::{Outbox, Tx};
 use cqrs::{
     Context, Envelope, Error, EventHandler, MessageBroker, NotificationEvent, Request, RequestMediator,
     Result, Tracing, TransactionalEventHandler, TransactionalHandler, bootstrap,

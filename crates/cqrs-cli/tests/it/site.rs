@@ -4,8 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use cqrs::Result;
-use cqrs::diesel::{MySql, Outbox, Pg, Sqlite};
 use cqrs::outbox::OutboxStore;
+use cqrs::sql::{MySql, Outbox, Pg, Sqlite};
 use diesel::sql_types::BigInt;
 use diesel::{QueryResult, QueryableByName, sql_query};
 use diesel_async::{RunQueryDsl, SimpleAsyncConnection};

@@ -2,7 +2,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cqrs::broker::memory::MemoryBroker;
-use cqrs::diesel::{Outbox, Sqlite, Tx};
+use cqrs::sql::{Outbox, Sqlite, Tx};
 use cqrs::{
     Context, Encoder, ErrorKind, NotificationEvent, Request, RequestHandler, Result, TransactionalHandler,
     bootstrap,
