@@ -152,19 +152,22 @@ impl MessageBroker for Recorder {
             std::future::pending::<()>().await;
         }
         self.answers().inspect_err(|_| self.met_nobody.send_modify(|met| *met += 1))?;
-        if self.refuses(event) {
-            return Err(BrokerError::new(ErrorClass::Event, "refused, as asked for"));
+        let is_refused = self.refuses(event);
+        if !is_refused {
+            self.compare(event, message);
+            self.history.delivered(event, self.in_order_with(message));
+            self.accepted.send_modify(|accepted| *accepted += 1);
         }
-        self.compare(event, message);
-        self.history.delivered(event, self.in_order_with(message));
-        self.accepted.send_modify(|accepted| *accepted += 1);
-        // Not at once, so that others come in between.
+        // Not at once, so that others come in between: who does not wait for the answer passes what is refused.
         let round_trip = *self.round_trip.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(Confirm::new(async move {
             if round_trip.is_zero() {
                 tokio::task::yield_now().await;
             } else {
                 tokio::time::sleep(round_trip).await;
+            }
+            if is_refused {
+                return Err(BrokerError::new(ErrorClass::Event, "refused, as asked for"));
             }
             Ok(Receipt::new())
         }))
