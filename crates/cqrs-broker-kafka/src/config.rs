@@ -271,7 +271,9 @@ pub(crate) fn log(level: RDKafkaLogLevel, facility: &str, line: &str) {
              handled yet; drain a topic before it gets more partitions"
         ),
         RDKafkaLogLevel::Info => tracing::info!(target: "librdkafka", facility, "{line}"),
-        RDKafkaLogLevel::Notice | RDKafkaLogLevel::Debug => tracing::debug!(target: "librdkafka", facility, "{line}"),
+        RDKafkaLogLevel::Notice | RDKafkaLogLevel::Debug => {
+            tracing::debug!(target: "librdkafka", facility, "{line}")
+        }
     }
 }
 

@@ -77,8 +77,9 @@ pub(super) async fn go_out(
             else {
                 break;
             };
-            let name = || event.handler_name(number, emitter.events());
-            let handled = cx_of_event.while_at_work(name, handled).await;
+            let at_work = cx_of_event.begin_work(|| event.handler_name(number, emitter.events()));
+            let handled = handled.await;
+            at_work.has_done();
             if !note(&mut emission, emitter, cx, event, handled, cx_of_event.take_own_said()) || is_last {
                 break;
             }
@@ -107,8 +108,9 @@ pub(crate) async fn go_out_alone<E: DomainEvent>(
         emitter.recording().emitted(&event);
         for handler in emitter.events().of_domain::<E>() {
             let mut cx_of_event = cx.nested();
-            let handled =
-                cx_of_event.while_at_work(|| handler.name(), handler.call(&event, &cx_of_event)).await;
+            let at_work = cx_of_event.begin_work(|| handler.name());
+            let handled = handler.call(&event, &cx_of_event).await;
+            at_work.has_done();
             if !note(&mut emission, emitter, cx, &event, handled, cx_of_event.take_own_said()) {
                 break;
             }
@@ -277,7 +279,10 @@ async fn call(
 ) -> Result<Option<Box<Unsent>>> {
     let mut cx = cx.nested();
     if let Some(call) = event.call_handler(number, emitter.events(), &cx) {
-        cx.while_at_work(|| event.handler_name(number, emitter.events()), call.handled).await?;
+        let at_work = cx.begin_work(|| event.handler_name(number, emitter.events()));
+        let handled = call.handled.await;
+        at_work.has_done();
+        handled?;
     }
     checked(cx.take_own_said())
 }

@@ -143,8 +143,10 @@ impl EventMediator {
         let mut dispatched = Dispatched::default();
         for handler in emitter.events().of_message(&received.message) {
             let mut cx = Context::new(&self.core, origin);
-            let handled = handler.handle(&received.message, &cx);
-            match cx.while_at_work(|| handler.name(), handled).await? {
+            let at_work = cx.begin_work(|| handler.name());
+            let handled = handler.handle(&received.message, &cx).await;
+            at_work.has_done();
+            match handled? {
                 Handled::Done => dispatched.handled += 1,
                 Handled::Duplicate => dispatched.duplicates += 1,
             }
