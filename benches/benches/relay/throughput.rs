@@ -10,10 +10,10 @@ const KEYS: [u64; 3] = [1, 64, 10_000];
 pub(crate) async fn measure(pairs: &[(Database, Broker)], size: Size) {
     println!("{} events of 300 bytes, medians of {} runs\n", size.events, size.runs);
     println!(
-        "| from, to | keys | relays | relay, events/s | f1: read and delete | f2: producer | both on shared cores \
-         | one in flight per key | of what is possible | CPU of the relay / of both floors |"
+        "| from, to | keys | relays | relay, events/s | f1: read and delete | f2: producer | f1 and f2 on shared cores \
+         | f3: one in flight per key | of what is possible | of f1 and f3 on shared cores | CPU of the relay / of both floors |"
     );
-    println!("|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|");
+    println!("|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|");
     let only = number("CQRS_BENCH_KEYS", 0);
     assert!(only == 0 || KEYS.contains(&only), "`CQRS_BENCH_KEYS` is one of {KEYS:?}");
     for (database, broker) in pairs {
@@ -79,12 +79,13 @@ impl Line<'_> {
             }
         }
         let (read, produced, chained) = (median(read), median(produced), median(chained));
-        let both = 1.0 / (1.0 / read.rate + 1.0 / produced.rate);
+        let on_shared_cores = |rate: f64| 1.0 / (1.0 / read.rate + 1.0 / rate);
+        let (both, in_order) = (on_shared_cores(produced.rate), on_shared_cores(chained.rate));
         let possible = both.min(chained.rate);
         for (manner, costs) in relayed {
             let relay = median(costs);
             println!(
-                "| {} to {} | {} | {} | {:.0} | {:.0} | {:.0} | {both:.0} | {:.0} | {:.0} % | {:.2} |",
+                "| {} to {} | {} | {} | {:.0} | {:.0} | {:.0} | {both:.0} | {:.0} | {:.0} % | {:.0} % | {:.2} |",
                 self.database.name(),
                 self.broker.name(),
                 self.keys,
@@ -94,6 +95,7 @@ impl Line<'_> {
                 produced.rate,
                 chained.rate,
                 100.0 * relay.rate / possible,
+                100.0 * relay.rate / in_order,
                 relay.cpu / (read.cpu + produced.cpu),
             );
         }
