@@ -2,8 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cqrs_core::broker::{BrokerError, ErrorClass, StartFrom};
 use rdkafka::ClientConfig;
@@ -11,7 +10,7 @@ use rdkafka::client::ClientContext;
 use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::error::KafkaError;
 
-use crate::error::{code, is_refusal};
+use crate::log::Log;
 
 const DEFAULT_PORT: u16 = 9092;
 
@@ -217,78 +216,6 @@ impl Config {
         client.set("bootstrap.servers", &self.servers);
         client
     }
-}
-
-/// Takes what librdkafka logs to `tracing`, and remembers why the cluster refused us: of that it tells nobody who
-/// waits for an answer, only the logs.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Log {
-    refusal: Arc<Mutex<Option<String>>>,
-}
-
-impl Log {
-    /// Why the login was refused the last time, if it was.
-    pub(crate) fn refusal(&self) -> Option<String> {
-        self.refusal.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// It has been accepted since.
-    pub(crate) fn accepted(&self) {
-        self.refusal.lock().unwrap_or_else(PoisonError::into_inner).take();
-    }
-}
-
-impl ClientContext for Log {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
-        log(level, facility, line);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        // It is logged, too.
-        tracing::debug!(target: "librdkafka", %error, "{reason}");
-        if is_refusal(code(&error)) {
-            *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason.to_owned());
-        }
-    }
-}
-
-pub(crate) fn log(level: RDKafkaLogLevel, facility: &str, line: &str) {
-    // The user's settings are for producer and consumers alike; that half of them suits only one is no news.
-    let expected = facility == "CONFWARN" && line.contains("property and will be ignored by this")
-        // And that a session is what it is, and ends as it should.
-        || line.contains("enable.gapless.guarantee") || line.contains("ap-less");
-    match level {
-        _ if expected || is_repeated(line) => tracing::debug!(target: "librdkafka", facility, "{line}"),
-        RDKafkaLogLevel::Emerg
-        | RDKafkaLogLevel::Alert
-        | RDKafkaLogLevel::Critical
-        | RDKafkaLogLevel::Error => tracing::error!(target: "librdkafka", facility, "{line}"),
-        RDKafkaLogLevel::Warning => tracing::warn!(target: "librdkafka", facility, "{line}"),
-        // It tells by the way what costs the order of keys.
-        RDKafkaLogLevel::Notice if facility == "PARTCNT" => tracing::warn!(
-            target: "librdkafka", facility,
-            "{line}: most keys go to another partition from now on, where their events may pass those before that are not \
-             handled yet; drain a topic before it gets more partitions"
-        ),
-        RDKafkaLogLevel::Info => tracing::info!(target: "librdkafka", facility, "{line}"),
-        RDKafkaLogLevel::Notice | RDKafkaLogLevel::Debug => {
-            tracing::debug!(target: "librdkafka", facility, "{line}")
-        }
-    }
-}
-
-/// Whether the last line said the same but for its numbers, and not long ago: while a cluster is away, a client says so
-/// many times a second.
-fn is_repeated(line: &str) -> bool {
-    const SILENCE: Duration = Duration::from_secs(10);
-    static LAST: Mutex<Option<(String, Instant)>> = Mutex::new(None);
-    let said: String = line.chars().filter(|letter| !letter.is_ascii_digit()).collect();
-    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
-    if last.as_ref().is_some_and(|(before, at)| *before == said && at.elapsed() < SILENCE) {
-        return true;
-    }
-    *last = Some((said, Instant::now()));
-    false
 }
 
 fn misconfigured(problems: impl IntoIterator<Item = String>) -> BrokerError {

@@ -21,8 +21,9 @@ use tokio::task::coop;
 use tokio::time::{sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{self, Config};
+use crate::config::Config;
 use crate::error::{code, failed, passes, refused};
+use crate::log::log;
 use crate::trouble::Trouble;
 use crate::watch::{Watch, reaches};
 use crate::watermark::Lanes;
@@ -62,7 +63,7 @@ struct Member(Arc<Shared>);
 
 impl ClientContext for Member {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
-        config::log(level, facility, line);
+        log(level, facility, line);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
@@ -75,7 +76,7 @@ impl ConsumerContext for Member {
         match result {
             Ok(()) | Err(KafkaError::ConsumerCommit(Code::NoOffset)) => {}
             Err(error) if passes(code(&error)) => tracing::debug!(%error, "offsets were not committed"),
-            Err(error) => config::log(
+            Err(error) => log(
                 RDKafkaLogLevel::Warning,
                 "COMMIT",
                 &format!("offsets were not committed, and messages may come again: {error}"),

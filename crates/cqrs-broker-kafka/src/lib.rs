@@ -76,7 +76,7 @@
 //! - A member that is closed in the midst of a rebalance, or after the cluster gave it up (it was silent for
 //!   `session.timeout.ms`), may fail to commit: `close` then says so, and messages come again.
 //! - No transactions, no TLS or SASL beyond what librdkafka was built with.
-//! - More partitions for a topic take keys to other partitions: drain it first. A client that finds that there are more logs a
+//! - More partitions for a topic take keys to other partitions: drain it first. A client that learns of more logs a
 //!   warning (within `topic.metadata.refresh.interval.ms`, five minutes unless set).
 //! - `check` asks for the metadata of all topics.
 
@@ -85,6 +85,7 @@ mod broker;
 mod config;
 mod consumer;
 mod error;
+mod log;
 mod producer;
 mod record;
 mod session;

@@ -10,8 +10,9 @@ use rdkafka::producer::future_producer::{Delivery, DeliveryFuture};
 use rdkafka::producer::{FutureProducer, Producer as _, PurgeConfig};
 use rdkafka::types::RDKafkaErrorCode as Code;
 
-use crate::config::{Config, Log};
+use crate::config::Config;
 use crate::error::{code, failed, refused, undelivered};
+use crate::log::Log;
 use crate::session::{Session, SessionHandle};
 use crate::watch::{Watch, reaches};
 use crate::{blocking, record};

@@ -16,7 +16,8 @@ use tokio::time::sleep;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::blocking;
-use crate::config::{Config, Log};
+use crate::config::Config;
+use crate::log::Log;
 use crate::producer;
 
 /// How long a client may be without the cluster before somebody looks; and how long from one look to the next.

@@ -96,18 +96,21 @@ impl Grammar {
     ) -> Result<()> {
         let name = input.call(Ident::parse_any)?;
         let known = match self.known.iter().find(|known| name == known.name) {
-            Some(known) => *known,
+            Some(known) if seen.contains(&known.name) => {
+                return Err(Error::new(name.span(), format!("`{name}` is given twice")));
+            }
+            Some(known) => {
+                seen.push(known.name);
+                *known
+            }
             None => {
                 problem.get_or_insert_with(|| self.unknown(&name));
-                // Most likely it is one that is misspelt; and if not, it is wrong in any case.
+                // Most likely it is one that is misspelt; and if not, it is wrong in any case. The right one may come yet, and is
+                // taken instead.
                 let Some(meant) = self.meant(&name, seen) else { return Err(self.unknown(&name)) };
                 meant
             }
         };
-        if seen.contains(&known.name) {
-            return Err(Error::new(name.span(), format!("`{name}` is given twice")));
-        }
-        seen.push(known.name);
         if !known.may_stand_alone() {
             if !input.peek(Token![=]) {
                 let message = format!("`{name}` needs a value: `{}`", known.example);

@@ -96,14 +96,15 @@ impl<'a> Narrowed<'a> {
                 match self.in_time(request, given, items.next().map(Option::transpose)).await.transpose() {
                     Some(Ok(item)) => {
                         given += 1;
-                        // Its events have gone out.
+                        // That was said of this item alone: of the next one nothing is done yet.
                         self.is_carried_out.store(false, Ordering::Relaxed);
                         yield Ok(item);
                     }
                     Some(Err(error)) => {
+                        // One that the handler has given does not end it. Asked before the reader takes its time.
+                        let is_over = self.is_over();
                         yield Err(error);
-                        // One that the handler has given does not end it.
-                        if self.is_over() {
+                        if is_over {
                             break;
                         }
                     }
@@ -126,22 +127,24 @@ impl<'a> Narrowed<'a> {
         reply: impl Future<Output = Result<T, E>>,
     ) -> Result<T, E> {
         let Some(deadline) = self.options.deadline else { return reply.await };
+        let cut_off = || Err(self.cut_off(request, given).into());
         if self.is_over() {
-            return Err(out_of_time(request, given).into());
+            return cut_off();
         }
-        tokio::time::timeout_at(deadline.into(), reply).await.unwrap_or_else(|_| {
-            Err(if self.has_commit_begun() {
-                commit_cut_off(request).into()
-            } else if self.is_carried_out.load(Ordering::Relaxed) {
-                events_cut_off(request).into()
-            } else {
-                out_of_time(request, given).into()
-            })
-        })
+        tokio::time::timeout_at(deadline.into(), reply).await.unwrap_or_else(|_| cut_off())
     }
-}
 
-#[cold]
-fn out_of_time(request: &str, given: usize) -> Error {
-    if given == 0 { too_late(request) } else { items_cut_off(request, given) }
+    /// What became of it when its time is up.
+    #[cold]
+    fn cut_off(&self, request: &str, given: usize) -> Error {
+        if self.has_commit_begun() {
+            commit_cut_off(request)
+        } else if self.is_carried_out.load(Ordering::Relaxed) {
+            events_cut_off(request)
+        } else if given > 0 {
+            items_cut_off(request, given)
+        } else {
+            too_late(request)
+        }
+    }
 }

@@ -16,7 +16,7 @@ use crate::request::{Reply, Request, StreamHandler, StreamRequest};
 /// done, as a warning with the error when it failed. Nothing of the payload, unless it is [asked for](Self::with_payload).
 ///
 /// A stream is in its span whenever it works on an item. It has one event, too, when it ends or is dropped, with the number of its
-/// items; a warning with the first error and the number of errors, if there were any.
+/// items and of its errors; and a warning at its first error, for it may go on for long.
 ///
 /// Place it first (outermost), so that the time and the errors of the others are seen.
 #[derive(Clone, Copy, Debug, Default)]
@@ -105,7 +105,7 @@ fn items_told<R: StreamRequest<Error: fmt::Display>, N: StreamHandler<R>>(
 ) -> impl Stream<Item = Result<R::Item, R::Error>> + Send {
     stream! {
         // Told behind the items, for it is dropped behind them.
-        let mut told = ItemsTold { span, name: R::name(), items: 0, errors: 0, first_error: None, is_done: false };
+        let mut told = ItemsTold { span, name: R::name(), items: 0, errors: 0, is_done: false };
         let mut items = pin!(told.span.in_scope(|| next.handle(request, cx)));
         while let Some(item) = items.next().instrument(told.span.clone()).await {
             match &item {
@@ -118,31 +118,35 @@ fn items_told<R: StreamRequest<Error: fmt::Display>, N: StreamHandler<R>>(
     }
 }
 
-/// What became of a stream, told when it is dropped, so that one which nobody reads to its end is told, too: many read no further
-/// than the first error.
+/// What became of a stream, told when it is dropped, so that one which nobody reads to its end is told, too.
 struct ItemsTold {
     span: Span,
     name: &'static str,
     items: u64,
     errors: u64,
-    first_error: Option<String>,
     is_done: bool,
 }
 
 impl ItemsTold {
     fn fail(&mut self, error: &impl fmt::Display) {
         self.errors += 1;
-        self.first_error.get_or_insert_with(|| format!("{error:#}"));
+        if self.errors == 1 {
+            self.span.in_scope(|| warn("stream", self.name, error));
+        }
     }
 }
 
 impl Drop for ItemsTold {
     fn drop(&mut self) {
-        let Self { span, name, items, errors, first_error, is_done } = self;
-        span.in_scope(|| match first_error {
-            Some(error) => tracing::warn!(what = "stream", name, error, items, errors, "failed"),
-            None if *is_done => tracing::debug!(items, "done"),
-            None => tracing::debug!(items, "dropped before its end"),
+        let Self { span, name: _, items, errors, is_done } = self;
+        span.in_scope(|| {
+            if *is_done {
+                tracing::debug!(items, errors, "done");
+            } else if std::thread::panicking() {
+                tracing::warn!(items, errors, "panicked");
+            } else {
+                tracing::debug!(items, errors, "dropped before its end");
+            }
         });
     }
 }

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use cqrs_core::*;
+use futures_util::{Stream, StreamExt};
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 
@@ -81,6 +82,54 @@ async fn a_deadline_behind_a_commit_is_a_commit_in_doubt() {
         };
         assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::CommitUnknown, false), "way {way}");
         assert_eq!(db.rows(), ["row"]);
+    }
+}
+
+/// Of a stream, too, whoever is slow: its handler or its reader.
+#[tokio::test(start_paused = true)]
+async fn a_streams_deadline_behind_a_commit_is_a_commit_in_doubt() {
+    for (handler_takes, reader_takes) in [(SECOND * 10, Duration::ZERO), (Duration::ZERO, SECOND * 10)] {
+        for fails in [false, true] {
+            let db = FakeDb::new();
+            let act = in_transaction(|_: Act, tx, _| {
+                Box::pin(async move {
+                    tx.insert("row");
+                    Ok(())
+                })
+            });
+            let requests = RequestMap::new()
+                .bind::<Act>(Transactional::new(db.unit(), act))
+                .bind_stream::<Acts>(Acting { fails, takes: handler_takes });
+            let mediator = mediator(requests);
+            let options = SendOptions::default().with_timeout(SECOND);
+            let mut items = mediator.stream_with(Acts, &options);
+            assert_eq!(items.next().await.unwrap().is_err(), fails);
+            sleep(reader_takes).await;
+            let error = items.next().await.unwrap().unwrap_err();
+            assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::CommitUnknown, false));
+            assert_eq!(db.rows(), ["row"]);
+        }
+    }
+}
+
+#[derive(StreamRequest)]
+#[request(item = ())]
+struct Acts;
+
+/// Acts, gives an item or an error, and takes so long for the next one.
+struct Acting {
+    fails: bool,
+    takes: Duration,
+}
+
+impl StreamHandler<Acts> for Acting {
+    fn handle(&self, _: Acts, cx: &Context<'_>) -> impl Stream<Item = Result<()>> + Send {
+        async_stream::stream! {
+            let acted = cx.send(Act).await;
+            yield if self.fails { Err(Error::new(ErrorKind::Handler, "not well")) } else { acted };
+            sleep(self.takes).await;
+            yield Ok(());
+        }
     }
 }
 

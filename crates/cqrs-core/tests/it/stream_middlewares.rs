@@ -382,7 +382,7 @@ impl io::Write for Log {
 }
 
 #[tokio::test(start_paused = true)]
-async fn tracing_puts_the_work_on_items_into_a_span_and_tells_once_what_became_of_the_stream() {
+async fn tracing_puts_the_work_on_items_into_a_span_and_tells_of_the_first_error_and_the_end() {
     let log = Log::default();
     let writer = log.clone();
     let format = tracing_subscriber::fmt().with_ansi(false).without_time().with_target(false);
@@ -414,17 +414,19 @@ async fn tracing_puts_the_work_on_items_into_a_span_and_tells_once_what_became_o
             r#"INFO stream{name="other"}: number=1"#,
             "INFO outside is_ok=true",
             r#"INFO stream{name="other"}: number=13"#,
+            r#"WARN stream{name="other"}: failed what="stream" name="other" error="unlucky""#,
             "INFO outside is_ok=false",
             r#"INFO stream{name="other"}: number=13"#,
             "INFO outside is_ok=false",
-            r#"WARN stream{name="other"}: failed what="stream" name="other" error="unlucky" items=1 errors=2"#,
+            r#"DEBUG stream{name="other"}: done items=1 errors=2"#,
             r#"INFO stream{name="count" payload=Count([2, 3])}: number=2"#,
             r#"INFO stream{name="count" payload=Count([2, 3])}: number=3"#,
-            r#"DEBUG stream{name="count" payload=Count([2, 3])}: done items=2"#,
+            r#"DEBUG stream{name="count" payload=Count([2, 3])}: done items=2 errors=0"#,
             r#"INFO stream{name="count" payload=Count([13, 4])}: number=13"#,
-            r#"WARN stream{name="count" payload=Count([13, 4])}: failed what="stream" name="count" error="unlucky" items=0 errors=1"#,
+            r#"WARN stream{name="count" payload=Count([13, 4])}: failed what="stream" name="count" error="unlucky""#,
+            r#"DEBUG stream{name="count" payload=Count([13, 4])}: dropped before its end items=0 errors=1"#,
             r#"INFO stream{name="count" payload=Count([5, 6])}: number=5"#,
-            r#"DEBUG stream{name="count" payload=Count([5, 6])}: dropped before its end items=1"#,
+            r#"DEBUG stream{name="count" payload=Count([5, 6])}: dropped before its end items=1 errors=0"#,
         ]
     );
 }

@@ -13,6 +13,10 @@ struct CountRooms;
 #[request(retry = 3, response = std::collections::HashMap<u32, String>, name)]
 struct ReadRooms;
 
+#[derive(Request)]
+#[request(retries = u8, response = u32)]
+struct CloseRooms;
+
 #[derive(StreamRequest)]
 struct StreamRooms;
 
@@ -32,7 +36,8 @@ impl RequestHandler<CountRooms> for Handler {
     async fn handle(&self, _: CountRooms, cx: &Context<'_>) -> Result<u32> {
         cx.emit(RoomOpened);
         cx.emit(RoomClosed { room: 5 });
-        Ok(cx.send(ReadRooms).await?.len() as u32)
+        let closed: u32 = cx.send(CloseRooms).await?;
+        Ok(cx.send(ReadRooms).await?.len() as u32 + closed)
     }
 }
 
