@@ -121,7 +121,7 @@ pub(crate) fn events_cut_off(name: &str) -> Error {
     Error::out_of_time(
         ErrorKind::Timeout,
         format!(
-            "the time for `{name}` is up while its events go out: it has been carried out, and not all of them were handled"
+            "the time for `{name}` is up while events go out: what came before them is done, and not all of them were handled"
         ),
     )
 }

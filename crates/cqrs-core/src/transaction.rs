@@ -305,7 +305,9 @@ impl<D: Database> UnitOfWork<D> {
                  do its work in a function that takes the open transaction, or send it from a handler that runs after the commit",
             ));
         }
+        let waiting = cx.wait_for_transaction();
         let begun = self.source.begin().await;
+        waiting.is_over();
         if begun.is_err() {
             cx.leave_transaction();
         }

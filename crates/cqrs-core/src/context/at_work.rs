@@ -17,14 +17,18 @@ pub(crate) struct AtWork(Mutex<Cut>);
 struct Cut {
     names: Vec<String>,
     count: usize,
+    /// Of the next one it is known that it waited for a transaction to begin.
+    waited: bool,
 }
 
 impl AtWork {
     fn add(&self, name: &str) {
         let mut cut = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited =
+            if mem::take(&mut cut.waited) { " (which waited for a transaction to begin)" } else { "" };
         cut.count += 1;
         if cut.names.len() < NAMED {
-            cut.names.push(format!("`{name}`"));
+            cut.names.push(format!("`{name}`{waited}"));
         }
     }
 
@@ -34,7 +38,7 @@ impl AtWork {
     }
 }
 
-/// What is at work with a handler's name is the handler or what stands around it.
+/// From here a middleware cannot be told from the handler that it stands around.
 impl fmt::Display for AtWork {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let cut = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -69,7 +73,29 @@ impl<'a, N: Fn() -> &'a str> Drop for Unfinished<'a, N> {
     }
 }
 
+/// A handler that has not begun: another one has what it needs for its transaction.
+pub(crate) struct Waiting<'a>(&'a Context<'a>);
+
+impl Waiting<'_> {
+    pub(crate) fn is_over(self) {
+        mem::forget(self);
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if let Some(at_work) = self.0.cut_off() {
+            at_work.0.lock().unwrap_or_else(PoisonError::into_inner).waited = true;
+        }
+    }
+}
+
 impl Context<'_> {
+    /// From now on a transaction is waited for. What is dropped meanwhile has done nothing that could hang.
+    pub(crate) fn wait_for_transaction(&self) -> Waiting<'_> {
+        Waiting(self)
+    }
+
     /// A handler begins to work here, which is named where the time of the message that led here is up before it has done. No future
     /// around its own: that was 36 instructions more for each handler of an event, and this is 7.
     pub(crate) fn begin_work<'a, N: Fn() -> &'a str>(&'a self, name: N) -> Unfinished<'a, N> {

@@ -117,8 +117,8 @@ impl EventMediator {
     ///
     /// # Errors
     ///
-    /// As there; [`ErrorKind::Timeout`] if the deadline has passed, naming the handlers that were at work, be they of the
-    /// message or of what it led to (a middleware around one has its name); [`ErrorKind::CommitUnknown`] if
+    /// As there; [`ErrorKind::Timeout`] if the deadline has passed, naming the handlers of events that were at work, be they of the
+    /// message or of what it led to (a middleware around one, or a request that it sends, has its name); [`ErrorKind::CommitUnknown`] if
     /// it passed while a transaction was being committed or behind that, be it that of a handler before; [`ErrorKind::Cancelled`] if the
     /// token was cancelled before.
     ///
@@ -146,7 +146,7 @@ impl EventMediator {
             let at_work = cx.begin_work(|| handler.name());
             let handled = handler.handle(&received.message, &cx).await;
             at_work.has_done();
-            match handled? {
+            match handled.map_err(|error| self.naming(handler.name(), &received.message, error))? {
                 Handled::Done => dispatched.handled += 1,
                 Handled::Duplicate => dispatched.duplicates += 1,
             }
@@ -155,6 +155,13 @@ impl EventMediator {
             }
         }
         Ok(dispatched)
+    }
+
+    /// The error of a handler with its name, if there are others.
+    #[cold]
+    fn naming(&self, handler: &str, message: &Message, error: Error) -> Error {
+        let of_several = self.core.emitter().events().of_message(message).nth(1).is_some();
+        if of_several { error.with_more(format_args!("of its handlers it was `{handler}`")) } else { error }
     }
 
     /// How messages are made of events, and read.

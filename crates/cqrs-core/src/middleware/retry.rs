@@ -21,8 +21,8 @@ use crate::send_options::now;
 /// already: a retry stands around the transaction. It ends early where the [deadline](Context::deadline) leaves no time for the next
 /// wait, and when the request is [cancelled](Context::cancellation).
 ///
-/// A stream begins anew only before it has given anything: if the first that it gives is such an error, what is left of it is dropped,
-/// and the next one is read from its beginning. An error behind that goes to the reader, who has items already and would get them
+/// A stream begins anew only before it has given anything: where it would give such an error first, it is dropped and the handler is asked
+/// for another one. An error behind the first item goes to the reader, who has items already and would get them
 /// again. A stream that gives such an error first and could go on is begun anew all the same, until the last attempt.
 ///
 /// A second one within it is refused when the mediator is built: their attempts would multiply.

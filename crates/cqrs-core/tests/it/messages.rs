@@ -64,16 +64,30 @@ async fn a_payload_that_does_not_fit_is_an_error_that_names_it() {
     assert!(journal.entries().is_empty());
 }
 
+struct Refuses;
+
+impl EventHandler<Told> for Refuses {
+    async fn handle(&self, _: &Told, _: &Context<'_>) -> Result<()> {
+        Err(Error::handler("no"))
+    }
+
+    fn name(&self) -> &str {
+        "refuses"
+    }
+}
+
 #[tokio::test]
 async fn the_first_handler_that_fails_stops_those_behind_it() {
     let journal = Journal::new();
     let mediator = mediator(
         EventMap::new()
             .subscribe("told", noting(journal, "first"))
-            .subscribe("told", on_event(|_: &Told, _| Box::pin(async { Err(Error::handler("no")) })))
+            .subscribe("told", Refuses)
             .subscribe("told", noting(journal, "third")),
     );
-    assert_eq!(mediator.handle(received("told", "told", "5")).await.unwrap_err().to_string(), "no");
+    let error = mediator.handle(received("told", "told", "5")).await.unwrap_err();
+    assert_eq!(error.to_string(), "no; of its handlers it was `refuses`");
+    assert_eq!(error.kind(), ErrorKind::Handler);
     assert_eq!(journal.entries(), ["first got 5 as id-1"]);
 }
 

@@ -259,7 +259,7 @@ async fn events_of_an_item_that_go_out_too_long_are_told_as_these_and_those_that
     let options = SendOptions::default().with_timeout(SECOND * 7 / 2);
     let mut all = self::all(mediator.stream_with(Count(vec![1, 3, 4]), &options)).await;
     let text = all.pop().unwrap().unwrap_err();
-    assert!(text.starts_with("the time for `count` is up while its events go out"), "{text}");
+    assert!(text.starts_with("the time for `count` is up while events go out"), "{text}");
     assert_eq!(all, [Ok(1)]);
 }
 
