@@ -148,6 +148,7 @@ pub(crate) fn derive(input: &DeriveInput) -> Result<TokenStream> {
 
             #(#found)*
 
+            #[diagnostic::do_not_recommend]
             impl<__S: __Serves> #home::HandlerFor<#home::__private::declared::NoRequest, __S> for #name {
                 type Within = #home::__private::declared::NoHandler;
 

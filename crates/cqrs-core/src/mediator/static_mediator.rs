@@ -213,6 +213,8 @@ pub mod declared {
     #[derive(Debug)]
     pub enum NoRequest {}
 
+    // Nobody who forgot to derive `Request` wants to hear of it.
+    #[diagnostic::do_not_recommend]
     impl Request for NoRequest {
         type Response = ();
         type Error = crate::Error;
