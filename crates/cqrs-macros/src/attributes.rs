@@ -5,7 +5,8 @@ use syn::ext::IdentExt;
 use syn::parse::ParseStream;
 use syn::spanned::Spanned;
 use syn::{
-    Attribute, Error, Expr, ExprLit, ExprPath, Ident, Lit, LitInt, LitStr, Meta, Path, Result, Token, Type,
+    Attribute, Data, DeriveInput, Error, Expr, ExprLit, ExprPath, Ident, Lit, LitInt, LitStr, Member, Meta,
+    Path, Result, Token, Type,
 };
 
 /// A name that may stand in the attribute, and how it is written.
@@ -32,7 +33,9 @@ pub(crate) struct Grammar {
     /// What the attribute stands on, in words.
     pub(crate) on: &'static str,
     pub(crate) known: &'static [Known],
-    /// Where to look for what is not known.
+    /// What another derive knows.
+    pub(crate) elsewhere: &'static [Known],
+    /// Which derive that is.
     pub(crate) hint: &'static str,
 }
 
@@ -82,11 +85,71 @@ pub(crate) fn read_each(
     problem
 }
 
+/// As [`read_each`], of a type; and what stands on its fields or variants instead is wrong, for nobody else reads it.
+pub(crate) fn read_on_type(
+    input: &DeriveInput,
+    grammar: &Grammar,
+    read: impl FnMut(Known, ParseStream<'_>) -> Result<()>,
+) -> Option<Error> {
+    read_each(&input.attrs, grammar, read).or_else(|| misplaced(input, grammar))
+}
+
+/// The first attribute that stands on a field or a variant.
+pub(crate) fn misplaced(input: &DeriveInput, grammar: &Grammar) -> Option<Error> {
+    let (kind, found) = match &input.data {
+        Data::Struct(data) => {
+            let mut fields = data.fields.iter().zip(data.fields.members());
+            let found =
+                fields.find_map(|(field, member)| Some((grammar.first_of(&field.attrs)?, Some(member))));
+            ("struct", found)
+        }
+        Data::Enum(data) => {
+            let mut all = data.variants.iter().flat_map(|variant| {
+                let of_fields = variant.fields.iter().map(|field| &field.attrs);
+                std::iter::once(&variant.attrs).chain(of_fields)
+            });
+            ("enum", all.find_map(|attributes| Some((grammar.first_of(attributes)?, None))))
+        }
+        Data::Union(_) => return None,
+    };
+    let (attribute, member) = found?;
+    let Grammar { attribute: name, .. } = grammar;
+    let message = format!(
+        "`{name}` stands on the type: write `#[{name}({})]` above `{kind} {}`",
+        grammar.rewritten(attribute, member),
+        input.ident
+    );
+    Some(Error::new_spanned(attribute, message))
+}
+
 fn end_of_one(input: ParseStream<'_>) -> Result<()> {
     if input.is_empty() || input.peek(Token![,]) { Ok(()) } else { Err(input.error("expected `,`")) }
 }
 
 impl Grammar {
+    fn first_of<'a>(&self, attributes: &'a [Attribute]) -> Option<&'a Attribute> {
+        attributes.iter().find(|attribute| attribute.path().is_ident(self.attribute))
+    }
+
+    /// How what stands in a misplaced attribute is written on the type.
+    fn rewritten(&self, attribute: &Attribute, field: Option<Member>) -> String {
+        let Meta::List(arguments) = &attribute.meta else { return "..".to_owned() };
+        let known = arguments.tokens.clone().into_iter().find_map(|token| match token {
+            TokenTree::Ident(name) => self.known.iter().find(|known| name == known.name),
+            _ => None,
+        });
+        match (known, field) {
+            (Some(known), Some(Member::Named(field))) if known.name == KEY.name => format!("key = {field}"),
+            (Some(known), Some(Member::Unnamed(field))) if known.name == KEY.name => {
+                format!("key = {}", field.index)
+            }
+            // An enum has no fields of its own.
+            (Some(known), None) if known.name == KEY.name => "key = self.key_text()".to_owned(),
+            (Some(known), _) => known.example.to_owned(),
+            (None, _) => "..".to_owned(),
+        }
+    }
+
     fn read_one(
         &self,
         input: ParseStream<'_>,
@@ -122,8 +185,9 @@ impl Grammar {
     }
 
     fn unknown(&self, name: &Ident) -> Error {
-        let Self { on, known, hint, .. } = self;
+        let Self { on, known, elsewhere, hint, .. } = self;
         let names: Vec<_> = known.iter().map(|known| format!("`{}`", known.name)).collect();
+        let hint = if elsewhere.iter().any(|other| name == other.name) { hint } else { "" };
         let message = format!("unknown attribute `{name}`: {on} takes {}{hint}", names.join(", "));
         Error::new(name.span(), message)
     }

@@ -9,7 +9,7 @@ use syn::{
 };
 
 use crate::attributes::{
-    CRATE, Grammar, KEY, Known, NAME, TOPIC, VERSION, number, path, read_each, text_or_constant, value,
+    CRATE, Grammar, KEY, Known, NAME, TOPIC, VERSION, number, path, read_on_type, text_or_constant, value,
 };
 use crate::target::{check, home, implement, with};
 
@@ -17,6 +17,7 @@ const DOMAIN: Grammar = Grammar {
     attribute: "event",
     on: "a domain event",
     known: &[NAME, CRATE],
+    elsewhere: &[TOPIC, KEY, VERSION],
     hint: "; it stays in this process: to tell other services, derive `NotificationEvent` or `EcstEvent`",
 };
 
@@ -24,6 +25,7 @@ const INTEGRATION: Grammar = Grammar {
     attribute: "event",
     on: "an integration event",
     known: &[NAME, TOPIC, KEY, VERSION, CRATE],
+    elsewhere: &[],
     hint: "",
 };
 
@@ -40,7 +42,7 @@ struct Attributes {
 impl Attributes {
     fn read(input: &DeriveInput, grammar: &Grammar) -> (Self, Option<Error>) {
         let mut read = Self::default();
-        let problem = read_each(&input.attrs, grammar, |known, from| read.set(known, from));
+        let problem = read_on_type(input, grammar, |known, from| read.set(known, from));
         (read, problem)
     }
 

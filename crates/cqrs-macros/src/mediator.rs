@@ -12,11 +12,11 @@ use syn::{
     Attribute, Data, DataStruct, DeriveInput, Error, Fields, Ident, Result, Token, Type, Visibility, braced,
 };
 
-use crate::attributes::{CRATE, Grammar, path, read_each};
+use crate::attributes::{CRATE, Grammar, misplaced, path, read_each};
 use crate::target::home;
 
 const GRAMMAR: Grammar =
-    Grammar { attribute: "mediator", on: "a set of handlers", known: &[CRATE], hint: "" };
+    Grammar { attribute: "mediator", on: "a set of handlers", known: &[CRATE], elsewhere: &[], hint: "" };
 
 /// `struct Name { field: Request => Handler, .. }`
 pub(crate) struct Declared {
@@ -97,8 +97,9 @@ fn home_of(attributes: &[Attribute]) -> Result<TokenStream> {
 pub(crate) fn derive(input: &DeriveInput) -> Result<TokenStream> {
     let DeriveInput { vis: visibility, ident: name, .. } = input;
     let home = home_of(&input.attrs)?;
-    let (handlers, twins) = without_twins(Handler::all_of(input)?);
-    let twins = twins.iter().map(Error::to_compile_error);
+    let (handlers, mut wrong) = without_twins(Handler::all_of(input)?);
+    wrong.extend(misplaced(input, &GRAMMAR));
+    let wrong = wrong.iter().map(Error::to_compile_error);
     let parts: Vec<_> = handlers.iter().map(|handler| Part::new(handler, visibility, &home)).collect();
     let (written, binds) = (parts.iter().map(|part| &part.written), parts.iter().map(|part| &part.binds));
     let (all, within): (Vec<_>, Vec<_>) = parts.iter().map(|part| (&part.serves, &part.within)).unzip();
@@ -117,7 +118,7 @@ pub(crate) fn derive(input: &DeriveInput) -> Result<TokenStream> {
         }
     });
     Ok(quote! {
-        #(#twins)*
+        #(#wrong)*
 
         // Names are made of those of the fields, and a set that nobody uses is to be told once.
         #[allow(dead_code, non_camel_case_types, non_snake_case)]

@@ -4,7 +4,7 @@ use syn::parse::ParseStream;
 use syn::{DeriveInput, Error, Expr, Result, Type, parse_quote};
 
 use crate::attributes::{
-    CRATE, ERROR, Grammar, ITEM, Known, NAME, RESPONSE, RETRY, VALIDATE, a_type, nothing, path, read_each,
+    CRATE, ERROR, Grammar, ITEM, Known, NAME, RESPONSE, RETRY, VALIDATE, a_type, nothing, path, read_on_type,
     text, value_or_nothing,
 };
 use crate::target::{check, home, implement, type_name, with};
@@ -13,14 +13,16 @@ const GRAMMAR: Grammar = Grammar {
     attribute: "request",
     on: "a request",
     known: &[RESPONSE, ERROR, NAME, RETRY, VALIDATE, CRATE],
-    hint: "",
+    elsewhere: &[ITEM],
+    hint: "; it has one answer: to give one item after the other, derive `StreamRequest`",
 };
 
 const STREAM_GRAMMAR: Grammar = Grammar {
     attribute: "request",
     on: "a streaming request",
     known: &[ITEM, ERROR, NAME, RETRY, VALIDATE, CRATE],
-    hint: "",
+    elsewhere: &[RESPONSE],
+    hint: "; it gives items: to answer once, derive `Request`",
 };
 
 /// How a request is validated.
@@ -63,7 +65,7 @@ pub(crate) fn derive(input: &DeriveInput) -> Result<TokenStream> {
     check(input, "a request")?;
     let (mut response, mut error, mut name, mut said) = (None::<Type>, None::<Type>, None, None);
     let (mut retry, mut validated) = (false, None);
-    let problem = read_each(&input.attrs, &GRAMMAR, |known, value| {
+    let problem = read_on_type(input, &GRAMMAR, |known, value| {
         match known.name {
             "response" => response = Some(a_type(known, value)?),
             "error" => error = Some(a_type(known, value)?),
@@ -107,7 +109,7 @@ pub(crate) fn derive_stream(input: &DeriveInput) -> Result<TokenStream> {
     check(input, "a streaming request")?;
     let (mut item, mut error, mut name, mut said) = (None::<Type>, None::<Type>, None, None);
     let (mut retry, mut validated) = (false, None);
-    let mut problem = read_each(&input.attrs, &STREAM_GRAMMAR, |known, value| {
+    let mut problem = read_on_type(input, &STREAM_GRAMMAR, |known, value| {
         match known.name {
             "item" => item = Some(a_type(known, value)?),
             "error" => error = Some(a_type(known, value)?),

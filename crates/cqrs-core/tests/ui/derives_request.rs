@@ -6,6 +6,10 @@ use cqrs_core::Request;
 struct Unknown;
 
 #[derive(Request)]
+#[request(item = u32)]
+struct WithAnItem;
+
+#[derive(Request)]
 #[request(response = u32)]
 #[request(response = u64)]
 struct Twice;
