@@ -94,8 +94,9 @@ pub fn stream_request(input: TokenStream) -> TokenStream {
 ///
 /// A request that stands there twice, a handler of something else, and sending what does not stand there are errors of the
 /// compiler. `cqrs_core::StaticMediator` says what to do with the struct. `#[mediator(crate = "path")]` says where the traits are, if
-/// they are not found by `Cargo.toml`. It can be as visible as its requests and handlers are, and no more. A `#[cfg(..)]` on a field
-/// holds for all that belongs to its handler, and one on the struct for all of it. There may be hundreds of fields.
+/// they are not found by `Cargo.toml`. The struct may be more visible than its requests and handlers are; of a field that is more visible
+/// than its handler the compiler warns, as of any. A `#[cfg(..)]` on a field holds for all that belongs to its handler, and one on the
+/// struct for all of it. There may be hundreds of fields.
 #[proc_macro]
 pub fn mediator(input: TokenStream) -> TokenStream {
     let declared = parse_macro_input!(input as mediator::Declared);

@@ -64,6 +64,52 @@ use crate::send_options::SendOptions;
 /// ([`Context::send`]), and so do handlers of events. What else is bound to the map is found there. A handler that holds its
 /// own static mediator cannot be made: each would have to be there before the other.
 ///
+/// # In a struct
+///
+/// Its type names the middlewares of the map, too. Let what sends be generic over [`Dispatch`](crate::Dispatch): a middleware more does not
+/// change it, and a test gives it another mediator. Where the type has to be written, an alias says it once: each middleware is
+/// [`Stacked`](crate::Stacked) upon those before it.
+///
+/// ```
+/// # use cqrs_core::{Context, EventEmitter, Request, RequestHandler, RequestMap, Result, mediator};
+/// use cqrs_core::{Dispatch, NoMiddleware, Stacked, StaticMediator, Tracing};
+/// #
+/// # #[derive(Request)] #[request(response = u64)] struct Add(u64, u64);
+/// # #[derive(Request)] #[request(response = u64)] struct Double(u64);
+/// # struct Adder;
+/// # impl RequestHandler<Add> for Adder {
+/// #     async fn handle(&self, add: Add, _: &Context<'_>) -> Result<u64> { Ok(add.0 + add.1) }
+/// # }
+/// # impl RequestHandler<Double> for Adder {
+/// #     async fn handle(&self, double: Double, _: &Context<'_>) -> Result<u64> { Ok(2 * double.0) }
+/// # }
+/// # mediator! { struct Arithmetic { add: Add => Adder, double: Double => Adder } }
+///
+/// struct Calculator<M> {
+///     mediator: M,
+/// }
+///
+/// impl<M: Dispatch<Add> + Dispatch<Double>> Calculator<M> {
+///     async fn add_and_double(&self, one: u64, other: u64) -> Result<u64> {
+///         let sum = self.mediator.send(Add(one, other)).await?;
+///         self.mediator.send(Double(sum)).await
+///     }
+/// }
+///
+/// type Mediator = StaticMediator<Arithmetic, Stacked<NoMiddleware, Tracing>>;
+///
+/// struct Application {
+///     calculator: Calculator<Mediator>,
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<()> {
+/// let handlers = Arithmetic { add: Adder, double: Adder };
+/// let mediator = StaticMediator::new(handlers, RequestMap::new().middleware(Tracing), EventEmitter::default())?;
+/// let application = Application { calculator: Calculator { mediator } };
+/// assert_eq!(application.calculator.add_and_double(20, 1).await?, 42);
+/// # Ok(()) }
+/// ```
+///
 /// Cheap to clone; all clones are one mediator.
 pub struct StaticMediator<H: StaticHandlers<S>, S = NoMiddleware> {
     requests: RequestMediator,
