@@ -20,7 +20,8 @@ use crate::error::Error;
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a request",
     label = "this is sent or handled as a command or query",
-    note = "derive it: `#[derive(Request)] #[request(response = ..)]`"
+    note = "derive it: `#[derive(Request)] #[request(response = ..)]`",
+    note = "a streaming request is bound with `RequestMap::bind_stream` and sent with `stream`; no `mediator!` takes it"
 )]
 pub trait Request: Send + 'static {
     /// What the handler answers.

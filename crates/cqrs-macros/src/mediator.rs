@@ -104,11 +104,11 @@ pub(crate) fn derive(input: &DeriveInput) -> Result<TokenStream> {
     let (written, binds) = (parts.iter().map(|part| &part.written), parts.iter().map(|part| &part.binds));
     let (all, within): (Vec<_>, Vec<_>) = parts.iter().map(|part| (&part.serves, &part.within)).unzip();
     let bound: Vec<_> = parts.iter().map(|part| &part.bound).collect();
-    let found = parts.iter().zip(&handlers).map(|(part, Handler { request, .. })| {
-        let Part { within, bound, .. } = part;
+    let found = parts.iter().map(|part| {
+        let Part { asked, is_asked, home, within, bound, .. } = part;
         // What lists the requests that have one shows it.
-        quote_spanned! {part.at=>
-            impl<__S: __Serves> #home::HandlerFor<#request, __S> for #name {
+        quote_spanned! {part.asked.span()=>
+            impl<__S: __Serves> #home::HandlerFor<#asked, __S> for #name #is_asked {
                 type Within = #within;
 
                 fn find(all: &Self::Bound) -> &Self::Within {
@@ -117,6 +117,13 @@ pub(crate) fn derive(input: &DeriveInput) -> Result<TokenStream> {
             }
         }
     });
+    // What is wrong with one of all shows the name, and not the whole set.
+    let serves = quote_spanned! {Span::call_site().located_at(name.span())=>
+        /// Middlewares that serve all requests of the set: said once, and not again for each of them.
+        #visibility trait __Serves: #(#all +)* 'static {}
+
+        impl<__S: #(#all +)* 'static> __Serves for __S {}
+    };
     Ok(quote! {
         #(#wrong)*
 
@@ -125,10 +132,7 @@ pub(crate) fn derive(input: &DeriveInput) -> Result<TokenStream> {
         const _: () = {
             #(#written)*
 
-            /// Middlewares that serve all requests of the set: said once, and not again for each of them.
-            #visibility trait __Serves: #(#all +)* 'static {}
-
-            impl<__S: #(#all +)* 'static> __Serves for __S {}
+            #serves
 
             // A type with a name, and no tuple: each look into that would be one at all of it, and many handlers would take the compiler
             // the third power of their number.
@@ -163,8 +167,11 @@ pub(crate) fn derive(input: &DeriveInput) -> Result<TokenStream> {
 
 /// What is written for one handler.
 struct Part {
-    /// Where the handler stands.
-    at: Span,
+    /// The request, and where the traits are, both as if they stood where the request does: what is no request is told there.
+    asked: Ident,
+    home: TokenStream,
+    /// Said of what is written, so that nothing in it is wrong where the request is none.
+    is_asked: TokenStream,
     /// A type of its own, which is bound in the handler's place and is one of the request whatever the handler is. All else names that
     /// one alone: so what is wrong with the handler is said where it is written, and neither where the set is made nor where it is used.
     written: TokenStream,
@@ -184,11 +191,20 @@ impl Part {
         let at = Span::call_site().located_at(handler.span());
         let stands_for = format_ident!("__for_{}", field.unraw(), span = at);
         let is = format_ident!("__is_{}", field.unraw(), span = at);
-        let asked = format_ident!("__ask_{}", field.unraw(), span = at);
-        let bound = format_ident!("__of_{}", field.unraw(), span = at);
-        let serves = quote_spanned!(at=> #home::MiddlewareStack<#request>);
+        let asked_at = Span::call_site().located_at(request.span());
+        let asked = format_ident!("__ask_{}", field.unraw(), span = asked_at);
+        let home: TokenStream = home
+            .clone()
+            .into_iter()
+            .map(|mut token| {
+                token.set_span(token.span().located_at(asked_at));
+                token
+            })
+            .collect();
+        let bound = format_ident!("__of_{}", field.unraw(), span = asked_at);
+        let serves = quote_spanned!(asked_at=> #home::MiddlewareStack<#asked>);
+        let is_asked = quote_spanned!(asked_at=> where #asked: #home::Request);
         Self {
-            at,
             // Each mention of the handler is the same word in the same place, and asks for the same: what the compiler says twice in
             // the same words, it says once.
             written: quote_spanned! {at=>
@@ -196,8 +212,19 @@ impl Part {
                 type #asked = #request;
                 #[doc(hidden)]
                 #visibility struct #stands_for(#is);
+                impl #stands_for {
+                    // What is asked for first is what is told: the request.
+                    fn bind<S>(
+                        self,
+                        requests: #home::RequestMap<S>,
+                    ) -> (#home::RequestMap<S>, ::std::sync::Arc<<S as #home::MiddlewareStack<#asked>>::Bound<Self>>)
+                    #is_asked, S: #home::MiddlewareStack<#asked>
+                    {
+                        #home::__private::declared::bind(self, requests)
+                    }
+                }
                 #[diagnostic::do_not_recommend]
-                impl #home::RequestHandler<#asked> for #stands_for {
+                impl #home::RequestHandler<#asked> for #stands_for #is_asked {
                     fn handle(
                         &self,
                         request: #asked,
@@ -207,12 +234,15 @@ impl Part {
                     }
                 }
             },
-            within: quote!(<__S as #serves>::Bound<#stands_for>),
-            binds: quote! {
-                let (__requests, #bound) = #home::__private::declared::bind(#stands_for(self.#field), __requests);
+            within: quote_spanned!(asked_at=> <__S as #serves>::Bound<#stands_for>),
+            binds: quote_spanned! {asked_at=>
+                let (__requests, #bound) = #stands_for(self.#field).bind(__requests);
             },
             serves,
             bound,
+            asked,
+            home,
+            is_asked,
         }
     }
 }
