@@ -15,7 +15,7 @@ use crate::statements::{joined, limit};
 /// What is there, in ascending order. What the relay knows is left out here: a list of some thousand ids is what a
 /// statement takes longest for.
 pub(crate) fn present(request: &ReadRequest) -> String {
-    let most = request.known.len() + request.limit;
+    let most = limit(request.known.len().saturating_add(request.limit));
     format!("SELECT id, size FROM cqrs_outbox ORDER BY id LIMIT {most}")
 }
 
@@ -89,6 +89,19 @@ mod tests {
         let present: Vec<Present> = present.iter().map(|&(id, size)| Present { id, size }).collect();
         let request = ReadRequest { leases: Vec::new(), known: known.to_vec(), limit, max_bytes };
         Choice::of(&present, &request).map(|choice| (choice.ids, choice.condition))
+    }
+
+    /// SQLite takes a limit above that of its integers for a mistake of types.
+    #[test]
+    fn a_limit_is_one_that_databases_count_to() {
+        let most = |known: &[i64], limit| {
+            let sql =
+                present(&ReadRequest { leases: Vec::new(), known: known.to_vec(), limit, max_bytes: 100 });
+            sql.rsplit_once(" LIMIT ").unwrap().1.to_owned()
+        };
+        assert_eq!(most(&[1, 2, 3], 4), "7");
+        assert_eq!(most(&[], usize::MAX), i64::MAX.to_string());
+        assert_eq!(most(&[1], usize::MAX), i64::MAX.to_string());
     }
 
     #[test]

@@ -695,7 +695,7 @@ impl Reach {
     fn a_few(request: &ReadRequest) -> Self {
         /// Worth a statement.
         const FEW: usize = 8;
-        let few = (2 * request.limit).div_ceil(request.leases.len().max(1));
+        let few = request.limit.saturating_mul(2).div_ceil(request.leases.len().max(1));
         Self::OfEachGroup(few.max(FEW).min(request.limit))
     }
 }
@@ -754,4 +754,18 @@ pub(crate) fn receipts(confirmed: &[&Confirmed]) -> String {
 /// What the attempts of a rejected row are to be.
 pub(crate) fn attempts(rejection: &Rejection) -> i32 {
     i32::try_from(rejection.attempts).unwrap_or(i32::MAX)
+}
+
+#[cfg(all(test, any(feature = "postgres", feature = "mysql")))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_may_be_as_large_as_numbers_are() {
+        let request =
+            ReadRequest { leases: Vec::new(), known: Vec::new(), limit: usize::MAX, max_bytes: 100 };
+        assert_eq!(Reach::first(&request), Reach::OfEachGroup(usize::MAX));
+        let request = ReadRequest { limit: 100, ..request };
+        assert_eq!(Reach::first(&request), Reach::OfEachGroup(100));
+    }
 }
