@@ -44,6 +44,12 @@ impl DeadLetters {
                 "the dead-letter topic is empty: name one, such as `{topic}.dead-letters`".to_owned(),
             ];
         }
+        if self.topic("").contains(['{', '}']) {
+            return vec![format!(
+                "the dead-letter topic is `{}`, and the only placeholder is `{{topic}}`: write that, or no braces",
+                self.template
+            )];
+        }
         let loops = topics.iter().filter(|topic| self.topic(topic) == **topic);
         loops.map(|topic| format!("the dead letters of the topic `{topic}` would go back to it: choose another dead-letter topic")).collect()
     }
@@ -122,6 +128,17 @@ mod tests {
         assert_eq!(letters("{topic}").problems(&topics).len(), 2);
         assert_eq!(letters("dead").problems(&topics).len(), 1);
         assert_eq!(letters("").problems(&topics).len(), 1);
+    }
+
+    #[test]
+    fn another_placeholder_is_a_mistake() {
+        for template in ["{tpoic}.dead", "{topic}.{group}", "{topic.dead", "{{topic}}", "topic}"] {
+            let problems = letters(template).problems(&["rooms".to_owned()]);
+            let [problem] = &problems[..] else { panic!("{template}: {problems:?}") };
+            assert!(problem.contains("the only placeholder is `{topic}`: write"), "{problem}");
+            assert!(problem.contains(&format!("`{template}`")), "{problem}");
+        }
+        assert!(letters("dead.{topic}.{topic}").problems(&["rooms".to_owned()]).is_empty());
     }
 
     #[test]

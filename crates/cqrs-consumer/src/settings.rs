@@ -122,7 +122,7 @@ impl ConsumerBuilder {
         self
     }
 
-    /// Sets where dead letters go; `{topic}` in it stands for the topic of the message. Default
+    /// Sets where dead letters go; `{topic}` in it stands for the topic of the message, and other braces are an error. Default
     /// `{topic}.dead-letters`.
     ///
     /// The topic has to exist, or the broker has to create it: a message whose dead letter cannot be published waits.
