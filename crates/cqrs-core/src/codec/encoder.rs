@@ -74,7 +74,8 @@ impl Encoder {
         self
     }
 
-    /// Sets the largest message, in bytes of payload, key and headers together; 0 is an error when the mediator is built.
+    /// Sets the largest message, in bytes of payload, key and headers together. With 0 there is room for none: the emitter's encoder
+    /// is refused when the mediator is built; an outbox's, which no mediator looks at, refuses each event.
     #[must_use]
     pub fn with_max_message_bytes(mut self, bytes: usize) -> Self {
         self.max_message_bytes = bytes;
