@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cqrs::app::connect_broker;
-use cqrs::outbox::{OutboxRelay, RelaySettings, RelayStats, Relays};
+use cqrs::outbox::{OutboxRelay, RelaySettings, RelayStats, Relays, Retention};
 use cqrs::without_password;
 use futures_util::future::join_all;
 use serde_json::json;
@@ -83,7 +83,8 @@ pub(crate) async fn run(args: Args, json: bool) -> Result<(), Failure> {
     let settings = RelaySettings::from(&args.settings);
     // Wrong settings are told before anything is waited for.
     settings.validate()?;
-    args.retention.retention().validate()?;
+    let retention = args.retention.retention();
+    validate(&retention)?;
     let databases = args.databases.parse()?;
     let broker = connect_broker(&broker_url(&args, &settings)?)?;
     let any_notifies = databases.iter().any(|database| database::notifies(&database.url));
@@ -128,7 +129,6 @@ pub(crate) async fn run(args: Args, json: bool) -> Result<(), Failure> {
             relays.run_until(until_told).await
         }
     };
-    let retention = args.retention.retention();
     let ended = tokio::select! {
         ended = relaying => ended,
         never = relays.purge_for_ever(&retention) => match never {},
@@ -143,6 +143,20 @@ pub(crate) async fn run(args: Args, json: bool) -> Result<(), Failure> {
     );
     ended?;
     told
+}
+
+/// Checks each time, and names the flag of one that is wrong: the library knows its own names only.
+fn validate(retention: &Retention) -> Result<(), Failure> {
+    let of = Retention::for_ever;
+    let problems: Vec<_> = [
+        ("--keep-sent-for", retention.sent.map(|time| of().sent(time))),
+        ("--keep-inbox-for", retention.inbox.map(|time| of().inbox(time))),
+        ("--keep-requests-for", retention.requests.map(|time| of().requests(time))),
+    ]
+    .into_iter()
+    .filter_map(|(flag, time)| Some(format!("{flag}: {}", time?.validate().err()?)))
+    .collect();
+    if problems.is_empty() { Ok(retention.validate()?) } else { Err(Failure::usage(problems.join("; "))) }
 }
 
 /// The broker's URL, with what has a flag of its own, and with what follows from the relay's settings unless the URL says
@@ -299,6 +313,22 @@ mod tests {
         let arguments = [&["cqrs", "--database", "sqlite://x", "--broker", broker], more].concat();
         let args = Only::parse_from(arguments).args;
         broker_url(&args, &RelaySettings::from(&args.settings)).unwrap()
+    }
+
+    #[test]
+    fn a_time_that_cannot_be_kept_to_is_told_by_its_flag() {
+        let validated = |arguments: &[&str]| {
+            let broker = ["cqrs", "--database", "sqlite://x", "--broker", "amqp://h"];
+            validate(&Only::parse_from([&broker, arguments].concat()).args.retention.retention())
+        };
+        validated(&[]).unwrap();
+        validated(&["--keep-inbox-for", "1day", "--keep-sent-for", "0s"]).unwrap();
+        let told = validated(&["--keep-inbox-for", "0s", "--keep-requests-for", "200years"]).unwrap_err();
+        let told = told.to_string();
+        assert!(told.starts_with("--keep-inbox-for: ") && told.ends_with(": lower it"), "{told}");
+        assert!(told.contains("; --keep-requests-for: "), "{told}");
+        let told = validated(&["--keep-sent-for", "101years"]).unwrap_err().to_string();
+        assert!(told.starts_with("--keep-sent-for: "), "{told}");
     }
 
     #[test]

@@ -133,9 +133,7 @@ impl Retention {
             if let Some(time) = time
                 && time > LONGEST
             {
-                problems.push(format!(
-                    "`{name}` is {time:?}, and 100 years is the longest: set it to `None` for what is kept for ever"
-                ));
+                problems.push(format!("`{name}` ({time:?}) is above 100 years: lower it"));
             }
         }
         if problems.is_empty() {
@@ -190,6 +188,7 @@ mod tests {
         let error = Retention::default().inbox(Duration::ZERO).sent(Duration::MAX).validate().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Configuration);
         let text = error.to_string();
-        assert!(text.contains("`inbox` is zero") && text.contains("`sent` is "), "{text}");
+        assert!(text.contains("is above 100 years: lower it"), "{text}");
+        assert!(text.contains("`inbox` is zero") && text.contains("`sent` ("), "{text}");
     }
 }
