@@ -10,12 +10,12 @@ use crate::store::LaterEvents;
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RelaySettings {
-    /// How long a lease lasts. Another relay takes over the groups of one that died after this time. Default 10 s.
+    /// How long a lease lasts. Another relay takes over the groups of one that died after this time. Default 10 s; at least 10 ms.
     ///
     /// With less than that, a relay that froze in the middle of a write to PostgreSQL or MariaDB may hold its groups longer
     /// than its lease: the database ends such a session after 5 to 8 s. Nothing is wrong then, only late.
     pub lease: Duration,
-    /// How often leases are renewed. Default 3 s.
+    /// How often leases are renewed. Default 3 s; at least 1 ms, as all times of which there has to be one.
     pub heartbeat_interval: Duration,
     /// In the last part of a lease nothing is published, so that a clock that runs a little fast does no harm.
     /// Default 2 s; zero is for clocks that agree.
@@ -143,18 +143,21 @@ impl RelaySettings {
     /// [`ErrorKind::Configuration`], naming everything that does not.
     pub fn validate(&self) -> Result<(), Error> {
         let mut problems = Vec::new();
-        let usable = self.lease.saturating_sub(self.lease_margin);
-        if self.heartbeat_interval.is_zero() || self.heartbeat_interval.saturating_mul(2) > usable {
-            problems.push(format!(
-                "the heartbeat interval ({:?}) must be more than zero and at most half of the lease less its margin ({usable:?})",
-                self.heartbeat_interval
-            ));
+        for (name, value, shortest) in [
+            ("lease", self.lease, SHORTEST_LEASE),
+            ("heartbeat_interval", self.heartbeat_interval, SHORTEST),
+            ("publish_timeout", self.publish_timeout, SHORTEST),
+            ("poll_interval", self.poll_interval, SHORTEST),
+            ("store_timeout", self.store_timeout, SHORTEST),
+            ("backoff", self.backoff, SHORTEST),
+        ] {
+            if value < shortest {
+                problems.push(format!("`{name}` ({value:?}) is below {shortest:?}: raise it"));
+            }
         }
-        if self.publish_timeout.is_zero() || self.publish_timeout > usable {
-            problems.push(format!(
-                "the publish time-out ({:?}) must be more than zero and at most the lease less its margin ({usable:?})",
-                self.publish_timeout
-            ));
+        // What is wrong by itself is not told again by what does not fit it.
+        if (SHORTEST_LEASE..=LONGEST).contains(&self.lease) {
+            problems.extend(self.lease_problems());
         }
         for (name, value) in [
             ("batch", self.batch),
@@ -166,15 +169,6 @@ impl RelaySettings {
         ] {
             if value == 0 {
                 problems.push(format!("`{name}` must be at least 1"));
-            }
-        }
-        for (name, value) in [
-            ("poll_interval", self.poll_interval),
-            ("store_timeout", self.store_timeout),
-            ("backoff", self.backoff),
-        ] {
-            if value.is_zero() {
-                problems.push(format!("`{name}` must be more than zero"));
             }
         }
         if self.destination_timeout.is_some_and(|time| time.is_zero()) {
@@ -197,21 +191,21 @@ impl RelaySettings {
             if let Some(value) = value
                 && value > LONGEST
             {
-                problems.push(format!("`{name}` is {value:?}: 100 years is the longest"));
+                problems.push(format!("`{name}` ({value:?}) is above 100 years: lower it"));
             }
         }
         if let Some(idle) = self.idle_poll_interval
             && idle < self.poll_interval
         {
             problems.push(format!(
-                "the poll interval ({:?}) is longer than what it grows to where nothing is found ({idle:?})",
+                "`idle_poll_interval` ({idle:?}) is below `poll_interval` ({:?}), which grows to it: raise it, or leave it out",
                 self.poll_interval
             ));
         }
-        if self.backoff > self.max_backoff {
+        if self.max_backoff < self.backoff {
             problems.push(format!(
-                "the first back-off ({:?}) is longer than the longest ({:?})",
-                self.backoff, self.max_backoff
+                "`max_backoff` ({:?}) is below `backoff` ({:?}): raise it, or lower `backoff`",
+                self.max_backoff, self.backoff
             ));
         }
         if problems.is_empty() {
@@ -224,12 +218,51 @@ impl RelaySettings {
         }
     }
 
+    /// What does not fit the lease; the lease itself, where that is most of it.
+    fn lease_problems(&self) -> Vec<String> {
+        let Self { lease, lease_margin: margin, heartbeat_interval, publish_timeout, .. } = self;
+        let usable = lease.saturating_sub(*margin);
+        let two_heartbeats = heartbeat_interval.saturating_mul(2);
+        let wanted = two_heartbeats.max(*publish_timeout).saturating_add(*margin);
+        if usable.is_zero() || (two_heartbeats > usable && *publish_timeout > usable) {
+            let what = format!(
+                "`lease` ({lease:?}) less `lease_margin` ({margin:?}) is too short for two of `heartbeat_interval` \
+                 ({heartbeat_interval:?}) and one `publish_timeout` ({publish_timeout:?})"
+            );
+            return vec![if wanted <= LONGEST {
+                format!("{what}: raise `lease` to {wanted:?}, or lower the others")
+            } else {
+                format!("{what}: lower those")
+            }];
+        }
+        let mut problems = Vec::new();
+        if two_heartbeats > usable {
+            problems.push(format!(
+                "`heartbeat_interval` ({heartbeat_interval:?}) is more than half of `lease` less `lease_margin` ({usable:?}): \
+                 lower it, or raise `lease`"
+            ));
+        }
+        if *publish_timeout > usable {
+            problems.push(format!(
+                "`publish_timeout` ({publish_timeout:?}) is more than `lease` less `lease_margin` ({usable:?}): lower it, or raise \
+                 `lease`"
+            ));
+        }
+        problems
+    }
+
     /// The wait after so many failures in a row.
     pub(crate) fn backoff_after(&self, failures: u32) -> Duration {
         let factor = 1u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX);
         self.backoff.saturating_mul(factor).min(self.max_backoff)
     }
 }
+
+/// With less, a relay does nothing but renew its leases.
+const SHORTEST_LEASE: Duration = Duration::from_millis(10);
+
+/// What is waited for for less than this is not waited for: the relay would spin.
+const SHORTEST: Duration = Duration::from_millis(1);
 
 #[cfg(test)]
 mod tests {
@@ -246,8 +279,6 @@ mod tests {
         };
         let text = refused(|settings| settings.destination_timeout = Some(Duration::ZERO));
         assert!(text.contains("`destination_timeout` must be more than zero"), "{text}");
-        let text = refused(|settings| settings.heartbeat_interval = Duration::MAX);
-        assert!(text.contains("the heartbeat interval"), "{text}");
         let text = refused(|settings| {
             settings.lease = Duration::MAX;
             settings.poll_interval = Duration::MAX;
@@ -258,9 +289,80 @@ mod tests {
             settings.max_backoff = Duration::MAX;
             settings.stop_grace = Duration::MAX;
         });
-        assert_eq!(text.matches(": 100 years is the longest").count(), 8, "{text}");
+        assert_eq!(text.matches(" is above 100 years: lower it").count(), 8, "{text}");
         let mut longest = RelaySettings::default();
         (longest.max_backoff, longest.destination_timeout) = (LONGEST, Some(Duration::from_millis(1)));
         longest.validate().unwrap();
+    }
+
+    /// Each is told once, by the name of what is to be changed.
+    #[test]
+    fn what_does_not_fit_is_named_with_what_to_do() {
+        let ms = Duration::from_millis;
+        let told = |change: &dyn Fn(&mut RelaySettings)| {
+            let mut settings = RelaySettings::default();
+            change(&mut settings);
+            let text = settings.validate().unwrap_err().to_string();
+            text.strip_prefix("the relay's settings do not fit: ").unwrap().to_owned()
+        };
+        for (text, wanted) in [
+            (told(&|settings| settings.lease = Duration::ZERO), "`lease` (0ns) is below 10ms: raise it"),
+            (told(&|settings| settings.lease = ms(9)), "`lease` (9ms) is below 10ms: raise it"),
+            (
+                told(&|settings| settings.heartbeat_interval = Duration::ZERO),
+                "`heartbeat_interval` (0ns) is below 1ms: raise it",
+            ),
+            (
+                told(&|settings| settings.publish_timeout = Duration::ZERO),
+                "`publish_timeout` (0ns) is below 1ms: raise it",
+            ),
+            (
+                told(&|settings| settings.poll_interval = Duration::from_micros(999)),
+                "`poll_interval` (999µs) is below 1ms: raise it",
+            ),
+            (
+                told(&|settings| settings.store_timeout = Duration::ZERO),
+                "`store_timeout` (0ns) is below 1ms: raise it",
+            ),
+            (told(&|settings| settings.backoff = Duration::ZERO), "`backoff` (0ns) is below 1ms: raise it"),
+            (
+                told(&|settings| settings.lease = ms(1_000)),
+                "`lease` (1s) less `lease_margin` (2s) is too short for two of `heartbeat_interval` (3s) and one \
+                 `publish_timeout` (7s): raise `lease` to 9s, or lower the others",
+            ),
+            (
+                told(&|settings| {
+                    (settings.heartbeat_interval, settings.publish_timeout) = (Duration::MAX, Duration::MAX);
+                }),
+                &format!(
+                    "`lease` (10s) less `lease_margin` (2s) is too short for two of `heartbeat_interval` ({max:?}) and one \
+                     `publish_timeout` ({max:?}): lower those",
+                    max = Duration::MAX
+                ),
+            ),
+            (
+                told(&|settings| settings.heartbeat_interval = ms(4_001)),
+                "`heartbeat_interval` (4.001s) is more than half of `lease` less `lease_margin` (8s): lower it, or raise `lease`",
+            ),
+            (
+                told(&|settings| settings.publish_timeout = ms(8_001)),
+                "`publish_timeout` (8.001s) is more than `lease` less `lease_margin` (8s): lower it, or raise `lease`",
+            ),
+            (
+                told(&|settings| settings.idle_poll_interval = Some(Duration::ZERO)),
+                "`idle_poll_interval` (0ns) is below `poll_interval` (500ms), which grows to it: raise it, or leave it out",
+            ),
+            (
+                told(&|settings| settings.max_backoff = Duration::ZERO),
+                "`max_backoff` (0ns) is below `backoff` (100ms): raise it, or lower `backoff`",
+            ),
+        ] {
+            assert_eq!(text, wanted);
+        }
+        let mut shortest = RelaySettings::default();
+        (shortest.lease, shortest.lease_margin) = (ms(10), Duration::ZERO);
+        (shortest.heartbeat_interval, shortest.publish_timeout) = (ms(1), ms(1));
+        (shortest.poll_interval, shortest.store_timeout, shortest.backoff) = (ms(1), ms(1), ms(1));
+        shortest.validate().unwrap();
     }
 }

@@ -78,7 +78,7 @@ async fn arguments() {
         (relay(&["--broker", "amqp://h", "--linger", "5ms"]), vec!["--linger", "Kafka"]),
         (
             relay(&["--broker", "amqp://h", "--lease", "1s"]),
-            vec!["heartbeat interval (3s)", "publish time-out (7s)"],
+            vec!["`heartbeat_interval` (3s)", "`publish_timeout` (7s)", "raise `lease` to 9s"],
         ),
         (relay(&["--broker", "amqp://h", "--lease", "soon"]), vec!["--lease", "such as 10s"]),
         (relay(&["--broker", "amqp://h", "--batch", "many"]), vec!["--batch", "many"]),
