@@ -26,8 +26,8 @@ pub fn bootstrap() -> Builder {
         direct: false,
         group: None,
         encoder: None,
-        relay: Some(RelaySettings::default()),
-        retention: Retention::default(),
+        relay: Relaying::Default,
+        retention: None,
         emitter: Box::new(|emitter| emitter),
         consumer: None,
     };
@@ -58,6 +58,7 @@ pub struct OnDatabase<D: Database> {
     requests: Vec<Box<Register<D, RequestMap>>>,
     events: Vec<Box<Register<D, EventMap>>>,
     inbox_wanted: bool,
+    problems: Vec<String>,
 }
 
 /// A builder that has an outbox or an inbox. It is implemented here only.
@@ -214,7 +215,7 @@ impl<S, D, V, T> Builder<S, D, V, T> {
     /// delivered again has no second effect.
     ///
     /// `name` tells this handler's effects from those of others of the group. It stands in the database: keep it when the
-    /// code moves.
+    /// code moves. An empty one is an error.
     pub fn subscribe_transactional<E: IntegrationEvent + DeserializeOwned>(
         mut self,
         topic: impl Into<String>,
@@ -228,6 +229,13 @@ impl<S, D, V, T> Builder<S, D, V, T> {
         self.rest.subscribed = true;
         let database = self.database.on_database();
         database.inbox_wanted = true;
+        if name.is_empty() {
+            database.problems.push(format!(
+                "a handler of `{}` from the topic `{topic}` has an empty name: give `subscribe_transactional` one that tells it from \
+                 the others of its group",
+                E::NAME
+            ));
+        }
         database.events.push(Box::new(move |events, registering| {
             let Some(inbox) = registering.inbox else { return events };
             let handler = Inboxed::<D::Database, E, _>::new(
@@ -279,15 +287,15 @@ impl<S, D, V, T> Builder<S, D, V, T> {
         self
     }
 
-    /// Sets the settings of the relay.
+    /// Sets the settings of the relay. There is one as soon as there is an outbox; settings without are an error.
     pub fn relay(mut self, settings: RelaySettings) -> Self {
-        self.rest.relay = Some(settings);
+        self.rest.relay = Relaying::By(Box::new(settings));
         self
     }
 
     /// Runs no relay: a stand-alone one takes the events of the outbox to the broker.
     pub fn without_relay(mut self) -> Self {
-        self.rest.relay = None;
+        self.rest.relay = Relaying::Elsewhere;
         self
     }
 
@@ -295,9 +303,9 @@ impl<S, D, V, T> Builder<S, D, V, T> {
     /// keys. While the application runs it removes what has passed its time, now and then; what fails is said in the log, and
     /// tried again. Any number of processes may do so.
     ///
-    /// Default: [`Retention::default`]. [`Retention::for_ever`] removes nothing.
+    /// Default: [`Retention::default`]. [`Retention::for_ever`] removes nothing. Without an outbox or an inbox it is an error.
     pub fn retention(mut self, retention: Retention) -> Self {
-        self.rest.retention = retention;
+        self.rest.retention = Some(retention);
         self
     }
 
@@ -350,22 +358,45 @@ impl<S, V, T> Builder<S, NoDatabase, V, T> {
     ///
     /// Safe.
     pub async fn build(self) -> Result<App> {
-        let purging = Purging::new(self.rest.retention.clone());
-        self.rest.build(None, purging, Vec::new()).await
+        let mut problems = Vec::new();
+        if self.rest.retention.is_some() {
+            problems.push(
+                "there is a retention, and neither an outbox nor an inbox whose rows it would remove: add `.outbox(..)` or \
+                 `.inbox(..)`, or leave `.retention(..)` out"
+                    .to_owned(),
+            );
+        }
+        let purging = Purging::new(self.rest.retention.clone().unwrap_or_default());
+        self.rest.build(None, purging, problems).await
     }
 }
 
 impl<S, D: Database, V, T> Builder<S, OnDatabase<D>, V, T> {
-    /// Sets the outbox, beside the inbox: most often the same value. It opens the transactions from now on.
+    /// Sets the outbox, beside the inbox: most often the same value. It opens the transactions of all handlers, also of those that
+    /// are registered already. There is one outbox; a second one is an error.
     pub fn outbox(mut self, outbox: impl BeginTransaction<D> + OutboxStore) -> Self {
+        if self.database.store.is_some() {
+            self.database.problems.push(
+                "there are two outboxes, and transactions are opened by one: leave one `.outbox(..)` out, or build an application of \
+                 its own for it"
+                    .to_owned(),
+            );
+        }
         let outbox = Arc::new(outbox);
         self.database.store = Some(outbox.clone());
         self.database.source = outbox;
         self
     }
 
-    /// Sets the inbox, beside the outbox: most often the same value.
+    /// Sets the inbox, beside the outbox: most often the same value. There is one inbox; a second one is an error.
     pub fn inbox(mut self, inbox: impl Inbox<D>) -> Self {
+        if self.database.inbox.is_some() {
+            self.database.problems.push(
+                "there are two inboxes, and a message is noted in one: leave one `.inbox(..)` out, or build an application of its own \
+                 for it"
+                    .to_owned(),
+            );
+        }
         self.database.inbox = Some(Arc::new(inbox));
         self
     }
@@ -382,7 +413,7 @@ impl<S, D: Database, V, T> Builder<S, OnDatabase<D>, V, T> {
     /// Safe.
     pub async fn build(self) -> Result<App> {
         let Self { rest, database } = self;
-        let mut problems = Vec::new();
+        let mut problems = database.problems;
         if database.inbox_wanted && database.inbox.is_none() {
             problems.push(
                 "a handler is registered with `subscribe_transactional` and there is no inbox: add `.inbox(outbox.clone())`"
@@ -404,8 +435,9 @@ impl<S, D: Database, V, T> Builder<S, OnDatabase<D>, V, T> {
             database.events.into_iter().fold(events, |events, register| register(events, &registering))
         });
         rest.encoder.get_or_insert_with(|| database.source.encoder().clone());
-        let purging =
-            Purging::new(rest.retention.clone()).inbox(database.inbox).store(database.store.clone());
+        let purging = Purging::new(rest.retention.clone().unwrap_or_default())
+            .inbox(database.inbox)
+            .store(database.store.clone());
         rest.build(database.store, purging, problems).await
     }
 }
@@ -420,8 +452,17 @@ impl<D: Database> OnDatabase<D> {
             requests: Vec::new(),
             events: Vec::new(),
             inbox_wanted: false,
+            problems: Vec::new(),
         }
     }
+}
+
+/// Who takes the events of the outbox to the broker.
+enum Relaying {
+    /// A relay here, if there is an outbox.
+    Default,
+    By(Box<RelaySettings>),
+    Elsewhere,
 }
 
 type ConsumerSettings = dyn FnOnce(ConsumerBuilder) -> ConsumerBuilder + Send;
@@ -435,8 +476,8 @@ struct Rest<R, E> {
     direct: bool,
     group: Option<String>,
     encoder: Option<Encoder>,
-    relay: Option<RelaySettings>,
-    retention: Retention,
+    relay: Relaying,
+    retention: Option<Retention>,
     emitter: Box<dyn FnOnce(EventEmitter) -> EventEmitter + Send>,
     consumer: Option<Box<ConsumerSettings>>,
 }
@@ -474,7 +515,14 @@ impl<S, V, T> Rest<RequestMap<S, T>, EventMap<V>> {
         purging: Purging,
         mut problems: Vec<String>,
     ) -> Result<App> {
-        let relayed = store.is_some() && self.relay.is_some();
+        let relayed = store.is_some() && !matches!(self.relay, Relaying::Elsewhere);
+        if store.is_none() && matches!(self.relay, Relaying::By(_)) {
+            problems.push(
+                "there are settings for a relay, and there is no outbox whose events it would take: add `.outbox(..)`, or leave \
+                 `.relay(..)` out"
+                    .to_owned(),
+            );
+        }
         if self.broker.is_none() && (relayed || self.subscribed || self.direct) {
             problems.push(
                 "there is no broker, and the outbox, a subscription or `.direct()` wants one: add `.broker(\"kafka://..\")`, \
@@ -482,7 +530,8 @@ impl<S, V, T> Rest<RequestMap<S, T>, EventMap<V>> {
                     .to_owned(),
             );
         }
-        if self.subscribed && self.group.as_deref().unwrap_or_default().is_empty() {
+        let group = self.group.filter(|group| !group.is_empty());
+        if self.subscribed && group.is_none() {
             problems.push(
                 "something is subscribed and there is no consumer group: add `.group(\"name-of-this-service\")`".to_owned(),
             );
@@ -507,17 +556,25 @@ impl<S, V, T> Rest<RequestMap<S, T>, EventMap<V>> {
         let requests = RequestMediator::new(self.requests, emitter)
             .map(Some)
             .or_else(|error| wrong(&mut problems, error))?;
-        let relay = match (&store, &broker, self.relay) {
+        let settings = match self.relay {
+            Relaying::Default => Some(RelaySettings::default()),
+            Relaying::By(settings) => Some(*settings),
+            Relaying::Elsewhere => None,
+        };
+        let relay = match (&store, &broker, settings) {
             (Some(store), Some(broker), Some(settings)) => {
                 let relay = OutboxRelay::builder(Arc::clone(store), Arc::clone(broker)).settings(settings);
                 relay.build().map(Some).or_else(|error| wrong(&mut problems, error))?
             }
             _ => None,
         };
-        let consumer = match (&requests, &broker, self.group) {
-            (Some(requests), Some(broker), Some(group)) if self.subscribed => {
+        // Where nothing that was subscribed could be bound, what was missing for that is told, and not what follows from it.
+        let events =
+            requests.as_ref().map(RequestMediator::events).filter(|events| !events.topics().is_empty());
+        let consumer = match (events, &broker, group) {
+            (Some(events), Some(broker), Some(group)) if self.subscribed => {
                 let broker: Arc<dyn MessageBroker> = Arc::clone(broker);
-                let consumer = Consumer::builder(broker, group).events(requests.events());
+                let consumer = Consumer::builder(broker, group).events(events);
                 let consumer = match self.consumer {
                     Some(settings) => settings(consumer),
                     None => consumer,

@@ -7,6 +7,7 @@ use cqrs_core::broker::memory::MemoryBroker;
 use cqrs_outbox::{MemoryOutbox, RelaySettings, Retention};
 use tokio::sync::mpsc::unbounded_channel;
 
+use crate::retention::Desk;
 use crate::world::{
     CloseRoom, CloseRoomHandler, MeetingRoomClosed, ReadRoom, ReadRoomHandler, RoomClosed, Tell,
 };
@@ -52,6 +53,83 @@ async fn settings_of_a_consumer_that_is_not_there_are_refused() {
         error.to_string().starts_with("there are settings for a consumer, and nothing is subscribed"),
         "{error}"
     );
+}
+
+#[tokio::test]
+async fn settings_of_a_relay_or_a_database_that_is_not_there_are_refused() {
+    for (builder, start) in [
+        (
+            bootstrap().relay(RelaySettings::default()),
+            "there are settings for a relay, and there is no outbox whose events it would take: add `.outbox(..)`",
+        ),
+        (
+            bootstrap().retention(Retention::for_ever()),
+            "there is a retention, and neither an outbox nor an inbox whose rows it would remove: add `.outbox(..)`",
+        ),
+    ] {
+        let error = builder.build().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Configuration);
+        let text = error.to_string();
+        assert!(text.starts_with(start) && text.lines().count() == 1, "{text}");
+    }
+    // An inbox is something to remove from, but nothing to relay.
+    let inbox = || bootstrap().inbox(Desk::default());
+    let error = inbox().relay(RelaySettings::default()).build().await.unwrap_err();
+    assert!(error.to_string().contains("there is no outbox whose events it would take"), "{error}");
+    let _app = inbox().retention(Retention::default()).build().await.unwrap();
+    let _app = bootstrap().relay(RelaySettings::default()).without_relay().build().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_second_outbox_or_inbox_is_refused() {
+    let error = bootstrap()
+        .outbox(MemoryOutbox::new())
+        .without_relay()
+        .outbox(MemoryOutbox::new())
+        .inbox(Desk::default())
+        .inbox(Desk::default())
+        .build()
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Configuration);
+    let text = error.to_string();
+    let lines: Vec<_> = text.lines().collect();
+    assert!(lines.len() == 2 && lines[0].starts_with("there are two outboxes"), "{text}");
+    assert!(lines[1].starts_with("there are two inboxes"), "{text}");
+
+    let one_of_each = bootstrap().inbox(Desk::default()).outbox(MemoryOutbox::new()).without_relay();
+    let _app = one_of_each.build().await.unwrap();
+}
+
+/// What follows from a mistake is no further one.
+#[tokio::test]
+async fn what_a_subscription_wants_is_told_once() {
+    let told = async |inbox: bool, name: &str, group: &str| {
+        let builder = bootstrap().outbox(MemoryOutbox::new()).without_relay();
+        let builder = if inbox { builder.inbox(Desk::default()) } else { builder };
+        let error = builder
+            .subscribe_transactional::<MeetingRoomClosed>("rooms", name, tell())
+            .group(group)
+            .broker(Arc::new(MemoryBroker::new()))
+            .build()
+            .await
+            .unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Configuration);
+        error.to_string()
+    };
+    for (text, start) in [
+        (
+            told(false, "tell", "billing").await,
+            "a handler is registered with `subscribe_transactional` and there is no inbox",
+        ),
+        (told(true, "tell", "").await, "something is subscribed and there is no consumer group"),
+        (
+            told(true, "", "billing").await,
+            "a handler of `meeting_room_closed` from the topic `rooms` has an empty name: give",
+        ),
+    ] {
+        assert!(text.starts_with(start) && text.lines().count() == 1, "{text}");
+    }
 }
 
 #[tokio::test]

@@ -48,7 +48,8 @@ async fn nothing_goes_where_everything_is_kept() {
 }
 
 /// An inbox whose database is away at first.
-struct Desk {
+#[derive(Default)]
+pub(crate) struct Desk {
     outbox: MemoryOutbox,
     failures: AtomicUsize,
     purged: Arc<Mutex<Vec<Duration>>>,
@@ -83,11 +84,7 @@ impl Inbox<Memory> for Desk {
 #[tokio::test(start_paused = true)]
 async fn an_inbox_without_an_outbox_is_purged_too_and_stops_with_the_application() {
     let purged = Arc::new(Mutex::new(Vec::new()));
-    let desk = |purged: &Arc<_>| Desk {
-        outbox: MemoryOutbox::new(),
-        failures: AtomicUsize::new(0),
-        purged: Arc::clone(purged),
-    };
+    let desk = |purged: &Arc<_>| Desk { purged: Arc::clone(purged), ..Desk::default() };
     let app =
         bootstrap().inbox(desk(&purged)).retention(Retention::default().inbox(HOUR)).build().await.unwrap();
     let begun = Instant::now();
