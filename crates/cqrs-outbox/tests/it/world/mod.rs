@@ -234,7 +234,7 @@ impl World {
         if rng.random_bool(0.3) {
             settings.unordered = Unordered::Topics(["users".to_owned()].into());
         }
-        settings.destination_timeout = rng.random_bool(0.3).then(|| ms(rng.random_range(0..2_000)));
+        settings.destination_timeout = rng.random_bool(0.3).then(|| ms(rng.random_range(0..2_000).max(1)));
         settings.backoff = ms(20);
         settings.max_backoff = ms(500);
         settings.stop_grace = ms(1_000);
