@@ -307,7 +307,7 @@ impl<D: Database> UnitOfWork<D> {
         }
         let waiting = cx.wait_for_transaction();
         let begun = self.source.begin().await;
-        waiting.is_over();
+        waiting.ends();
         if begun.is_err() {
             cx.leave_transaction();
         }

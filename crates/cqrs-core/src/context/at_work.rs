@@ -77,7 +77,7 @@ impl<'a, N: Fn() -> &'a str> Drop for Unfinished<'a, N> {
 pub(crate) struct Waiting<'a>(&'a Context<'a>);
 
 impl Waiting<'_> {
-    pub(crate) fn is_over(self) {
+    pub(crate) fn ends(self) {
         mem::forget(self);
     }
 }
