@@ -569,8 +569,10 @@ impl<S, V, T> Rest<RequestMap<S, T>, EventMap<V>> {
             _ => None,
         };
         // Where nothing that was subscribed could be bound, what was missing for that is told, and not what follows from it.
-        let events =
-            requests.as_ref().map(RequestMediator::events).filter(|events| !events.topics().is_empty());
+        let events = requests
+            .as_ref()
+            .map(RequestMediator::events)
+            .filter(|events| problems.is_empty() || !events.topics().is_empty());
         let consumer = match (events, &broker, group) {
             (Some(events), Some(broker), Some(group)) if self.subscribed => {
                 let broker: Arc<dyn MessageBroker> = Arc::clone(broker);

@@ -66,7 +66,7 @@ pub(crate) fn log(level: RDKafkaLogLevel, facility: &str, line: &str) {
         RDKafkaLogLevel::Warning if !is_repeated_but_for_numbers(line) => {
             tracing::warn!(target: "librdkafka", facility, "{line}");
         }
-        // What is repeated, and what is for who asked for it by `debug`: what else there is of a notice is no news to others.
+        // What is repeated, what is for who asked for it by `debug`, and what else there is of a notice, which is no news to others.
         _ => tracing::debug!(target: "librdkafka", facility, "{line}"),
     }
 }

@@ -12,7 +12,7 @@ use crate::store::LaterEvents;
 pub struct RelaySettings {
     /// How long a lease lasts. Another relay takes over the groups of one that died after this time. Default 10 s; at least 10 ms.
     ///
-    /// With less than that, a relay that froze in the middle of a write to PostgreSQL or MariaDB may hold its groups longer
+    /// With less than 10 s, a relay that froze in the middle of a write to PostgreSQL or MariaDB may hold its groups longer
     /// than its lease: the database ends such a session after 5 to 8 s. Nothing is wrong then, only late.
     pub lease: Duration,
     /// How often leases are renewed. Default 3 s; at least 1 ms, as all times of which there has to be one.
@@ -156,7 +156,7 @@ impl RelaySettings {
             }
         }
         // What is wrong by itself is not told again by what does not fit it.
-        if (SHORTEST_LEASE..=LONGEST).contains(&self.lease) {
+        if (SHORTEST_LEASE..=LONGEST).contains(&self.lease) && self.lease_margin <= LONGEST {
             problems.extend(self.lease_problems());
         }
         for (name, value) in [
@@ -180,6 +180,8 @@ impl RelaySettings {
         }
         for (name, value) in [
             ("lease", Some(self.lease)),
+            ("lease_margin", Some(self.lease_margin)),
+            ("backoff", Some(self.backoff)),
             ("poll_interval", Some(self.poll_interval)),
             ("idle_poll_interval", self.idle_poll_interval),
             ("store_timeout", Some(self.store_timeout)),
@@ -196,13 +198,14 @@ impl RelaySettings {
         }
         if let Some(idle) = self.idle_poll_interval
             && idle < self.poll_interval
+            && self.poll_interval <= LONGEST
         {
             problems.push(format!(
                 "`idle_poll_interval` ({idle:?}) is below `poll_interval` ({:?}), which grows to it: raise it, or leave it out",
                 self.poll_interval
             ));
         }
-        if self.max_backoff < self.backoff {
+        if self.max_backoff < self.backoff && self.backoff <= LONGEST {
             problems.push(format!(
                 "`max_backoff` ({:?}) is below `backoff` ({:?}): raise it, or lower `backoff`",
                 self.max_backoff, self.backoff

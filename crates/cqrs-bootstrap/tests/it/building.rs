@@ -2,8 +2,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cqrs_bootstrap::{bootstrap, connect_broker};
-use cqrs_core::ErrorKind;
 use cqrs_core::broker::memory::MemoryBroker;
+use cqrs_core::{ErrorKind, EventEmitter};
 use cqrs_outbox::{MemoryOutbox, RelaySettings, Retention};
 use tokio::sync::mpsc::unbounded_channel;
 
@@ -53,6 +53,20 @@ async fn settings_of_a_consumer_that_is_not_there_are_refused() {
         error.to_string().starts_with("there are settings for a consumer, and nothing is subscribed"),
         "{error}"
     );
+}
+
+/// Not that nothing is ever received.
+#[tokio::test]
+async fn an_emitter_that_has_lost_what_is_subscribed_is_refused() {
+    let error = bootstrap()
+        .subscribe::<MeetingRoomClosed>("rooms", tell())
+        .group("billing")
+        .broker("memory://")
+        .emitter(|_| EventEmitter::default())
+        .build()
+        .await
+        .unwrap_err();
+    assert!(error.to_string().contains("the consumer has no topics"), "{error}");
 }
 
 #[tokio::test]

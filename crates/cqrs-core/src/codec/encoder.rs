@@ -75,7 +75,7 @@ impl Encoder {
     }
 
     /// Sets the largest message, in bytes of payload, key and headers together. With 0 there is room for none: the emitter's encoder
-    /// is refused when the mediator is built; an outbox's, which no mediator looks at, refuses each event.
+    /// is refused when the mediator is built; an outbox's, where no mediator looks at it, refuses each event.
     #[must_use]
     pub fn with_max_message_bytes(mut self, bytes: usize) -> Self {
         self.max_message_bytes = bytes;

@@ -1,8 +1,8 @@
 //! Who was at work when the time of a received message was up.
 
 use std::fmt;
-use std::mem;
 use std::sync::{Mutex, PoisonError};
+use std::{mem, ptr};
 
 use super::{Context, Narrowed, Origin};
 
@@ -17,15 +17,15 @@ pub(crate) struct AtWork(Mutex<Cut>);
 struct Cut {
     names: Vec<String>,
     count: usize,
-    /// Of the next one it is known that it waited for a transaction to begin.
-    waited: bool,
+    /// In which contexts, by their addresses, or within which a transaction to begin was waited for.
+    waited: Vec<usize>,
 }
 
 impl AtWork {
-    fn add(&self, name: &str) {
+    fn add(&self, cx: &Context<'_>, name: &str) {
         let mut cut = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited =
-            if mem::take(&mut cut.waited) { " (which waited for a transaction to begin)" } else { "" };
+        let has_waited = cut.waited.contains(&address(cx));
+        let waited = if has_waited { " (which waited for a transaction to begin)" } else { "" };
         cut.count += 1;
         if cut.names.len() < NAMED {
             cut.names.push(format!("`{name}`{waited}"));
@@ -36,6 +36,10 @@ impl AtWork {
     pub(crate) fn is_empty(&self) -> bool {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).count == 0
     }
+}
+
+fn address(cx: &Context<'_>) -> usize {
+    ptr::from_ref(cx).addr()
 }
 
 /// From here a middleware cannot be told from the handler that it stands around.
@@ -68,7 +72,7 @@ impl<'a, N: Fn() -> &'a str> Unfinished<'a, N> {
 impl<'a, N: Fn() -> &'a str> Drop for Unfinished<'a, N> {
     fn drop(&mut self) {
         if let Some(at_work) = self.cx.cut_off() {
-            at_work.add((self.name)());
+            at_work.add(self.cx, (self.name)());
         }
     }
 }
@@ -85,7 +89,8 @@ impl Waiting<'_> {
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         if let Some(at_work) = self.0.cut_off() {
-            at_work.0.lock().unwrap_or_else(PoisonError::into_inner).waited = true;
+            let waited = self.0.outwards().map(address);
+            at_work.0.lock().unwrap_or_else(PoisonError::into_inner).waited.extend(waited);
         }
     }
 }

@@ -139,14 +139,9 @@ impl ItemsTold {
 impl Drop for ItemsTold {
     fn drop(&mut self) {
         let Self { span, name: _, items, errors, is_done } = self;
-        span.in_scope(|| {
-            if *is_done {
-                tracing::debug!(items, errors, "done");
-            } else if std::thread::panicking() {
-                tracing::warn!(items, errors, "panicked");
-            } else {
-                tracing::debug!(items, errors, "dropped before its end");
-            }
+        span.in_scope(|| match is_done {
+            true => tracing::debug!(items, errors, "done"),
+            false => tracing::debug!(items, errors, "dropped before its end"),
         });
     }
 }

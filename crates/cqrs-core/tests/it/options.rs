@@ -113,6 +113,26 @@ async fn a_streams_deadline_behind_a_commit_is_a_commit_in_doubt() {
     }
 }
 
+/// What was said for an item that failed is over with it, too.
+#[tokio::test(start_paused = true)]
+async fn a_streams_deadline_behind_an_error_is_not_one_of_events_that_went_out_before() {
+    let events = EventMap::new().bind(on_event(|_: &Happened, _| Box::pin(async { Ok(()) })));
+    let act = on_request(|_: Act, cx| {
+        cx.emit(Happened(1));
+        Box::pin(async { Ok(()) })
+    });
+    let requests =
+        RequestMap::new().bind::<Act>(act).bind_stream::<Acts>(Acting { fails: true, takes: Duration::ZERO });
+    let mediator = RequestMediator::new(requests, EventEmitter::new(events)).unwrap();
+    let options = SendOptions::default().with_timeout(SECOND);
+    let mut items = mediator.stream_with(Acts, &options);
+    items.next().await.unwrap().unwrap_err();
+    sleep(SECOND * 2).await;
+    let error = items.next().await.unwrap().unwrap_err();
+    assert!(error.to_string().starts_with("the time for `Acts` is up"), "{error}");
+    assert!(!error.to_string().contains("events go out"), "{error}");
+}
+
 #[derive(StreamRequest)]
 #[request(item = ())]
 struct Acts;
@@ -634,6 +654,27 @@ async fn who_waits_for_a_transaction_when_the_messages_time_is_up_is_told_from_w
         "the time for `closed` is up; the handler `asks` (which waited for a transaction to begin) or a middleware around it \
          was at work"
     );
+}
+
+/// Who hangs beside one that waits has not waited.
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_a_transaction_is_not_taken_for_who_hangs_beside_it() {
+    let both = on_event(|_: &Closed, cx| {
+        Box::pin(async move { futures_util::try_join!(cx.send(Inner), cx.send(Act)).map(drop) })
+    });
+    let hangs = in_transaction(|_: Act, _, _| Box::pin(std::future::pending()));
+    let says = on_request(|_: Inner, cx| {
+        cx.emit(Happened(1));
+        Box::pin(async { Ok(()) })
+    });
+    let never = UnitOfWork::new(Arc::new(NeverBegins(Encoder::default())), BeforeCommit::new());
+    let requests = RequestMap::new().bind::<Act>(Transactional::new(never, hangs)).bind(says);
+    let events = EventMap::new().subscribe::<Closed>("rooms", both).bind::<Happened>(Hears("hung", true));
+    let mediator = RequestMediator::new(requests, EventEmitter::new(events)).unwrap();
+    let options = SendOptions::default().with_timeout(SECOND);
+    let error = mediator.events().handle_with(closed(), &options).await.unwrap_err().to_string();
+    assert!(error.contains("the handlers `hung`, `"), "{error}");
+    assert_eq!(error.matches("(which waited for a transaction to begin)").count(), 1, "{error}");
 }
 
 struct Asks;
