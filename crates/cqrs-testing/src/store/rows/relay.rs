@@ -348,11 +348,19 @@ async fn sent(history: &History) {
     }
 }
 
+/// By a broker that answers at once, so that what is behind the gate is near when it opens; and by one whose answer takes its time, so
+/// that a next event of the key, if it did not wait, would be there before.
 pub(super) async fn refused<S: StoreUnderTest>(bench: &Bench<'_, S>) -> Checked {
+    for round_trip in [Duration::ZERO, Duration::from_millis(2)] {
+        refused_after(bench, round_trip).await?;
+    }
+    Ok(())
+}
+
+async fn refused_after<S: StoreUnderTest>(bench: &Bench<'_, S>, round_trip: Duration) -> Checked {
     let (table, history) = (bench.open().await?, History::new());
     let recorder = Recorder::new(&history, bench.adapter.order_unit());
-    // So that a next one of the key, if it did not wait, would be there before the answer.
-    recorder.takes(Duration::from_millis(2));
+    recorder.takes(round_trip);
     let mut count = 0;
     for nth in 0..5 {
         let messages = ["a", "b", "c"].map(|key| event(Some(key), &nth.to_string()));
