@@ -23,12 +23,16 @@ pub(crate) struct Declared {
     attributes: Vec<Attribute>,
     visibility: Visibility,
     name: Ident,
-    handlers: Vec<Handler>,
+    fields: Vec<Field>,
+}
+
+struct Field {
+    attributes: Vec<Attribute>,
+    visibility: Visibility,
+    handler: Handler,
 }
 
 struct Handler {
-    attributes: Vec<Attribute>,
-    visibility: Visibility,
     field: Ident,
     request: Type,
     handler: Type,
@@ -47,15 +51,15 @@ impl Parse for Declared {
         }
         let content;
         braced!(content in input);
-        let handlers = Punctuated::<Handler, Token![,]>::parse_terminated(&content)?;
+        let fields = Punctuated::<Field, Token![,]>::parse_terminated(&content)?;
         if !input.is_empty() {
             return Err(input.error("one `mediator!` declares one struct"));
         }
-        Ok(Self { attributes, visibility, name, handlers: handlers.into_iter().collect() })
+        Ok(Self { attributes, visibility, name, fields: fields.into_iter().collect() })
     }
 }
 
-impl Parse for Handler {
+impl Parse for Field {
     fn parse(input: ParseStream<'_>) -> Result<Self> {
         let attributes = input.call(Attribute::parse_outer)?;
         let (visibility, field) = (input.parse()?, input.parse::<Ident>()?);
@@ -64,16 +68,17 @@ impl Parse for Handler {
         let request = input.parse().map_err(wanted)?;
         input.parse::<Token![=>]>().map_err(wanted)?;
         let handler = input.parse().map_err(wanted)?;
-        Ok(Self { attributes, visibility, field, request, handler })
+        Ok(Self { attributes, visibility, handler: Handler { field, request, handler } })
     }
 }
 
 /// The struct, with what a handler is for as an attribute of its field. All else is derived of that, for a derive is shown what is there
 /// when the compiler has seen to the conditions, be they a `cfg` or within a `cfg_attr`: a macro cannot know which of them hold.
 pub(crate) fn expand(declared: &Declared) -> Result<TokenStream> {
-    let Declared { attributes, visibility, name, handlers } = declared;
+    let Declared { attributes, visibility, name, fields } = declared;
     let home = home_of(attributes)?;
-    let fields = handlers.iter().map(|Handler { attributes, visibility, field, request, handler }| {
+    let fields = fields.iter().map(|Field { attributes, visibility, handler }| {
+        let Handler { field, request, handler } = handler;
         quote!(#(#attributes)* #[__answers(#request)] #visibility #field: #handler)
     });
     Ok(quote! {
@@ -184,7 +189,7 @@ struct Part {
 
 impl Part {
     fn new(
-        Handler { field, request, handler, .. }: &Handler,
+        Handler { field, request, handler }: &Handler,
         visibility: &Visibility,
         home: &TokenStream,
     ) -> Self {
@@ -256,8 +261,6 @@ impl Handler {
                 let request = found.attrs.iter().find(|attribute| attribute.path().is_ident("__answers"));
                 let (Some(field), Some(request)) = (&found.ident, request) else { continue };
                 handlers.push(Self {
-                    attributes: Vec::new(),
-                    visibility: found.vis.clone(),
                     field: field.clone(),
                     request: request.parse_args()?,
                     handler: found.ty.clone(),

@@ -93,17 +93,17 @@ impl<'a> Narrowed<'a> {
             let mut items = pin!(items);
             let mut given = 0;
             loop {
-                match self.in_time(request, given, items.next().map(Option::transpose)).await.transpose() {
+                let next = self.in_time(request, given, items.next().map(Option::transpose)).await.transpose();
+                // That was said of this item, or of what failed in its place: of the next one nothing is done yet.
+                self.is_carried_out.store(false, Ordering::Relaxed);
+                match next {
                     Some(Ok(item)) => {
                         given += 1;
-                        // That was said of this item alone: of the next one nothing is done yet. So it is behind an error.
-                        self.is_carried_out.store(false, Ordering::Relaxed);
                         yield Ok(item);
                     }
                     Some(Err(error)) => {
                         // One that the handler has given does not end it. Asked before the reader takes its time.
                         let is_over = self.is_over();
-                        self.is_carried_out.store(false, Ordering::Relaxed);
                         yield Err(error);
                         if is_over {
                             break;
